@@ -1,0 +1,1 @@
+"""Environments that ask and score: haystacks with needles, served through Atropos."""

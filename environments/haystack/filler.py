@@ -1,0 +1,154 @@
+"""A pool of filler text whose every piece is counted once, so that any haystack cut from it has a known token count.
+
+    pool = Pool(tokens, prose.passages(seed=0, split="train"), at_least=262_144)
+
+A passage is the unit that layouts shuffle: some paragraphs that hold together. Inside it, `cuts` are the places between
+two sentences of one paragraph where a needle may stand. Sentences that close a text to the exact token are looked up by
+their cost (`closing`).
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from random import Random
+
+import numpy as np
+
+from environments.haystack.tokens import BREAK, LEFT, RIGHT, Tokens
+
+CHECKED_PASSAGES = 24  # passages re-tokenised whole at load, to prove that counts add up
+BATCH = 64  # passages tokenised at a time: bounds how far a pool overshoots the tokens asked for
+WORD = re.compile(r"[\w'’-]+")
+
+
+class FillerError(ValueError):
+    """The filler cannot serve: one line that names the value, the limit and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Paragraphs joined by blank lines. All counts are tokens in place; `tokens` includes the blank line behind."""
+
+    text: str
+    tokens: int
+    cut_chars: tuple[int, ...]  # a needle may replace the space at text[cut]
+    cut_tokens: tuple[int, ...]  # tokens before that space
+    relabel: int  # what the first sentence costs more when a "[12] " stands before it instead of a blank line
+
+
+class Pool:
+    """Passages with exact counts. `passages` are lists of paragraphs, each a list of sentences.
+
+    Raises `FillerError` when they hold fewer than `at_least` tokens.
+    """
+
+    def __init__(self, tokens: Tokens, passages: Iterable[list[list[str]]], at_least: int):
+        self.tokens = tokens
+        self.passages: list[Passage] = []
+        self._mids: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        self._finals: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        total, source = 0, iter(passages)
+        while total < at_least and (batch := list(islice(source, BATCH))):
+            total += self._add(batch)
+        if total < at_least:
+            raise FillerError(
+                f"the filler has {total} tokens, fewer than the {at_least} needed (twice the longest haystack, so that "
+                "no two samples are alike); give more text or ask for shorter lengths"
+            )
+        self.costs = np.array([p.tokens for p in self.passages])
+        self.relabels = np.array([p.relabel for p in self.passages])
+        self._words = "\n".join(sorted({w for p in self.passages for w in WORD.findall(p.text)}))
+        self.digest = hashlib.sha256(BREAK.join(p.text for p in self.passages).encode()).hexdigest()[:16]
+        self.additive = self._adds_up()
+        self._labels: list[int] = []
+
+    def _add(self, batch: list[list[list[str]]]) -> int:
+        initial, mid, final, alone = [], [], [], []
+        for paragraph in (p for passage in batch for p in passage):
+            if len(paragraph) == 1:
+                alone.append(paragraph[0])
+            else:
+                initial.append(paragraph[0])
+                mid += paragraph[1:-1]
+                final.append(paragraph[-1])
+        firsts = [passage[0][0] for passage in batch]
+        t = self.tokens
+        counts = {
+            "initial": iter(t.initial(initial)),
+            "mid": iter(t.mid(mid)),
+            "final": iter(t.final(final)),
+            "alone": iter(t.alone(alone)),
+        }
+        # A first sentence behind a label costs "mid" instead of "initial"; the blank line behind it, if any, is the same.
+        relabels = [m - i for m, i in zip(t.mid(firsts), t.initial(firsts), strict=True)]
+        added = 0
+        for passage, relabel in zip(batch, relabels, strict=True):
+            added += self._count(passage, counts, relabel)
+        return added
+
+    def _count(self, passage: list[list[str]], counts: dict, relabel: int) -> int:
+        index, total, cut_chars, cut_tokens, chars = len(self.passages), 0, [], [], 0
+        for paragraph in passage:
+            last = len(paragraph) - 1
+            for i, sentence in enumerate(paragraph):
+                place = "alone" if last == 0 else "initial" if i == 0 else "final" if i == last else "mid"
+                cost = next(counts[place])
+                total += cost
+                chars += len(sentence)
+                if place == "mid":
+                    self._mids[cost].append((index, sentence))
+                elif place == "final":
+                    self._finals[cost].append((index, sentence))
+                if i < last:
+                    cut_chars.append(chars)
+                    cut_tokens.append(total)
+                    chars += 1  # the space
+            chars += len(BREAK)
+        text = BREAK.join(" ".join(paragraph) for paragraph in passage)
+        self.passages.append(Passage(text, total, tuple(cut_chars), tuple(cut_tokens), relabel))
+        return total
+
+    def _adds_up(self) -> bool:
+        """Whether the counts of the pieces sum to the tokens of the whole, on passages spread over the pool."""
+        step = max(1, len(self.passages) // CHECKED_PASSAGES)
+        sample = self.passages[::step]
+        whole = BREAK.join([LEFT, *(p.text for p in sample), RIGHT])
+        frame = len(self.tokens.encode(LEFT + BREAK + RIGHT))
+        return len(self.tokens.encode(whole)) == frame + sum(p.tokens for p in sample)
+
+    def label_costs(self, n: int) -> np.ndarray:
+        """Tokens of the labels "[1]" … "[n]", each at the start of a passage."""
+        if n > len(self._labels):
+            self._labels = self.tokens.initial([f"[{i}]" for i in range(1, 2 * n + 1)])
+        return np.array(self._labels[:n])
+
+    def closing(self, cost: int, used: set[int], rng: Random) -> list[tuple[str, int]] | None:
+        """Sentences, each with its cost, that end a paragraph and cost exactly `cost` tokens: one or two.
+
+        They come from passages that are not in `used`, so no sentence stands twice. None if there are none.
+        """
+        choices: list[tuple[int, ...]] = [(a,) for a in self._mids if cost - a in self._finals]
+        if cost in self._finals:
+            choices.append(())
+        rng.shuffle(choices)
+        for choice in choices[:16]:
+            picked: list[tuple[str, int]] = []
+            for table, count in [*((self._mids, a) for a in choice), (self._finals, cost - sum(choice))]:
+                candidates = table[count]
+                for index, sentence in (rng.choice(candidates) for _ in range(8)):
+                    if index not in used and (sentence, count) not in picked:
+                        picked.append((sentence, count))
+                        break
+            if len(picked) == len(choice) + 1:
+                return picked
+        return None
+
+    def contains(self, text: str) -> bool:
+        """Whether the filler may contain `text`. Exact where it says no; a text of common words is searched in full."""
+        parts = WORD.findall(text)
+        if any(part not in self._words for part in parts):
+            return False
+        return any(text in p.text for p in self.passages)

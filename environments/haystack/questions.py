@@ -1,0 +1,175 @@
+"""Tasks: which facts a text states, what is asked of them, and the answer.
+
+    single       one fact, one question
+    multi_key    the same among near-duplicate distractors
+    multi_value  one entity with several values: all of them
+    multi_query  several entities at once: their values in the order asked
+    absent       distractors only: the fact asked for is not in the text
+    custom       the user's own needle, question and answer
+
+To add a task, write a function from (options, split, rng) to a `Quiz` and enter it in `TASKS`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from environments.haystack.facts import (
+    BY_KIND,
+    RELATION,
+    VALUE_KINDS,
+    Entity,
+    Fact,
+    FactError,
+    draw_entity,
+    draw_value,
+    near_duplicate,
+    state,
+)
+
+NONE = "none"  # what a model answers when the text does not say
+ANY_KIND = "any"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`values` are all right and none else. `kind`: "one"; "set" (any order); "list" (this order); "absent" (no value:
+    abstaining is right). `value_kind` is the key of `facts.VALUE_KINDS`, or "text" for a custom needle."""
+
+    kind: str
+    values: tuple[str, ...]
+    value_kind: str
+
+
+@dataclass(frozen=True)
+class Quiz:
+    """What goes into a haystack and what is asked of it. `needles` are (sentence, role)."""
+
+    needles: tuple[tuple[str, str], ...]
+    values: tuple[str, ...]  # of all needles, distractors too: none may stand in the filler
+    question: str
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class QuizOptions:
+    """What tasks can be told. Every field is part of the recipe."""
+
+    value_kind: str = ANY_KIND  # words, numbers, uuids, dates, names, or any: one at random
+    distractors: int = 3  # near-duplicates of what is asked for (every task but `single`)
+    values: int = 3  # needles to find in multi_value
+    queries: int = 3  # entities asked for in multi_query
+    lexical_gap: bool = False  # the question shares no content word with the needle
+    needle: str = ""  # task custom: the sentence to hide, …
+    question: str = ""  # … what is asked, …
+    expected: str = ""  # … and the right answer
+
+    def __post_init__(self) -> None:
+        if self.value_kind not in (*VALUE_KINDS, ANY_KIND):
+            raise FactError(f"value_kind {self.value_kind!r} is none of {', '.join((*VALUE_KINDS, ANY_KIND))}")
+        for name, low, high in (("distractors", 0, 256), ("values", 1, 64), ("queries", 1, 64)):
+            if not low <= getattr(self, name) <= high:
+                raise FactError(f"{name} {getattr(self, name)} is outside {low} to {high}")
+
+
+def _relation(options: QuizOptions, rng: Random) -> str:
+    kind = options.value_kind if options.value_kind != ANY_KIND else rng.choice(sorted(VALUE_KINDS))
+    return BY_KIND[kind].name
+
+
+def _values(relation: str, n: int, split: str, rng: Random) -> list[str]:
+    """`n` different values, none a part of another."""
+    kind, values = RELATION[relation].kind, []
+    while len(values) < n:
+        value = draw_value(kind, split, rng)
+        if not any(value in other or other in value for other in values):
+            values.append(value)
+    return values
+
+
+def _distractors(targets: list[Entity], options: QuizOptions, split: str, rng: Random) -> list[Entity]:
+    """Near-duplicates of the targets in turn, all different."""
+    taken, twins = {t.told for t in targets}, []
+    while len(twins) < options.distractors:
+        twin = near_duplicate(targets[len(twins) % len(targets)], split, rng)
+        if twin.told not in taken:
+            taken.add(twin.told)
+            twins.append(twin)
+    return twins
+
+
+def _entities(n: int, options: QuizOptions, split: str, rng: Random) -> list[Entity]:
+    found: dict[str, Entity] = {}
+    while len(found) < n:
+        entity = draw_entity(split, options.lexical_gap, rng)
+        found.setdefault(entity.told, entity)
+    return list(found.values())
+
+
+def _ask(entity: Entity, relation: str, gap: bool, several: bool) -> str:
+    template = RELATION[relation].asked_gap if gap else RELATION[relation].asked
+    return template.format(e=entity.asked, s="s" if several else "", is_="are" if several else "is")
+
+
+def _quiz(
+    people: list[Entity], targets: int, relation: str, question: str, kind: str, split: str, rng: Random
+) -> Quiz:
+    """One fact a person; the first `targets` are the answer, the others distract."""
+    values = _values(relation, len(people), split, rng)
+    roles = ["answer"] * targets + ["distractor"] * (len(people) - targets)
+    needles = tuple(
+        (state(Fact(person, relation, value), kind == "set" and role == "answer", rng), role)
+        for person, value, role in zip(people, values, roles, strict=True)
+    )
+    return Quiz(needles, tuple(values), question, Answer(kind, tuple(values[:targets]), RELATION[relation].kind))
+
+
+def single(options: QuizOptions, split: str, rng: Random) -> Quiz:
+    relation, (person,) = _relation(options, rng), _entities(1, options, split, rng)
+    return _quiz([person], 1, relation, _ask(person, relation, options.lexical_gap, False), "one", split, rng)
+
+
+def multi_key(options: QuizOptions, split: str, rng: Random) -> Quiz:
+    relation, (target,) = _relation(options, rng), _entities(1, options, split, rng)
+    people = [target, *_distractors([target], options, split, rng)]
+    return _quiz(people, 1, relation, _ask(target, relation, options.lexical_gap, False), "one", split, rng)
+
+
+def multi_value(options: QuizOptions, split: str, rng: Random) -> Quiz:
+    relation, (target,) = _relation(options, rng), _entities(1, options, split, rng)
+    people = [target] * options.values + _distractors([target], options, split, rng)
+    question = _ask(target, relation, options.lexical_gap, True) + " Give all of them."
+    return _quiz(people, options.values, relation, question, "set", split, rng)
+
+
+def multi_query(options: QuizOptions, split: str, rng: Random) -> Quiz:
+    relation, targets = _relation(options, rng), _entities(options.queries, options, split, rng)
+    people = [*targets, *_distractors(targets, options, split, rng)]
+    noun = RELATION[relation].noun[options.lexical_gap]
+    question = f"What are {noun}, in this order, for: {'; '.join(e.asked for e in targets)}?"
+    return _quiz(people, len(targets), relation, question, "list", split, rng)
+
+
+def absent(options: QuizOptions, split: str, rng: Random) -> Quiz:
+    relation, (target,) = _relation(options, rng), _entities(1, options, split, rng)
+    people = _distractors([target], options, split, rng)
+    return _quiz(people, 0, relation, _ask(target, relation, options.lexical_gap, False), "absent", split, rng)
+
+
+def custom(options: QuizOptions, split: str, rng: Random) -> Quiz:
+    if not (options.needle and options.question and options.expected):
+        raise FactError("task custom needs --env.needle, --env.question and --env.expected, all three")
+    if options.expected not in options.needle:
+        raise FactError(f"expected {options.expected!r} does not stand in the needle {options.needle[:60]!r}")
+    needle = " ".join(options.needle.split())
+    return Quiz(((needle, "answer"),), (options.expected,), options.question.strip(), Answer("one", (options.expected,), "text"))
+
+
+TASKS: dict[str, Callable[[QuizOptions, str, Random], Quiz]] = {
+    "single": single,
+    "multi_key": multi_key,
+    "multi_value": multi_value,
+    "multi_query": multi_query,
+    "absent": absent,
+    "custom": custom,
+}

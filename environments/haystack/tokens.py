@@ -1,0 +1,124 @@
+"""Exact token arithmetic: how many tokens each piece of a prompt will cost, without tokenising the prompt.
+
+A haystack is sentences joined by " " and paragraphs joined by "\\n\\n". With nearly every tokenizer in use the tokens of
+such a text are the sum of the tokens of its pieces, provided that each piece is counted *in its place*: after a space or
+after a blank line, before a space or before one (".\\n\\n" is one token for some tokenizers and three for others). So every
+piece is tokenised once, between two anchors, and counts add up. `Tokens.additive` says whether that held on real text;
+where it does not, the layout corrects itself by tokenising the finished prompt.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+# What stands before and after a piece while it is counted. Both are plain letters, because a haystack always goes on
+# with a letter there and because a tokenizer treats the very start and end of a text differently from its middle.
+LEFT, RIGHT = "a.", "A"
+BREAK = "\n\n"
+PLACEHOLDER = "\ue000haystack\ue000"  # private use area: no template and no corpus contains it
+
+
+class TokenizerError(ValueError):
+    """The tokenizer cannot serve: one line that says why and what to do."""
+
+
+def load_tokenizer(name: str) -> Any:
+    """The Hugging Face tokenizer of that name or local folder. Raises `TokenizerError` in one line."""
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError and more for the same user mistake
+        kind = "folder" if Path(name).is_dir() else "name"
+        reason = str(error).strip().split("\n")[0][:200]
+        raise TokenizerError(
+            f"tokenizer {kind} {name!r} cannot be loaded ({reason}); give --env.tokenizer_name a local folder with "
+            "tokenizer.json and tokenizer_config.json, or a hub name that this machine can reach"
+        ) from None
+
+
+class Tokens:
+    """Counting, encoding and the chat template for one tokenizer.
+
+    Raises `TokenizerError` when the tokenizer has no chat template or is not a fast (Rust) one.
+    """
+
+    def __init__(self, tokenizer: Any):
+        name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+        if not getattr(tokenizer, "is_fast", False):
+            raise TokenizerError(f"tokenizer {name!r} is not a fast tokenizer; save it with a tokenizer.json")
+        if not tokenizer.chat_template:
+            raise TokenizerError(
+                f"tokenizer {name!r} has no chat template; use an instruct model's tokenizer or set "
+                "tokenizer.chat_template and save it"
+            )
+        self.tokenizer = tokenizer
+        self._backend = tokenizer.backend_tokenizer
+        self._left = len(self.encode(LEFT))
+        self._left_break = len(self.encode(LEFT + BREAK + RIGHT)) - 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of SHA-256 over vocabulary, merges, special tokens and chat template."""
+        state = json.loads(self._backend.to_str())
+        state.pop("truncation", None)  # set by calls, not part of what the tokenizer is
+        state.pop("padding", None)
+        blob = json.dumps([state, self.tokenizer.chat_template], sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(blob.encode()).hexdigest()[:16]
+
+    @cached_property
+    def special(self) -> tuple[str, ...]:
+        """Strings that the tokenizer turns into control tokens; a corpus must not contain them."""
+        added = self._backend.get_added_tokens_decoder().values()
+        return tuple(sorted({token.content for token in added if token.content.strip()}, key=len, reverse=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text as it stands: no special token added, those spelled out in the text recognised."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and the (start, end) characters of each."""
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Number of tokens of each text, encoded as it stands."""
+        return [len(e.ids) for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    # Where a piece stands decides what it costs. "mid": after " " and before " ". "final": after " ", before a blank
+    # line, whose tokens it carries. "initial": after a blank line, before " ". "alone": a paragraph of its own.
+
+    def mid(self, texts: Sequence[str]) -> list[int]:
+        return [n - self._left for n in self.lengths([f"{LEFT} {text}" for text in texts])]
+
+    def final(self, texts: Sequence[str]) -> list[int]:
+        return [n - self._left - 1 for n in self.lengths([f"{LEFT} {text}{BREAK}{RIGHT}" for text in texts])]
+
+    def initial(self, texts: Sequence[str]) -> list[int]:
+        return [n - self._left_break for n in self.lengths([LEFT + BREAK + text for text in texts])]
+
+    def alone(self, texts: Sequence[str]) -> list[int]:
+        return [n - self._left_break - 1 for n in self.lengths([LEFT + BREAK + text + BREAK + RIGHT for text in texts])]
+
+    def head(self, text: str) -> int:
+        """Tokens of the beginning of a prompt, up to and with the blank line after it."""
+        return len(self.encode(text + BREAK + RIGHT)) - 1
+
+    def tail(self, text: str) -> int:
+        """Tokens of the end of a prompt, from behind the blank line before it."""
+        return len(self.encode(LEFT + BREAK + text)) - self._left_break
+
+    def render(self, messages: Sequence[dict[str, str]]) -> str:
+        """The chat prompt as text, ending where the assistant begins to write."""
+        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+
+    def frame(self, content: str) -> tuple[str, str]:
+        """Prompt text before and after `PLACEHOLDER` when `content`, which holds it once, is the user's message."""
+        before, _, after = self.render([{"role": "user", "content": content}]).partition(PLACEHOLDER)
+        return before, after

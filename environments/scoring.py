@@ -1,0 +1,151 @@
+"""What a reply earns: completion -> Score. Pure; no model judges, nothing is matched by substring.
+
+Rules, in the order they are applied:
+
+1. Everything up to the last `</think>` is dropped; a `<think>` that never closes leaves nothing.
+2. One answer region: `<answer>…</answer>`, exactly one, not nested. Any other number of tags earns 0. With the format
+   "plain" (small models that know no tags) the region is the whole reply, and the values are the whole tokens in it that
+   have the form of the asked kind.
+3. The region is split into values; each is normalised and compared whole.
+   one value: exact match, and no second value. Set: F1 with multiset precision, so that duplicates and dumps cost.
+   List: values in their right place over the longer of the two lists.
+4. Abstaining ("none") earns 1 if the text does not hold the answer. If it does, abstaining earns `ABSTAIN`, which is
+   more than a wrong answer and far less than a right one. A value where there is none earns 0.
+5. If evidence was asked for: score = (answer + 0.1·F2 + 0.9·answer·F2) / 2, with F2 over the passage numbers in
+   `<evidence>`, duplicates counted (LongRLVR, arXiv 2603.02146, scaled to 1). Evidence alone earns at most 0.05.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from environments.haystack.facts import VALUE_KINDS
+from environments.haystack.questions import NONE, Answer
+
+ABSTAIN = 0.02  # below what one guess in fifty would earn, so that guessing from the text pays more than silence
+MAX_REGION = 100_000  # characters of an answer region that are read; a longer one is a dump
+
+_THINK = re.compile(r"^.*</think>", re.DOTALL | re.IGNORECASE)
+_OPEN_THINK = re.compile(r"<think>.*$", re.DOTALL | re.IGNORECASE)
+_ABSTENTIONS = frozenset(
+    ("none", "no answer", "not stated", "not mentioned", "unknown", "not in the text", "the text does not say")
+)
+_EDGE = " \t\r\n.,;:!?\"'`*_()[]{}“”‘’"
+
+
+@dataclass(frozen=True)
+class Score:
+    """`score` is the reward, 0 to 1; the rest says how it came about (`f2` is None unless evidence was asked for)."""
+
+    score: float
+    answer: float
+    correct: bool
+    abstained: bool
+    well_formed: bool
+    predicted: int
+    f2: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def score(
+    completion: str, answer: Answer, answer_format: str = "tags", evidence: Collection[int] | None = None
+) -> Score:
+    """The score of one completion. `evidence`: the right passage numbers if the prompt asked to cite them, else None."""
+    text = _OPEN_THINK.sub("", _THINK.sub("", completion or ""))
+    region = _region(text, "answer") if answer_format == "tags" else text
+    if region is None or len(region) > MAX_REGION:
+        return Score(0.0, 0.0, False, False, False, 0, None if evidence is None else 0.0)
+    if answer_format == "tags":
+        predicted = [v for v in map(normalise, _split(region)) if v]
+    else:
+        predicted = [normalise(value) for value in find_values(region, answer)]
+    abstained = _abstains(region, predicted, answer_format)
+    if abstained:
+        predicted = []
+    earned, correct = _answer_score(predicted, abstained, answer)
+    f2 = total = None
+    if evidence is not None:
+        # Nothing to cite where the fact is absent: citing nothing is then perfect.
+        f2 = f_beta(_cited(text), evidence)
+        total = (earned + 0.1 * f2 + 0.9 * earned * f2) / 2
+    return Score(earned if total is None else total, earned, correct, abstained, True, len(predicted), f2)
+
+
+def normalise(value: str) -> str:
+    """A value as it is compared: NFKC, lower case, one space, no quotes or stops around it, no thousands separators."""
+    text = " ".join(unicodedata.normalize("NFKC", value).casefold().split()).strip(_EDGE)
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
+        text = text.replace(",", "")
+    return re.sub(r"(?<=\d), (?=\d\d:)", " ", text)  # "14 march 1874, 09:32:17"
+
+
+def find_values(text: str, answer: Answer) -> list[str]:
+    """Every whole token of `text` that has the form of the asked kind of value; for a custom needle, the value itself
+    if it stands there between word boundaries."""
+    if answer.value_kind in VALUE_KINDS:
+        return [match.group() for match in VALUE_KINDS[answer.value_kind].pattern.finditer(text)]
+    found = []
+    for value in answer.values:
+        if re.search(rf"(?<!\w){re.escape(normalise(value))}(?!\w)", normalise(text)):
+            found.append(value)
+    return found
+
+
+def f_beta(predicted: Collection[int], right: Collection[int], beta: float = 2.0) -> float:
+    """F-beta of numbers, with multiset precision; 1 when both are empty."""
+    if not right:
+        return float(not predicted)
+    hits = sum((Counter(predicted) & Counter(set(right))).values())
+    if not hits:
+        return 0.0
+    precision, recall = hits / len(predicted), hits / len(set(right))
+    return (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+
+
+def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tuple[float, bool]:
+    gold = [normalise(value) for value in answer.values]
+    if answer.kind == "absent":
+        return float(abstained), abstained
+    if abstained:
+        return ABSTAIN, False
+    if not predicted:
+        return 0.0, False
+    if answer.kind == "one":
+        earned = float(predicted == gold)
+    elif answer.kind == "set":
+        hits = sum((Counter(predicted) & Counter(gold)).values())
+        earned = 2 * hits / (len(predicted) + len(gold))
+    else:
+        earned = sum(p == g for p, g in zip(predicted, gold, strict=False)) / max(len(predicted), len(gold))
+    return earned, earned == 1.0
+
+
+def _region(text: str, tag: str) -> str | None:
+    """What stands between the tags, if there is exactly one pair of them and nothing odd; else None."""
+    tags = re.findall(rf"<\s*(/?)\s*{tag}\b[^>]*>", text, re.IGNORECASE)
+    if tags != ["", "/"]:
+        return None
+    match = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL | re.IGNORECASE)
+    return match.group(1) if match else None
+
+
+def _split(region: str) -> list[str]:
+    """Values separated by semicolons, line ends or commas; commas inside numbers and dates hold together."""
+    return re.split(r";|\n|,(?!\d{3}(?!\d))(?! \d\d:)", region)
+
+
+def _abstains(region: str, predicted: list[str], answer_format: str) -> bool:
+    if answer_format == "tags":
+        return bool(predicted) and all(value in _ABSTENTIONS for value in predicted)
+    said = normalise(region)
+    return not predicted and (said in _ABSTENTIONS or said.startswith((f"{NONE}.", f"{NONE} ", "the text does not ")))
+
+
+def _cited(text: str) -> list[int]:
+    region = _region(text, "evidence")
+    return [] if region is None else [int(number) for number in re.findall(r"\d{1,7}", region[:MAX_REGION])]
