@@ -1,7 +1,7 @@
 """Filler from the user's own text: a folder of .txt and .md files, one such file, or a dataset, as passages.
 
     for passage in folder_passages(Path("books")): ...
-    for passage in dataset_passages("owner/name", "text"): ...        # streamed; also a local .jsonl, .parquet, .csv, .txt
+    for passage in dataset_passages("owner/name", "text"): ...    # streamed; or a local .jsonl, .parquet, .csv, .txt
 
 A passage is a list of paragraphs, each a list of sentences. Whatever the source, only whole sentences come out, so a
 haystack is never cut in the middle of one. Text streams through: memory holds a paragraph, not a corpus.
@@ -44,7 +44,7 @@ LINE_ENDS = re.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 
 FENCE = re.compile(r"\s{0,3}(```+|~~~+)")
 HEADING = re.compile(r"\s{0,3}#{1,6}(\s|$)|\s{0,3}(=+|-+|\*[\s*]*\*|_[\s_]*_)\s*$")
-TABLE = re.compile(r"\s*\||\s*:?-{2,}:?\s*\|")
+TABLE = re.compile(r"\s*\||\s*:?-{2,}:?\s*\||.* \| .* \| ")
 LIST_ITEM = re.compile(r"\s*(?:[-*+]|\d{1,3}[.)])\s+")
 INLINE = (
     (re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>\n]*>", re.DOTALL), ""),  # comments and tags
@@ -58,17 +58,17 @@ INLINE = (
 
 def _remove(text: str, forbidden: Sequence[str]) -> str:
     """`text` without the strings of `forbidden`, also those that come about when others are taken out."""
-    while any(token and token in text for token in forbidden):
-        for token in forbidden:
-            text = text.replace(token, " ") if token else text
+    tokens = [token for token in forbidden if token.strip()]
+    while any(token in text for token in tokens):
+        for token in tokens:
+            text = " ".join(text.replace(token, " ").split())
     return text
 
 
 def _paragraph(lines: list[str], forbidden: Sequence[str]) -> str:
     """Hard-wrapped lines as one line of clean text."""
     text = INVISIBLE.sub("", DASH_AT_END.sub("", HYPHENATED.sub("", "\n".join(lines))))
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    return " ".join(_remove(text, forbidden).split())
+    return _remove(" ".join(unicodedata.normalize("NFC", text).split()), forbidden)
 
 
 def _paragraphs(lines: Iterable[str], markdown: bool, forbidden: Sequence[str]) -> Iterator[str]:
@@ -83,21 +83,29 @@ def _paragraphs(lines: Iterable[str], markdown: bool, forbidden: Sequence[str]) 
             text = "\n".join(held)
             for pattern, kept in INLINE if markdown else ():
                 text = pattern.sub(kept, text)
-            if paragraph := _paragraph(text.split("\n"), forbidden):
-                yield paragraph
+            paragraph = _paragraph(text.split("\n"), forbidden)
             held, size = [], 0
+            if line.strip():  # cut for its length: the last piece goes on, or is so long that it will be dropped
+                *whole, rest = split_sentences(paragraph) or [""]
+                held, paragraph = [" ".join(rest.split()[: 2 * SENTENCE_WORDS[1]])], " ".join(whole)
+            if paragraph:
+                yield paragraph
 
 
 def _prose_lines(lines: Iterable[str]) -> Iterator[str]:
     """Markdown lines without front matter, headings, tables and fenced code; each list item a paragraph of its own."""
     fence = ""
     held: str | None = None  # the last line: an underline behind it would make it a heading
+    front = False  # the first line was ---
     for number, line in enumerate(lines):
         if fence:
             closes = line.strip().startswith(fence) and not line.strip().strip(fence[0])
             fence = "" if closes else fence
             continue
-        if number == 0 and line.strip() == "---":
+        if number == 0 and line.strip("\ufeff \t") == "---":
+            front = True
+            continue
+        if number == 1 and front and re.match(r"\w[\w-]*\s*:", line):
             fence = "---"
             continue
         if opening := FENCE.match(line):
@@ -126,15 +134,14 @@ def _prose_lines(lines: Iterable[str]) -> Iterator[str]:
 CLOSERS = "\"'\u2019\u201d\u00bb)\\]"
 OPENERS = "\"'\u2018\u201c\u00ab(\\["
 TERMINAL = re.compile(rf"[.?!\u2026][{CLOSERS}]*$")
-BORDER = re.compile(rf"(?<=[.?!\u2026])([{CLOSERS}]*)\s+(?=[{OPENERS}]*[^\W_])")
-TITLES = set(
-    "mr mrs ms mx dr prof st sr jr rev hon capt col gen lt sgt maj cmdr gov sen rep pres messrs mme mlle".split()
+BORDER = re.compile(rf"(?<=[.?!\u2026])([{CLOSERS}]*)\s+(?=[{OPENERS}]*([^\W_]))")  # groups: closers, first letter
+FOLLOWED = re.compile(  # never the last word: titles, and abbreviations that need a follower
+    r"mr|mrs|ms|mx|dr|prof|st|sr|jr|rev|hon|capt|col|gen|lt|sgt|maj|cmdr|gov|sen|rep|pres|messrs|mme|mlle"
+    r"|e\.g|i\.e|cf|viz|vs|ca|approx|figs?|eqs?|sec|ch|vols?|pp|eds?|nos|al|op|cit|art|refs?"
 )
-NEVER_LAST = set(
-    "e.g i.e cf viz vs ca approx fig figs eq eqs sec ch vol vols pp ed eds nos al op cit art ref refs".split()
-)
-LAST_OR_NOT = set(
-    "etc inc ltd co corp bros dept est a.m p.m u.s u.k d.c ph.d jan feb mar apr jun jul aug sep sept oct nov dec".split()
+LAST_OR_NOT = re.compile(  # goes on when a digit follows: No. 5, Jan. 3
+    r"no|nr|etc|inc|ltd|co|corp|bros|dept|est|[ap]\.m|u\.[sk]|d\.c|ph\.d"
+    r"|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
 )
 
 
@@ -147,30 +154,27 @@ def split_sentences(paragraph: str) -> list[str]:
     sentences = []
     start = 0
     for border in BORDER.finditer(paragraph):
-        after = paragraph[border.end() :].lstrip("\"'\u2018\u201c\u00ab([")[:1]
-        if after.islower():
+        if border[2].islower() or (not border[1] and _abbreviated(paragraph[start : border.start()], border[2])):
             continue
-        before = paragraph[start : border.start()]
-        word = before.rsplit(None, 1)[-1].lstrip("\"'\u2018\u201c\u00ab([") if before.split() else ""
-        if before.endswith(".") and not before.endswith("..") and not border[1]:
-            bare = word[:-1].rsplit("-", 1)[-1].rsplit("\u2014", 1)[-1]
-            if bare.lower() in TITLES or bare.lower() in NEVER_LAST:
-                continue
-            if len(bare) == 1 and bare.isupper() and bare != "I":
-                continue
-            if bare.lower() in ("no", "nr") and after.isdigit():
-                continue
-            if re.fullmatch(r"(?:[A-Z]\.)+[A-Z]", bare) and bare.lower() not in LAST_OR_NOT and after.isupper():
-                continue
-            if bare.lower() in LAST_OR_NOT and after.isdigit():
-                continue
-            if re.fullmatch(r"\d{1,3}|[ivxlc]+", bare) and not paragraph[start : border.start() - len(word)].strip():
-                continue  # "1. The first point" stays together
         sentences.append(paragraph[start : border.end()].strip())
         start = border.end()
-    if paragraph[start:].strip():
-        sentences.append(paragraph[start:].strip())
-    return sentences
+    rest = paragraph[start:].strip()
+    return [*sentences, rest] if rest else sentences
+
+
+def _abbreviated(before: str, after: str) -> bool:
+    """Whether the full stop at the end of `before`, with `after` as the next letter, ends a word and no sentence."""
+    word = re.search(rf"(?:^|[\s{OPENERS}\u2014-])([^\s{OPENERS}\u2014-]*[^\s.])\.$", before)
+    if word is None:
+        return False
+    bare = word[1].lower()
+    if FOLLOWED.fullmatch(bare):
+        return True
+    if LAST_OR_NOT.fullmatch(bare):
+        return after.isdigit()
+    if re.fullmatch(r"[A-Z]|(?:[A-Z]\.)+[A-Z]", word[1]):
+        return word[1] != "I"  # initials: J. K. Smith
+    return not before[: word.start(1)].strip() and re.fullmatch(r"\d{1,3}|[ivxlc]+", bare) is not None  # "1. First"
 
 
 def _sentences(paragraph: str) -> list[str]:
@@ -239,10 +243,10 @@ def _lines(path: Path) -> Iterator[str]:
             lines = LINE_ENDS.sub("\n", held.removesuffix("\r")).split("\n")
             held = lines.pop() + carry
             yield from lines
-            if len(held) > PARAGRAPH_CHARS:  # a line without end: cut it at a space
-                head, _, held = held.rpartition(" ")
-                if head:
-                    yield head
+            if len(held) > PARAGRAPH_CHARS:  # a line without end: cut it at a space if it has one
+                head, _, tail = held.rpartition(" ")
+                yield head or held
+                held = tail if head else ""
     yield from LINE_ENDS.sub("\n", held).split("\n")
 
 
@@ -262,8 +266,8 @@ def _found(passages: Iterable[Passage], source: str) -> Iterator[Passage]:
 def folder_passages(path: Path, forbidden: Sequence[str] = ()) -> Iterator[Passage]:
     """Passages of all .txt and .md files below a folder, in the order of their paths, or of one such file.
 
-    Raises `CorpusError` at once for a missing folder or one without such files, and while it runs for a file that is not
-    UTF-8 or a corpus without a sentence.
+    Raises `CorpusError` at once for a missing folder or one without such files, and while it runs for a file that is
+    not UTF-8 or a corpus without a sentence.
     """
     path = Path(path)
     if not path.exists():
@@ -332,9 +336,9 @@ def _cell_text(cell: object, name: str, column: str) -> str:
     if isinstance(cell, str):
         return cell
     if isinstance(cell, Mapping):
-        return _cell_text(cell.get("content"), name, column)
+        return _cell_text(cell.get("content", cell.get("value")), name, column)
     if isinstance(cell, Sequence) and not isinstance(cell, bytes):
         return "\n\n".join(_cell_text(part, name, column) for part in cell)
     raise CorpusError(
-        f"column {column!r} of {name} holds {type(cell).__name__}, neither text nor a list of messages: name a text column"
+        f"column {column!r} of {name} holds {type(cell).__name__}, neither text nor messages: name a text column"
     )

@@ -92,7 +92,14 @@ def parse(text: str) -> Node:
 
 
 PAST = {base: (past, participle) for base, past, participle in (verb.split(":") for verb in VERBS.split())}
-GERUND = {"mimic": "mimicking", "repot": "repotting", "dye": "dyeing", "shoe": "shoeing", "free": "freeing"}
+GERUND = {
+    "mimic": "mimicking",
+    "repot": "repotting",
+    "dye": "dyeing",
+    "shoe": "shoeing",
+    "free": "freeing",
+    "retie": "retying",
+}
 
 
 def inflect(phrase: str, form: str) -> str:
@@ -158,6 +165,7 @@ PRONOUNS = {
     True: {"he": "she", "him": "her", "his": "her", "himself": "herself"},
     False: {"he": "he", "him": "him", "his": "his", "himself": "himself"},
 }
+GAP = re.compile(r" (?=[,.?!])")  # left by an empty alternative
 ARTICLE = re.compile(r"(?<=\ba)@(?= (?:[aeio]|u[^n]|un[^i]|hour|honest))", re.IGNORECASE)
 
 
@@ -275,7 +283,8 @@ class Writer:
         for person in (subject, other):
             if person.name in text:
                 person.mention = person.name
-        clear = subject.name in text or not named
+        he = pronoun["he"]
+        clear = subject.name in text or f" {he} " in text or text.startswith(f"{he.capitalize()} ")
         self.subject = subject if clear and (other.female != subject.female or other.name not in text) else None
         return text
 
@@ -313,7 +322,7 @@ def finish(text: str, people: tuple[Person, Person]) -> str:
     text = " ".join(text.split())
     if "@" in text:
         text = ARTICLE.sub("n", text).replace("@", "")
-    text = text.replace(" ,", ",").replace(" .", ".").replace(",,", ",")
+    text = GAP.sub("", text).replace(",,", ",")
     if text[-2] == ",":  # an introduction at the end: "the mason,." or "the mason,?"
         text = text[:-2] + text[-1]
     return text[0].upper() + text[1:]

@@ -683,7 +683,7 @@ TOPICS: dict[str, dict[str, str]] = {
         "trouble": """the (east pier|arch|anchorage) had (settled|tilted|opened a joint) (by an inch|since the flood|)
             the (wire|iron|cement) had (failed its test|come from a cheaper works|frozen in the store)
             the river had (scoured|undermined|topped) (the cofferdam|the footing|the temporary road)
-            a (barge|timber raft|ice floe) had (struck|fouled) (the falsework|the east pier)
+            a (barge|timber raft|drifting elm) had (struck|fouled) (the falsework|the east pier)
             the (ferrymen|toll company) had (petitioned against|set watchmen on) the (bridge|approach road)
             the drawings (disagreed|left out the expansion joint|were a foot short)""",
         "sense": """the hammering of rivets|the hum of the cables|a shower of sparks|the smell of red lead
@@ -727,7 +727,7 @@ TOPICS: dict[str, dict[str, str]] = {
             |the canons' vote|the order of changes""",
     },
     "weaving": {
-        "work": "the (weaving shed|linen trade|ribbon looms) of the (lower town|valley|old quarter)",
+        "work": "the (weaving shed|linen trade|ribbon trade) of the (lower town|valley|old quarter)",
         "loc": """the loom floor|the dye house|the bleaching green|the warping room|the wool loft|the pattern desk
             |the fulling stocks
             |the teasel barn|the finishing table|the stair head|the cloth hall""",
@@ -762,7 +762,7 @@ TOPICS: dict[str, dict[str, str]] = {
             |the light in the shed|the moth""",
     },
     "salt": {
-        "work": "the (salt pans|draining of the salt marsh|salt harvest) (on the low coast|below the dunes|)",
+        "work": "the (working of the salt pans|draining of the salt marsh|salt harvest) (on the low coast|below the dunes|)",
         "loc": """the drying floor|the brine pit|the salt store|the sluice bank|the windpump|the dune path
             |the evaporating pans|the barge creek
             |the raking hut|the sea dyke|the heron pool""",

@@ -119,11 +119,11 @@ GRAMMAR: dict[str, str] = {
         {S} {told} {O} that {trouble}.
         {S} {told} {O} (about|of) {matter}.
         {S} and {O} {disagreed} (about|over) {matter}.
-        {S} and {O} {disagreed} (about|over) {matter} {when_later}, {join} {second}.
+        {S} and {O} {disagreed} (about|over) {matter} {when_later}, {join} {crowd} {did}.
         {S} asked {O} {manner} {whether} {trouble}.
         {S} {said} that {trouble}, {join} {O} {replied} that {trouble}.
         {S} {said} that {matter} (could wait|came first|would be the end of them
-        |was no concern of {O}), {join} {O} {gesture_of_o}.
+        |did not concern {O}), {join} {O} {gesture_of_o}.
         {open_free}, {S} {told} {O} that {trouble}.
         {open_free}, {S} (read|showed|handed) {O} a@ {adj_paper} {paper} (about|concerning|on the subject of) {matter}.
         {O} {wanted} to hear about {matter}, but {N} (would only talk|could speak only|talked instead) of {matter}.
@@ -144,11 +144,11 @@ GRAMMAR: dict[str, str] = {
         Then {trouble}.
         {open_free} {trouble}, and {trouble}.
         It (turned out|came out|appeared|was plain) {when_later} that {trouble}.
-        {trouble}, and (with it|after that|from then on) {matter} (became|grew into|was) a@ {adj_affair} {affair}.
+        {trouble}, and (with it|after that|from then on) {matter} (became|grew into|turned into) a@ {adj_affair} {affair}.
         {trouble}.
         {trouble}, {and_so} {crowd} {did}.
         {S} {discovered} {when_later} that {trouble}.
-        {S} {discovered} from {O} that {trouble}, and {he} {gesture}.
+        {S} (learned|heard|found out|understood) from {O} that {trouble}, and {he} {gesture}.
         {open_free}, {O} came (running|hurrying|limping) from {loc} with {news_that} {trouble}.
         A@ {adj_paper} {paper} from {elsewhere} {said_paper} that {matter} (must wait|was out of {his_own} hands
         |would cost double), and {S} {gesture}.
@@ -180,7 +180,7 @@ GRAMMAR: dict[str, str] = {
         {S} {mused} that {maxim}.
         {S} {mused} that {maxim}, and that {trouble} {because_of_it}.
         {open_free}, {S} {mused} that {maxim}.
-        (Perhaps|Possibly|It might be that) {maxim}, {S} {mused}, and {matter} (was proof of it|would pass).
+        (Perhaps|Possibly|It might be that) {maxim}, {S} {mused}, and {matter} (proved as much|would pass).
         {S} remembered {memory}, and {gesture}.
         {S} remembered {memory}, {when_far}, when {absent} {did}.
         {absent} had once {said} that {maxim}, but had never had to {do}.
@@ -189,7 +189,7 @@ GRAMMAR: dict[str, str] = {
         {S} did not {regret} {matter}; {he} {regretted} {matter}.
         (Neither|Not) {O} nor {crowd} would have guessed how {mood} {matter} had made {N}.
         {S} was {adj_age} and {mood}, and {maxim}.
-        For {span} {S} had {done}, and {only_now} {he} {wondered} whether {matter} was worth {abstract}.
+        For {span} {S} had {done}, and {only_now} {he} {wondered} whether {matter} could be worth so much {abstract}.
         {S} (wondered|asked {himself}|tried to guess|could well imagine) what {absent} would have said about {matter}.
         {maxim}, or so {S} {told_himself} {where_near} {loc}.
         There was a kind of {abstract} in {doing}, {S} {mused}, that {matter} could not (spoil|buy|teach).
@@ -273,7 +273,7 @@ GRAMMAR: dict[str, str] = {
         where {things} {lay} {state_many}
         """,
     # ---- joints --------------------------------------------------------------------------------------------------
-    "and_then": "and | then | and | but | and then | and soon | and afterwards | but first | and at last",
+    "and_then": "and | then | and | but | and then | and soon | but first | and at last",
     "join": "and | and | but | while | while | so | and meanwhile | though | yet",
     "and_so": "and so | so | and therefore | and for {span}",
     "until_free": """until {trouble} | until {weather} | until {thing} stood {state_one}
@@ -296,10 +296,10 @@ GRAMMAR: dict[str, str] = {
     "when_later": """
         (a little|somewhat|not much|rather) later | that (same |very |)(evening|night|week|winter|afternoon|morning)
         | within the (hour|day|month)
-        by (noon|nightfall|evening|midnight|then) | at last | afterwards | in the (end|meantime|morning|evening)
-        before {season_event} | after {season_event} | the following (night|spring|Sunday|afternoon) | soon enough
+        by (noon|nightfall|evening|midnight|then) | at last | in the (end|meantime|morning|evening)
+        before {season_event} | after {season_event} | the following (night|spring|Sunday|afternoon)
         | in the small hours
-        toward evening | before long | overnight | a (day|week|month|fortnight) later | the next (day|morning|week)
+        toward evening | before long | a (day|week|month|fortnight) later | the next (day|morning|week)
         | in due course
         """,
     "when_far": """
@@ -417,7 +417,7 @@ GRAMMAR: dict[str, str] = {
     "seemed": "seemed | looked | appeared | proved",
     "lay": "lay | stood | waited | rested | stayed | gathered dust",
     "gathered": """gathered | stood about | waited | lingered | came together | quarrelled | sang | gossiped | idled
-        | warmed their hands | crowded in""",
+        | warmed their hands | crowded together""",
     "told": "told | reminded | assured | warned | informed | convinced | wrote to tell",
     "said": """said | insisted | admitted | claimed | announced | repeated | complained | declared | suggested
         | maintained | remarked | conceded | swore | denied
@@ -576,7 +576,7 @@ GRAMMAR: dict[str, str] = {
         | caution | charity | boredom | modesty | ambition | candour | mercy | loyalty | laziness | wit | fatigue
         | faith | regret | leisure | prudence | vanity
         | cunning | gratitude | tact | homesickness""",
-    "memory": """(a|the|one) (winter|summer|wedding|funeral|journey|quarrel|supper|voyage|harvest|illness) (in|near
+    "memory": """(a|the|one) (winter|summer|wedding|funeral|journey|quarrel|supper|voyage|harvest|fever) (in|near
         |on the road to) {elsewhere}
         | {absent} {doing} | how {absent} used to {do} | the (first|last|only) time {he} had {done}
         | the house in {elsewhere} | {his} (mother|father|brother|teacher) {doing}""",
@@ -624,12 +624,13 @@ PLANS: dict[str, str] = {
 # Irregular verbs of the topics: base:past:past participle.
 VERBS = """
     bid:bid:bid bind:bound:bound blow:blew:blown break:broke:broken build:built:built cast:cast:cast cut:cut:cut
-    draw:drew:drawn drive:drove:driven feed:fed:fed find:found:found grind:ground:ground hang:hung:hung hear:heard:heard
-    hide:hid:hidden hold:held:held lay:laid:laid lead:led:led lend:lent:lent light:lit:lit mimic:mimicked:mimicked
-    pay:paid:paid put:put:put read:read:read rebuild:rebuilt:rebuilt redraw:redrew:redrawn rehang:rehung:rehung
-    repot:repotted:repotted rewrite:rewrote:rewritten ring:rang:rung sell:sold:sold set:set:set sew:sewed:sewn
-    shake:shook:shaken shed:shed:shed shoe:shod:shod shoot:shot:shot show:showed:shown sing:sang:sung sink:sank:sunk
-    sling:slung:slung sow:sowed:sown spin:spun:spun split:split:split spread:spread:spread stick:stuck:stuck
-    strike:struck:struck sweep:swept:swept swing:swung:swung teach:taught:taught throw:threw:thrown tread:trod:trodden
-    weave:wove:woven wind:wound:wound withdraw:withdrew:withdrawn wring:wrung:wrung write:wrote:written
+    dig:dug:dug draw:drew:drawn drive:drove:driven feed:fed:fed find:found:found grind:ground:ground hang:hung:hung
+    hear:heard:heard hide:hid:hidden hold:held:held lay:laid:laid lead:led:led lend:lent:lent light:lit:lit
+    mimic:mimicked:mimicked pay:paid:paid put:put:put read:read:read rebind:rebound:rebound rebuild:rebuilt:rebuilt
+    redraw:redrew:redrawn rehang:rehung:rehung repot:repotted:repotted rewrite:rewrote:rewritten ring:rang:rung
+    sell:sold:sold set:set:set sew:sewed:sewn shake:shook:shaken shed:shed:shed shoe:shod:shod shoot:shot:shot
+    show:showed:shown sing:sang:sung sink:sank:sunk sling:slung:slung sow:sowed:sown spin:spun:spun
+    split:split:split spread:spread:spread stick:stuck:stuck strike:struck:struck sweep:swept:swept
+    swing:swung:swung teach:taught:taught throw:threw:thrown tread:trod:trodden weave:wove:woven wind:wound:wound
+    withdraw:withdrew:withdrawn wring:wrung:wrung write:wrote:written
     """

@@ -1,0 +1,110 @@
+"""Asks a server for completions: token-exact where it can give tokens, plain chat where it cannot.
+
+One request per group with `n` completions, so that the server reads the prompt once. The caller gets exactly `n`
+completions or an `AskError` of one line; atroposlib retries each request by itself and hides the cause, which is dug out
+here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import tenacity
+
+from environments.env_cli import ConfigError
+
+TOKEN_SERVERS = ("vllm", "sglang")  # server types that take token ids and give token ids with log-probabilities
+REFILLS = 3  # requests made for one group when a server returns fewer completions than asked
+PREFLIGHT_SECONDS = 10
+
+
+class AskError(RuntimeError):
+    """No full group came back: one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """`tokens` and `logprobs` belong to the completion alone; `logprobs` is None from a server without them."""
+
+    text: str
+    tokens: list[int]
+    logprobs: list[float] | None
+    finish_reason: str | None
+
+
+async def ask(
+    server: Any,
+    tokenizer: Any,
+    messages: Sequence[dict[str, str]],
+    prompt: list[int],
+    n: int,
+    token_exact: bool,
+    **generation: Any,
+) -> tuple[list[int], list[Completion]]:
+    """The prompt's tokens as the server saw them, and `n` completions. Raises `AskError`."""
+    found: list[Completion] = []
+    try:
+        for _ in range(REFILLS):
+            missing = n - len(found)
+            if token_exact:
+                reply = await server.tokens_and_logprobs_completion(input_ids=list(prompt), n=missing, **generation)
+                prompt = list(reply[0])
+                found += [
+                    Completion(tokenizer.decode(ids, skip_special_tokens=True), list(ids), list(logprobs), reason)
+                    for ids, logprobs, reason in zip(*reply[1:], strict=True)
+                ]
+            else:
+                reply = await server.chat_completion(messages=list(messages), n=missing, **generation)
+                found += [_from_choice(choice, tokenizer) for choice in reply.choices]
+            if len(found) >= n:
+                return prompt, found[:n]
+    except Exception as error:
+        raise AskError(reason(error)) from error
+    raise AskError(f"the server gave {len(found)} completions of {n} in {REFILLS} requests")
+
+
+def _from_choice(choice: Any, tokenizer: Any) -> Completion:
+    text = choice.message.content or ""
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
+    if choice.finish_reason == "stop" and tokenizer.eos_token_id is not None:
+        tokens = [*tokens, tokenizer.eos_token_id]
+    return Completion(text, tokens, None, choice.finish_reason)
+
+
+def reason(error: BaseException) -> str:
+    """The cause of a failed request in one line of at most 300 characters."""
+    while isinstance(error, tenacity.RetryError) and (cause := error.last_attempt.exception()):
+        error = cause
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+async def check_server(config: Any) -> None:
+    """One request before any work starts. Raises `ConfigError` if the server is away, refuses, or lacks the model."""
+    url, fix = config.base_url, "start the server, or give another --openai.base_url"
+    if not url:
+        return
+    path = f"{url.rstrip('/')}/models"
+    headers = {"Authorization": f"Bearer {config.api_key}"}
+    timeout = aiohttp.ClientTimeout(total=PREFLIGHT_SECONDS)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(path, headers=headers) as reply:
+            status, models = reply.status, (await reply.json(content_type=None) if reply.status == 200 else {})
+    except TimeoutError:
+        raise ConfigError(f"no answer from {url} within {PREFLIGHT_SECONDS} s; {fix}") from None
+    except aiohttp.ClientError as error:
+        raise ConfigError(f"cannot reach a server at {url} ({type(error).__name__}); {fix}") from None
+    except ValueError:
+        raise ConfigError(f"{path} answered with something that is not JSON; {fix}") from None
+    if status in (401, 403):
+        raise ConfigError(f"{url} refused the API key (HTTP {status}); set LONGTHREAD_API_KEY or --openai.api_key")
+    if status >= 500:
+        raise ConfigError(f"{url} answered HTTP {status}; {fix}")
+    # A server without a list of models (atroposlib's own vLLM server is one) answers 404: nothing to compare with.
+    served = [m.get("id") for m in models.get("data") or [] if isinstance(m, dict)] if isinstance(models, dict) else []
+    if served and config.model_name not in served:
+        raise ConfigError(
+            f"model {config.model_name!r} is not served at {url}; give --openai.model_name one of "
+            f"{', '.join(map(str, served[:5]))}"
+        )
