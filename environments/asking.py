@@ -1,8 +1,8 @@
 """Asks a server for completions: token-exact where it can give tokens, plain chat where it cannot.
 
 One request per group with `n` completions, so that the server reads the prompt once. The caller gets exactly `n`
-completions or an `AskError` of one line; atroposlib retries each request by itself and hides the cause, which is dug out
-here.
+completions or an `AskError` of one line; atroposlib retries each request by itself and hides the cause, which is dug
+out here.
 """
 
 from collections.abc import Sequence

@@ -311,6 +311,11 @@ async def serve(server: EmbeddedServer) -> None:
     await server.stop()
 
 
+# No locals in a traceback: they hold the key.
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+
+
+@app.command()
 def main(
     model_dir: Annotated[Path, typer.Argument(help="a local Hugging Face folder with safetensors")],
     port: Annotated[int, typer.Option(help="0 picks a free one")] = 9001,
@@ -343,4 +348,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

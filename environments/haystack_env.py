@@ -5,99 +5,29 @@ with its test, in `environments/README.md`.
 """
 
 import asyncio
-import json
 import logging
-import math
-import os
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from atroposlib.envs.base import APIServerConfig, BaseEnv, BaseEnvConfig, EvalHandlingEnum
-from pydantic import Field
 from tqdm.auto import tqdm
 
 from environments import env_cli, report, rows
-from environments.asking import TOKEN_SERVERS, AskError, Completion, ask, check_server
+from environments.asking import TOKEN_SERVERS, AskError, ask, check_server
 from environments.env_cli import ConfigError
-from environments.haystack.layout import parse_depths
-from environments.haystack.questions import TASKS
+from environments.env_config import SEEDS, HaystackEnvConfig, check, check_batch
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tokens import load_tokenizer
-from environments.scoring import Score, score
+from environments.metrics import write_metrics
+from environments.rollout import Item, Rollout
+from environments.scoring import score
 
 logger = logging.getLogger(__name__)
-NOT_TRAINED = -100  # Atropos' mask for tokens of the prompt
-SEEDS = 10**9  # samples that one `--env.seed` can draw before it would meet the next one's
-
-
-class HaystackEnvConfig(BaseEnvConfig):
-    """Settings of a haystack environment, beside those of Atropos. Lists are comma strings: the command line of
-    atroposlib cannot set lists."""
-
-    tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
-    lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
-    depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
-    repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
-    absent_share: float = Field(0.15, description="share of samples whose fact is not in the text")
-    seed: int = Field(0, description="everything drawn follows from it")
-    temperature: float = Field(1.0, description="of rollouts")
-    eval_temperature: float = Field(0.0, description="of evaluation")
-    max_new_tokens: int = Field(128, description="longest completion, in tokens")
-    max_failures: int = Field(20, description="items that may fail before the run stops")
-    store: str = Field("compact", description="process keeps recipe and completions (compact) or all tokens too (full)")
-    # The options of a sample, one by one: see haystack/sample.py and haystack/questions.py.
-    value_kind: str = Field("any", description="words, numbers, uuids, dates, names or any")
-    distractors: int = Field(3, description="near-duplicates of what is asked for")
-    values: int = Field(3, description="needles to find in multi_value")
-    queries: int = Field(3, description="entities asked for in multi_query")
-    lexical_gap: bool = Field(False, description="the question shares no content word with the needle")
-    needle: str = Field("", description="task custom: the sentence to hide")
-    question: str = Field("", description="task custom: what is asked")
-    expected: str = Field("", description="task custom: the right answer, a part of the needle")
-    filler: str = Field("prose", description="prose, folder or dataset")
-    filler_mode: str = Field("coherent", description="coherent or shuffled")
-    filler_path: str = Field("", description="folder of .txt and .md files, or name of a Hugging Face dataset")
-    filler_column: str = Field("text", description="column of the dataset")
-    numbered: bool = Field(False, description="number the passages and score cited evidence")
-    answer_format: str = Field("tags", description="tags (<answer>) or plain (models that know no tags)")
-    placement: str = Field("uniform", description="depths of needles in rollouts: uniform, sigmoid, a list or a grid")
-
-
-@dataclass(frozen=True)
-class Item:
-    """One unit of work: enough to build its sample anywhere, and short when logged."""
-
-    index: int
-    seed: int
-    split: str
-    task: str
-    length: int
-    depth: float | None = None
-    repeat: int = 0
-
-    @property
-    def key(self) -> str:
-        return f"{self.task}/{self.length}/{self.depth}/{self.repeat}"
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def parse_lengths(text: str) -> list[int]:
-    """Token lengths from a comma list. Raises `ConfigError`."""
-    try:
-        lengths = [int(part) for part in _parts(text)]
-    except ValueError:
-        lengths = []
-    if not lengths or min(lengths) < 1:
-        raise ConfigError(f"lengths {text!r} must be token counts separated by commas, like 1024,4096")
-    return sorted(set(lengths))
 
 
 class HaystackEnv(BaseEnv):
@@ -144,6 +74,7 @@ class HaystackEnv(BaseEnv):
         self.tasks, self.lengths, self.grid_depths = check(config, servers)
         self.options = Options(
             pool_tokens=max(Options.pool_tokens, 2 * max(self.lengths)),
+            may_abstain=config.absent_share > 0 or "absent" in self.tasks,
             **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
         )
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options)
@@ -188,7 +119,7 @@ class HaystackEnv(BaseEnv):
         """The evaluation grid: tasks x lengths x depths x repeats, and for each length its share of absent facts."""
         items: list[Item] = []
         for length in self.lengths:
-            cells = [
+            cells: list[tuple[str, float | None, int]] = [
                 (task, depth, repeat)
                 for repeat in range(self.config.repeats)
                 for task in self.tasks
@@ -205,7 +136,9 @@ class HaystackEnv(BaseEnv):
 
     async def get_next_item(self) -> Item:
         if self.failures > self.config.max_failures:
-            raise ConfigError(f"stopped after {self.failures} failed items (--env.max_failures {self.config.max_failures})")
+            raise ConfigError(
+                f"stopped after {self.failures} failed items (--env.max_failures {self.config.max_failures})"
+            )
         item = self.item(self.next_index)
         self.next_index += 1
         return item
@@ -222,7 +155,7 @@ class HaystackEnv(BaseEnv):
             sample = self.haystacks.sample(item.seed, item.split, item.task, item.length, depths)
             return sample, self.haystacks.tokens.encode(self.haystacks.tokens.render(sample.messages))
 
-    async def rollout(self, item: Item, n: int, split: str = "train") -> "Rollout":
+    async def rollout(self, item: Item, n: int, split: str = "train") -> Rollout:
         """`n` scored completions of one item. Raises `AskError`."""
         sample, prompt = await asyncio.to_thread(self.build, item)
         temperature = self.config.temperature if split == "train" else self.config.eval_temperature
@@ -322,7 +255,8 @@ class HaystackEnv(BaseEnv):
             paths = report.write_report(records, out, f"{self.name}: {self.servers[0].model_name}", config)
             write_metrics(out / "metrics.json", records, self.servers[0].model_name, config)
             print(report.summary_table(records))
-            print(f"samples  {store.path}\nheatmap  {paths.heatmap}\nreport   {paths.html}\nmetrics  {out / 'metrics.json'}")
+            print(f"samples  {store.path}\nmetrics  {out / 'metrics.json'}")
+            print(f"heatmap  {paths.heatmap}\nreport   {paths.html}")
         _stop_if_unfinished(finished, len(items), len(store.done), self.failures)
 
     # ---- running many ----
@@ -330,7 +264,9 @@ class HaystackEnv(BaseEnv):
     def run_digest(self) -> str:
         """Names a run by what shapes its rows: neither paths nor how many at a time."""
         config = self.config.model_dump(mode="json")
-        shaping = {name: config[name] for name in HaystackEnvConfig.model_fields if name not in BaseEnvConfig.model_fields}
+        shaping = {
+            name: config[name] for name in HaystackEnvConfig.model_fields if name not in BaseEnvConfig.model_fields
+        }
         del shaping["max_failures"]
         shaping |= {"group_size": config["group_size"], "model": self.servers[0].model_name, "env": self.name}
         return rows.digest({**shaping, "tokenizer": self.haystacks.tokens.fingerprint})
@@ -375,7 +311,8 @@ class HaystackEnv(BaseEnv):
         crew = asyncio.gather(*(worker() for _ in range(max(1, min(workers, len(todo))))))
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            await asyncio.wait([crew, stopped], return_when=asyncio.FIRST_COMPLETED)
+            both: list[asyncio.Future[Any]] = [crew, stopped]
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             progress.close()
             stopped.cancel()
@@ -384,156 +321,6 @@ class HaystackEnv(BaseEnv):
             else:
                 crew.cancel()
         return not stop.is_set()
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One item's sample with its scored completions, and the shapes it is kept in."""
-
-    item: Item
-    sample: Sample
-    prompt: list[int]
-    completions: list[Completion]
-    scores: list[Score]
-
-    def group(self) -> dict[str, Any]:
-        """Atropos' ScoredDataGroup. Log-probabilities are 1.0 over the prompt, as its managed server has them."""
-        group: dict[str, Any] = {
-            "tokens": [self.prompt + c.tokens for c in self.completions],
-            "masks": [[NOT_TRAINED] * len(self.prompt) + c.tokens for c in self.completions],
-            "scores": [finite(s.score) for s in self.scores],
-            "messages": [[*self.sample.messages, {"role": "assistant", "content": c.text}] for c in self.completions],
-            # Nested keys are the only ones that the API passes on. Never None: atroposlib calls .get on it.
-            "group_overrides": {"recipe": self.sample.recipe},
-            "overrides": [{"details": s.to_json()} for s in self.scores],
-        }
-        if all(c.logprobs is not None for c in self.completions):
-            group["inference_logprobs"] = [[1.0] * len(self.prompt) + (c.logprobs or []) for c in self.completions]
-        return group
-
-    def row(self, full: bool) -> dict[str, Any]:
-        """A row of `process`: Atropos' keys and ours. Compact rows keep the completions' tokens alone, and the prompt
-        shortened to the windows around the needles; `haystack.sample.rebuild(row["recipe"], …)` brings it back."""
-        group = self.group()
-        if not full:
-            short = [{"role": "user", "content": self._windows()}]
-            group["tokens"] = [c.tokens for c in self.completions]
-            group["masks"] = [c.tokens for c in self.completions]
-            group["messages"] = [[*short, {"role": "assistant", "content": c.text}] for c in self.completions]
-            if "inference_logprobs" in group:
-                group["inference_logprobs"] = [c.logprobs for c in self.completions]
-        sample = self.sample.to_json()
-        return {
-            **group,
-            "store": "full" if full else "compact",
-            "length": self.sample.length,
-            **{name: sample[name] for name in ("recipe", "question", "answer", "needles")},
-            "completions": [c.text for c in self.completions],
-            "finish_reasons": [c.finish_reason for c in self.completions],
-            "details": [s.to_json() for s in self.scores],
-        }
-
-    def record(self) -> dict[str, Any]:
-        """A line of samples.jsonl: the first completion, with what reports need."""
-        sample, earned, completion = self.sample.to_json(), self.scores[0], self.completions[0]
-        return {
-            **{name: getattr(self.item, name) for name in ("task", "length", "depth", "repeat", "seed")},
-            **earned.to_json(),
-            "score": finite(earned.score),
-            "answer_score": earned.answer,
-            "present": self.sample.answer.kind != "absent",
-            "completion": completion.text,
-            "finish_reason": completion.finish_reason,
-            "prompt_tokens": len(self.prompt),
-            "completion_tokens": len(completion.tokens),
-            **{name: sample[name] for name in ("recipe", "question", "answer", "needles")},
-            "error": None,
-        }
-
-    def _windows(self) -> str:
-        content = self.sample.messages[0]["content"]
-        question = content[content.rindex("\n\nQuestion: ") :]
-        shown = [f"{n.before}{n.text}{n.after}" for n in sorted(self.sample.needles, key=lambda n: n.token_start)]
-        return "\n[…]\n".join([f"[{self.sample.length} tokens]", *shown, question.strip()])
-
-
-def finite(value: float) -> float:
-    """The value; raises ValueError for NaN and infinity, which would make Atropos lose a whole batch."""
-    if not math.isfinite(value):
-        raise ValueError(f"score {value} is not finite")
-    return value
-
-
-def check(config: Any, servers: Iterable[Any]) -> tuple[list[str], list[int], list[float]]:
-    """Tasks, lengths and depths of a config. Raises `ConfigError`, one line, for whatever cannot work."""
-    tasks, lengths, depths = _parts(config.tasks), parse_lengths(config.lengths), parse_depths(config.depths)
-    if unknown := [task for task in tasks if task not in TASKS]:
-        raise ConfigError(f"unknown task {unknown[0]!r}; --env.tasks takes {', '.join(TASKS)}")
-    if not tasks:
-        raise ConfigError(f"--env.tasks is empty; it takes {', '.join(TASKS)}")
-    if not config.tokenizer_name:
-        raise ConfigError(
-            "no tokenizer: give --env.tokenizer_name the model's own (a local folder or a hub name), since lengths "
-            "are exact only for the tokenizer that the server uses"
-        )
-    for name, low, high in (
-        ("absent_share", 0, 0.9),
-        ("repeats", 1, 10**6),
-        ("group_size", 1, 4096),
-        ("max_new_tokens", 1, 10**6),
-        ("total_steps", 1, SEEDS - 1),
-        ("seed", 0, 10**9),
-        ("temperature", 0, 10),
-        ("eval_temperature", 0, 10),
-    ):
-        if not low <= getattr(config, name) <= high:
-            raise ConfigError(f"--env.{name} {getattr(config, name)} is outside {low} to {high}")
-    if config.store not in ("compact", "full"):
-        raise ConfigError(f"--env.store {config.store!r} is neither compact nor full")
-    for server in servers:
-        if getattr(server, "server_type", "openai") not in ("openai", *TOKEN_SERVERS):
-            raise ConfigError(f"--openai.server_type {server.server_type!r} is none of openai, {', '.join(TOKEN_SERVERS)}")
-    check_batch(config.batch_size, config.group_size)
-    return tasks, lengths, depths
-
-
-def check_batch(batch_size: int, group_size: int) -> None:
-    """Raises `ConfigError` if Atropos' API would wait for ever for a batch that no number of groups fills."""
-    if batch_size > 0 and batch_size % group_size:
-        raise ConfigError(
-            f"batch_size {batch_size} is no multiple of group_size {group_size}: the API would never give a batch; "
-            f"use --env.batch_size {math.ceil(batch_size / group_size) * group_size}"
-        )
-
-
-def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config: dict[str, Any]) -> None:
-    """metrics.json in the form of atroposlib's `evaluate_log`, with standard errors beside the means."""
-    effective = report.effective_length(records)
-    invented = report.false_answers(records)
-    metrics: dict[str, Any] = {}
-    for name, estimates in (
-        ("score", {"all": report.estimate([r["score"] for r in records])}),
-        ("score_present", {"all": report.estimate([r["score"] for r in report.present(records)])}),
-        ("score_by_task", report.by(records, "task")),
-        ("score_by_length", report.by(records, "length")),
-        ("false_answers", {"all": invented.invented}),
-        ("false_silence", {"all": invented.withheld}),
-    ):
-        for key, found in estimates.items():
-            if found.n:
-                label = f"eval/{name}" if key == "all" else f"eval/{name}/{key}"
-                metrics[label] = found.mean
-                if math.isfinite(found.stderr):
-                    metrics[f"{label}/stderr"] = found.stderr
-    metrics["eval/effective_length"] = (effective.length or 0) if effective else 0
-    task = f"atropos|{config['wandb_name']}|0"
-    body = {
-        "config_general": {"model_name": model, "samples": len(records)},
-        "results": {task: metrics, "all": metrics},
-    }
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(body, indent=2))
-    os.replace(scratch, path)
 
 
 def _folder_of(samples: Path, base: Path) -> Path:

@@ -64,6 +64,8 @@ def score(
         predicted = [v for v in map(normalise, _split(region)) if v]
     else:
         predicted = [normalise(value) for value in find_values(region, answer)]
+        if predicted and _denies(region):  # "the text does not say that … is 123": neither an answer nor silence
+            return Score(0.0, 0.0, False, False, False, len(predicted), None if evidence is None else 0.0)
     abstained = _abstains(region, predicted, answer_format)
     if abstained:
         predicted = []
@@ -142,8 +144,13 @@ def _split(region: str) -> list[str]:
 def _abstains(region: str, predicted: list[str], answer_format: str) -> bool:
     if answer_format == "tags":
         return bool(predicted) and all(value in _ABSTENTIONS for value in predicted)
-    said = normalise(region)
-    return not predicted and (said in _ABSTENTIONS or said.startswith((f"{NONE}.", f"{NONE} ", "the text does not ")))
+    return _denies(region) and not predicted
+
+
+def _denies(text: str) -> bool:
+    """Whether a plain reply begins by saying that there is no answer."""
+    said = normalise(text)
+    return said in _ABSTENTIONS or said.startswith((f"{NONE}.", f"{NONE} ", "the text does not "))
 
 
 def _cited(text: str) -> list[int]:

@@ -21,6 +21,7 @@ Passage = list[list[str]]  # paragraphs, each a list of sentences
 
 PASSAGE_WORDS = 300  # paragraphs are grouped until a passage has so many words
 SENTENCE_WORDS = (2, 120)  # shorter is a heading or debris, longer is a table or a list without full stops
+ENDLESS = "- " * (SENTENCE_WORDS[1] + 1)  # stands for the begin of a sentence that will be dropped for its length
 PARAGRAPH_CHARS = 100_000  # text without an empty line is cut at a line end there, so that memory stays flat
 READ_BYTES = 1 << 16
 SUFFIXES = (".txt", ".md")
@@ -85,9 +86,9 @@ def _paragraphs(lines: Iterable[str], markdown: bool, forbidden: Sequence[str]) 
                 text = pattern.sub(kept, text)
             paragraph = _paragraph(text.split("\n"), forbidden)
             held, size = [], 0
-            if line.strip():  # cut for its length: the last piece goes on, or is so long that it will be dropped
+            if line.strip():  # cut for its length: the last piece goes on
                 *whole, rest = split_sentences(paragraph) or [""]
-                held, paragraph = [" ".join(rest.split()[: 2 * SENTENCE_WORDS[1]])], " ".join(whole)
+                held, paragraph = [rest if len(rest) < PARAGRAPH_CHARS // 2 else ENDLESS], " ".join(whole)
             if paragraph:
                 yield paragraph
 
@@ -140,7 +141,7 @@ FOLLOWED = re.compile(  # never the last word: titles, and abbreviations that ne
     r"|e\.g|i\.e|cf|viz|vs|ca|approx|figs?|eqs?|sec|ch|vols?|pp|eds?|nos|al|op|cit|art|refs?"
 )
 LAST_OR_NOT = re.compile(  # goes on when a digit follows: No. 5, Jan. 3
-    r"no|nr|etc|inc|ltd|co|corp|bros|dept|est|[ap]\.m|u\.[sk]|d\.c|ph\.d"
+    r"no|nr|etc|inc|ltd|co|corp|bros|dept|est|[ap]\.m|ph\.d"
     r"|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
 )
 

@@ -91,7 +91,9 @@ def lay_out(
     inline = pool.tokens.mid(needles) if needles else []
     edges = {i for i, d in enumerate(depths) if d == 1 or (d == 0 and not numbered)}
     costs = list(inline)
-    for i, cost in zip(sorted(edges), pool.tokens.alone([needles[i] for i in sorted(edges)]) if edges else [], strict=True):
+    for i, cost in zip(
+        sorted(edges), pool.tokens.alone([needles[i] for i in sorted(edges)]) if edges else [], strict=True
+    ):
         costs[i] = cost
     passages, prices = _fill(pool, budget - sum(costs), sum(costs), budget, rng, numbered)
     ends = np.cumsum(prices).tolist()
@@ -142,9 +144,7 @@ def _close(pool: Pool, passage: Passage, room: int, used: set[int], rng: Random)
     return None
 
 
-def _slot(
-    passages: list[Passage], prices: list[int], ends: list[int], target: float, edge: bool
-) -> tuple[int, int]:
+def _slot(passages: list[Passage], prices: list[int], ends: list[int], target: float, edge: bool) -> tuple[int, int]:
     """(passage, cut) nearest to `target` tokens of filler. Cut -1 is before the passage's first sentence; the slot
     behind the last passage is (len(passages), -1)."""
     if edge:

@@ -14,7 +14,7 @@ import argparse
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import chain, islice, product
 from random import Random
@@ -346,12 +346,13 @@ def passages(seed: int, split: str, mode: str = "coherent") -> Iterator[Passage]
     _check("mode", mode, MODES)
     writer = Writer(seed, split)
     stream = iter(writer.passage, None)
-    return stream if mode == "coherent" else _shuffled(stream, Random(f"prose/{split}/{seed}/shuffled").random)
+    return stream if mode == "coherent" else shuffled(stream, seed)
 
 
-def _shuffled(stream: Iterator[Passage], random: Callable[[], float]) -> Iterator[Passage]:
-    while True:
-        window = list(islice(stream, SHUFFLE_WINDOW))
+def shuffled(source: Iterable[Passage], seed: int) -> Iterator[Passage]:
+    """The passages of any source with their sentences mixed, 16 passages at a time, regrouped to the same shapes."""
+    stream, random = iter(source), Random(f"shuffled/{seed}").random
+    while window := list(islice(stream, SHUFFLE_WINDOW)):
         sentences = [sentence for passage in window for paragraph in passage for sentence in paragraph]
         shuffle(sentences, random)
         mixed = iter(sentences)

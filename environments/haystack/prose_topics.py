@@ -762,7 +762,7 @@ TOPICS: dict[str, dict[str, str]] = {
             |the light in the shed|the moth""",
     },
     "salt": {
-        "work": "the (working of the salt pans|draining of the salt marsh|salt harvest) (on the low coast|below the dunes|)",
+        "work": "the (working of the salt pans|draining of the marsh|salt harvest) (on the low coast|below the dunes|)",
         "loc": """the drying floor|the brine pit|the salt store|the sluice bank|the windpump|the dune path
             |the evaporating pans|the barge creek
             |the raking hut|the sea dyke|the heron pool""",

@@ -126,7 +126,8 @@ GRAMMAR: dict[str, str] = {
         |did not concern {O}), {join} {O} {gesture_of_o}.
         {open_free}, {S} {told} {O} that {trouble}.
         {open_free}, {S} (read|showed|handed) {O} a@ {adj_paper} {paper} (about|concerning|on the subject of) {matter}.
-        {O} {wanted} to hear about {matter}, but {N} (would only talk|could speak only|talked instead) of {matter}.
+        {O} (wanted|asked|begged|hoped|had come|waited) to hear about {matter}, but {N} (would only talk
+        |could speak only|talked instead) of {matter}.
         {N}, {manner_speak}, {said} that {trouble}.
         {N}, who {who_past}, {said} that {matter} had {mattered} {degree} than {matter}.
         {S} {listened} while {O} {explained} {manner} that {trouble}, and {mild_reply}.
@@ -136,7 +137,7 @@ GRAMMAR: dict[str, str] = {
         {S} {told} {crowd} to {do}, and {O} {manner} told them not to.
         (Not even|Least of all) {O} could persuade {N} that {trouble}.
         {S} wrote to {absent} in {elsewhere} (about|concerning) {matter}, {join} no answer came {when_later}.
-        {absent}, {kin_of} {N}, wrote from {elsewhere} that {matter} (was the same there|had grown worse
+        {absent}, {kin_of} {N}, wrote from {elsewhere} that {matter} (gave no less trouble there|had grown worse
         |had been settled).
         """,
     "snag": """
@@ -144,13 +145,14 @@ GRAMMAR: dict[str, str] = {
         Then {trouble}.
         {open_free} {trouble}, and {trouble}.
         It (turned out|came out|appeared|was plain) {when_later} that {trouble}.
-        {trouble}, and (with it|after that|from then on) {matter} (became|grew into|turned into) a@ {adj_affair} {affair}.
+        {trouble}, and (with it|after that|from then on) {matter} (became|grew into
+        |turned into) a@ {adj_affair} {affair}.
         {trouble}.
         {trouble}, {and_so} {crowd} {did}.
         {S} {discovered} {when_later} that {trouble}.
         {S} (learned|heard|found out|understood) from {O} that {trouble}, and {he} {gesture}.
         {open_free}, {O} came (running|hurrying|limping) from {loc} with {news_that} {trouble}.
-        A@ {adj_paper} {paper} from {elsewhere} {said_paper} that {matter} (must wait|was out of {his_own} hands
+        A@ {adj_paper} {paper} from {elsewhere} {said_paper} that {matter} (must wait|lay beyond {his_own} powers
         |would cost double), and {S} {gesture}.
         No sooner had {S} {done} than {trouble}.
         {S} had (hardly|barely|only just) begun {doing} when {O} {said} that {trouble}.
@@ -173,7 +175,8 @@ GRAMMAR: dict[str, str] = {
         And what of {matter}?
         Would {O} have {done} {tail_free}?
         What a@ {adj_affair} {affair} it was!
-        How {adj_thing} {thing} {seemed} {when_later}!
+        How (shabby|fragile|handsome|ugly|clumsy|enormous|humble|elegant|strange|rusty|old
+        |plain) {thing} {seemed} {when_later}!
         Was there, {S} wondered {when_later}, any {cure} for {matter} that did not (ruin|offend|outlast) {crowd}?
         """,
     "thought": """
@@ -202,7 +205,7 @@ GRAMMAR: dict[str, str] = {
         {S} and {O} (shared|finished|divided) {meal} {where_near} {loc} and said no more about {matter}.
         Whatever {O} believed, {S} was {mood}.
         So {matter} was left (as it was|to {season}|to {O}|for another day).
-        {S} closed the {paper}, {gesture}, and listened to {sense}.
+        {S} folded the {paper}, {gesture}, and for once noticed {sense}.
         {sound}, {like}, and {S} (let|was content to let) {matter} rest.
         What remained was {abstract}, and perhaps {abstract}.
         """,
@@ -294,7 +297,7 @@ GRAMMAR: dict[str, str] = {
         in the (grey|quiet|cold|slack|idle|golden) (hour|days|weeks|month) (before|after) {season_event}
         """,
     "when_later": """
-        (a little|somewhat|not much|rather) later | that (same |very |)(evening|night|week|winter|afternoon|morning)
+        (a little|much|some days|an hour) later | that (same |very |)(evening|night|week|winter|afternoon|morning)
         | within the (hour|day|month)
         by (noon|nightfall|evening|midnight|then) | at last | in the (end|meantime|morning|evening)
         before {season_event} | after {season_event} | the following (night|spring|Sunday|afternoon)
@@ -608,7 +611,7 @@ MEN = "n ric dan mund bert thor vin ron lo mer ston drew gar bin nard tus"
 FAMILIES = """ley ton by combe sett field grove hurst low man mond over pole rick sby shaw ter thwaite vane wick well \
         worth yard zell
     cott dyke gate holm keld ling marsh nell"""
-PLACES = """bury stead mouth haven bridge ford minster water hollow moor church ness wold gate cross fell port stow \
+PLACES = """bury stead mouth haven bridge ford minster water hollow moor church ness wold gate cross tarn port stow \
         ham reach
     market sound head bourne"""
 

@@ -79,7 +79,8 @@ def _relation(options: QuizOptions, rng: Random) -> str:
 
 def _values(relation: str, n: int, split: str, rng: Random) -> list[str]:
     """`n` different values, none a part of another."""
-    kind, values = RELATION[relation].kind, []
+    kind = RELATION[relation].kind
+    values: list[str] = []
     while len(values) < n:
         value = draw_value(kind, split, rng)
         if not any(value in other or other in value for other in values):
@@ -89,7 +90,8 @@ def _values(relation: str, n: int, split: str, rng: Random) -> list[str]:
 
 def _distractors(targets: list[Entity], options: QuizOptions, split: str, rng: Random) -> list[Entity]:
     """Near-duplicates of the targets in turn, all different."""
-    taken, twins = {t.told for t in targets}, []
+    taken = {t.told for t in targets}
+    twins: list[Entity] = []
     while len(twins) < options.distractors:
         twin = near_duplicate(targets[len(twins) % len(targets)], split, rng)
         if twin.told not in taken:
@@ -111,9 +113,7 @@ def _ask(entity: Entity, relation: str, gap: bool, several: bool) -> str:
     return template.format(e=entity.asked, s="s" if several else "", is_="are" if several else "is")
 
 
-def _quiz(
-    people: list[Entity], targets: int, relation: str, question: str, kind: str, split: str, rng: Random
-) -> Quiz:
+def _quiz(people: list[Entity], targets: int, relation: str, question: str, kind: str, split: str, rng: Random) -> Quiz:
     """One fact a person; the first `targets` are the answer, the others distract."""
     values = _values(relation, len(people), split, rng)
     roles = ["answer"] * targets + ["distractor"] * (len(people) - targets)
@@ -162,7 +162,9 @@ def custom(options: QuizOptions, split: str, rng: Random) -> Quiz:
     if options.expected not in options.needle:
         raise FactError(f"expected {options.expected!r} does not stand in the needle {options.needle[:60]!r}")
     needle = " ".join(options.needle.split())
-    return Quiz(((needle, "answer"),), (options.expected,), options.question.strip(), Answer("one", (options.expected,), "text"))
+    return Quiz(
+        ((needle, "answer"),), (options.expected,), options.question.strip(), Answer("one", (options.expected,), "text")
+    )
 
 
 TASKS: dict[str, Callable[[QuizOptions, str, Random], Quiz]] = {

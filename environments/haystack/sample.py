@@ -1,8 +1,8 @@
 """Builds one Sample, exact to the token, from a recipe, and the same one again from the same recipe.
 
-    haystacks = Haystacks(load_tokenizer("..."), Options())
-    sample = haystacks.sample(seed=0, split="train", task="single", length=4096, depths=[0.5])
-    assert rebuild(sample.recipe, haystacks.tokens.tokenizer) == sample
+haystacks = Haystacks(load_tokenizer("..."), Options())
+sample = haystacks.sample(seed=0, split="train", task="single", length=4096, depths=[0.5])
+assert rebuild(sample.recipe, haystacks.tokens.tokenizer) == sample
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,6 +41,7 @@ class Options(QuizOptions):
     pool_tokens: int = 262_144  # filler kept in memory and counted once; at least twice the longest haystack
     seeds_per_pool: int = 1024  # so many samples share a pool of prose before a new one is written
     numbered: bool = False  # passages carry numbers, and the model is asked to cite those it used
+    may_abstain: bool = True  # the prompt says what to reply when the text does not hold the answer
     answer_format: str = "tags"  # or plain: no tags asked for; the values are read out of the whole reply
     placement: str = "uniform"  # depths of needles that no depth is asked for: uniform, sigmoid, a list or a grid
 
@@ -88,9 +89,7 @@ class Haystacks:
         self.options = options
         self._pool = lru_cache(maxsize=4)(self._make_pool)
 
-    def sample(
-        self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None
-    ) -> Sample:
+    def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
         """The sample of that seed. `depths`: for the needles of the answer, in order; the others follow `placement`.
 
         Raises `LayoutError`, `FactError` or `FillerError`, each one line, when it cannot be made.
@@ -126,7 +125,9 @@ class Haystacks:
     def pool(self, split: str, seed: int) -> Pool:
         """The pool that samples of that seed are cut from."""
         # Only prose is endless; a corpus has one pool, the same for both splits.
-        return self._pool(*((split, seed // self.options.seeds_per_pool) if self.options.filler == "prose" else ("", 0)))
+        return self._pool(
+            *((split, seed // self.options.seeds_per_pool) if self.options.filler == "prose" else ("", 0))
+        )
 
     def _make_pool(self, split: str, number: int) -> Pool:
         return Pool(self.tokens, self._passages(split, number), self.options.pool_tokens)
@@ -138,9 +139,7 @@ class Haystacks:
         if options.filler == "folder":
             source = corpora.folder_passages(Path(options.filler_path), forbidden=self.tokens.special)
         else:
-            source = corpora.dataset_passages(
-                options.filler_path, options.filler_column, forbidden=self.tokens.special
-            )
+            source = corpora.dataset_passages(options.filler_path, options.filler_column, forbidden=self.tokens.special)
         return prose.shuffled(source, number) if options.filler_mode == "shuffled" else source
 
     def _quiz(self, task: str, split: str, pool: Pool, rng: Random) -> Quiz:
@@ -163,19 +162,16 @@ class Haystacks:
         return f"Read the text below.{numbered} Then answer the question that follows it."
 
     def _tail(self, quiz: Quiz) -> str:
-        several = quiz.answer.kind in ("set", "list")
-        if self.options.answer_format == "plain":
-            form = f"If the text does not say, reply: {NONE}."
-        else:
-            form = (
-                "Reply with one line of this form and nothing else: <answer>...</answer>. "
-                f"If the text does not say, reply <answer>{NONE}</answer>."
-            )
-        if several:
+        tags = self.options.answer_format == "tags"
+        form = "Reply with one line of this form and nothing else: <answer>...</answer>." if tags else ""
+        if self.options.may_abstain:
+            reply = f"reply <answer>{NONE}</answer>." if tags else f"reply: {NONE}."
+            form += f" If the text does not say, {reply}"
+        if quiz.answer.kind in ("set", "list"):
             form = f"Separate the values by semicolons. {form}"
         if self.options.numbered:
             form += " Before it, cite the numbers of the passages you used, like this: <evidence>2, 7</evidence>."
-        return f"Question: {quiz.question}\n{form}"
+        return f"Question: {quiz.question}\n{form.strip()}".strip()
 
     def _build(
         self, quiz: Quiz, places: list[float], length: int, pool: Pool, recipe: dict[str, Any], rng: Random
@@ -271,12 +267,16 @@ def rebuild(recipe: dict[str, Any], tokenizer: Any) -> Sample:
         raise RecipeError(f"recipe version {recipe.get('version')!r} is not {VERSION}; use the release that wrote it")
     fingerprint = Tokens(tokenizer).fingerprint
     if recipe["tokenizer"] != fingerprint:
-        raise RecipeError(f"the recipe is for tokenizer {recipe['tokenizer']}, not {fingerprint}; load the one it was made with")
+        raise RecipeError(
+            f"the recipe is for tokenizer {recipe['tokenizer']}, not {fingerprint}; load the one it was made with"
+        )
     known = {field.name for field in fields(Options)}
     if unknown := sorted(set(recipe["options"]) - known):
         raise RecipeError(f"the recipe has unknown options {', '.join(unknown)}; use the release that wrote it")
     haystacks = _haystacks(fingerprint, Options(**recipe["options"]), tokenizer)
     digest = haystacks.pool(recipe["split"], recipe["seed"]).digest
     if digest != recipe["filler"]:
-        raise RecipeError(f"the filler has changed ({digest}, not {recipe['filler']}); restore the corpus it was made from")
+        raise RecipeError(
+            f"the filler has changed ({digest}, not {recipe['filler']}); restore the corpus it was made from"
+        )
     return haystacks.sample(*(recipe[key] for key in ("seed", "split", "task", "length", "depths")))

@@ -285,6 +285,13 @@ def test_choose_respects_top_k_top_p_and_temperature() -> None:
     torch.testing.assert_close(counts / 4000, probs, atol=0.03, rtol=0)
 
 
+def test_top_p_over_a_large_vocabulary_falls_back_to_the_full_sort() -> None:
+    flat = torch.zeros(5000)  # the likeliest 1024 hold a fifth of the mass
+    generator = torch.Generator().manual_seed(0)
+    drawn = {choose(flat, Sampling(top_p=0.5), generator) for _ in range(3000)}
+    assert 1024 < len(drawn) <= 2501
+
+
 def test_common_prefix() -> None:
     a = torch.tensor([1, 2, 3])
     assert [common_prefix(a, torch.tensor(b)) for b in ([1, 2, 3, 4], [1, 9], [9], [], [1, 2])] == [3, 1, 0, 0, 2]

@@ -144,12 +144,21 @@ def test_shuffled_holds_the_sentences_of_coherent_in_the_same_shapes(split):
         assert sum(pair in neighbours for pair in pairwise(after)) < len(before) / 20
 
 
+@given(st.lists(st.lists(st.lists(st.text("ab", max_size=3), min_size=1, max_size=4), min_size=1, max_size=4)), seeds)
+def test_a_finite_source_is_shuffled_to_its_end(source, seed):
+    mixed = list(prose.shuffled(source, seed))
+    assert [[len(q) for q in p] for p in mixed] == [[len(q) for q in p] for p in source]
+    assert sorted(s for p in mixed for q in p for s in q) == sorted(s for p in source for q in p for s in q)
+
+
 def test_the_splits_share_no_name():
     train, evaluation = (ONSETS[split].split() for split in SPLITS)
     for one in train:
         for other in evaluation:
             assert not one.startswith(other) and not other.startswith(one)
     assert is_name("Calenbin", "train") and not is_name("Calenbin", "eval")
+    for split in SPLITS:
+        assert not [name for name in prose._names(split) if FORBIDDEN.search(name)]
     words = {split: set(re.findall(r"[A-Za-z]+", " ".join(sentences(0, split, 500)))) for split in SPLITS}
     names = {split: {word for word in words[split] if is_name(word, split)} for split in SPLITS}
     assert all(len(found) > 2000 for found in names.values())

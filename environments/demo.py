@@ -1,0 +1,80 @@
+"""`longthread demo`: the whole road on a laptop without a GPU.
+
+Fetches a real small model, starts the embedded server, runs `needle-env process` and `needle-env evaluate` against it as
+a user would, and says where the three things to look at are. Every command is printed before it runs.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from environments.demo_model import DemoModelError, fetch
+
+MODEL = "SmolLM2-135M-Instruct"
+# Short needles in plain replies: a model of 135M parameters does not write tags. Sized for two cores and six minutes.
+COMMON = ("--env.answer_format", "plain", "--env.max_new_tokens", "40")
+PROCESS = ("--env.tasks", "single,multi_key,multi_value", "--env.lengths", "1024,2048,4096", "--env.total_steps", "4",
+           "--env.group_size", "4", "--env.max_num_workers", "2")  # fmt: skip
+EVALUATE = ("--env.tasks", "single", "--env.value_kind", "numbers", "--env.lengths", "1024,2048,4096",
+            "--env.depths", "5", "--env.repeats", "2", "--env.absent_share", "0", "--env.max_eval_workers", "2")  # fmt: skip
+
+
+def demo(out: Path) -> None:
+    """Runs the demo; the results are below `out`. Raises SystemExit with one line when a step fails."""
+    started = time.monotonic()
+    try:
+        model = fetch()
+    except DemoModelError as error:
+        raise SystemExit(f"error: {error}") from None
+    rollouts, evaluation = free(out / "rollouts.jsonl"), free(out / "evaluation")
+    with served(model) as url:
+        target = ("--env.tokenizer_name", str(model), "--openai.base_url", url, "--openai.model_name", MODEL)
+        run("process", *target, *COMMON, *PROCESS, "--env.data_path_to_save_groups", str(rollouts))
+        run("evaluate", *target, *COMMON, *EVALUATE, "--env.data_dir_to_save_evals", str(evaluation))
+    print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Three things to look at:")
+    print(f"  rollouts, a group a line   {rollouts}")
+    print(f"  rollouts, to read          {rollouts.with_suffix('.html')}")
+    print(f"  heatmap and report         {evaluation / 'heatmap.png'}  {evaluation / 'report.html'}")
+
+
+def free(path: Path) -> Path:
+    """The path, or the next free one: a second demo does not touch the first one's results."""
+    number, candidate = 0, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}_{number}")
+    return candidate
+
+
+def run(command: str, *arguments: str) -> None:
+    """One `needle-env` command, shown and run."""
+    print(f"\n$ {shlex.join(['needle-env', command, *arguments])}", flush=True)
+    code = subprocess.run([sys.executable, "-m", "environments.needle_env", command, *arguments]).returncode
+    if code:
+        raise SystemExit(code)
+
+
+@contextmanager
+def served(model: Path) -> Iterator[str]:
+    """The embedded server in a process of its own, on a free port: its base URL."""
+    command = [sys.executable, "-m", "environments.embedded_server", str(model), "--port", "0", "--model-name", MODEL]
+    print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
+    # Its progress bar is noise between ours; errors come on stdout's place, one line, through the exit message.
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("ready "):
+                yield line.split()[1]
+                break
+        else:
+            raise SystemExit(f"error: the embedded server did not start: {process.stderr.read().strip()[-300:]}")
+    finally:
+        process.terminate()
+        process.wait()

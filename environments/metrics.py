@@ -1,0 +1,39 @@
+"""metrics.json of an evaluation."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from environments import report
+
+
+def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config: dict[str, Any]) -> None:
+    """metrics.json in the form of atroposlib's `evaluate_log`, with standard errors beside the means."""
+    effective = report.effective_length(records)
+    invented = report.false_answers(records)
+    metrics: dict[str, Any] = {}
+    for name, estimates in (
+        ("score", {"all": report.estimate([r["score"] for r in records])}),
+        ("score_present", {"all": report.estimate([r["score"] for r in report.present(records)])}),
+        ("score_by_task", report.by(records, "task")),
+        ("score_by_length", report.by(records, "length")),
+        ("false_answers", {"all": invented.invented}),
+        ("false_silence", {"all": invented.withheld}),
+    ):
+        for key, found in estimates.items():
+            if found.n:
+                label = f"eval/{name}" if key == "all" else f"eval/{name}/{key}"
+                metrics[label] = found.mean
+                if math.isfinite(found.stderr):
+                    metrics[f"{label}/stderr"] = found.stderr
+    metrics["eval/effective_length"] = (effective.length or 0) if effective else 0
+    task = f"atropos|{config['wandb_name']}|0"
+    body = {
+        "config_general": {"model_name": model, "samples": len(records)},
+        "results": {task: metrics, "all": metrics},
+    }
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(json.dumps(body, indent=2))
+    os.replace(scratch, path)
