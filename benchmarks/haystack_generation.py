@@ -1,0 +1,90 @@
+"""How fast exact haystacks are built, on one core: samples/s at 8k, 32k and 128k tokens with five needles.
+
+    python -m benchmarks.haystack_generation [--seconds 3] [--json out.json]
+
+Three columns beside ours bound it: tokenising the finished prompt once, which is what every generator that fits a length
+by counting has to do at least; and joining the same passages into one string, which nothing can undercut. Every checked
+sample is re-tokenised: the error is the largest difference, in tokens, between its length and the length asked for.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from benchmarks.reference_tokenizers import NAMES, load
+from environments.haystack.sample import Haystacks, Options
+from environments.haystack.tokens import BREAK
+
+LENGTHS = (8_192, 32_768, 131_072)
+CHECKED = 12  # samples re-tokenised for each row
+
+
+def per_second(work: Callable[[int], Any], seconds: float) -> float:
+    """Calls a second of `work(i)`, i counting up, over at least `seconds` and three calls."""
+    work(0)
+    count, started = 0, time.perf_counter()
+    while count < 3 or time.perf_counter() - started < seconds:
+        count += 1
+        work(count)
+    return count / (time.perf_counter() - started)
+
+
+def measure(haystacks: Haystacks, task: str, length: int, seconds: float) -> dict[str, Any]:
+    """One row: our rate, the two bounds, and the error over re-tokenised samples."""
+    tokens, pool = haystacks.tokens, haystacks.pool("train", 0)
+    prompts = [tokens.render(haystacks.sample(i, "train", task, length).messages) for i in range(CHECKED)]
+    texts = [p.text for p in pool.passages]
+    n = max(1, int(length / pool.costs.mean()))
+    ours = per_second(lambda i: haystacks.sample(i, "train", task, length), seconds)
+    return {
+        "task": task,
+        "length": length,
+        "samples_per_s": ours,
+        "tokens_per_s": ours * length,
+        "retokenising_per_s": per_second(lambda i: tokens.encode(prompts[i % CHECKED]), seconds),
+        "join_per_s": per_second(lambda i: BREAK.join(texts[i % 7 : i % 7 + n]), seconds),
+        "max_error_tokens": max(abs(len(tokens.encode(prompt)) - length) for prompt in prompts),
+    }
+
+
+def main(
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time for each rate.")] = 3.0,
+    tokenizers: Annotated[str, typer.Option(help="Which, separated by commas.")] = ",".join(NAMES),
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+) -> None:
+    """Print the table of haystacks built a second."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core, also for what runs in threads
+    rows = []
+    names = [name for name in tokenizers.split(",") if name]
+    for name in tqdm(names, desc="tokenizers", unit="tokenizer"):
+        haystacks = Haystacks(load(name), Options(distractors=4))
+        rows += [{"tokenizer": name, **measure(haystacks, "multi_key", length, seconds)} for length in LENGTHS]
+    table = Table("tokenizer", "task", "tokens", "samples/s", "M tokens/s", "re-tokenising/s", "join/s", "error")
+    for row in rows:
+        table.add_row(
+            row["tokenizer"],
+            row["task"],
+            f"{row['length']:,}",
+            f"{row['samples_per_s']:.0f}",
+            f"{row['tokens_per_s'] / 1e6:.1f}",
+            f"{row['retokenising_per_s']:.2f}",
+            f"{row['join_per_s']:.0f}",
+            str(row["max_error_tokens"]),
+        )
+    Console(width=110).print(table)
+    if json_out:
+        json_out.write_text(json.dumps(rows, indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)
