@@ -5,6 +5,8 @@ completions or an `AskError` of one line; atroposlib retries each request by its
 out here.
 """
 
+import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import aiohttp
 import tenacity
 
-from environments.env_cli import ConfigError
+from environments.env_cli import ConfigError, redact
 
 TOKEN_SERVERS = ("vllm", "sglang")  # server types that take token ids and give token ids with log-probabilities
 REFILLS = 3  # requests made for one group when a server returns fewer completions than asked
@@ -50,13 +52,10 @@ async def ask(
             if token_exact:
                 reply = await server.tokens_and_logprobs_completion(input_ids=list(prompt), n=missing, **generation)
                 prompt = list(reply[0])
-                found += [
-                    Completion(tokenizer.decode(ids, skip_special_tokens=True), list(ids), list(logprobs), reason)
-                    for ids, logprobs, reason in zip(*reply[1:], strict=True)
-                ]
+                found += [_from_tokens(tokenizer, *one) for one in zip(*reply[1:], strict=True)]
             else:
                 reply = await server.chat_completion(messages=list(messages), n=missing, **generation)
-                found += [_from_choice(choice, tokenizer) for choice in reply.choices]
+                found += await asyncio.to_thread(_from_choices, reply.choices, tokenizer)
             if len(found) >= n:
                 return prompt, found[:n]
     except Exception as error:
@@ -64,8 +63,19 @@ async def ask(
     raise AskError(f"the server gave {len(found)} completions of {n} in {REFILLS} requests")
 
 
+def _from_tokens(tokenizer: Any, ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None) -> Completion:
+    if not all(map(math.isfinite, logprobs)):  # Atropos' API would lose the whole batch over one
+        raise ValueError("the server gave a log-probability that is not finite")
+    return Completion(tokenizer.decode(ids, skip_special_tokens=True), list(ids), list(logprobs), finish_reason)
+
+
+def _from_choices(choices: Sequence[Any], tokenizer: Any) -> list[Completion]:
+    return [_from_choice(choice, tokenizer) for choice in choices]
+
+
 def _from_choice(choice: Any, tokenizer: Any) -> Completion:
-    text = choice.message.content or ""
+    # Half a surrogate pair, which JSON can carry, can be neither tokenised nor written.
+    text = (choice.message.content or "").encode("utf-8", "replace").decode()
     tokens = tokenizer.encode(text, add_special_tokens=False)
     # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
     if choice.finish_reason == "stop" and tokenizer.eos_token_id is not None:
@@ -77,7 +87,7 @@ def reason(error: BaseException) -> str:
     """The cause of a failed request in one line of at most 300 characters."""
     while isinstance(error, tenacity.RetryError) and (cause := error.last_attempt.exception()):
         error = cause
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
 
 
 async def check_server(config: Any) -> None:

@@ -18,8 +18,8 @@ from environments.demo_model import DemoModelError, fetch
 MODEL = "SmolLM2-135M-Instruct"
 # Short needles in plain replies: a model of 135M parameters does not write tags. Sized for two cores and six minutes.
 COMMON = ("--env.answer_format", "plain", "--env.max_new_tokens", "40")
-PROCESS = ("--env.tasks", "single,multi_key,multi_value", "--env.lengths", "1024,2048,4096", "--env.total_steps", "4",
-           "--env.group_size", "4", "--env.max_num_workers", "2")  # fmt: skip
+PROCESS = ("--env.tasks", "single,multi_key,multi_value", "--env.lengths", "1024,2048,4096", "--env.temperature", "0.5",
+           "--env.total_steps", "6", "--env.group_size", "4", "--env.max_num_workers", "2")  # fmt: skip
 EVALUATE = ("--env.tasks", "single", "--env.value_kind", "numbers", "--env.lengths", "1024,2048,4096",
             "--env.depths", "5", "--env.repeats", "2", "--env.absent_share", "0", "--env.max_eval_workers", "2")  # fmt: skip
 

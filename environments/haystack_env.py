@@ -111,8 +111,10 @@ class HaystackEnv(BaseEnv):
 
     def item(self, index: int, split: str = "train") -> Item:
         """The `index`-th rollout item: task and length follow from the seed alone."""
-        rng = Random(f"{self.config.seed} {split} {index}")
-        task = "absent" if rng.random() < self.config.absent_share else rng.choice(self.tasks)
+        rng, share = Random(f"{self.config.seed} {split} {index}"), self.config.absent_share
+        # Evenly spread, so that a short run has its share of absent facts and of every task too.
+        lacking = int((index + 1) * share + 0.5) > int(index * share + 0.5)
+        task = "absent" if lacking else self.tasks[index % len(self.tasks)]
         return Item(index, self.config.seed * SEEDS + index, split, task, rng.choice(self.lengths))
 
     def grid_items(self) -> list[Item]:

@@ -347,7 +347,7 @@ def heatmap(cells: Grid, title: str = "Score by needle depth and context length"
     return figure
 
 
-def error_heatmap(cells: Grid, title: str = "Standard error (hatched: fewer than two samples)") -> Figure:
+def error_heatmap(cells: Grid, title: str = "Standard error") -> Figure:
     """How sure each cell of the heatmap is; cells of fewer than two samples are hatched."""
     figure = _figure(*_size(cells))
     axes = figure.add_subplot()

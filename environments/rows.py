@@ -1,16 +1,28 @@
 """A JSONL file of results that survives: every row on disk when `add` returns, and picked up again after kill -9.
 
 The file of an unfinished run of the same settings is continued: a last line cut off by a crash is dropped, rows that are
-there are not made again. Any other file at that path is left alone and the next free name is taken (`rows_1.jsonl`), as
-Atropos does.
+there are not made again. Any other file at that path, and one that another process writes to, is left alone and the next
+free name is taken (`rows_1.jsonl`), as Atropos does.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Collection, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, Self
+
+
+class RowsError(OSError):
+    """Nothing can be written at that path: one line."""
+
+
+class RowLost(RuntimeError):
+    """The disk did not take a row: one line. The file ends where it ended before."""
 
 
 def digest(settings: dict[str, Any]) -> str:
@@ -27,24 +39,45 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class Rows:
-    """Rows of one run, each with its `run` and its `item` (any JSON key that names the unit of work)."""
+    """Rows of one run, each with its `run` and its `item` (any JSON key that names the unit of work).
+
+    Raises `RowsError` when nothing can be written at that path.
+    """
 
     def __init__(self, path: Path, run: str, items: Collection[Any]):
         self.run = run
-        self.path, self.done = _continue(path, run, set(items))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="utf-8")
+        self._writing = threading.Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.path, self._file, self.done = _open(path, run, set(items))
+        except OSError as error:
+            raise RowsError(f"cannot write to {path} ({error.strerror}); give another path for the output") from None
 
     def add(self, item: Any, row: dict[str, Any]) -> None:
-        """Appends one row; it is on the disk when this returns. NaN and infinity are refused (ValueError)."""
-        line = json.dumps({**row, "item": item, "run": self.run}, ensure_ascii=False, allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.done.add(item)
+        """Appends one row; it is on the disk when this returns. Safe to call from several threads at a time.
+
+        NaN and infinity are refused (ValueError). Raises `RowLost` when the disk is full.
+        """
+        # The run comes first, so that even a torn line says whose it is.
+        fields = {"run": self.run, "item": item, **row}
+        line = memoryview(json.dumps(fields, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        with self._writing:
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                while line:
+                    line = line[self._file.write(line) :]
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(end)
+                raise RowLost(
+                    f"cannot write to {self.path} ({error.strerror}); make room, and the same command continues"
+                ) from None
+            self.done.add(item)
 
     def close(self) -> None:
-        self._file.close()
+        with self._writing:
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -53,33 +86,51 @@ class Rows:
         self.close()
 
 
-def _continue(path: Path, run: str, items: set[Any]) -> tuple[Path, set[Any]]:
-    """The file to write to, and the items that it already holds."""
+def _open(path: Path, run: str, items: set[Any]) -> tuple[Path, FileIO, set[Any]]:
+    """The file to write to, open and locked, and the items that it already holds."""
     candidate, number = path, 0
-    while candidate.exists():
-        done = _items(candidate, run)
-        if done is not None and not items <= done:
-            _drop_torn_line(candidate)
-            return candidate, done
+    while True:
+        # Opening makes the file, so that of two runs that start at once only one can lock it.
+        file = FileIO(candidate, "a")
+        if _lock(file):
+            done = _items(candidate, run)
+            if done is not None and not (done and items <= done):
+                _drop_torn_line(candidate)
+                return candidate, file, done
+        file.close()
         number += 1
         candidate = path.with_stem(f"{path.stem}_{number}")
-    return candidate, set()
+
+
+def _lock(file: FileIO) -> bool:
+    """False if another process writes to the file. The lock ends with the process, even by kill -9."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def _items(path: Path, run: str) -> set[Any] | None:
     """Items in the file, or None if it is not this run's. An empty file is anyone's."""
     done = set()
-    try:
-        for row in read_rows(path):
-            if row.get("run") != run:
-                return None
-            done.add(row["item"])
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
+    head = json.dumps({"run": run})[:-1].encode()
+    with path.open("rb") as lines:
+        try:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    return done if line.startswith(head) or head.startswith(line) else None
+                row = json.loads(line)
+                if row.get("run") != run:
+                    return None
+                done.add(row["item"])
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return None
     return done
 
 
 def _drop_torn_line(path: Path) -> None:
     with path.open("rb+") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))

@@ -7,12 +7,14 @@ Rules, in the order they are applied:
    "plain" (small models that know no tags) the region is the whole reply, and the values are the whole tokens in it that
    have the form of the asked kind.
 3. The region is split into values; each is normalised and compared whole.
-   one value: exact match, and no second value. Set: F1 with multiset precision, so that duplicates and dumps cost.
+   one value: exact match, and no second value. Set: F1 with multiset precision, so that duplicates cost; where more
+   values are given than are right, times right/given, or listing every candidate would beat choosing among them.
    List: values in their right place over the longer of the two lists.
 4. Abstaining ("none") earns 1 if the text does not hold the answer. If it does, abstaining earns `ABSTAIN`, which is
    more than a wrong answer and far less than a right one. A value where there is none earns 0.
 5. If evidence was asked for: score = (answer + 0.1·F2 + 0.9·answer·F2) / 2, with F2 over the passage numbers in
-   `<evidence>`, duplicates counted (LongRLVR, arXiv 2603.02146, scaled to 1). Evidence alone earns at most 0.05.
+   `<evidence>`, duplicates counted (LongRLVR, arXiv 2603.02146, scaled to 1). Evidence alone earns at most 0.05, and
+   citing nothing is worth nothing beside a value that the text does not hold.
 """
 
 import re
@@ -61,7 +63,9 @@ def score(
     if region is None or len(region) > MAX_REGION:
         return Score(0.0, 0.0, False, False, False, 0, None if evidence is None else 0.0)
     if answer_format == "tags":
-        predicted = [v for v in map(normalise, _split(region)) if v]
+        # A custom value may hold commas itself, and there is only one.
+        parts = [region] if answer.value_kind == "text" else _split(region)
+        predicted = [value for value in map(normalise, parts) if value]
     else:
         predicted = [normalise(value) for value in find_values(region, answer)]
         if predicted and _denies(region):  # "the text does not say that … is 123": neither an answer nor silence
@@ -72,8 +76,8 @@ def score(
     earned, correct = _answer_score(predicted, abstained, answer)
     f2 = total = None
     if evidence is not None:
-        # Nothing to cite where the fact is absent: citing nothing is then perfect.
-        f2 = f_beta(_cited(text), evidence)
+        # Nothing to cite where the fact is absent: citing nothing is then perfect, but not beside a value.
+        f2 = f_beta(_cited(text), evidence) if evidence or abstained else 0.0
         total = (earned + 0.1 * f2 + 0.9 * earned * f2) / 2
     return Score(earned if total is None else total, earned, correct, abstained, True, len(predicted), f2)
 
@@ -121,7 +125,7 @@ def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tupl
         earned = float(predicted == gold)
     elif answer.kind == "set":
         hits = sum((Counter(predicted) & Counter(gold)).values())
-        earned = 2 * hits / (len(predicted) + len(gold))
+        earned = 2 * hits / (len(predicted) + len(gold)) * min(1.0, len(gold) / len(predicted))
     else:
         earned = sum(p == g for p, g in zip(predicted, gold, strict=False)) / max(len(predicted), len(gold))
     return earned, earned == 1.0
@@ -129,7 +133,8 @@ def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tupl
 
 def _region(text: str, tag: str) -> str | None:
     """What stands between the tags, if there is exactly one pair of them and nothing odd; else None."""
-    tags = re.findall(rf"<\s*(/?)\s*{tag}\b[^>]*>", text, re.IGNORECASE)
+    # Possessive, and never beyond the next "<": a reply of a million blanks or open tags must not take minutes.
+    tags = re.findall(rf"<\s*+(/?)\s*+{tag}\b[^<>]*+>", text, re.IGNORECASE)
     if tags != ["", "/"]:
         return None
     match = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL | re.IGNORECASE)

@@ -147,7 +147,7 @@ TRAITS = (
     ("elderly", "old"), ("wealthy", "rich"), ("bald", "hairless"), ("stout", "fat"), ("shy", "timid"),
     ("cheerful", "merry"), ("quarrelsome", "argumentative"), ("generous", "open-handed"), ("brave", "fearless"),
     ("lazy", "idle"), ("clever", "intelligent"), ("famous", "celebrated"), ("sickly", "ailing"), ("lonely", "friendless"),
-    ("polite", "courteous"), ("talkative", "chatty"), ("sightless", "blind"), ("thrifty", "frugal"),
+    ("polite", "well-mannered"), ("talkative", "chatty"), ("sightless", "blind"), ("thrifty", "frugal"),
     ("foreign", "overseas-born"), ("bearded", "unshaven"), ("pious", "devout"), ("sleepless", "wakeful"),
     ("vain", "conceited"), ("clumsy", "awkward"),
 )  # fmt: skip

@@ -28,14 +28,14 @@ class FillerError(ValueError):
     """The filler cannot serve: one line that names the value, the limit and the fix."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Passage:
     """Paragraphs joined by blank lines. All counts are tokens in place; `tokens` includes the blank line behind."""
 
     text: str
     tokens: int
-    cut_chars: tuple[int, ...]  # a needle may replace the space at text[cut]
-    cut_tokens: tuple[int, ...]  # tokens before that space
+    cut_chars: np.ndarray  # a needle may stand before the space at text[cut]
+    cut_tokens: np.ndarray  # tokens before that space
     relabel: int  # what the first sentence costs more when a "[12] " stands before it instead of a blank line
 
 
@@ -108,7 +108,9 @@ class Pool:
                     chars += 1  # the space
             chars += len(BREAK)
         text = BREAK.join(" ".join(paragraph) for paragraph in passage)
-        self.passages.append(Passage(text, total, tuple(cut_chars), tuple(cut_tokens), relabel))
+        self.passages.append(
+            Passage(text, total, np.array(cut_chars, dtype=np.int64), np.array(cut_tokens, dtype=np.int64), relabel)
+        )
         return total
 
     def _adds_up(self) -> bool:

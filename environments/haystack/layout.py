@@ -4,7 +4,6 @@ Passages are drawn from the pool in random order; the last one is cut at a sente
 tokens that are missing. Nothing is tokenised here: positions are sums.
 """
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
@@ -86,41 +85,61 @@ def lay_out(
 ) -> Layout:
     """A haystack of exactly `budget` tokens, the blank line behind it included, with the needles at their depths.
 
-    `numbered` puts "[1]", "[2]", … before the passages. Raises `LayoutError` when the needles do not fit.
+    Needles stand between two sentences of a paragraph; at depth 0 and 1 they are paragraphs of their own. `numbered`
+    puts "[1]", "[2]", … before the passages. Raises `LayoutError` when the needles do not fit.
     """
-    inline = pool.tokens.mid(needles) if needles else []
-    edges = {i for i, d in enumerate(depths) if d == 1 or (d == 0 and not numbered)}
-    costs = list(inline)
-    for i, cost in zip(
-        sorted(edges), pool.tokens.alone([needles[i] for i in sorted(edges)]) if edges else [], strict=True
-    ):
-        costs[i] = cost
-    passages, prices = _fill(pool, budget - sum(costs), sum(costs), budget, rng, numbered)
-    ends = np.cumsum(prices).tolist()
-    slots = [_slot(passages, prices, ends, depth * ends[-1], i in edges) for i, depth in enumerate(depths)]
-    return _assemble(passages, prices, needles, costs, slots, edges, numbered)
+    first = [i for i, depth in enumerate(depths) if depth == 0 and not numbered]
+    last = [i for i, depth in enumerate(depths) if depth == 1]
+    edge = sorted(first + last)
+    costs = np.array(pool.tokens.mid(needles) if needles else [], dtype=np.int64)
+    if edge:
+        costs[edge] = pool.tokens.alone([needles[i] for i in edge])
+    passages, labels = _fill(pool, budget - int(costs.sum()), int(costs.sum()), budget, rng, numbered)
+    cuts = _cuts(passages, labels)
+
+    inside = np.array([i for i in range(len(needles)) if i not in set(edge)], dtype=np.int64)
+    at = _nearest(cuts.tokens, np.array(depths)[inside] * cuts.total if len(inside) else np.array([]))
+    order = np.argsort(at, kind="stable")
+    inside, at = inside[order], at[order]
+    starts, chars, numbers = (np.zeros(len(needles), dtype=np.int64) for _ in range(3))
+    sizes = np.array([len(needles[i]) + 1 for i in inside], dtype=np.int64)  # with the space before it
+    starts[inside] = cuts.tokens[at] + _before(costs[inside])
+    chars[inside] = cuts.chars[at] + _before(sizes) + 1
+    numbers[inside] = cuts.passages[at]
+    body = _insert(cuts.text, cuts.chars[at].tolist(), [needles[i] for i in inside])
+
+    # What stands before the body moves everything in it; what stands behind it starts at its end.
+    starts[inside] += costs[first].sum()
+    chars[inside] += sum(len(needles[i]) + len(BREAK) for i in first)
+    tokens = length = 0
+    for i in first + last:
+        if i in last and i == last[0]:
+            tokens, length = budget - int(costs[last].sum()), length + len(body) + len(BREAK)
+        starts[i], chars[i], numbers[i] = tokens, length, 1 if i in first else len(passages)
+        tokens, length = tokens + int(costs[i]), length + len(needles[i]) + len(BREAK)
+    text = BREAK.join([*(needles[i] for i in first), body, *(needles[i] for i in last)])
+    return Layout(text, starts.tolist(), chars.tolist(), numbers.tolist(), costs.tolist())
 
 
 def _fill(
     pool: Pool, filler: int, needles: int, budget: int, rng: Random, numbered: bool
-) -> tuple[list[Passage], list[int]]:
-    """Passages, the last one made to measure, of exactly `filler` tokens in all; and the price of each."""
+) -> tuple[list[Passage], np.ndarray]:
+    """Passages, the last one made to measure, and what each one's label costs: together exactly `filler` tokens."""
     n = len(pool.passages)
     for _ in range(SHUFFLES):
-        order = rng.sample(range(n), min(n, int(2 * filler / pool.costs.mean()) + 8))
-        prices = pool.costs[order]
+        order = rng.sample(range(n), min(n, int(2 * max(filler, 0) / pool.costs.mean()) + 8))
+        labels = np.zeros(len(order), dtype=np.int64)
         if numbered:
-            prices = prices + pool.relabels[order] + pool.label_costs(len(order))
-        ends = np.cumsum(prices)
+            labels = pool.label_costs(len(order)) + pool.relabels[order]
+        ends = np.cumsum(pool.costs[order] + labels)
         whole = int(np.searchsorted(ends, filler, side="right"))
         for k in (whole, whole - 1):  # the passage that would overflow may have to give way to the one before it
             if not 0 <= k < len(order):
                 continue
-            before = int(ends[k - 1]) if k else 0
-            label = int(prices[k]) - pool.passages[order[k]].tokens
-            last = _close(pool, pool.passages[order[k]], filler - before - label, set(order[: k + 1]), rng)
-            if last:
-                return [*(pool.passages[i] for i in order[:k]), last], [*prices[:k].tolist(), last.tokens + label]
+            room = filler - (int(ends[k - 1]) if k else 0) - int(labels[k])
+            closed = _close(pool, pool.passages[order[k]], room, set(order[: k + 1]), rng)
+            if closed:
+                return [*(pool.passages[i] for i in order[:k]), closed], labels[: k + 1]
     raise LayoutError(
         f"needles of {needles} tokens and filler do not fit into a haystack of {budget} tokens; "
         "ask for a longer prompt (--env.lengths) or for fewer needles"
@@ -129,91 +148,69 @@ def _fill(
 
 def _close(pool: Pool, passage: Passage, room: int, used: set[int], rng: Random) -> Passage | None:
     """The passage cut at a sentence and closed with others, to cost exactly `room` tokens."""
-    fits = bisect_left(passage.cut_tokens, room)
+    fits = int(np.searchsorted(passage.cut_tokens, room))
     for j in range(fits - 1, max(fits - 1 - CUTS_TRIED, -1), -1):
-        chars, count = passage.cut_chars[j], passage.cut_tokens[j]
+        count = int(passage.cut_tokens[j])
         closing = pool.closing(room - count, used, rng)
         if closing:
-            cut_chars, cut_tokens = list(passage.cut_chars[: j + 1]), list(passage.cut_tokens[: j + 1])
-            text = passage.text[:chars]
-            for sentence, cost in closing[:-1]:
-                text += " " + sentence
-                cut_chars.append(len(text))
-                cut_tokens.append(cut_tokens[-1] + cost)
-            return Passage(f"{text} {closing[-1][0]}", room, tuple(cut_chars), tuple(cut_tokens), passage.relabel)
+            *mids, (final, _) = closing
+            text = " ".join([passage.text[: passage.cut_chars[j]], *(sentence for sentence, _ in mids)])
+            cut_chars = passage.cut_chars[: j + 1]
+            cut_tokens = passage.cut_tokens[: j + 1]
+            if mids:  # one at most: a needle may stand behind it too
+                cut_chars = np.append(cut_chars, len(text))
+                cut_tokens = np.append(cut_tokens, count + mids[0][1])
+            return Passage(f"{text} {final}", room, cut_chars, cut_tokens, passage.relabel)
     return None
 
 
-def _slot(passages: list[Passage], prices: list[int], ends: list[int], target: float, edge: bool) -> tuple[int, int]:
-    """(passage, cut) nearest to `target` tokens of filler. Cut -1 is before the passage's first sentence; the slot
-    behind the last passage is (len(passages), -1)."""
-    if edge:
-        return (0, -1) if target == 0 else (len(passages), -1)
-    if target == 0:
-        return 0, -1
-    at = min(bisect_left(ends, target), len(passages) - 1)
-    for distance in range(len(passages)):  # a passage of one sentence has no cut: take the nearest that has one
-        for index in {at - distance, at + distance}:
-            if 0 <= index < len(passages) and passages[index].cut_tokens:
-                cuts = passages[index].cut_tokens
-                inside = target - (ends[index] - prices[index]) - (prices[index] - passages[index].tokens)
-                j = bisect_left(cuts, inside)
-                if j == len(cuts) or (j and inside - cuts[j - 1] <= cuts[j] - inside):
-                    j -= 1
-                return index, j
-    return len(passages), -1
+@dataclass(frozen=True, slots=True)
+class _Cuts:
+    """Filler as one text, and the places where a needle may replace a space: characters and tokens before it."""
+
+    text: str
+    total: int
+    chars: np.ndarray
+    tokens: np.ndarray
+    passages: np.ndarray
 
 
-def _assemble(
-    passages: list[Passage],
-    prices: list[int],
-    needles: Sequence[str],
-    costs: list[int],
-    slots: list[tuple[int, int]],
-    edges: set[int],
-    numbered: bool,
-) -> Layout:
-    starts, chars, numbers = [0] * len(needles), [0] * len(needles), [0] * len(needles)
-    order = sorted(range(len(needles)), key=lambda i: slots[i])
-    parts: list[str] = []  # paragraphs or passages, later joined by blank lines
-    tokens = length = at = 0
-    for index in range(len(passages) + 1):
-        while at < len(order) and order[at] in edges and slots[order[at]][0] == index:
-            needle = order[at]
-            starts[needle], chars[needle], numbers[needle] = tokens, length, min(index + 1, len(passages))
-            parts.append(needles[needle])
-            tokens += costs[needle]
-            length += len(needles[needle]) + len(BREAK)
-            at += 1
-        if index == len(passages):
-            break
-        passage = passages[index]
-        label = f"[{index + 1}] " if numbered else ""
-        if at == len(order) or slots[order[at]][0] != index:  # nearly every passage: nothing to insert
-            parts.append(label + passage.text)
-        else:
-            label_cost = prices[index] - passage.tokens
-            pieces, done, inserted = [label], 0, 0
-            while at < len(order) and slots[order[at]][0] == index:
-                needle = order[at]
-                cut = slots[needle][1]
-                here, cost_here = (passage.cut_chars[cut], passage.cut_tokens[cut]) if cut >= 0 else (0, 0)
-                pieces.append(passage.text[done:here])
-                if cut >= 0:
-                    pieces.append(f" {needles[needle]}")
-                    starts_at = sum(map(len, pieces)) - len(needles[needle])
-                else:
-                    pieces.append(f"{needles[needle]} ")
-                    starts_at = sum(map(len, pieces)) - len(needles[needle]) - 1
-                # Behind a label the first sentence costs `relabel` more, and a needle at cut -1 stands before it.
-                starts[needle] = tokens + label_cost + cost_here + inserted - (passage.relabel if cut < 0 else 0)
-                chars[needle], numbers[needle] = length + starts_at, index + 1
-                inserted += costs[needle]
-                done = here
-                at += 1
-            pieces.append(passage.text[done:])
-            parts.append("".join(pieces))
-            tokens += inserted
-        tokens += prices[index]
-        length += len(parts[-1]) + len(BREAK)
-    return Layout(BREAK.join(parts), starts, chars, numbers, costs)
+def _cuts(passages: list[Passage], labels: np.ndarray) -> _Cuts:
+    numbered = bool(labels.any())
+    names = [f"[{i}] " if numbered else "" for i in range(1, len(passages) + 1)]
+    widths = np.array([len(name) for name in names])
+    sizes = np.array([len(p.text) for p in passages]) + widths + len(BREAK)
+    costs = np.array([p.tokens for p in passages]) + labels
+    counts = np.array([len(p.cut_chars) for p in passages])
+    chars = np.concatenate([p.cut_chars for p in passages]) + np.repeat(_before(sizes) + widths, counts)
+    tokens = np.concatenate([p.cut_tokens for p in passages]) + np.repeat(_before(costs) + labels, counts)
+    where = np.repeat(np.arange(1, len(passages) + 1), counts)
+    if numbered:  # the space behind a label is a cut too; the sentence behind it then costs `relabel` more
+        chars = np.concatenate([chars, _before(sizes) + widths - 1])
+        tokens = np.concatenate([tokens, _before(costs) + labels - [p.relabel for p in passages]])
+        where = np.concatenate([where, np.arange(1, len(passages) + 1)])
+        order = np.argsort(chars)
+        chars, tokens, where = chars[order], tokens[order], where[order]
+    text = BREAK.join([name + p.text for name, p in zip(names, passages, strict=True)])
+    return _Cuts(text, int(costs.sum()), chars.astype(np.int64), tokens.astype(np.int64), where)
+
+
+def _before(sizes: np.ndarray) -> np.ndarray:
+    """Sum of all sizes before each."""
+    return np.cumsum(sizes) - sizes
+
+
+def _nearest(places: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """For each target the index of the nearest place. `places` rise."""
+    right = np.searchsorted(places, targets).clip(0, len(places) - 1)
+    left = (right - 1).clip(0)
+    return np.where(targets - places[left] <= places[right] - targets, left, right)
+
+
+def _insert(text: str, cuts: list[int], needles: list[str]) -> str:
+    """The text with " needle" before each cut, cuts rising."""
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    joined = [""] * (2 * len(pieces) - 1)
+    joined[::2] = pieces
+    joined[1::2] = [f" {needle}" for needle in needles]
+    return "".join(joined)

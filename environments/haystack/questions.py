@@ -29,6 +29,7 @@ from environments.haystack.facts import (
 
 NONE = "none"  # what a model answers when the text does not say
 ANY_KIND = "any"
+MISSES = 64  # near-duplicates drawn twice: a description has only some 25 to 50 of them in its split
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,16 @@ def _values(relation: str, n: int, split: str, rng: Random) -> list[str]:
 
 
 def _distractors(targets: list[Entity], options: QuizOptions, split: str, rng: Random) -> list[Entity]:
-    """Near-duplicates of the targets in turn, all different."""
+    """Near-duplicates of the targets in turn, all different; where those run out, near-duplicates of near-duplicates."""
     taken = {t.told for t in targets}
     twins: list[Entity] = []
+    misses = 0
     while len(twins) < options.distractors:
-        twin = near_duplicate(targets[len(twins) % len(targets)], split, rng)
-        if twin.told not in taken:
+        of = targets[len(twins) % len(targets)] if misses < MISSES else rng.choice(twins or targets)
+        twin = near_duplicate(of, split, rng)
+        if twin.told in taken:
+            misses += 1
+        else:
             taken.add(twin.told)
             twins.append(twin)
     return twins
@@ -161,10 +166,8 @@ def custom(options: QuizOptions, split: str, rng: Random) -> Quiz:
         raise FactError("task custom needs --env.needle, --env.question and --env.expected, all three")
     if options.expected not in options.needle:
         raise FactError(f"expected {options.expected!r} does not stand in the needle {options.needle[:60]!r}")
-    needle = " ".join(options.needle.split())
-    return Quiz(
-        ((needle, "answer"),), (options.expected,), options.question.strip(), Answer("one", (options.expected,), "text")
-    )
+    needle, expected = " ".join(options.needle.split()), " ".join(options.expected.split())
+    return Quiz(((needle, "answer"),), (expected,), options.question.strip(), Answer("one", (expected,), "text"))
 
 
 TASKS: dict[str, Callable[[QuizOptions, str, Random], Quiz]] = {

@@ -23,7 +23,8 @@ VERSION = 1  # of the recipe: raised whenever the same recipe would build anothe
 FORMATS = ("tags", "plain")
 FILLERS = ("prose", "folder", "dataset")
 REDRAWS = 50  # facts drawn again when a value happens to stand in the filler
-CORRECTIONS = 40  # budgets tried with a tokenizer whose counts do not add up
+CORRECTIONS = 80  # budgets tried with a tokenizer whose counts do not add up
+TRIES_PER_ORDER = 8  # of them, with the same order of passages
 
 
 class RecipeError(ValueError):
@@ -236,9 +237,11 @@ class Haystacks:
         rng: Random,
     ) -> tuple[Layout, list[tuple[int, int]]]:
         """The same for a tokenizer whose counts do not add up: tokenise the prompt, mend the budget, try again."""
-        budget = room
-        for _ in range(CORRECTIONS):
-            laid = lay_out(pool, texts, places, budget, rng, self.options.numbered)
+        # The same order of passages for some tries: only the ending changes then, so the error hardly does.
+        for attempt in range(CORRECTIONS):
+            if attempt % TRIES_PER_ORDER == 0:
+                order, budget = rng.getrandbits(64), room
+            laid = lay_out(pool, texts, places, budget, Random(order), self.options.numbered)
             prompt = BREAK.join([before, laid.text, after])
             ids, offsets = self.tokens.offsets(prompt)
             if len(ids) == length:

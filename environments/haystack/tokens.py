@@ -75,21 +75,29 @@ class Tokens:
         added = self._backend.get_added_tokens_decoder().values()
         return tuple(sorted({token.content for token in added if token.content.strip()}, key=len, reverse=True))
 
+    def _whole(self) -> Any:
+        """The backend with truncation and padding off: a call elsewhere, or tokenizer.json itself, may have left them on."""
+        if self._backend.truncation:
+            self._backend.no_truncation()
+        if self._backend.padding:
+            self._backend.no_padding()
+        return self._backend
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text as it stands: no special token added, those spelled out in the text recognised."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return self._whole().encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids and the (start, end) characters of each."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        encoding = self._whole().encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Number of tokens of each text, encoded as it stands."""
-        return [len(e.ids) for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [len(e.ids) for e in self._whole().encode_batch_fast(list(texts), add_special_tokens=False)]
 
     # Where a piece stands decides what it costs. "mid": after " " and before " ". "final": after " ", before a blank
     # line, whose tokens it carries. "initial": after a blank line, before " ". "alone": a paragraph of its own.

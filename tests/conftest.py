@@ -1,0 +1,100 @@
+"""Tokenizers and haystacks that every test shares: three real tokenizers and two built to be awkward."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, lru_cache
+from itertools import islice
+from typing import Any
+
+import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from benchmarks import reference_tokenizers
+from environments.haystack import prose
+from environments.haystack.sample import Haystacks, Options
+
+REAL = reference_tokenizers.NAMES
+TOKENIZERS = (*REAL, "cl100k-like", "crossing")
+POOL = 65_536  # tokens: enough for haystacks of 32,768
+# cl100k's pre-tokenizer: "." swallows the blank line behind it, so the end of a paragraph costs less than its pieces.
+CL100K = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def _trained(pre_tokenizer: Any, vocabulary: int, texts: list[str]) -> Any:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizer
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
+    tokenizer.chat_template = reference_tokenizers.CHATML
+    return tokenizer
+
+
+@cache
+def build_tokenizer(name: str) -> Any:
+    """One of `TOKENIZERS`. "crossing" was trained on text without any split, so that its merges cross spaces."""
+    if name == "smollm2":
+        from environments.demo_model import DemoModelError, fetch
+
+        try:
+            fetch()
+        except DemoModelError as error:
+            pytest.skip(f"the demo model's tokenizer cannot be had: {error}")
+    if name in REAL:
+        return reference_tokenizers.load(name)
+    passages = list(islice(prose.passages(7, "train"), 120))
+    if name == "cl100k-like":
+        split = pre_tokenizers.Split(Regex(CL100K), "isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        texts = [prose.join(passage) for passage in passages]
+        return _trained(pre_tokenizers.Sequence([split, byte_level]), 6000, texts)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    texts = [" ".join(paragraph[i : i + 2]) for p in passages for paragraph in p for i in range(0, len(paragraph), 2)]
+    return _trained(byte_level, 1500, texts)
+
+
+@lru_cache(maxsize=None)
+def _base(name: str, filler_mode: str) -> Haystacks:
+    return Haystacks(build_tokenizer(name), Options(filler_mode=filler_mode, pool_tokens=POOL))
+
+
+def make_haystacks(name: str, **options: Any) -> Haystacks:
+    """Haystacks with these options that share their pools with all others of the tokenizer and filler mode.
+
+    A pool takes a second to write and depends on the filler's options alone, which must be left at their defaults.
+    """
+    base = _base(name, options.get("filler_mode", "coherent"))
+    made = Haystacks.__new__(Haystacks)
+    made.tokens, made.options, made._pool = base.tokens, replace(base.options, **options), base._pool
+    return made
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of() -> Callable[[str], Any]:
+    return build_tokenizer
+
+
+@pytest.fixture(scope="session")
+def haystacks_of() -> Callable[..., Haystacks]:
+    return make_haystacks
+
+
+@pytest.fixture(scope="session", params=TOKENIZERS)
+def tokenizer_name(request: pytest.FixtureRequest) -> str:
+    build_tokenizer(request.param)  # skips here, with its reason, if it cannot be had
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def gpt2() -> Any:
+    return build_tokenizer("gpt2")
