@@ -63,7 +63,9 @@ async def ask(
     raise AskError(f"the server gave {len(found)} completions of {n} in {REFILLS} requests")
 
 
-def _from_tokens(tokenizer: Any, ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None) -> Completion:
+def _from_tokens(
+    tokenizer: Any, ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None
+) -> Completion:
     if not all(map(math.isfinite, logprobs)):  # Atropos' API would lose the whole batch over one
         raise ValueError("the server gave a log-probability that is not finite")
     return Completion(tokenizer.decode(ids, skip_special_tokens=True), list(ids), list(logprobs), finish_reason)
@@ -92,27 +94,34 @@ def reason(error: BaseException) -> str:
 
 async def check_server(config: Any) -> None:
     """One request before any work starts. Raises `ConfigError` if the server is away, refuses, or lacks the model."""
-    url, fix = config.base_url, "start the server, or give another --openai.base_url"
+    url, fix = (config.base_url or "").rstrip("/"), "start the server, or give another --openai.base_url"
     if not url:
         return
-    path = f"{url.rstrip('/')}/models"
+    path = f"{url}/models"
     headers = {"Authorization": f"Bearer {config.api_key}"}
     timeout = aiohttp.ClientTimeout(total=PREFLIGHT_SECONDS)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(path, headers=headers) as reply:
-            status, models = reply.status, (await reply.json(content_type=None) if reply.status == 200 else {})
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+            async with session.get(path) as reply:
+                status, models = reply.status, (await reply.json(content_type=None) if reply.status == 200 else {})
+            if status == 404 and not url.endswith("/v1"):
+                async with session.get(f"{url}/v1/models") as reply:
+                    status = 0 if reply.status == 200 else 404
     except TimeoutError:
         raise ConfigError(f"no answer from {url} within {PREFLIGHT_SECONDS} s; {fix}") from None
     except aiohttp.ClientError as error:
         raise ConfigError(f"cannot reach a server at {url} ({type(error).__name__}); {fix}") from None
     except ValueError:
         raise ConfigError(f"{path} answered with something that is not JSON; {fix}") from None
+    if not status:
+        raise ConfigError(f"there is no {path}, but there is {url}/v1/models; give --openai.base_url {url}/v1")
     if status in (401, 403):
         raise ConfigError(f"{url} refused the API key (HTTP {status}); set LONGTHREAD_API_KEY or --openai.api_key")
     if status >= 500:
         raise ConfigError(f"{url} answered HTTP {status}; {fix}")
     # A server without a list of models (atroposlib's own vLLM server is one) answers 404: nothing to compare with.
-    served = [m.get("id") for m in models.get("data") or [] if isinstance(m, dict)] if isinstance(models, dict) else []
+    data = models.get("data") if isinstance(models, dict) else None
+    served = [m.get("id") for m in data if isinstance(m, dict)] if isinstance(data, list) else []
     if served and config.model_name not in served:
         raise ConfigError(
             f"model {config.model_name!r} is not served at {url}; give --openai.model_name one of "

@@ -181,7 +181,14 @@ def _read_yaml(path: Path, config_cls: Any) -> dict[str, Any]:
     if not all(isinstance(section, dict) for section in (env, *servers)):
         raise ConfigError(f"--config {path}: the sections env and openai must hold names with values")
     given = {*map(str, config), *(f"env.{key}" for key in env), *(f"openai.{key}" for part in servers for key in part)}
-    known = {"env", "openai", "slurm", "testing", *_prefixed("env.", config_cls), *_prefixed("openai.", APIServerConfig)}
+    known = {
+        "env",
+        "openai",
+        "slurm",
+        "testing",
+        *_prefixed("env.", config_cls),
+        *_prefixed("openai.", APIServerConfig),
+    }
     if unknown := sorted(given - known):
         raise ConfigError(f"--config {path} has unknown keys {', '.join(unknown)}")
     return config

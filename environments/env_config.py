@@ -10,7 +10,7 @@ from pydantic import Field
 from environments.asking import TOKEN_SERVERS
 from environments.env_cli import ConfigError
 from environments.haystack.layout import parse_depths
-from environments.haystack.questions import TASKS
+from environments.haystack.sample import ALL_TASKS
 
 SEEDS = 10**9  # samples that one `--env.seed` can draw before it would meet the next one's
 
@@ -19,7 +19,7 @@ class HaystackEnvConfig(BaseEnvConfig):
     """Settings of a haystack environment, beside those of Atropos. Lists are comma strings: the command line of
     atroposlib cannot set lists."""
 
-    tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
+    tasks: str = Field("single", description="tasks to draw from: " + ", ".join(ALL_TASKS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
     depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
     repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
@@ -35,6 +35,15 @@ class HaystackEnvConfig(BaseEnvConfig):
     distractors: int = Field(3, description="near-duplicates of what is asked for")
     values: int = Field(3, description="needles to find in multi_value")
     queries: int = Field(3, description="entities asked for in multi_query")
+    hops: str = Field("2-4", description="facts from the head of a chain to its value: a number or a range")
+    decoys: int = Field(-1, description="chains of other people in linked tasks; -1 is 4 for each 1,024 tokens")
+    versions: str = Field("2-5", description="values that one key takes in update")
+    update_ask: str = Field(
+        "any", description="update asks for the current value, the one then, how many times, or any"
+    )
+    matches: str = Field("2-8", description="people who meet the condition in find_all, count and order")
+    partial_order: bool = Field(False, description="order pays for what is in order, not only for all of it")
+    min_span: float = Field(0.0, description="least share of the text between the first and the last fact needed")
     lexical_gap: bool = Field(False, description="the question shares no content word with the needle")
     needle: str = Field("", description="task custom: the sentence to hide")
     question: str = Field("", description="task custom: what is asked")
@@ -66,10 +75,10 @@ def parse_lengths(text: str) -> list[int]:
 def check(config: Any, servers: Iterable[Any]) -> tuple[list[str], list[int], list[float]]:
     """Tasks, lengths and depths of a config. Raises `ConfigError`, one line, for whatever cannot work."""
     tasks, lengths, depths = _parts(config.tasks), parse_lengths(config.lengths), parse_depths(config.depths)
-    if unknown := [task for task in tasks if task not in TASKS]:
-        raise ConfigError(f"unknown task {unknown[0]!r}; --env.tasks takes {', '.join(TASKS)}")
+    if unknown := [task for task in tasks if task not in ALL_TASKS]:
+        raise ConfigError(f"unknown task {unknown[0]!r}; --env.tasks takes {', '.join(ALL_TASKS)}")
     if not tasks:
-        raise ConfigError(f"--env.tasks is empty; it takes {', '.join(TASKS)}")
+        raise ConfigError(f"--env.tasks is empty; it takes {', '.join(ALL_TASKS)}")
     if not config.tokenizer_name:
         raise ConfigError(
             "no tokenizer: give --env.tokenizer_name the model's own (a local folder or a hub name), since lengths "
@@ -82,11 +91,18 @@ def check(config: Any, servers: Iterable[Any]) -> tuple[list[str], list[int], li
         ("max_new_tokens", 1, 10**6),
         ("total_steps", 1, SEEDS - 1),
         ("seed", 0, 10**9),
+        ("max_failures", 0, SEEDS),
+        ("max_eval_workers", 1, 4096),
         ("temperature", 0, 10),
         ("eval_temperature", 0, 10),
     ):
         if not low <= getattr(config, name) <= high:
             raise ConfigError(f"--env.{name} {getattr(config, name)} is outside {low} to {high}")
+    if config.max_num_workers != -1 and config.max_num_workers < 1:
+        raise ConfigError(
+            f"--env.max_num_workers {config.max_num_workers} is neither -1 ({config.max_num_workers_per_node} a server) "
+            "nor 1 or more"
+        )
     if config.store not in ("compact", "full"):
         raise ConfigError(f"--env.store {config.store!r} is neither compact nor full")
     for server in servers:

@@ -5,29 +5,33 @@ with its test, in `environments/README.md`.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
+import sys
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from atroposlib.envs.base import APIServerConfig, BaseEnv, BaseEnvConfig, EvalHandlingEnum
+from tenacity import RetryError
 from tqdm.auto import tqdm
 
 from environments import env_cli, report, rows
-from environments.asking import TOKEN_SERVERS, AskError, ask, check_server
-from environments.env_cli import ConfigError
+from environments.asking import TOKEN_SERVERS, AskError, ask, check_server, reason
+from environments.env_cli import ConfigError, RunError
 from environments.env_config import SEEDS, HaystackEnvConfig, check, check_batch
-from environments.haystack.sample import Haystacks, Options, Sample
+from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
 from environments.haystack.tokens import load_tokenizer
 from environments.metrics import write_metrics
 from environments.rollout import Item, Rollout
 from environments.scoring import score
 
 logger = logging.getLogger(__name__)
+EXPECTED = (AskError, ValueError)  # no completions; a sample that cannot be built or a score that is no number
 
 
 class HaystackEnv(BaseEnv):
@@ -74,7 +78,7 @@ class HaystackEnv(BaseEnv):
         self.tasks, self.lengths, self.grid_depths = check(config, servers)
         self.options = Options(
             pool_tokens=max(Options.pool_tokens, 2 * max(self.lengths)),
-            may_abstain=config.absent_share > 0 or "absent" in self.tasks,
+            may_abstain=config.absent_share > 0 or any(task.startswith("absent") for task in self.tasks),
             **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
         )
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options)
@@ -84,6 +88,7 @@ class HaystackEnv(BaseEnv):
             s.model_copy(
                 update={
                     "api_key": env_cli.secret(s.api_key),
+                    "base_url": (s.base_url or "").rstrip("/"),  # atroposlib cuts "/v1" off the end
                     "tokenizer_name": config.tokenizer_name if s.tokenizer_name == "none" else s.tokenizer_name,
                 }
             )
@@ -92,14 +97,17 @@ class HaystackEnv(BaseEnv):
         super().__init__(config, real, slurm, testing)  # would open the output file, and leave it empty on failure
         config.data_path_to_save_groups = out
         self.servers = real
+        # Beyond 8 completions it would split a group into several requests, each of which reads the prompt again.
+        self.server.max_n_completions = max(self.server.max_n_completions, config.group_size)
         self.token_exact = real[0].server_type in TOKEN_SERVERS
+        self.serving = False
         self.next_index = self.failures = 0
         self.scores: list[float] = []
         self._building = threading.Lock()
 
     def _probe(self) -> None:
         """One sample of every task and length, so that what cannot work fails before any work starts."""
-        for task in self.tasks:
+        for task in dict.fromkeys([*self.tasks, *map(absent_twin, self.tasks if self.options.may_abstain else [])]):
             for length in (min(self.lengths), max(self.lengths)):
                 self.haystacks.sample(0, "train", task, length)
 
@@ -114,7 +122,9 @@ class HaystackEnv(BaseEnv):
         rng, share = Random(f"{self.config.seed} {split} {index}"), self.config.absent_share
         # Evenly spread, so that a short run has its share of absent facts and of every task too.
         lacking = int((index + 1) * share + 0.5) > int(index * share + 0.5)
-        task = "absent" if lacking else self.tasks[index % len(self.tasks)]
+        present = index - int(index * share + 0.5)  # counted apart: both counts over one index would fall into step
+        task = self.tasks[(index - present if lacking else present) % len(self.tasks)]
+        task = absent_twin(task) if lacking else task
         return Item(index, self.config.seed * SEEDS + index, split, task, rng.choice(self.lengths))
 
     def grid_items(self) -> list[Item]:
@@ -124,13 +134,16 @@ class HaystackEnv(BaseEnv):
             cells: list[tuple[str, float | None, int]] = [
                 (task, depth, repeat)
                 for repeat in range(self.config.repeats)
-                for task in self.tasks
-                if task != "absent"
-                for depth in self.grid_depths
+                for task in dict.fromkeys(self.tasks)
+                if not task.startswith("absent")
+                for depth in dict.fromkeys(self.grid_depths)
             ]
             share = self.config.absent_share
-            lacking = round(len(cells) * share / (1 - share)) if cells else self.config.repeats
-            cells += [("absent", None, repeat) for repeat in range(lacking)]
+            lacking = round(len(cells) * share / (1 - share))
+            twins = list(dict.fromkeys(map(absent_twin, self.tasks)))
+            if any(task.startswith("absent") for task in self.tasks):
+                lacking = max(lacking, self.config.repeats * len(twins))
+            cells += [(twins[i % len(twins)], None, i // len(twins)) for i in range(lacking)]
             for task, depth, repeat in cells:
                 seed = self.config.seed * SEEDS + len(items)
                 items.append(Item(len(items), seed, "eval", task, length, depth, repeat))
@@ -138,8 +151,8 @@ class HaystackEnv(BaseEnv):
 
     async def get_next_item(self) -> Item:
         if self.failures > self.config.max_failures:
-            raise ConfigError(
-                f"stopped after {self.failures} failed items (--env.max_failures {self.config.max_failures})"
+            raise RunError(
+                f"stopped after {self.failures} failed items in a row (--env.max_failures {self.config.max_failures})"
             )
         item = self.item(self.next_index)
         self.next_index += 1
@@ -178,13 +191,12 @@ class HaystackEnv(BaseEnv):
 
     async def collect_trajectories(self, item: Item) -> tuple[dict[str, Any] | None, list[Item]]:
         try:
-            rollout = await self.rollout(item, self.config.group_size)
-        except AskError as error:
+            group = (await self.rollout(item, self.config.group_size)).group()
+        except Exception as error:  # whatever it is: atroposlib would log it and go on for ever
             self.failures += 1
-            logger.warning("item %s failed: %s", item.index, error)
+            logger.warning("item %s failed: %s", item.index, _said(error), exc_info=not isinstance(error, EXPECTED))
             return None, []
         self.failures = 0  # in a row
-        group = rollout.group()
         self.scores += group["scores"]
         return group, []
 
@@ -204,12 +216,27 @@ class HaystackEnv(BaseEnv):
             self.scores = []
         await super().wandb_log(metrics)
 
+    async def env_manager(self) -> None:
+        self.serving = True
+        try:
+            await super().env_manager()
+        except RetryError as error:
+            url = self.config.rollout_server_url
+            raise RunError(
+                f"no answer from run-api at {url} ({reason(error)}); start it, or give another --env.rollout_server_url"
+            ) from None
+
     async def get_server_info(self) -> None:
         try:
             await super().get_server_info()
         except ValueError as error:
             raise ConfigError(str(error)) from None
         check_batch(self.config.batch_size, self.config.group_size)
+        if self.config.group_size == 1 and self.config.ensure_scores_are_not_same:
+            raise ConfigError(
+                "group_size 1: every group would be dropped, since all its scores are the same; use --env.group_size 2 "
+                "or more, or --env.ensure_scores_are_not_same false"
+            )
         longest = max(self.lengths) + self.config.max_new_tokens
         if 0 < self.max_token_len <= longest:
             raise ConfigError(
@@ -230,11 +257,11 @@ class HaystackEnv(BaseEnv):
             return rollout.row(self.config.store == "full")
 
         with rows.Rows(out, self.run_digest(), [item.index for item in items]) as store:
-            finished = await self._run(items, lambda i: i.index, work, store, self.config.max_num_workers, "groups")
+            finished, failed = await self._run(items, lambda i: i.index, work, store, self.max_num_workers, "groups")
         page = store.path.with_suffix(".html")
         report.write_rollouts_html(rows.read_rows(store.path), page, title=f"{self.name}: rollouts")
         print(f"rollouts  {store.path}\nviewer    {page}")
-        _stop_if_unfinished(finished, len(items), len(store.done), self.failures)
+        _stop_if_unfinished(finished, len(items), len(store.done), failed)
 
     # ---- evaluate ----
 
@@ -249,7 +276,9 @@ class HaystackEnv(BaseEnv):
             return (await self.rollout(item, 1, "eval")).record()
 
         with rows.Rows(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
-            finished = await self._run(items, lambda i: i.key, work, store, self.config.max_eval_workers, "samples")
+            finished, failed = await self._run(
+                items, lambda i: i.key, work, store, self.config.max_eval_workers, "samples"
+            )
         out = _folder_of(store.path, base)
         records = list(rows.read_rows(store.path))
         if records:
@@ -259,7 +288,8 @@ class HaystackEnv(BaseEnv):
             print(report.summary_table(records))
             print(f"samples  {store.path}\nmetrics  {out / 'metrics.json'}")
             print(f"heatmap  {paths.heatmap}\nreport   {paths.html}")
-        _stop_if_unfinished(finished, len(items), len(store.done), self.failures)
+        if not self.serving:  # an evaluation that lacks a sample does not end the training
+            _stop_if_unfinished(finished, len(items), len(store.done), failed)
 
     # ---- running many ----
 
@@ -271,6 +301,7 @@ class HaystackEnv(BaseEnv):
         }
         del shaping["max_failures"]
         shaping |= {"group_size": config["group_size"], "model": self.servers[0].model_name, "env": self.name}
+        shaping["token_exact"] = self.token_exact
         return rows.digest({**shaping, "tokenizer": self.haystacks.tokens.fingerprint})
 
     async def _run(
@@ -281,48 +312,66 @@ class HaystackEnv(BaseEnv):
         store: rows.Rows,
         workers: int,
         unit: str,
-    ) -> bool:
-        """Works off the items that are not in the store. False if it was stopped by a signal or by failures."""
+    ) -> tuple[bool, int]:
+        """Works off the items that are not in the store. Whether it came to the end (a signal or failures may stop it),
+        and how many items failed."""
         todo = [item for item in items if key(item) not in store.done]
         queue, stop = iter(todo), asyncio.Event()
         progress = tqdm(total=len(items), initial=len(items) - len(todo), unit=unit, desc=f"{self.name}", smoothing=0.1)
         total = count = 0.0
+        failed = 0
 
         async def worker() -> None:
-            nonlocal total, count
+            nonlocal total, count, failed
             for item in queue:
                 try:
                     row = await work(item)
-                except AskError as error:
-                    self.failures += 1
-                    progress.write(f"item {item.index} failed: {error}")
-                    if self.failures > self.config.max_failures:
+                    await asyncio.to_thread(store.add, key(item), row)
+                except EXPECTED as error:
+                    failed += 1
+                    progress.write(f"item {item.index} failed: {_said(error)}", file=sys.stderr)
+                    if failed > self.config.max_failures:
                         stop.set()
                         return
                 else:
-                    await asyncio.to_thread(store.add, key(item), row)
                     earned = row["scores"] if "scores" in row else [row["score"]]
                     total, count = total + sum(earned), count + len(earned)
-                    progress.set_postfix(score=f"{total / count:.2f}", failed=self.failures, refresh=False)
+                    progress.set_postfix(score=f"{total / count:.2f}", failed=failed, refresh=False)
                     progress.update()
 
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if threading.current_thread() is threading.main_thread():
-                loop.add_signal_handler(number, stop.set)
-        crew = asyncio.gather(*(worker() for _ in range(max(1, min(workers, len(todo))))))
-        stopped = asyncio.ensure_future(stop.wait())
-        try:
-            both: list[asyncio.Future[Any]] = [crew, stopped]
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            progress.close()
-            stopped.cancel()
-            if crew.done():
-                crew.result()  # raises what a worker raised
-            else:
-                crew.cancel()
-        return not stop.is_set()
+        with contextlib.nullcontext() if self.serving else _signals(stop), progress:
+            crew = [asyncio.create_task(worker()) for _ in range(max(1, min(workers, len(todo))))]
+            ended = asyncio.create_task(asyncio.wait(crew, return_when=asyncio.FIRST_EXCEPTION))
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                both: list[asyncio.Task[Any]] = [ended, stopped]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (*crew, ended, stopped):
+                    task.cancel()
+                outcomes = await asyncio.gather(*crew, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return not stop.is_set(), failed
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    """Ctrl-C and SIGTERM set `stop`, in the main thread: what is there is then kept and shown."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, AskError) else reason(error)
 
 
 def _folder_of(samples: Path, base: Path) -> Path:

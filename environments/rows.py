@@ -6,6 +6,7 @@ free name is taken (`rows_1.jsonl`), as Atropos does.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -90,6 +91,8 @@ def _open(path: Path, run: str, items: set[Any]) -> tuple[Path, FileIO, set[Any]
     """The file to write to, open and locked, and the items that it already holds."""
     candidate, number = path, 0
     while True:
+        if candidate.exists() and not candidate.is_file():
+            raise OSError(errno.EINVAL, "not a regular file")
         # Opening makes the file, so that of two runs that start at once only one can lock it.
         file = FileIO(candidate, "a")
         if _lock(file):
@@ -115,7 +118,7 @@ def _lock(file: FileIO) -> bool:
 
 def _items(path: Path, run: str) -> set[Any] | None:
     """Items in the file, or None if it is not this run's. An empty file is anyone's."""
-    done = set()
+    done: set[Any] = set()
     head = json.dumps({"run": run})[:-1].encode()
     with path.open("rb") as lines:
         try:

@@ -7,9 +7,12 @@ Rules, in the order they are applied:
    "plain" (small models that know no tags) the region is the whole reply, and the values are the whole tokens in it that
    have the form of the asked kind.
 3. The region is split into values; each is normalised and compared whole.
-   one value: exact match, and no second value. Set: F1 with multiset precision, so that duplicates cost; where more
-   values are given than are right, times right/given, or listing every candidate would beat choosing among them.
-   List: values in their right place over the longer of the two lists.
+   one value: exact match, and no second value. Set: the lower of F1 and precision, both over multisets, so that
+   duplicates cost; by F1 alone, listing every candidate would beat choosing among them.
+   List: values in their right place over the longer of the two lists. Order: all values in this order or nothing; where
+   partial order is asked for, the longest common subsequence over the longer of the two lists.
+   Chains: a wrong answer still earns up to `STEPS_CAP` for the hops shown in `<steps>` that are right from the first on;
+   the given head earns nothing, and a list longer than the way earns nothing.
 4. Abstaining ("none") earns 1 if the text does not hold the answer. If it does, abstaining earns `ABSTAIN`, which is
    more than a wrong answer and far less than a right one. A value where there is none earns 0.
 5. If evidence was asked for: score = (answer + 0.1·F2 + 0.9·answer·F2) / 2, with F2 over the passage numbers in
@@ -28,8 +31,18 @@ from environments.haystack.facts import VALUE_KINDS
 from environments.haystack.questions import NONE, Answer
 
 ABSTAIN = 0.02  # below what one guess in fifty would earn, so that guessing from the text pays more than silence
+STEPS_CAP = 0.2  # what all hops but the answer earn: far below the answer, above silence
+CUSTOM_REPLY = 400  # characters, beside twice the value's, of a plain reply to a custom needle
 MAX_REGION = 100_000  # characters of an answer region that are read; a longer one is a dump
 
+NUMBERS = {word: str(n) for n, word in enumerate(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+)}  # fmt: skip
+# What whole values of the kinds look like that only linked tasks ask for.
+_LINKED_KINDS = {
+    "people": re.compile(r"(?<!\w)[A-Z][a-z]+ [A-Z][a-z]+(?!\w)"),
+    "count": re.compile(rf"(?<![\w.-])(?:\d{{1,3}}|{'|'.join(NUMBERS)})(?![\w-])", re.IGNORECASE),
+}
 _THINK = re.compile(r"^.*</think>", re.DOTALL | re.IGNORECASE)
 _OPEN_THINK = re.compile(r"<think>.*$", re.DOTALL | re.IGNORECASE)
 _ABSTENTIONS = frozenset(
@@ -74,6 +87,8 @@ def score(
     if abstained:
         predicted = []
     earned, correct = _answer_score(predicted, abstained, answer)
+    if answer.steps and not correct and not abstained:
+        earned = max(earned, STEPS_CAP * _hops(text, answer.steps))
     f2 = total = None
     if evidence is not None:
         # Nothing to cite where the fact is absent: citing nothing is then perfect, but not beside a value.
@@ -85,6 +100,7 @@ def score(
 def normalise(value: str) -> str:
     """A value as it is compared: NFKC, lower case, one space, no quotes or stops around it, no thousands separators."""
     text = " ".join(unicodedata.normalize("NFKC", value).casefold().split()).strip(_EDGE)
+    text = NUMBERS.get(text, text.removeprefix("the "))
     if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
         text = text.replace(",", "")
     return re.sub(r"(?<=\d), (?=\d\d:)", " ", text)  # "14 march 1874, 09:32:17"
@@ -93,10 +109,14 @@ def normalise(value: str) -> str:
 def find_values(text: str, answer: Answer) -> list[str]:
     """Every whole token of `text` that has the form of the asked kind of value; for a custom needle, the value itself
     if it stands there between word boundaries."""
+    if answer.value_kind in _LINKED_KINDS:
+        return _LINKED_KINDS[answer.value_kind].findall(text)
     if answer.value_kind in VALUE_KINDS:
         return [match.group() for match in VALUE_KINDS[answer.value_kind].pattern.finditer(text)]
     found = []
     for value in answer.values:
+        if len(text) > CUSTOM_REPLY + 2 * len(value):  # a copy of the text is no answer
+            continue
         if re.search(rf"(?<!\w){re.escape(normalise(value))}(?!\w)", normalise(text)):
             found.append(value)
     return found
@@ -116,7 +136,8 @@ def f_beta(predicted: Collection[int], right: Collection[int], beta: float = 2.0
 def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tuple[float, bool]:
     gold = [normalise(value) for value in answer.values]
     if answer.kind == "absent":
-        return float(abstained), abstained
+        none = abstained or (answer.value_kind == "count" and predicted == ["0"])
+        return float(none), none
     if abstained:
         return ABSTAIN, False
     if not predicted:
@@ -124,11 +145,39 @@ def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tupl
     if answer.kind == "one":
         earned = float(predicted == gold)
     elif answer.kind == "set":
-        hits = sum((Counter(predicted) & Counter(gold)).values())
-        earned = 2 * hits / (len(predicted) + len(gold)) * min(1.0, len(gold) / len(predicted))
+        hits = (Counter(predicted) & Counter(gold)).total()
+        earned = min(2 * hits / (len(predicted) + len(gold)), hits / len(predicted))
+    elif answer.kind == "order":
+        earned = float(predicted == gold)
+    elif answer.kind == "partial_order":
+        earned = _common_subsequence(predicted, gold) / max(len(predicted), len(gold))
     else:
         earned = sum(p == g for p, g in zip(predicted, gold, strict=False)) / max(len(predicted), len(gold))
     return earned, earned == 1.0
+
+
+def _hops(text: str, steps: Collection[str]) -> float:
+    """Share of the hops in `<steps>` that are right from the first on."""
+    region = _region(text, "steps")
+    shown = [v for v in map(normalise, _split(region or "")) if v]
+    if not shown or len(shown) > len(steps):
+        return 0.0
+    verified = 0
+    for said, right in zip(shown, map(normalise, steps), strict=False):
+        if said != right:
+            break
+        verified += 1
+    return verified / len(steps)
+
+
+def _common_subsequence(a: list[str], b: list[str]) -> int:
+    """Length of the longest common subsequence: the textbook table, a row at a time."""
+    row = [0] * (len(b) + 1)
+    for x in a[: 4 * len(b)]:  # a dump cannot earn more, and must not cost more
+        previous = 0
+        for j, y in enumerate(b, 1):
+            previous, row[j] = row[j], previous + 1 if x == y else max(row[j], row[j - 1])
+    return row[-1]
 
 
 def _region(text: str, tag: str) -> str | None:

@@ -7,7 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -63,7 +63,7 @@ def build_tokenizer(name: str) -> Any:
     return _trained(byte_level, 1500, texts)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _base(name: str, filler_mode: str) -> Haystacks:
     return Haystacks(build_tokenizer(name), Options(filler_mode=filler_mode, pool_tokens=POOL))
 
@@ -74,8 +74,8 @@ def make_haystacks(name: str, **options: Any) -> Haystacks:
     A pool takes a second to write and depends on the filler's options alone, which must be left at their defaults.
     """
     base = _base(name, options.get("filler_mode", "coherent"))
-    made = Haystacks.__new__(Haystacks)
-    made.tokens, made.options, made._pool = base.tokens, replace(base.options, **options), base._pool
+    made = Haystacks(base.tokens.tokenizer, replace(base.options, **options))
+    made.tokens, made._pool = base.tokens, base._pool
     return made
 
 

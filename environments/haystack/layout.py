@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
@@ -30,10 +31,11 @@ class Needle:
     `token_start` and `token_end` count from the start of the rendered prompt; the tokens between decode to `text` (with
     the white space that the tokenizer glues to it). `depth` is the share of the haystack's other tokens that stand
     before it: 0 is its very beginning, 1 its very end. `passage` is the number of the passage that holds it, from 1.
+    `before` and `after` are the text around it, for viewers.
     """
 
     text: str
-    role: str  # answer | link | superseded | decoy | distractor
+    role: str  # answer | link | superseded | distractor
     token_start: int
     token_end: int
     depth: float
@@ -42,13 +44,24 @@ class Needle:
     after: str
 
 
+class Decoys(NamedTuple):
+    """Sentences about other people, in columns, because there may be four thousand: texts, first tokens, ends."""
+
+    texts: list[str]
+    token_starts: list[int]
+    token_ends: list[int]
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
+    """A haystack and its needles, in the order given: tokens and characters before each, the number of its passage
+    (from 1), its own tokens."""
+
     text: str
-    starts: list[int]  # tokens of the haystack before each needle
-    chars: list[int]  # characters of the haystack before each needle
-    passages: list[int]  # number of the passage that holds each needle, from 1
-    costs: list[int]  # tokens of each needle
+    starts: np.ndarray
+    chars: np.ndarray
+    passages: np.ndarray
+    costs: np.ndarray
 
 
 def draw_depths(rule: str, n: int, rng: Random) -> list[float]:
@@ -61,6 +74,22 @@ def draw_depths(rule: str, n: int, rng: Random) -> list[float]:
         return [(1 / (1 + exp(-12 * (rng.random() - 0.5))) - low) / (high - low) for _ in range(n)]
     depths = parse_depths(rule)
     return [rng.choice(depths) for _ in range(n)]
+
+
+def stretch(depths: list[float], span: float, rng: Random) -> list[float]:
+    """The depths, moved apart if the first and the last are closer than `span`; their order stays."""
+    low, high = min(depths, default=0.0), max(depths, default=0.0)
+    if len(depths) < 2 or high - low >= span:
+        return depths
+    wide = span + rng.random() * (1 - span)
+    start = rng.random() * (1 - wide)
+    # All in one place: spread them evenly, in random order.
+    share = (
+        [(d - low) / (high - low) for d in depths]
+        if high > low
+        else [i / (len(depths) - 1) for i in range(len(depths))]
+    )
+    return [start + wide * s for s in share]
 
 
 def parse_depths(spec: str) -> list[float]:
@@ -81,9 +110,17 @@ def parse_depths(spec: str) -> list[float]:
 
 
 def lay_out(
-    pool: Pool, needles: Sequence[str], depths: Sequence[float], budget: int, rng: Random, numbered: bool = False
+    pool: Pool,
+    needles: Sequence[str],
+    depths: Sequence[float],
+    budget: int,
+    rng: Random,
+    numbered: bool = False,
+    known: Sequence[int] | np.ndarray = (),
 ) -> Layout:
     """A haystack of exactly `budget` tokens, the blank line behind it included, with the needles at their depths.
+
+    `known` are the tokens of the last needles, where they have been counted before (after and before a space).
 
     Needles stand between two sentences of a paragraph; at depth 0 and 1 they are paragraphs of their own. `numbered`
     puts "[1]", "[2]", … before the passages. Raises `LayoutError` when the needles do not fit.
@@ -91,22 +128,29 @@ def lay_out(
     first = [i for i, depth in enumerate(depths) if depth == 0 and not numbered]
     last = [i for i, depth in enumerate(depths) if depth == 1]
     edge = sorted(first + last)
-    costs = np.array(pool.tokens.mid(needles) if needles else [], dtype=np.int64)
+    new = needles[: len(needles) - len(known)]
+    costs = np.concatenate([pool.tokens.mid(new) if new else [], known]).astype(np.int64)
     if edge:
         costs[edge] = pool.tokens.alone([needles[i] for i in edge])
     passages, labels = _fill(pool, budget - int(costs.sum()), int(costs.sum()), budget, rng, numbered)
     cuts = _cuts(passages, labels)
 
-    inside = np.array([i for i in range(len(needles)) if i not in set(edge)], dtype=np.int64)
-    at = _nearest(cuts.tokens, np.array(depths)[inside] * cuts.total if len(inside) else np.array([]))
-    order = np.argsort(at, kind="stable")
+    # Needles at one place stand in random order: given in theirs, the answer would always be the first of its cluster.
+    for needles_there in (first, last):
+        rng.shuffle(needles_there)
+    inside = np.delete(np.arange(len(needles)), edge)
+    wanted = np.array(depths, dtype=np.float64)[inside]
+    at = _nearest(cuts.tokens, wanted * cuts.total)
+    ties = np.frombuffer(rng.randbytes(8 * len(inside)), dtype="<u8")
+    order = np.lexsort((ties, wanted, at))
     inside, at = inside[order], at[order]
     starts, chars, numbers = (np.zeros(len(needles), dtype=np.int64) for _ in range(3))
-    sizes = np.array([len(needles[i]) + 1 for i in inside], dtype=np.int64)  # with the space before it
+    within = [needles[i] for i in inside.tolist()]
+    sizes = np.array(list(map(len, within)), dtype=np.int64) + 1  # with the space before it
     starts[inside] = cuts.tokens[at] + _before(costs[inside])
     chars[inside] = cuts.chars[at] + _before(sizes) + 1
     numbers[inside] = cuts.passages[at]
-    body = _insert(cuts.text, cuts.chars[at].tolist(), [needles[i] for i in inside])
+    body = _insert(cuts.text, cuts.chars[at].tolist(), within)
 
     # What stands before the body moves everything in it; what stands behind it starts at its end.
     starts[inside] += costs[first].sum()
@@ -118,7 +162,7 @@ def lay_out(
         starts[i], chars[i], numbers[i] = tokens, length, 1 if i in first else len(passages)
         tokens, length = tokens + int(costs[i]), length + len(needles[i]) + len(BREAK)
     text = BREAK.join([*(needles[i] for i in first), body, *(needles[i] for i in last)])
-    return Layout(text, starts.tolist(), chars.tolist(), numbers.tolist(), costs.tolist())
+    return Layout(text, starts, chars, numbers, costs)
 
 
 def _fill(

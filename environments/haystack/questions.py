@@ -29,17 +29,21 @@ from environments.haystack.facts import (
 
 NONE = "none"  # what a model answers when the text does not say
 ANY_KIND = "any"
+UPDATE_ASKS = ("current", "then", "times")
 MISSES = 64  # near-duplicates drawn twice: a description has only some 25 to 50 of them in its split
 
 
 @dataclass(frozen=True)
 class Answer:
-    """`values` are all right and none else. `kind`: "one"; "set" (any order); "list" (this order); "absent" (no value:
-    abstaining is right). `value_kind` is the key of `facts.VALUE_KINDS`, or "text" for a custom needle."""
+    """`values` are all right and none else. `kind`: "one"; "set" (any order); "list" (each in its place counts); "order"
+    (all in this order); "partial_order" (what is in order counts); "absent" (no value: abstaining is right).
+    `value_kind` is a key of `facts.VALUE_KINDS`, or "text" for a custom needle. `steps` are the people passed on the
+    way, which a model may show for partial credit."""
 
     kind: str
     values: tuple[str, ...]
     value_kind: str
+    steps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Quiz:
     values: tuple[str, ...]  # of all needles, distractors too: none may stand in the filler
     question: str
     answer: Answer
+    hops: int = 1  # facts that have to be followed one after the other
+    several: bool = False  # the reply is a list; said even where nothing is to be found, or it would tell
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,13 @@ class QuizOptions:
     values: int = 3  # needles to find in multi_value
     queries: int = 3  # entities asked for in multi_query
     lexical_gap: bool = False  # the question shares no content word with the needle
+    hops: str = "2-4"  # facts from the head of a chain to its value: a number or a range
+    decoys: int = -1  # chains of other people; -1 is 4 for each 1,024 tokens (LoongRL), within DECOY_SHARE of the text
+    versions: str = "2-5"  # values that one key takes in update
+    update_ask: str = ANY_KIND  # current, then (on a date), times (how many), or any
+    matches: str = "2-8"  # people who meet the condition in find_all, count and order
+    partial_order: bool = False  # order: pay for what is in order, not only for all of it
+    min_span: float = 0.0  # share of the haystack between the first and the last needle that the answer needs
     needle: str = ""  # task custom: the sentence to hide, …
     question: str = ""  # … what is asked, …
     expected: str = ""  # … and the right answer
@@ -68,7 +81,16 @@ class QuizOptions:
     def __post_init__(self) -> None:
         if self.value_kind not in (*VALUE_KINDS, ANY_KIND):
             raise FactError(f"value_kind {self.value_kind!r} is none of {', '.join((*VALUE_KINDS, ANY_KIND))}")
-        for name, low, high in (("distractors", 0, 256), ("values", 1, 64), ("queries", 1, 64)):
+        if self.update_ask not in (*UPDATE_ASKS, ANY_KIND):
+            raise FactError(f"update_ask {self.update_ask!r} is none of {', '.join((*UPDATE_ASKS, ANY_KIND))}")
+        limits = (
+            ("distractors", 0, 256),
+            ("values", 1, 64),
+            ("queries", 1, 64),
+            ("decoys", -1, 512),
+            ("min_span", 0, 0.9),
+        )
+        for name, low, high in limits:
             if not low <= getattr(self, name) <= high:
                 raise FactError(f"{name} {getattr(self, name)} is outside {low} to {high}")
 
@@ -126,7 +148,8 @@ def _quiz(people: list[Entity], targets: int, relation: str, question: str, kind
         (state(Fact(person, relation, value), kind == "set" and role == "answer", rng), role)
         for person, value, role in zip(people, values, roles, strict=True)
     )
-    return Quiz(needles, tuple(values), question, Answer(kind, tuple(values[:targets]), RELATION[relation].kind))
+    answer = Answer(kind, tuple(values[:targets]), RELATION[relation].kind)
+    return Quiz(needles, tuple(values), question, answer, several=kind in ("set", "list"))
 
 
 def single(options: QuizOptions, split: str, rng: Random) -> Quiz:

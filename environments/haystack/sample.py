@@ -5,6 +5,7 @@ sample = haystacks.sample(seed=0, split="train", task="single", length=4096, dep
 assert rebuild(sample.recipe, haystacks.tokens.tokenizer) == sample
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
@@ -12,19 +13,27 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from environments.haystack import corpora, prose
-from environments.haystack.facts import SPLITS, FactError
+from environments.haystack.bank import Bank
+from environments.haystack.facts import BY_KIND, SPLITS, FactError
 from environments.haystack.filler import FillerError, Pool
-from environments.haystack.layout import WINDOW, Layout, LayoutError, Needle, draw_depths, lay_out
+from environments.haystack.fitting import Frame, Plan, fit
+from environments.haystack.layout import WINDOW, Decoys, LayoutError, Needle, draw_depths, stretch
+from environments.haystack.linked import LINKED, Draw
 from environments.haystack.questions import NONE, TASKS, Answer, Quiz, QuizOptions
 from environments.haystack.tokens import BREAK, PLACEHOLDER, Tokens
 
 VERSION = 1  # of the recipe: raised whenever the same recipe would build another text
 FORMATS = ("tags", "plain")
 FILLERS = ("prose", "folder", "dataset")
+ALL_TASKS = (*TASKS, *LINKED)
+NEEDED = ("link", "answer")  # roles of the needles that the answer rests on
+ORDERED = ("chain", "update", "order", "join")  # tasks whose facts have an order of their own
+MAX_DECOYS = 512
+DECOY_SHARE = 0.4  # of the text, at most, goes to decoys unless their number is asked for
 REDRAWS = 50  # facts drawn again when a value happens to stand in the filler
-CORRECTIONS = 80  # budgets tried with a tokenizer whose counts do not add up
-TRIES_PER_ORDER = 8  # of them, with the same order of passages
 
 
 class RecipeError(ValueError):
@@ -70,16 +79,23 @@ class Sample:
     question: str
     answer: Answer
     needles: list[Needle]
+    decoys: Decoys
     length: int
+    profile: dict[str, int | float | None]  # see `_profile`
     recipe: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"decoys": self.decoys._asdict()}
 
     @property
     def evidence(self) -> set[int]:
         """Numbers of the passages that hold what the answer rests on."""
-        return {needle.passage for needle in self.needles if needle.role == "answer"}
+        return {needle.passage for needle in self.needles if needle.role in NEEDED}
+
+
+def absent_twin(task: str) -> str:
+    """The task that asks the same of a text which does not hold the answer."""
+    return f"absent_{task}" if f"absent_{task}" in LINKED else task if task in LINKED else "absent"
 
 
 class Haystacks:
@@ -89,6 +105,8 @@ class Haystacks:
         self.tokens = Tokens(tokenizer)
         self.options = options
         self._pool = lru_cache(maxsize=4)(self._make_pool)
+        self._banks: dict[tuple[str, int], Bank] = {}
+        self._heads: dict[str, int] = {}
 
     def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
         """The sample of that seed. `depths`: for the needles of the answer, in order; the others follow `placement`.
@@ -97,8 +115,8 @@ class Haystacks:
         """
         if split not in SPLITS:
             raise FactError(f"split {split!r} is none of {', '.join(SPLITS)}")
-        if task not in TASKS:
-            raise FactError(f"task {task!r} is none of {', '.join(TASKS)}")
+        if task not in ALL_TASKS:
+            raise FactError(f"task {task!r} is none of {', '.join(ALL_TASKS)}")
         if not all(0 <= d <= 1 for d in depths or ()):
             raise LayoutError(f"depths {list(depths or ())} must lie between 0 and 1")
         if 2 * length > self.options.pool_tokens:
@@ -107,9 +125,16 @@ class Haystacks:
             )
         rng = Random(f"longthread {VERSION} {split} {task} {length} {seed}")
         pool = self.pool(split, seed)
-        quiz = self._quiz(task, split, pool, rng)
+        bank = self._bank(split, seed) if task in LINKED else None
+        quiz = self._quiz(task, split, pool, bank, rng)
+        decoys, costs = self._decoys(quiz, bank, length, rng)
+        needed = [i for i, (_, role) in enumerate(quiz.needles) if role in NEEDED]
         places = draw_depths(self.options.placement, len(quiz.needles), rng)
-        places[: len(depths or ())] = list(depths or ())[: len(places)]
+        for i, depth in zip(needed, stretch([places[i] for i in needed], self.options.min_span, rng), strict=True):
+            places[i] = depth
+        for i, depth in zip(needed, depths or (), strict=False):
+            places[i] = depth
+        places += [rng.random() for _ in decoys]
         recipe = {
             "version": VERSION,
             "seed": seed,
@@ -121,7 +146,8 @@ class Haystacks:
             "tokenizer": self.tokens.fingerprint,
             "filler": pool.digest,
         }
-        return self._build(quiz, places, length, pool, recipe, rng)
+        plan = Plan([*(text for text, _ in quiz.needles), *decoys], places, costs)
+        return self._build(quiz, plan, length, pool, recipe, rng)
 
     def pool(self, split: str, seed: int) -> Pool:
         """The pool that samples of that seed are cut from."""
@@ -143,10 +169,31 @@ class Haystacks:
             source = corpora.dataset_passages(options.filler_path, options.filler_column, forbidden=self.tokens.special)
         return prose.shuffled(source, number) if options.filler_mode == "shuffled" else source
 
-    def _quiz(self, task: str, split: str, pool: Pool, rng: Random) -> Quiz:
+    def _bank(self, split: str, seed: int) -> Bank:
+        """The decoys that belong to that seed's pool."""
+        number = seed // self.options.seeds_per_pool
+        key = (split, number)
+        if key not in self._banks:
+            self._banks[key] = Bank(self.pool(split, seed), split, self.options.lexical_gap, number)
+        return self._banks[key]
+
+    def _decoys(self, quiz: Quiz, bank: Bank | None, length: int, rng: Random) -> tuple[list[str], np.ndarray]:
+        """Chains of other people, as long as the one asked for, and the tokens of each sentence."""
+        if bank is None:
+            return [], np.zeros(0)
+        hops, n = max(quiz.hops, 2), self.options.decoys
+        if n < 0:
+            n = min(MAX_DECOYS, 4 * length // 1024, int(DECOY_SHARE * length / (hops * bank.mean_cost)))
+        kind = quiz.answer.value_kind if quiz.answer.value_kind in BY_KIND else rng.choice(list(BY_KIND))
+        return bank.draw(n, kind, hops, quiz.values, rng)
+
+    def _quiz(self, task: str, split: str, pool: Pool, bank: Bank | None, rng: Random) -> Quiz:
         """Facts none of whose values stands in the filler, or the answer would not be unique."""
         for _ in range(REDRAWS):
-            quiz = TASKS[task](self.options, split, rng)
+            if bank is None:
+                quiz = TASKS[task](self.options, split, rng)
+            else:
+                quiz = LINKED[task](Draw(self.options, split, rng, bank.names))
             clash = next((value for value in quiz.values if pool.contains(value)), None)
             if clash is None:
                 return quiz
@@ -168,95 +215,82 @@ class Haystacks:
         if self.options.may_abstain:
             reply = f"reply <answer>{NONE}</answer>." if tags else f"reply: {NONE}."
             form += f" If the text does not say, {reply}"
-        if quiz.answer.kind in ("set", "list"):
+        if quiz.hops > 1 and tags:
+            form += (
+                " Before it, name the people you passed on the way, in order and without the first, like this: "
+                "<steps>...; ...</steps>."
+            )
+        if quiz.several:
             form = f"Separate the values by semicolons. {form}"
         if self.options.numbered:
             form += " Before it, cite the numbers of the passages you used, like this: <evidence>2, 7</evidence>."
         return f"Question: {quiz.question}\n{form.strip()}".strip()
 
-    def _build(
-        self, quiz: Quiz, places: list[float], length: int, pool: Pool, recipe: dict[str, Any], rng: Random
-    ) -> Sample:
+    def _frame(self, quiz: Quiz, length: int) -> tuple[str, Frame]:
+        """The user's words behind the haystack, and the prompt around it."""
         question = self._tail(quiz)
         before, after = self.tokens.frame(BREAK.join([self._head, PLACEHOLDER, question]))
         before, after = before.removesuffix(BREAK), after.removeprefix(BREAK)
-        head = self._head_tokens(before)
+        if before not in self._heads:
+            self._heads[before] = self.tokens.head(before)
+        head = self._heads[before]
         room = length - head - self.tokens.tail(after)
         if room <= 0:
             raise LayoutError(
                 f"length {length} is too short: instructions and question alone take {length - room} tokens; "
                 "ask for a longer prompt (--env.lengths)"
             )
-        texts = [text for text, _ in quiz.needles]
-        place = self._place if pool.additive else self._place_and_correct
-        laid, spans = place(pool, texts, places, room, length, before, after, rng)
+        return question, Frame(before, after, head, room, length)
+
+    def _build(self, quiz: Quiz, plan: Plan, length: int, pool: Pool, recipe: dict[str, Any], rng: Random) -> Sample:
+        question, frame = self._frame(quiz, length)
+        laid, starts, ends = fit(pool, frame, plan, self.options.numbered, rng)
+        starts, ends = starts + frame.head, ends + frame.head
         needles = [
             Needle(
                 text=text,
                 role=role,
-                token_start=head + start,
-                token_end=head + end,
-                depth=start / (room - (end - start)),
-                passage=laid.passages[i],
+                token_start=int(starts[i]),
+                token_end=int(ends[i]),
+                depth=float((starts[i] - frame.head) / (frame.room - (ends[i] - starts[i]))),
+                passage=int(laid.passages[i]),
                 before=laid.text[max(0, laid.chars[i] - WINDOW) : laid.chars[i]],
-                after=laid.text[laid.chars[i] + len(text) :][:WINDOW],
+                after=laid.text[laid.chars[i] + len(text) : laid.chars[i] + len(text) + WINDOW],
             )
-            for i, ((text, role), (start, end)) in enumerate(zip(quiz.needles, spans, strict=True))
+            for i, (text, role) in enumerate(quiz.needles)
         ]
+        n = len(needles)
+        decoys = Decoys(list(plan.texts[n:]), starts[n:].tolist(), ends[n:].tolist())
         content = BREAK.join([self._head, laid.text, question])
-        return Sample([{"role": "user", "content": content}], quiz.question, quiz.answer, needles, length, recipe)
-
-    @lru_cache(maxsize=64)  # noqa: B019  (a handful of heads, and Haystacks lives as long as the process)
-    def _head_tokens(self, before: str) -> int:
-        return self.tokens.head(before)
-
-    def _place(
-        self,
-        pool: Pool,
-        texts: list[str],
-        places: list[float],
-        room: int,
-        length: int,
-        before: str,
-        after: str,
-        rng: Random,
-    ) -> tuple[Layout, list[tuple[int, int]]]:
-        """The layout and each needle's tokens, counted from the start of the haystack: sums, nothing is tokenised."""
-        laid = lay_out(pool, texts, places, room, rng, self.options.numbered)
-        return laid, [(start, start + cost) for start, cost in zip(laid.starts, laid.costs, strict=True)]
-
-    def _place_and_correct(
-        self,
-        pool: Pool,
-        texts: list[str],
-        places: list[float],
-        room: int,
-        length: int,
-        before: str,
-        after: str,
-        rng: Random,
-    ) -> tuple[Layout, list[tuple[int, int]]]:
-        """The same for a tokenizer whose counts do not add up: tokenise the prompt, mend the budget, try again."""
-        # The same order of passages for some tries: only the ending changes then, so the error hardly does.
-        for attempt in range(CORRECTIONS):
-            if attempt % TRIES_PER_ORDER == 0:
-                order, budget = rng.getrandbits(64), room
-            laid = lay_out(pool, texts, places, budget, Random(order), self.options.numbered)
-            prompt = BREAK.join([before, laid.text, after])
-            ids, offsets = self.tokens.offsets(prompt)
-            if len(ids) == length:
-                first, spans = len(before) + len(BREAK), []
-                shift = length - room - self.tokens.tail(after)
-                for chars, text in zip(laid.chars, texts, strict=True):
-                    low, high = first + chars, first + chars + len(text)
-                    inside = [i for i, (start, end) in enumerate(offsets) if start < high and end > low]
-                    spans.append((inside[0] - shift, inside[-1] + 1 - shift))
-                return laid, spans
-            budget += length - len(ids)
-        raise LayoutError(
-            f"no haystack of exactly {length} tokens was found in {CORRECTIONS} tries: the counts of this tokenizer's "
-            "pieces do not add up; ask for another length or another tokenizer"
+        return Sample(
+            messages=[{"role": "user", "content": content}],
+            question=quiz.question,
+            answer=quiz.answer,
+            needles=needles,
+            decoys=decoys,
+            length=length,
+            profile=_profile(quiz, needles, len(decoys.texts), recipe["task"], frame.room),
+            recipe=recipe,
         )
+
+
+def _profile(quiz: Quiz, needles: list[Needle], decoys: int, task: str, room: int) -> dict[str, int | float | None]:
+    """What makes the sample hard, so that reports can break accuracy down by it. `inversions`: pairs of facts that stand
+    in the text in the other order than they have to be followed in; `span`: share of the haystack between the first and
+    the last fact that the answer needs."""
+    starts = [n.token_start for n in needles if n.role in NEEDED]
+    ordered = [n.token_start for n in needles if n.role in (*NEEDED, "superseded")]
+    pairs = [(a, b) for i, a in enumerate(ordered) for b in ordered[i + 1 :]] if task in ORDERED else None
+    roles = Counter(n.role for n in needles)
+    return {
+        "hops": quiz.hops,
+        "needed": len(starts),
+        "inversions": None if pairs is None else sum(a > b for a, b in pairs),
+        "span": (max(starts) - min(starts)) / room if starts else None,
+        "decoys": decoys + roles["decoy"],
+        "distractors": roles["distractor"],
+        "superseded": roles["superseded"],
+    }
 
 
 @lru_cache(maxsize=8)

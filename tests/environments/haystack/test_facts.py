@@ -57,7 +57,9 @@ def test_a_value_matches_its_own_pattern_whole_and_in_no_part(kind: str, split: 
     for text in (value, f"It is {value}.", f'"{value}", he said', f"({value})", f"**{value}**"):
         assert [match.group() for match in pattern.finditer(text)] == [value]
     # No word boundary inside a value starts or ends a value of its own.
-    parts = [value[i:j] for i in range(len(value)) for j in (len(value) - 1,) if i] + [value[:j] for j in range(len(value))]
+    parts = [value[i:j] for i in range(len(value)) for j in (len(value) - 1,) if i] + [
+        value[:j] for j in range(len(value))
+    ]
     assert not [part for part in parts if pattern.fullmatch(part) and f" {part} " in f" {value} "]
     for glued in (f"x{value}", f"{value}x", f"7{value}", f"{value}7"):
         assert value not in [match.group() for match in pattern.finditer(glued)]

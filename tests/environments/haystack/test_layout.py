@@ -16,7 +16,15 @@ depth = st.one_of(st.sampled_from([0.0, 1.0, 0.5]), st.floats(0, 1))
 
 @pytest.mark.parametrize(
     ("spec", "depths"),
-    [("3", [0, 0.5, 1]), ("2", [0, 1]), ("0.1,0.5", [0.1, 0.5]), (" 0 , 1 ", [0, 1]), ("1", [1]), ("0", [0]), ("1,", [1])],
+    [
+        ("3", [0, 0.5, 1]),
+        ("2", [0, 1]),
+        ("0.1,0.5", [0.1, 0.5]),
+        (" 0 , 1 ", [0, 1]),
+        ("1", [1]),
+        ("0", [0]),
+        ("1,", [1]),
+    ],
 )
 def test_parse_depths(spec: str, depths: list[float]) -> None:
     assert parse_depths(spec) == depths
@@ -81,6 +89,18 @@ def test_too_small(budget: int, numbered: bool) -> None:
     with pytest.raises(LayoutError, match=rf"do not fit into a haystack of {budget} tokens") as error:
         lay_out(pool, NEEDLES, [0.5] * 6, budget, Random(0), numbered)
     assert "\n" not in str(error.value) and "--env.lengths" in str(error.value)
+
+
+@pytest.mark.parametrize("depth_asked", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_needles_at_one_place_stand_in_random_order(depth_asked: float, numbered: bool) -> None:
+    """The answer is the first needle given; were it always the first of its cluster, that would give it away."""
+    pool = make_haystacks("gpt2").pool("train", 0)
+    ranks = []
+    for seed in range(200):
+        laid = lay_out(pool, NEEDLES[:4], [depth_asked] * 4, 1000, Random(seed), numbered)
+        ranks.append(sorted(laid.chars).index(laid.chars[0]))
+    assert all(25 < ranks.count(rank) < 80 for rank in range(4))
 
 
 def test_order_of_filler_differs_by_seed() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from environments.haystack.facts import BY_KIND, RELATION, SPLITS, VALUE_KINDS, FactError, in_split, parse
 from environments.haystack.questions import TASKS, Quiz, QuizOptions, custom
 
-FACTUAL = tuple(task for task in TASKS if task != "custom")
+FACTUAL = ("single", "multi_key", "multi_value", "multi_query", "absent")
 options = st.builds(
     QuizOptions,
     value_kind=st.sampled_from([*VALUE_KINDS, "any"]),
@@ -29,7 +29,9 @@ def quiz_of(task: str, chosen: QuizOptions, split: str = "train", seed: int = 0)
 def test_needles_values_and_answer_fit_together(task: str, chosen: QuizOptions, split: str, seed: int) -> None:
     quiz = quiz_of(task, chosen, split, seed)
     roles = [role for _, role in quiz.needles]
-    right = {"single": 1, "multi_key": 1, "multi_value": chosen.values, "multi_query": chosen.queries, "absent": 0}[task]
+    right = {"single": 1, "multi_key": 1, "multi_value": chosen.values, "multi_query": chosen.queries, "absent": 0}[
+        task
+    ]
     others = 0 if task == "single" else chosen.distractors
     assert roles == ["answer"] * right + ["distractor"] * others
     assert quiz.answer.values == quiz.values[:right] and len(quiz.values) == len(roles)

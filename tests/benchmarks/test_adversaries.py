@@ -1,0 +1,83 @@
+"""No way of gaming the reward earns more than honest guessing."""
+
+import json
+from functools import cache
+from math import sqrt
+from random import Random
+from statistics import mean, stdev
+
+import pytest
+
+from benchmarks import adversaries
+from benchmarks.adversaries import ADVERSARIES, WINS, Strategy, candidate, draw_samples, right, scores_of
+from environments.haystack.sample import Sample
+from tests.conftest import make_haystacks
+
+SAMPLES = 160
+NOISE = 0.01  # of drawing once where `guessing` draws twenty times: "all_evidence" is guessing where none is asked for
+modes = pytest.mark.parametrize("numbered", [False, True], ids=["answer", "evidence"])
+
+
+@cache
+def samples(numbered: bool) -> dict[str, list[Sample]]:
+    return draw_samples(make_haystacks("gpt2", numbered=numbered, distractors=adversaries.DISTRACTORS), SAMPLES)
+
+
+@cache
+def guessing(numbered: bool) -> dict[str, list[float]]:
+    return scores_of(candidate, samples(numbered), draws=20)  # its mean, nearly without the noise of its draws
+
+
+@modes
+@pytest.mark.parametrize("strategy", ADVERSARIES, ids=lambda s: s.__name__)
+def test_no_adversary_earns_more_than_guessing(strategy: Strategy, numbered: bool) -> None:
+    scores = scores_of(strategy, samples(numbered))
+    assert mean(scores["mix"]) <= mean(guessing(numbered)["mix"]) + NOISE
+    for task, each in scores.items():
+        if (strategy.__name__, task) not in WINS:
+            # The same samples, so their differences tell; three standard errors are left to chance.
+            gains = [a - b for a, b in zip(each, guessing(numbered)[task], strict=True)]
+            assert mean(gains) <= 3 * stdev(gains) / sqrt(len(gains)) + 1e-9, task
+
+
+@modes
+def test_the_right_answer_earns_everything(numbered: bool) -> None:
+    assert all(score == 1 for each in scores_of(right, samples(numbered)).values() for score in each)
+
+
+def test_guessing_earns_what_chance_gives() -> None:
+    means = {task: mean(each) for task, each in guessing(False).items()}
+    assert means["single"] == 1 and means["absent"] == 0
+    assert abs(means["multi_key"] - 1 / 4) < 0.05  # one of 1 + 3
+    assert abs(means["multi_value"] - 1 / 2) < 0.05  # three of 3 + 3
+    assert abs(means["multi_query"] - 1 / 6) < 0.05  # in its place, of six
+
+
+def test_the_mix_is_the_standard_one() -> None:
+    drawn = samples(False)
+    assert 0.1 < len(drawn["absent"]) / SAMPLES < 0.2
+    assert all(len(drawn[task]) > SAMPLES / 6 for task in adversaries.TASKS)
+    assert all(sample.length == adversaries.LENGTH for each in drawn.values() for sample in each)
+
+
+def test_strategies_do_what_they_say() -> None:
+    sample = samples(True)["multi_value"][0]
+    rng = Random(0)
+    assert set(sample.answer.values) < set(adversaries.stated(sample)) and len(adversaries.stated(sample)) == 6
+    numbers = adversaries.passages(sample)
+    assert numbers == list(range(1, len(numbers) + 1)) and sample.evidence <= set(numbers)
+    assert adversaries.right(sample, rng).count("<answer>") == 1
+    assert adversaries.two_regions(sample, rng).count("<answer>") == 2
+    assert adversaries.ten_thousand(sample, rng).count(";") > 10_000
+    assert all(strategy.__doc__ for strategy in ADVERSARIES) and WINS.keys() <= {
+        (s.__name__, task) for s in ADVERSARIES for task in (*adversaries.TASKS, "absent")
+    }
+
+
+def test_main_prints_a_table_and_writes_json(tmp_path, capsys) -> None:
+    out = tmp_path / "out.json"
+    adversaries.main(samples=20, json_file=out, tokenizer="gpt2")
+    printed = capsys.readouterr().out
+    assert all(f"| {s.__name__} |" in printed for s in ADVERSARIES)
+    written = json.loads(out.read_text())
+    assert written["answer"]["right"]["mix"] == written["evidence"]["right"]["mix"] == 1

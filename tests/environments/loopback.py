@@ -1,0 +1,159 @@
+"""A chat server on a real socket whose replies a test decides, and environments that talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tenacity
+from aiohttp import web
+from atroposlib.envs.base import BaseEnv
+from atroposlib.envs.server_handling.server_baseline import APIServer
+from tiny_model import save_tiny, tiny_tokenizer
+
+from environments import env_cli
+from environments.needle_env import NeedleEnv
+
+Reply = Callable[[dict[str, Any], int], Any]
+SHORT = "1300"  # tokens (bytes, with the tiny tokenizer) that hold any of the tasks
+
+
+def tokenizer_folder(folder: Path) -> Path:
+    """The byte-level tokenizer alone, as a folder."""
+    tiny_tokenizer().save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    return folder
+
+
+def model_folder(folder: Path) -> Path:
+    return save_tiny(folder, max_position_embeddings=8192)
+
+
+def choice(text: str | None, finish_reason: str = "stop") -> dict[str, Any]:
+    return {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
+
+
+def said(*texts: str | None) -> Reply:
+    """The same texts for every request, as many as asked for."""
+    return lambda body, _: [choice(texts[i % len(texts)]) for i in range(body.get("n", 1))]
+
+
+class ChatServer:
+    """`reply(body, number)` gives choices, or any aiohttp response; it may be a coroutine function."""
+
+    def __init__(self, reply: Reply = said("<answer>none</answer>"), models: Any = ("m",)):  # noqa: B008
+        self.reply, self.models = reply, models
+        self.requests: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.keys: set[str] = set()
+        self.now = self.most = 0
+        self.loop = asyncio.new_event_loop()
+        self.url = ""
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        self.paths.append(request.path)
+        self.keys.add(request.headers.get("Authorization", ""))
+        self.requests.append(body := await request.json())
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            answer = self.reply(body, len(self.requests))
+            if inspect.isawaitable(answer):
+                answer = await answer
+        finally:
+            self.now -= 1
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        if isinstance(answer, list):
+            answer = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": answer}
+        return web.json_response(answer)
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        self.keys.add(request.headers.get("Authorization", ""))
+        if callable(self.models):
+            answer = self.models(request)
+            return await answer if inspect.isawaitable(answer) else answer
+        return web.json_response({"object": "list", "data": [{"id": name} for name in self.models]})
+
+    async def _start(self) -> None:
+        app = web.Application(client_max_size=2**28)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/generate", self._chat)
+        self.runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await self.runner.setup()
+        await web.TCPSite(self.runner, "127.0.0.1", 0, shutdown_timeout=0.1).start()
+        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}/v1"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[ChatServer]:
+        thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self.loop).result()
+        try:
+            yield self
+        finally:
+            asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result()
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            thread.join()
+            self.loop.close()
+
+
+def make_env(
+    tokenizer: Path, url: str, cls: type[NeedleEnv] = NeedleEnv, server: dict | None = None, **env: Any
+) -> Any:
+    """An environment as the command line would make it: `config_init`, with these settings over it."""
+    config, servers = cls.config_init()
+    settings = {
+        "tokenizer_name": str(tokenizer),
+        "lengths": SHORT,
+        "tasks": "single",
+        "group_size": 3,
+        "total_steps": 4,
+    }
+    config = config.model_copy(update=settings | env)
+    one = servers[0].model_copy(update={"base_url": url, "model_name": "m"} | (server or {}))
+    made = cls(config, [one])
+    made.n_groups_to_process, made.group_size_to_process = config.total_steps, config.group_size
+    return made
+
+
+def flags(**settings: Any) -> list[str]:
+    """`env_x=1, openai_y=2` as `--env.x 1 --openai.y 2`."""
+    return [part for name, value in settings.items() for part in (f"--{name.replace('_', '.', 1)}", str(value))]
+
+
+def command(name: str, tokenizer: Path, url: str, **settings: Any) -> list[str]:
+    base = {"env_tokenizer_name": tokenizer, "env_lengths": SHORT, "env_tasks": "single", "env_group_size": 2}
+    base |= {"env_total_steps": 3, "openai_base_url": url, "openai_model_name": "m"}
+    return [name, *flags(**{key: value for key, value in (base | settings).items() if value is not None})]
+
+
+def run_cli(argv: list[str], cls: type[BaseEnv] = NeedleEnv) -> int:
+    """The exit code of that command line, run in this process."""
+    try:
+        env_cli.main(cls, argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True)]
+
+
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries at once: neither atroposlib's nor the openai client's pauses are what a test is about."""
+    for owner in (APIServer, BaseEnv):
+        for method in vars(owner).values():
+            if hasattr(method, "retry"):
+                monkeypatch.setattr(method.retry, "wait", tenacity.wait_none())
+    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *_, **__: 0.0)

@@ -1,0 +1,257 @@
+"""NeedleEnv as a user starts it: processes that are killed and interrupted, run-api, a trainer, atropos-sft-gen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from loopback import ChatServer, choice, command, make_env, no_waiting, rows_of, run_cli, said, tokenizer_folder
+from tiny_model import EOS, tiny_tokenizer
+
+from environments import env_cli
+from environments.needle_env import NeedleEnv
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60  # seconds after which a test gives up on another process
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    no_waiting(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for name in env_cli.KEY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with ChatServer().running() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
+
+
+def started(argv: list[str], *program: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, "-m", *(program or ("environments.needle_env",)), *argv]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def blocking_after(server: ChatServer, rows: int) -> asyncio.Event:
+    """The server answers so many requests and leaves the others waiting; the event says that it has come to that."""
+
+    async def make() -> asyncio.Event:
+        return asyncio.Event()
+
+    reached = asyncio.run_coroutine_threadsafe(make(), server.loop).result()
+
+    async def reply(body: dict[str, Any], number: int) -> Any:
+        if number <= rows:
+            return said("<answer>none</answer>", "x")(body, number)
+        reached.set()
+        return await server.loop.create_future()
+
+    server.reply = reply
+    return reached
+
+
+def wait_for(event: asyncio.Event, server: ChatServer) -> None:
+    asyncio.run_coroutine_threadsafe(event.wait(), server.loop).result(PATIENCE)
+
+
+def test_the_class() -> None:
+    assert NeedleEnv.name == NeedleEnv.config_init()[0].wandb_name == "needle"
+    assert NeedleEnv.config_init()[0].tasks == "single,multi_key,multi_value,multi_query"
+
+
+def test_kill_9_in_the_middle_loses_and_doubles_nothing(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:
+    """Fact 12 and the design: the same command continues, and a line that was cut is made again."""
+    reached = blocking_after(server, 4)
+    argv = command("process", tokenizer, server.url, env_total_steps=8, env_max_num_workers=1)
+    process = started(argv)
+    wait_for(reached, server)
+    process.kill()
+    process.communicate()
+    path = tmp_path / "data" / "needle.jsonl"
+    kept = rows_of(path)
+    assert [row["item"] for row in kept] == [0, 1, 2, 3]
+    path.write_bytes(path.read_bytes()[:-9])  # the last row as a crash in the middle of its line leaves it
+    server.reply, before = said("y"), len(server.requests)
+    assert run_cli(argv) == 0
+    rows = rows_of(path)
+    assert [row["item"] for row in rows] == list(range(8)) and rows[:3] == kept[:3]
+    assert len(server.requests) == before + 5 and list(path.parent.glob("*.jsonl")) == [path]
+    assert "</html>" in path.with_suffix(".html").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_and_shows_what_it_has(
+    number: signal.Signals, server: ChatServer, tokenizer: Path, tmp_path: Path
+) -> None:
+    """Fact 12: SIGTERM loses atroposlib's tail and its page."""
+    reached = blocking_after(server, 2)
+    process = started(command("process", tokenizer, server.url, env_total_steps=5, env_max_num_workers=1))
+    wait_for(reached, server)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1 and "Traceback" not in err
+    assert "2 of 5 done, 0 failed; the same command continues where this one stopped" in out
+    assert [row["item"] for row in rows_of(tmp_path / "data" / "needle.jsonl")] == [0, 1]
+    assert "</html>" in (tmp_path / "data" / "needle.html").read_text()
+
+
+def test_ctrl_c_while_the_server_is_looked_for_is_one_line(server: ChatServer, tokenizer: Path) -> None:
+    async def make() -> asyncio.Event:
+        return asyncio.Event()
+
+    asked = asyncio.run_coroutine_threadsafe(make(), server.loop).result()
+
+    async def hang(_: web.Request) -> web.StreamResponse:
+        asked.set()
+        return await server.loop.create_future()
+
+    server.models = hang
+    process = started(command("process", tokenizer, server.url))
+    wait_for(asked, server)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130 and err.strip().splitlines()[-1] == "error: interrupted" and "Traceback" not in err
+
+
+# ---- run-api ----
+
+
+@pytest.fixture(scope="module")
+def run_api() -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = ["--host", "127.0.0.1", "--port", str(port)]
+    process = started(argv, "atroposlib.cli.run_api")
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "running on" in line:
+                break
+        else:
+            pytest.fail("run-api did not start")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """atroposlib waits five seconds "for other instances" and a second for a trainer."""
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *_: sleep(min(seconds, 0.02)))
+
+
+async def call(api: str, method: str, path: str, body: Any = None) -> Any:
+    async with aiohttp.ClientSession() as session, session.request(method, api + path, json=body) as reply:
+        assert reply.status == 200, (path, await reply.text())
+        return (
+            await reply.json() if reply.content_type == "application/json" else None
+        )  # /reset_data says "Reset successful"
+
+
+async def train(api: str, batch_size: int, steps: int, longest: int = 4096) -> list[dict[str, Any]]:
+    """A trainer: registers, and takes batches until it has had so many steps. The groups."""
+    await call(api, "GET", "/reset_data")
+    registration = {"wandb_group": "g", "wandb_project": "p", "batch_size": batch_size, "max_token_len": longest}
+    registration |= {"checkpoint_dir": "", "save_checkpoint_interval": -1, "starting_step": 0, "num_steps": steps}
+    await call(api, "POST", "/register", registration)
+    groups: list[dict[str, Any]] = []
+    while True:
+        groups += (await call(api, "GET", "/batch"))["batch"] or []
+        if (await call(api, "GET", "/status"))["current_step"] > steps:
+            return groups
+        await asyncio.sleep(0.02)
+
+
+def generated(body: dict[str, Any], _: int) -> web.Response:
+    texts = ["<answer>none</answer>", "wrong"] * (body["n"] // 2)
+    logprobs = [[[{str(i): -0.5}] for i in [*tiny_tokenizer().encode(text), EOS]] for text in texts]
+    return web.json_response({"logprobs": logprobs, "finish_reasons": ["stop"] * len(texts)})
+
+
+@pytest.mark.parametrize("server_type", ["openai", "vllm"])
+async def test_serve_feeds_a_trainer_and_ends_by_itself(
+    server_type: str, server: ChatServer, tokenizer: Path, run_api: str, hurried: None
+) -> None:
+    """Facts 4 and 13: registers under its name; the trainer gets full groups with scores, and what the server type can
+    give beside them."""
+    server.reply = generated if server_type == "vllm" else said("<answer>none</answer>", "wrong")
+    settings = {"group_size": 4, "batch_size": 8, "total_steps": 2, "rollout_server_url": run_api, "absent_share": 0.5}
+    env = make_env(tokenizer, server.url, server={"server_type": server_type}, **settings)
+    groups, _ = await asyncio.wait_for(asyncio.gather(train(run_api, 8, 2), env.env_manager()), PATIENCE)
+    assert env.wandb_prepend == "needle_0" and len(groups) >= 6
+    for group in groups:
+        assert len(group["tokens"]) == len(group["masks"]) == len(group["scores"]) == 4
+        prompt = group["masks"][0].count(-100)
+        task = group["group_overrides"]["recipe"]["task"]
+        assert group["scores"] == ([1.0, 0.0] if task == "absent" else [0.02, 0.0]) * 2
+        assert env.tokenizer.decode(group["tokens"][0][prompt:]) == "<answer>none</answer><|im_end|>"
+        assert prompt == group["group_overrides"]["recipe"]["length"]
+        assert (group["inference_logprobs"] is not None) == (server_type == "vllm")
+        if server_type == "vllm":
+            assert group["inference_logprobs"][1] == [1.0] * prompt + [-0.5] * 6
+        assert group["messages"][1][-1] == {"role": "assistant", "content": "wrong"}
+
+
+async def test_serve_refuses_a_trainer_whose_sequences_are_too_short(
+    server: ChatServer, tokenizer: Path, run_api: str, hurried: None
+) -> None:
+    """Fact 8: atropos-sft-gen takes 2,048 tokens unless told otherwise."""
+    env = make_env(tokenizer, server.url, rollout_server_url=run_api, group_size=4, batch_size=8)
+    trainer = asyncio.create_task(train(run_api, 8, 2, longest=1000))
+    with pytest.raises(env_cli.ConfigError, match="start it with --max-token-len 1429 or more"):
+        await asyncio.wait_for(env.env_manager(), PATIENCE)
+    trainer.cancel()
+    assert not server.requests
+
+
+async def test_atropos_sft_gen_takes_messages(
+    server: ChatServer, tokenizer: Path, run_api: str, hurried: None, tmp_path: Path
+) -> None:
+    """Facts 9 and 10: with --save-messages rows hold whole chats; the tokenizer is a local folder."""
+    right = "<answer>none</answer>"
+    server.reply = lambda body, _: [choice(text) for text in (right, "wrong") * (body["n"] // 2)]
+    argv = f"{tmp_path}/sft.jsonl --api-url {run_api} --group-size 2 --tasks-per-step 2 --num-seqs-to-save 4 ".split()
+    argv += f"--tokenizer {tokenizer} --save-messages --save-top-n-per-group 1 --max-token-len 4096".split()
+    env = make_env(
+        tokenizer, server.url, rollout_server_url=run_api, group_size=2, batch_size=4, tasks="absent", total_steps=1000
+    )
+    await call(run_api, "GET", "/reset_data")
+    generator = started(argv, "atroposlib.cli.sft")
+    try:
+        while (await call(run_api, "GET", "/info"))["batch_size"] != 4:
+            assert generator.poll() is None, generator.stderr
+            await asyncio.sleep(0.02)
+        serving = asyncio.create_task(env.env_manager())
+        await asyncio.to_thread(generator.communicate, timeout=PATIENCE)
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+    finally:
+        generator.kill()
+    rows = rows_of(tmp_path / "sft.jsonl")
+    assert len(rows) >= 4 and {row["score"] for row in rows} == {1.0}
+    assert {row["messages"][-1]["content"] for row in rows} == {right}
+    assert all(len(env.tokenizer.apply_chat_template(row["messages"][:-1], add_generation_prompt=True, return_dict=False))
+               == 1300 for row in rows)  # fmt: skip

@@ -1,0 +1,218 @@
+"""Rows of exactly so many tokens, out of documents: joined without cutting a sentence, or windows of one document.
+
+Joining. Documents are taken in order, whole while they fit. The next one gives its longest beginning that ends with a
+sentence and leaves a rest which pieces of other documents fill exactly; it goes on in the next row. For these pieces up
+to four short documents are held in reserve and used up, sentence by sentence, before others are touched; which sums of
+their beginnings exist is one bit set (subset sum), so a row costs microseconds. Each piece starts its positions anew.
+Every token comes out once, in the order of its document. Only where no sum fits (text without sentences, or too few
+documents) is a row cut within a sentence, and counted.
+
+Windows. A window starts at a sentence and ends with one, holds exactly the asked tokens as they stand, and shares at least
+the stated overlap with the one before: it starts at the last place not behind `end - overlap` that allows all of that.
+Such places come about every 25 sentences, so the overlap is some 600 tokens more than stated. Where there is none, text is
+left out up to the next one, and counted; or, if asked, the window ends within a sentence.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+LOOKAHEAD = 16  # documents waiting before a row is made: a choice for the reserve
+AHEAD_ROWS = 8  # or so many rows' worth of tokens, which bounds memory
+RESERVE = 4  # documents that complete rows
+REACH = 4096  # tokens: the most that pieces of the reserve add to a row
+SPLIT_OFF = 1024  # tokens split off the end of a document for the reserve when no other document is there
+TRIED = 8  # documents behind the reserve, and documents given back, before a sentence is cut
+
+
+@dataclass(frozen=True)
+class Document:
+    """The part of a document that is still to be written. `cuts`: how many tokens may be taken, ascending, ends at all."""
+
+    ids: np.ndarray  # [T] int32
+    cuts: np.ndarray  # [C] int32
+    number: int = 0
+    total: int = 0  # tokens of the whole document
+
+    def split(self, count: int) -> tuple["Document", "Document"]:
+        cuts = self.cuts[self.cuts > count] - count
+        head = self.cuts[self.cuts < count]
+        return (
+            Document(self.ids[:count], np.append(head, count).astype(np.int32), self.number, self.total),
+            Document(self.ids[count:], cuts, self.number, self.total),
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training row. `starts`: where each of its pieces begins; positions count from there."""
+
+    ids: np.ndarray  # [L] int32
+    starts: np.ndarray  # [pieces] int32
+    cut: bool = False  # ends within a sentence
+
+    @property
+    def position_ids(self) -> np.ndarray:
+        lengths = np.diff(np.append(self.starts, len(self.ids)))
+        return (np.arange(len(self.ids)) - np.repeat(self.starts, lengths)).astype(np.int64)
+
+
+class Packer:
+    """Joins documents into rows of `length` tokens. Deterministic: the rows depend on the documents and their order."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.queue: deque[Document] = deque()
+        self.reserve: list[Document] = []
+        self.total = 0  # tokens waiting
+
+    def push(self, document: Document) -> None:
+        self.queue.append(document)
+        self.total += len(document)
+
+    def rows(self, final: bool = False) -> Iterator[Row]:
+        """The rows that can be made now. With `final` nothing more will come; less than a row is left after it."""
+        while self._ready(final):
+            row = self._row()
+            self.total -= self.length
+            yield row
+
+    def _ready(self, final: bool) -> bool:
+        if final:
+            return self.total >= self.length
+        many = len(self.queue) + len(self.reserve) >= LOOKAHEAD
+        return self.total >= AHEAD_ROWS * self.length or (many and self.total >= 2 * self.length)
+
+    def _fill_reserve(self) -> None:
+        while len(self.reserve) < RESERVE and self.queue:
+            fresh = [d for d in list(self.queue)[1 : 2 * LOOKAHEAD] if len(d) == d.total]
+            if fresh:
+                document = min(fresh, key=len)
+                self.queue = deque(d for d in self.queue if d is not document)
+            else:
+                last = self.queue[-1]
+                split = last.cuts[last.cuts >= len(last) - min(SPLIT_OFF, self.length // RESERVE)][0]
+                if len(last) < 2 * self.length or split == len(last):
+                    return
+                kept, document = last.split(int(split))
+                self.queue[-1] = kept
+            self.reserve.append(document)
+
+    def _row(self) -> Row:
+        self._fill_reserve()
+        taken: list[Document] = []
+        room = self._take_whole(taken, self.length)
+        for _ in range(TRIED):
+            if room == 0 or self._complete(taken, room):
+                return self._joined(taken, cut=False)
+            if not taken:
+                break
+            self.queue.appendleft(taken.pop())  # the last whole document too may end earlier
+            room += len(self.queue[0])
+        room = self._take_whole(taken, room)
+        head, self.queue[0] = self.queue[0].split(room)
+        return self._joined([*taken, head], cut=True)
+
+    def _take_whole(self, taken: list[Document], room: int) -> int:
+        """Moves documents from the queue while they fit; returns the room that is left."""
+        while room:
+            if not self.queue:
+                self.queue.append(self.reserve.pop(0))
+            if len(self.queue[0]) > room:
+                break
+            taken.append(self.queue.popleft())
+            room -= len(taken[-1])
+        return room
+
+    def _complete(self, taken: list[Document], room: int) -> bool:
+        """Fills the room to the token: a beginning of the first waiting document, and pieces of others."""
+        others = len(self.reserve)
+        for pool in (self.reserve, [*self.reserve, *list(self.queue)[1 : 1 + TRIED]]):
+            parts = fit(self.queue[0].cuts, [d.cuts for d in pool], room)
+            if parts is not None:
+                break
+        else:
+            return False
+        rest: list[Document] = []
+        for document, count in zip([self.queue[0], *pool], parts, strict=True):
+            head, tail = document.split(count)
+            if count:
+                taken.append(head)
+            rest.append(tail)
+        queue = [rest[0], *rest[1 + others :], *list(self.queue)[1 + len(pool) - others :]]
+        self.queue = deque(d for d in queue if len(d))
+        self.reserve = [d for d in rest[1 : 1 + others] if len(d)]
+        return True
+
+    @staticmethod
+    def _joined(parts: list[Document], cut: bool) -> Row:
+        lengths = [len(part) for part in parts]
+        starts = np.cumsum([0, *lengths[:-1]]).astype(np.int32)
+        return Row(np.concatenate([part.ids for part in parts]), starts, cut)
+
+
+def fit(first: np.ndarray, others: list[np.ndarray], room: int) -> list[int] | None:
+    """How many tokens to take of each document so that they sum to `room`: as many of the first as can be.
+
+    `first` and `others` are cuts. Returns a count for the first and for each other, each 0 or one of its cuts; None when
+    no sum within `REACH` of the others' tokens fits.
+    """
+    reach = min(room, REACH)
+    mask = (1 << (reach + 1)) - 1
+    sums = [1]  # bit m: m tokens can be made of the documents so far
+    for cuts in others:
+        bits = sums[-1]
+        for cut in cuts[: np.searchsorted(cuts, reach, "right")].tolist():
+            bits |= (sums[-1] << cut) & mask
+        sums.append(bits)
+    for count in [*first[: np.searchsorted(first, room, "right")][::-1].tolist(), 0]:
+        rest = room - count
+        if rest > reach:
+            return None
+        if not sums[-1] >> rest & 1:
+            continue
+        parts = [0] * len(others)
+        for i in range(len(others) - 1, -1, -1):
+            if sums[i] >> rest & 1:
+                continue
+            parts[i] = next(c for c in others[i].tolist() if c <= rest and sums[i] >> (rest - c) & 1)
+            rest -= parts[i]
+        return [count, *parts]
+    return None
+
+
+@dataclass(frozen=True)
+class Window:
+    start: int
+    whole: bool  # starts at a sentence and ends with one
+
+
+def plan_windows(cuts: np.ndarray, room: int, overlap: int, slack: int, whole: bool = True) -> list[Window]:
+    """Windows of `room` tokens over a document whose length is the last of its `cuts`.
+
+    Each shares at least `overlap` and at most `overlap + slack` tokens with the one before. Where no window within these
+    bounds is whole, `whole` takes the next one that is, however far on (there may be a gap then, and none behind the last
+    window); without `whole` one ends within a sentence.
+    """
+    total = int(cuts[-1])
+    starts = np.concatenate([[0], cuts[:-1]])
+    good = starts[np.isin(starts + room, cuts)]
+    windows: list[Window] = []
+    while True:
+        last = windows[-1].start if windows else -1
+        target = last + room - overlap if windows else 0
+        low = max(target - slack, last + 1)
+        fits = good[np.searchsorted(good, low) : np.searchsorted(good, target, "right")]
+        later = good[np.searchsorted(good, target, "right") :][:1] if whole else good[:0]
+        if len(fits) or len(later):
+            windows.append(Window(int(fits[-1] if len(fits) else later[0]), True))
+        elif whole or target + room > total:
+            return windows
+        else:
+            plain = starts[np.searchsorted(starts, low) : np.searchsorted(starts, target, "right")]
+            windows.append(Window(int(plain[-1]) if len(plain) else target, False))
