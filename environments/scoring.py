@@ -46,7 +46,7 @@ _LINKED_KINDS = {
 _THINK = re.compile(r"^.*</think>", re.DOTALL | re.IGNORECASE)
 _OPEN_THINK = re.compile(r"<think>.*$", re.DOTALL | re.IGNORECASE)
 _ABSTENTIONS = frozenset(
-    ("none", "no answer", "not stated", "not mentioned", "unknown", "not in the text", "the text does not say")
+    ("none", "no answer", "not stated", "not mentioned", "unknown", "not in the text", "text does not say")
 )
 _EDGE = " \t\r\n.,;:!?\"'`*_()[]{}“”‘’"
 
@@ -98,7 +98,8 @@ def score(
 
 
 def normalise(value: str) -> str:
-    """A value as it is compared: NFKC, lower case, one space, no quotes or stops around it, no thousands separators."""
+    """A value as it is compared: NFKC, lower case, one space, no quotes or stops around it, no "the" before it, no
+    thousands separators; small numbers in digits."""
     text = " ".join(unicodedata.normalize("NFKC", value).casefold().split()).strip(_EDGE)
     text = NUMBERS.get(text, text.removeprefix("the "))
     if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
@@ -204,7 +205,7 @@ def _abstains(region: str, predicted: list[str], answer_format: str) -> bool:
 def _denies(text: str) -> bool:
     """Whether a plain reply begins by saying that there is no answer."""
     said = normalise(text)
-    return said in _ABSTENTIONS or said.startswith((f"{NONE}.", f"{NONE} ", "the text does not "))
+    return said in _ABSTENTIONS or said.startswith((f"{NONE}.", f"{NONE} ", "text does not "))
 
 
 def _cited(text: str) -> list[int]:
