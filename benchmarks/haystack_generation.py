@@ -1,4 +1,5 @@
-"""How fast exact haystacks are built, on one core: samples/s at 8k, 32k and 128k tokens with five needles.
+"""How fast exact haystacks are built, on one core: samples/s at 8k, 32k and 128k tokens with five needles, and
+at 128k with linked ones.
 
     python -m benchmarks.haystack_generation [--seconds 3] [--json out.json]
 
@@ -26,6 +27,11 @@ from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tokens import BREAK
 
 LENGTHS = (8_192, 32_768, 131_072)
+CASES = (
+    ("5 needles", "multi_key", Options(distractors=4)),
+    ("chain of 8, 512 decoys", "chain", Options(hops="8", decoys=512)),
+    ("find 64 among 128 decoys", "find_all", Options(matches="64", decoys=128)),
+)
 CHECKED = 12  # samples re-tokenised for each row
 
 
@@ -39,7 +45,7 @@ def per_second(work: Callable[[int], Any], seconds: float) -> float:
     return count / (time.perf_counter() - started)
 
 
-def measure(haystacks: Haystacks, task: str, length: int, seconds: float) -> dict[str, Any]:
+def measure(haystacks: Haystacks, name: str, task: str, length: int, seconds: float) -> dict[str, Any]:
     """One row: our rate, the two bounds, and the error over re-tokenised samples."""
     tokens, pool = haystacks.tokens, haystacks.pool("train", 0)
     prompts = [tokens.render(haystacks.sample(i, "train", task, length).messages) for i in range(CHECKED)]
@@ -47,7 +53,7 @@ def measure(haystacks: Haystacks, task: str, length: int, seconds: float) -> dic
     n = max(1, int(length / pool.costs.mean()))
     ours = per_second(lambda i: haystacks.sample(i, "train", task, length), seconds)
     return {
-        "task": task,
+        "task": name,
         "length": length,
         "samples_per_s": ours,
         "tokens_per_s": ours * length,
@@ -67,8 +73,11 @@ def main(
     rows = []
     names = [name for name in tokenizers.split(",") if name]
     for name in tqdm(names, desc="tokenizers", unit="tokenizer"):
-        haystacks = Haystacks(load(name), Options(distractors=4))
-        rows += [{"tokenizer": name, **measure(haystacks, "multi_key", length, seconds)} for length in LENGTHS]
+        tokenizer = load(name)
+        for label, task, options in CASES:
+            haystacks = Haystacks(tokenizer, options)
+            for length in LENGTHS if task == "multi_key" else LENGTHS[-1:]:
+                rows.append({"tokenizer": name, **measure(haystacks, label, task, length, seconds)})
     table = Table("tokenizer", "task", "tokens", "samples/s", "M tokens/s", "re-tokenising/s", "join/s", "error")
     for row in rows:
         table.add_row(

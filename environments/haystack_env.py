@@ -20,7 +20,7 @@ from atroposlib.envs.base import APIServerConfig, BaseEnv, BaseEnvConfig, EvalHa
 from tenacity import RetryError
 from tqdm.auto import tqdm
 
-from environments import env_cli, report, rows
+from environments import env_cli, report, report_numbers, rows
 from environments.asking import TOKEN_SERVERS, AskError, ask, check_server, reason
 from environments.env_cli import ConfigError, RunError
 from environments.env_config import SEEDS, HaystackEnvConfig, check, check_batch
@@ -285,7 +285,7 @@ class HaystackEnv(BaseEnv):
             config = {**self.config.model_dump(mode="json"), "model": self.servers[0].model_name}
             paths = report.write_report(records, out, f"{self.name}: {self.servers[0].model_name}", config)
             write_metrics(out / "metrics.json", records, self.servers[0].model_name, config)
-            print(report.summary_table(records))
+            print(report_numbers.summary_table(records))
             print(f"samples  {store.path}\nmetrics  {out / 'metrics.json'}")
             print(f"heatmap  {paths.heatmap}\nreport   {paths.html}")
         if not self.serving:  # an evaluation that lacks a sample does not end the training

@@ -6,19 +6,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from environments import report
+from environments import report_numbers
 
 
 def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config: dict[str, Any]) -> None:
     """metrics.json in the form of atroposlib's `evaluate_log`, with standard errors beside the means."""
-    effective = report.effective_length(records)
-    invented = report.false_answers(records)
+    effective = report_numbers.effective_length(records)
+    invented = report_numbers.false_answers(records)
     metrics: dict[str, Any] = {}
     for name, estimates in (
-        ("score", {"all": report.estimate([r["score"] for r in records])}),
-        ("score_present", {"all": report.estimate([r["score"] for r in report.present(records)])}),
-        ("score_by_task", report.by(records, "task")),
-        ("score_by_length", report.by(records, "length")),
+        ("score", {"all": report_numbers.estimate([r["score"] for r in records])}),
+        ("score_present", {"all": report_numbers.estimate([r["score"] for r in report_numbers.present(records)])}),
+        ("score_by_task", report_numbers.by(records, "task")),
+        ("score_by_length", report_numbers.by(records, "length")),
         ("false_answers", {"all": invented.invented}),
         ("false_silence", {"all": invented.withheld}),
     ):

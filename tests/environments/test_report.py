@@ -20,7 +20,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
-from environments import report
+from environments import report, report_figures, report_numbers
 
 # ---- fake data --------------------------------------------------------------------------------------------------
 
@@ -67,10 +67,10 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 def test_estimate_by_hand() -> None:
-    found = report.estimate([1.0, 0.0, 1.0, 1.0])  # deviations 1/4, 3/4: variance 3/4 / 3 = 1/4
+    found = report_numbers.estimate([1.0, 0.0, 1.0, 1.0])  # deviations 1/4, 3/4: variance 3/4 / 3 = 1/4
     assert (found.mean, found.stderr, found.n) == (0.75, 0.25, 4)
     assert str(found) == "0.75±0.25"
-    assert str(report.estimate([0.5])) == "0.50" and str(report.estimate([])) == "–"
+    assert str(report_numbers.estimate([0.5])) == "0.50" and str(report_numbers.estimate([])) == "–"
 
 
 def test_grid_by_hand() -> None:
@@ -82,7 +82,7 @@ def test_grid_by_hand() -> None:
         record(4096, 1.0, None, error="timeout"),
         record(8192, 0.0, math.nan),
     ]
-    cells = report.grid(records)
+    cells = report_numbers.grid(records)
     assert cells.lengths.tolist() == [1024, 4096] and cells.depths.tolist() == [0.0, 1.0]
     np.testing.assert_array_equal(cells.mean, [[0.5, math.nan], [1.0, 0.5]])
     np.testing.assert_array_equal(cells.stderr, [[0.5, math.nan], [math.nan, math.nan]])
@@ -92,8 +92,8 @@ def test_grid_by_hand() -> None:
 def test_random_depths_fall_to_the_nearest_tenth_and_the_rest_to_any() -> None:
     one = record(depth=None, needles=[needle(0.4871), needle(0.1, "decoy")])
     two = record(depth=None, needles=[needle(0.2), needle(0.8)], score=0.0)
-    assert report.depth_of(one) == 0.5 and report.depth_of(two) is None
-    cells = report.grid([two, one])
+    assert report_numbers.depth_of(one) == 0.5 and report_numbers.depth_of(two) is None
+    cells = report_numbers.grid([two, one])
     assert cells.depths[0] == 0.5 and math.isnan(cells.depths[1])
     assert cells.mean[:, 0].tolist() == [1.0, 0.0]
 
@@ -112,7 +112,7 @@ def test_random_depths_fall_to_the_nearest_tenth_and_the_rest_to_any() -> None:
 )
 def test_grid_equals_the_slow_mean(rows: list[tuple[int, float | None, float, bool]]) -> None:
     records = [record(n, d, s, error="x" if failed else None) for n, d, s, failed in rows]
-    cells = report.grid(records)
+    cells = report_numbers.grid(records)
     assert cells.mean.shape == cells.stderr.shape == cells.n.shape == (len(cells.depths), len(cells.lengths))
     assert cells.n.sum() == sum(not failed for *_, failed in rows)
     for i, depth in enumerate(cells.depths):
@@ -146,7 +146,7 @@ def lengths(scores: dict[int, float]) -> list[dict]:
     ],
 )
 def test_effective_length(scores: dict[int, float], length: int | None, base: float, words: str) -> None:
-    found = report.effective_length(lengths(scores))
+    found = report_numbers.effective_length(lengths(scores))
     assert found is not None
     assert (found.length, found.base) == (length, base)
     assert words in found.reason
@@ -155,11 +155,11 @@ def test_effective_length(scores: dict[int, float], length: int | None, base: fl
 
 
 def test_effective_length_is_of_present_samples_and_none_without_any() -> None:
-    assert report.effective_length([]) is None
-    assert report.effective_length([record(error="x", score=None), record(present=False)]) is None
+    assert report_numbers.effective_length([]) is None
+    assert report_numbers.effective_length([record(error="x", score=None), record(present=False)]) is None
     always_silent = [record(n, 0.5, 0.0, abstained=True) for n in (512, 4096)]
     always_silent += [record(n, None, 1.0, present=False, abstained=True) for n in (512, 4096)]
-    found = report.effective_length(always_silent)
+    found = report_numbers.effective_length(always_silent)
     assert found is not None and found.length is None
 
 
@@ -174,7 +174,7 @@ def test_false_answers_by_hand() -> None:
         record(1024, 0.5, 1.0),
         record(1024, 0.5, None, abstained=True, error="timeout"),
     ]
-    found = report.false_answers(records)
+    found = report_numbers.false_answers(records)
     assert (found.invented.mean, found.invented.stderr, found.invented.n) == (0.75, 0.25, 4)
     assert (found.withheld.mean, found.withheld.n) == (pytest.approx(1 / 3), 3)
     assert list(found.by_length) == [512, 1024]
@@ -184,24 +184,40 @@ def test_false_answers_by_hand() -> None:
 
 def test_by_any_field() -> None:
     records = [record(task="b", hops=2, score=0.0), record(task="a", hops=1), record(task="a", score=0.5)]
-    assert [(k, v.mean, v.n) for k, v in report.by(records, "task").items()] == [("a", 0.75, 2), ("b", 0.0, 1)]
-    assert list(report.by(records, "hops")) == [1, 2, None]
-    assert list(report.by([record(options={"k": 1})], "options")) == ['{"k": 1}']
+    assert [(k, v.mean, v.n) for k, v in report_numbers.by(records, "task").items()] == [("a", 0.75, 2), ("b", 0.0, 1)]
+    assert list(report_numbers.by(records, "hops")) == [1, 2, None]
+    assert list(report_numbers.by([record(options={"k": 1})], "options")) == ['{"k": 1}']
 
 
 def test_labels() -> None:
     many = [512, 1000, 1024, 1500, 16384, 32000, 128000, 1048576, 1000000]
-    assert [report.length_label(n) for n in many] == ["512", "1k", "1k", "1,500", "16k", "32k", "128k", "1M", "1M"]
-    assert report.length_labels([1024, 16384]) == ["1k", "16k"]
-    assert report.length_labels([128000, 131072]) == ["128,000", "131,072"]
-    assert [report.depth_label(d) for d in (0.0, 1 / 34, 0.5, 1.0, math.nan)] == ["0", "2.9", "50", "100", "any"]
+    assert [report_numbers.length_label(n) for n in many] == [
+        "512",
+        "1k",
+        "1k",
+        "1,500",
+        "16k",
+        "32k",
+        "128k",
+        "1M",
+        "1M",
+    ]
+    assert report_numbers.length_labels([1024, 16384]) == ["1k", "16k"]
+    assert report_numbers.length_labels([128000, 131072]) == ["128,000", "131,072"]
+    assert [report_numbers.depth_label(d) for d in (0.0, 1 / 34, 0.5, 1.0, math.nan)] == [
+        "0",
+        "2.9",
+        "50",
+        "100",
+        "any",
+    ]
 
 
 # ---- text -------------------------------------------------------------------------------------------------------
 
 
 def test_summary_table_says_all() -> None:
-    text = report.summary_table([record(1024, 0.0, 1.0), record(1024, 0.0, 0.0), record(4096, 1.0, 0.25)])
+    text = report_numbers.summary_table([record(1024, 0.0, 1.0), record(1024, 0.0, 0.0), record(4096, 1.0, 0.25)])
     lines = text.splitlines()
     assert lines[1].split() == ["depth", "1k", "4k"]
     assert lines[2].split() == ["0", "0.50±0.50", "–"]
@@ -215,26 +231,30 @@ def test_summary_table_says_all() -> None:
 @pytest.mark.parametrize("count", [1, 8, 9, 20])
 def test_summary_table_fits_a_terminal(count: int) -> None:
     records = [record(1024 * (j + 1), i / 10, 0.93) for i in range(11) for j in range(count) for _ in range(2)]
-    text = report.summary_table(records)
+    text = report_numbers.summary_table(records)
     assert max(map(len, text.splitlines())) <= 100
     assert text.count("depth  ") == math.ceil(count / 8)
 
 
 def test_summary_table_of_nothing_and_of_failures() -> None:
-    assert "0 of 0 records" in report.summary_table([])
-    text = report.summary_table([record(score=None, error="boom\x1b[31m\nred")] * 3)
+    assert "0 of 0 records" in report_numbers.summary_table([])
+    text = report_numbers.summary_table([record(score=None, error="boom\x1b[31m\nred")] * 3)
     assert "3 of 3 records" in text and "3× boom [31m red" in text and "\x1b" not in text
 
 
 # ---- pictures ---------------------------------------------------------------------------------------------------
 
 FIGURES = {
-    "heatmap": lambda records: report.heatmap(report.grid(records), "t"),
-    "error_heatmap": lambda records: report.error_heatmap(report.grid(records)),
-    "depth_curve": report.depth_curve,
-    "score_histogram": lambda records: report.score_histogram(r["score"] for r in report.present(records)),
-    "false_answer_bars": report.false_answer_bars,
-    "side_by_side": lambda records: report.side_by_side({"a": report.grid(records), "b": report.grid([])}),
+    "heatmap": lambda records: report_figures.heatmap(report_numbers.grid(records), "t"),
+    "error_heatmap": lambda records: report_figures.error_heatmap(report_numbers.grid(records)),
+    "depth_curve": report_figures.depth_curve,
+    "score_histogram": lambda records: report_figures.score_histogram(
+        r["score"] for r in report_numbers.present(records)
+    ),
+    "false_answer_bars": report_figures.false_answer_bars,
+    "side_by_side": lambda records: report_figures.side_by_side(
+        {"a": report_numbers.grid(records), "b": report_numbers.grid([])}
+    ),
 }
 INPUTS = {
     "nothing": [],
@@ -249,22 +269,22 @@ INPUTS = {
 @pytest.mark.filterwarnings("error")
 def test_every_picture_renders(name: str, records: list[dict]) -> None:
     figure = FIGURES[name](records)
-    width, height = size(report.png(figure))
+    width, height = size(report_figures.png(figure))
     inches = figure.get_size_inches()
-    assert (width, height) == (round(inches[0] * report.DPI), round(inches[1] * report.DPI))
+    assert (width, height) == (round(inches[0] * report_figures.DPI), round(inches[1] * report_figures.DPI))
     assert min(width, height) >= 500
     first = figure.axes[0]
     assert first.get_title() and first.get_xlabel() and first.get_ylabel()
 
 
 def test_pictures_are_reproducible() -> None:
-    cells = report.grid(evaluation())
-    assert report.png(report.heatmap(cells)) == report.png(report.heatmap(cells))
+    cells = report_numbers.grid(evaluation())
+    assert report_figures.png(report_figures.heatmap(cells)) == report_figures.png(report_figures.heatmap(cells))
 
 
 def test_heatmap_axes() -> None:
-    cells = report.grid([record(n, d, 0.5) for n in (1024, 16384) for d in (0.0, 0.5, 1.0)][:-1])
-    axes, bar = report.heatmap(cells, "my title").axes
+    cells = report_numbers.grid([record(n, d, 0.5) for n in (1024, 16384) for d in (0.0, 0.5, 1.0)][:-1])
+    axes, bar = report_figures.heatmap(cells, "my title").axes
     assert axes.get_title() == "my title"
     assert [t.get_text() for t in axes.get_xticklabels()] == ["1k", "16k"]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["0", "50", "100"]
@@ -277,38 +297,41 @@ def test_heatmap_axes() -> None:
 
 
 def test_heatmap_of_many_cells_has_no_numbers_and_few_ticks() -> None:
-    cells = report.grid([record(1000 + 37 * j, i / 34) for i in range(35) for j in range(35)])
-    axes = report.heatmap(cells).axes[0]
+    cells = report_numbers.grid([record(1000 + 37 * j, i / 34) for i in range(35) for j in range(35)])
+    axes = report_figures.heatmap(cells).axes[0]
     assert not axes.texts and len(axes.get_xticks()) <= 20 and len(axes.get_yticks()) <= 21
 
 
 def test_depth_curve_lines() -> None:
     records = [record(n, d, 0.5) for n in (1024, 4096) for d in (0.0, 1.0)] + [record(8192, None, 1.0)]
-    axes = report.depth_curve(records).axes[0]
+    axes = report_figures.depth_curve(records).axes[0]
     assert [line.get_xydata().tolist() for line in axes.lines][:2] == [[[0, 0.5], [100, 0.5]]] * 2
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["1k", "4k", "8k"]
     assert axes.get_xlim() == (-2, 102) and axes.get_ylim() == (-0.02, 1.02)
-    many = report.depth_curve([record(1000 * n, d) for n in range(1, 21) for d in (0.0, 1.0)]).axes[0]
-    assert len(many.lines) == report.MOST_LINES and "7 of 20" in many.get_legend().get_title().get_text()
+    many = report_figures.depth_curve([record(1000 * n, d) for n in range(1, 21) for d in (0.0, 1.0)]).axes[0]
+    assert len(many.lines) == report_figures.MOST_LINES and "7 of 20" in many.get_legend().get_title().get_text()
 
 
 def test_score_histogram_counts_and_ignores_what_is_not_finite() -> None:
-    axes = report.score_histogram([0.0, 0.02, 1.0, math.nan, math.inf]).axes[0]
+    axes = report_figures.score_histogram([0.0, 0.02, 1.0, math.nan, math.inf]).axes[0]
     heights = [bar.get_height() for bar in axes.patches]
     assert (heights[0], heights[-1], sum(heights)) == (2, 1, 3) and "n = 3" in axes.get_title()
-    assert report.score_histogram([-1.0, 1.0]).axes[0].get_xlim() == (-1.0, 1.0)
+    assert report_figures.score_histogram([-1.0, 1.0]).axes[0].get_xlim() == (-1.0, 1.0)
 
 
 def test_false_answer_bars_heights() -> None:
     records = [record(512, None, 0.0, present=False), record(512, None, 1.0, present=False, abstained=True)]
-    axes = report.false_answer_bars([*records, record(512, abstained=True, score=0.0)]).axes[0]
+    axes = report_figures.false_answer_bars([*records, record(512, abstained=True, score=0.0)]).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [0.5, 1.0]
     assert [t.get_text() for t in axes.texts] == ["50%\nn=2", "100%\nn=1"]
 
 
 def test_side_by_side_aligns_different_grids() -> None:
-    a, b = report.grid([record(1024, 0.0, 0.2)]), report.grid([record(4096, 1.0, 0.8), record(4096, None, 0.4)])
-    figure = report.side_by_side({"before": a, "after": b})
+    a, b = (
+        report_numbers.grid([record(1024, 0.0, 0.2)]),
+        report_numbers.grid([record(4096, 1.0, 0.8), record(4096, None, 0.4)]),
+    )
+    figure = report_figures.side_by_side({"before": a, "after": b})
     left, right, _ = figure.axes
     assert left.get_title() == "before (mean 0.20)" and right.get_title() == "after (mean 0.60)"
     assert left.get_xlim() == right.get_xlim() == (-0.5, 1.5) and left.get_ylim() == right.get_ylim() == (2.5, -0.5)
@@ -316,14 +339,14 @@ def test_side_by_side_aligns_different_grids() -> None:
     assert shown[0, 0] == 0.2 and np.ma.count(shown) == 1
     np.testing.assert_array_equal(np.ma.filled(right.images[0].get_array()[:, 1], -1), [-1, 0.8, 0.4])
     with pytest.raises(ValueError, match="no grids"):
-        report.side_by_side({})
+        report_figures.side_by_side({})
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.text(max_size=30))
 @pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_title_is_never_a_formula(title: str) -> None:
-    figure = report.heatmap(report.grid([record()]), r"$\frac$ " + title)
+    figure = report_figures.heatmap(report_numbers.grid([record()]), r"$\frac$ " + title)
     assert isinstance(figure, Figure)
     figure.set_dpi(40)
     figure.draw_without_rendering()
@@ -355,8 +378,8 @@ def nearest_pair(colours: Any, matrix: list[list[float]], apart: float) -> float
 
 @pytest.mark.parametrize("kind", BLIND)
 def test_colours_can_be_told_apart_without_red_and_green(kind: str) -> None:
-    assert nearest_pair(report.SCORE_MAP, BLIND[kind], 0.25) > 20
-    assert nearest_pair(report.SCORE_MAP, BLIND[kind], 0.5) > 35
+    assert nearest_pair(report_figures.SCORE_MAP, BLIND[kind], 0.25) > 20
+    assert nearest_pair(report_figures.SCORE_MAP, BLIND[kind], 0.5) > 35
     assert nearest_pair(colormaps["RdYlGn"], BLIND[kind], 0.5) < 15
 
 
@@ -372,7 +395,7 @@ def test_write_report(tmp_path: Path) -> None:
     assert names == {"report.html", "grid.csv"} | {f"{name}.png" for name in pictures}  # and no temporary file
     rows = list(csv.DictReader(io.StringIO(paths.grid_csv.read_text())))
     assert list(rows[0]) == ["length", "depth", "mean", "stderr", "n"] and len(rows) == 6
-    cells = report.grid(report.present(evaluation()))
+    cells = report_numbers.grid(report_numbers.present(evaluation()))
     assert float(rows[0]["mean"]) == pytest.approx(cells.mean[0, 0]) and rows[0]["n"] == "4"
     page = paths.html.read_text()
     assert "A &lt;title&gt;" in page and "sk-1-2-3" not in page and "a-b-c" not in page and "77" in page

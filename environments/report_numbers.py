@@ -1,0 +1,283 @@
+"""Results into numbers and text: means with standard errors, the grid, the effective length, false answers.
+
+A record is one evaluated sample (a line of samples.jsonl). A record with an error, or without a finite score, is a
+failure: it is in no mean, and is counted and shown. The heatmap, the curves and the effective length are of samples
+whose fact is in the text; what the model does when it is not is `false_answers`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Record = Mapping[str, Any]
+
+SHORT = 1_024  # tokens; NoLiMa takes its base score at 250, 500 and 1k
+COLUMNS = 8  # lengths side by side in the text table: 8 of 11 characters fit a terminal of 100
+BINS = 5  # bars of a breakdown by a field of many values
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its standard error (sample deviation / sqrt n; NaN below two values), and how many values it is of."""
+
+    mean: float
+    stderr: float
+    n: int
+
+    def __str__(self) -> str:
+        if not self.n:
+            return "–"
+        return f"{self.mean:.2f}" if math.isnan(self.stderr) else f"{self.mean:.2f}±{self.stderr:.2f}"
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """Mean and standard error. A share is the mean of zeros and ones, with the same formula."""
+    found = [float(value) for value in values]
+    n = len(found)
+    mean = math.fsum(found) / n if n else math.nan
+    spread = math.fsum((value - mean) ** 2 for value in found)
+    return Estimate(mean, math.sqrt(spread / (n - 1) / n) if n > 1 else math.nan, n)
+
+
+def is_failure(record: Record) -> bool:
+    """True for a record that has an error, or no finite score."""
+    score = record.get("score")
+    return record.get("error") is not None or not isinstance(score, int | float) or not math.isfinite(score)
+
+
+def present(records: Iterable[Record]) -> list[Record]:
+    """The scored records whose fact is in the text."""
+    return [record for record in records if not is_failure(record) and record.get("present", True)]
+
+
+def by(records: Iterable[Record], field: str) -> dict[Any, Estimate]:
+    """Mean score by the values of any field (length, depth, task, hops), in order; missing is None, and last."""
+    groups: dict[Any, list[float]] = {}
+    for record in records:
+        if not is_failure(record):
+            value = record.get(field)
+            key = (
+                value if isinstance(value, str | int | float | None) else json.dumps(value, sort_keys=True, default=str)
+            )
+            groups.setdefault(key, []).append(record["score"])
+    order = sorted(groups, key=lambda k: (k is None, isinstance(k, str), k if k is not None else 0))
+    return {key: estimate(groups[key]) for key in order}
+
+
+def depth_of(record: Record) -> float | None:
+    """The asked depth; where it was random and one needle answers, that needle's true depth to the nearest tenth."""
+    if record.get("depth") is not None:
+        return round(float(record["depth"]), 6)
+    depths = [needle.get("depth") for needle in record.get("needles") or () if needle.get("role") == "answer"]
+    return round(depths[0], 1) if len(depths) == 1 and depths[0] is not None else None
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scores by depth (rows, 0 to 1 from the top; NaN, last, for samples without one depth) and length (columns)."""
+
+    lengths: np.ndarray  # (L,) tokens, ascending
+    depths: np.ndarray  # (D,) ascending
+    mean: np.ndarray  # (D, L), NaN where no record
+    stderr: np.ndarray  # (D, L), NaN below two records
+    n: np.ndarray  # (D, L)
+
+
+def grid(records: Iterable[Record]) -> Grid:
+    """Mean, standard error and count of the scores at each depth and length; every scored record counts."""
+    cells: dict[tuple[float | None, int], list[float]] = {}
+    for record in records:
+        if not is_failure(record):
+            cells.setdefault((depth_of(record), int(record["length"])), []).append(record["score"])
+    lengths = sorted({length for _, length in cells})
+    depths = sorted({depth for depth, _ in cells}, key=lambda d: math.inf if d is None else d)
+    table = [[estimate(cells.get((depth, length), ())) for length in lengths] for depth in depths]
+    shape = (len(depths), len(lengths))
+    return Grid(
+        lengths=np.array(lengths, dtype=int),
+        depths=np.array([math.nan if depth is None else depth for depth in depths], dtype=float),
+        mean=np.array([[cell.mean for cell in row] for row in table], dtype=float).reshape(shape),
+        stderr=np.array([[cell.stderr for cell in row] for row in table], dtype=float).reshape(shape),
+        n=np.array([[cell.n for cell in row] for row in table], dtype=int).reshape(shape),
+    )
+
+
+@dataclass(frozen=True)
+class EffectiveLength:
+    """How far a model's window really reaches. `length` is None when it does not even reach the shortest length."""
+
+    length: int | None
+    base: float  # score, 0..1
+    base_length: int  # tokens; the length where the base was found
+    share: float
+    shortest: int
+    longest: int
+
+    @property
+    def label(self) -> str:
+        if self.length is None:
+            return "none"
+        return ("≥ " if self.length == self.longest else "") + length_label(self.length)
+
+    @property
+    def reason(self) -> str:
+        """Why, in one line."""
+        rule = f"{self.share:.0%} of the base score {self.base:.2f} (at {length_label(self.base_length)})"
+        if self.base <= 0:
+            return "the base score is 0, so no length is held"
+        if self.length is None:
+            return f"even the shortest length, {length_label(self.shortest)}, is below {rule}"
+        if self.length == self.longest:
+            return f"every tested length keeps {rule}; longer ones are untested"
+        return f"the longest tested length up to which each keeps {rule}"
+
+
+def effective_length(records: Iterable[Record], share: float = 0.85) -> EffectiveLength | None:
+    """The effective length of NoLiMa (arXiv 2502.05167): how far the score holds at `share` of its base.
+
+    Only scored records whose fact is in the text count. The score of a length is the mean over all its records. The
+    base is the best score among the tested lengths of at most 1,024 tokens or, when all are longer, the score at the
+    shortest. The effective length is the longest tested one such that it and every shorter tested length score at
+    least `share * base`; None when the shortest already does not, or when the base is 0. No records give None.
+    """
+    means = {int(length): found.mean for length, found in by(present(records), "length").items()}
+    if not means:
+        return None
+    shortest, longest = min(means), max(means)
+    base_length = max((length for length in means if length <= SHORT), key=means.__getitem__, default=shortest)
+    base, reached = means[base_length], None
+    for length in sorted(means):
+        if base <= 0 or means[length] < share * base - 1e-9:
+            break
+        reached = length
+    return EffectiveLength(reached, base, base_length, share, shortest, longest)
+
+
+@dataclass(frozen=True)
+class FalseAnswers:
+    """Two ways to be wrong about whether the text says it."""
+
+    invented: Estimate  # of absent samples, the share that got an answer
+    withheld: Estimate  # of present samples, the share on which the model abstained
+    by_length: dict[int, tuple[Estimate, Estimate]]  # length -> (invented, withheld)
+
+
+def false_answers(records: Iterable[Record]) -> FalseAnswers:
+    """Answers to absent facts and silence on present ones, in all and by length (the lengths in order)."""
+    scored = [record for record in records if not is_failure(record)]
+
+    def rates(some: Sequence[Record]) -> tuple[Estimate, Estimate]:
+        absent = [record for record in some if not record.get("present", True)]
+        invented = estimate(not record.get("abstained", False) for record in absent)
+        return invented, estimate(bool(record.get("abstained", False)) for record in present(some))
+
+    lengths: dict[int, list[Record]] = {}
+    for record in scored:
+        lengths.setdefault(int(record["length"]), []).append(record)
+    return FalseAnswers(*rates(scored), by_length={length: rates(lengths[length]) for length in sorted(lengths)})
+
+
+def failures(records: Iterable[Record]) -> dict[str, int]:
+    """How often each error came, the most frequent first."""
+    found = Counter(str(record.get("error") or "no finite score") for record in records if is_failure(record))
+    return dict(found.most_common())
+
+
+def breakdown(records: Iterable[Record], field: str) -> dict[str, Estimate]:
+    """Mean score by a field of `Sample.profile`, ready to draw: each value by itself if there are few, else bins of equal
+    counts. Empty where no record has the field, or all have the same value."""
+    found = [(r[field], r["score"]) for r in records if not is_failure(r) and isinstance(r.get(field), int | float)]
+    values = sorted({value for value, _ in found})
+    if len(values) < 2:
+        return {}
+    if len(values) <= BINS + 3 and all(float(v).is_integer() for v in values):
+        return {f"{v:g}": estimate(score for value, score in found if value == v) for v in values}
+    edges = sorted(set(np.quantile([value for value, _ in found], np.linspace(0, 1, BINS + 1)).tolist()))
+    bins: dict[str, Estimate] = {}
+    for low, high in zip(edges, edges[1:], strict=False):
+        inside = [score for value, score in found if low <= value < high or value == high == edges[-1]]
+        if inside:
+            bins[f"{low:.2g}–{high:.2g}"] = estimate(inside)
+    return bins
+
+
+def length_label(length: int) -> str:
+    """1024 -> 1k, 32000 -> 32k, 131072 -> 128k, 1048576 -> 1M, 1500 -> 1,500."""
+    for unit in (1_000, 1_024):
+        if length and length % unit == 0:
+            thousands = length // unit
+            return f"{thousands // unit}M" if thousands % unit == 0 else f"{thousands}k"
+    return f"{length:,}"
+
+
+def length_labels(lengths: Iterable[int]) -> list[str]:
+    """One label a length, all different: full numbers where the short ones clash (128000 beside 131072)."""
+    lengths = [int(length) for length in lengths]
+    short = [length_label(length) for length in lengths]
+    return short if len(set(short)) == len(set(lengths)) else [f"{length:,}" for length in lengths]
+
+
+def depth_label(depth: float) -> str:
+    """0.5 -> 50, 0.0294 -> 2.9; NaN, no single depth, -> any."""
+    return "any" if math.isnan(depth) else f"{100 * depth:.1f}".removesuffix(".0")
+
+
+def summary_table(records: Iterable[Record]) -> str:
+    """Depth by length as plain text, at most 95 columns wide, and below it what else to know in a line each."""
+    records = list(records)
+    found = present(records)
+    cells, columns = grid(found), by(found, "length")
+    labels, lines = length_labels(cells.lengths), []
+    if len(labels):
+        lines.append("score by depth (rows, % of the text) and length (columns, tokens): mean±standard error")
+    for start in range(0, len(labels), COLUMNS):
+        block = slice(start, start + COLUMNS)
+        rows = [["depth", *labels[block]]]
+        for i, depth in enumerate(cells.depths):
+            row = zip(cells.mean[i, block], cells.stderr[i, block], cells.n[i, block], strict=True)
+            rows.append([depth_label(depth), *(str(Estimate(*cell)) for cell in row)])
+        rows.append(["mean", *(str(columns[int(length)]) for length in cells.lengths[block])])
+        rows.append(["n", *(f"{columns[int(length)].n:,}" for length in cells.lengths[block])])
+        lines += ["".join(f"{text:>{11 if j else 7}}" for j, text in enumerate(row)) for row in rows] + [""]
+    return "\n".join([*lines, summary(records)])
+
+
+def summary(records: Sequence[Record]) -> str:
+    """The lines below the table: mean score, effective length, false answers, failures."""
+    lines = []
+    for name, text in _facts(records):
+        lines += textwrap.wrap(text, 95, initial_indent=f"{name:<18}", subsequent_indent=" " * 18)
+    return "\n".join(lines)
+
+
+def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    found, wrong = present(records), false_answers(records)
+    reach, failed = effective_length(records), failures(records)
+    yield "mean score", f"{estimate(r['score'] for r in found)} of {len(found):,} samples whose fact is in the text"
+    tasks = by(found, "task")
+    if len(tasks) > 1:
+        yield "by task", ", ".join(f"{one_line(str(task), 40)} {score}" for task, score in tasks.items())
+    yield "effective length", f"{reach.label}: {reach.reason}" if reach else "–: no scored sample"
+    yield (
+        "false answers",
+        f"answered {wrong.invented} of {wrong.invented.n:,} samples whose fact is absent; "
+        f"abstained on {wrong.withheld} of {wrong.withheld.n:,} whose fact is there",
+    )
+    errors = "; ".join(f"{count}× {one_line(error, 60)}" for error, count in list(failed.items())[:3])
+    more = f"; and {len(failed) - 3} other errors" if len(failed) > 3 else ""
+    total = sum(failed.values())
+    yield "failures", f"{total:,} of {len(records):,} records, in no mean" + (f": {errors}{more}" if total else "")
+
+
+def one_line(text: str, limit: int) -> str:
+    """Text of the data for a terminal or a picture: one line, no control characters, at most `limit` characters."""
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
