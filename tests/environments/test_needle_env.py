@@ -178,10 +178,13 @@ async def train(api: str, batch_size: int, steps: int, longest: int = 4096) -> l
     await call(api, "POST", "/register", registration)
     groups: list[dict[str, Any]] = []
     while True:
-        groups += (await call(api, "GET", "/batch"))["batch"] or []
-        if (await call(api, "GET", "/status"))["current_step"] > steps:
-            return groups
-        await asyncio.sleep(0.02)
+        batch = (await call(api, "GET", "/batch"))["batch"]
+        groups += batch or []
+        # One call forms all batches that it can and counts them as steps, but gives one of them.
+        if batch is None:
+            if (await call(api, "GET", "/status"))["current_step"] > steps:
+                return groups
+            await asyncio.sleep(0.02)
 
 
 def generated(body: dict[str, Any], _: int) -> web.Response:

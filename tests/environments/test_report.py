@@ -266,7 +266,7 @@ INPUTS = {
 
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("records", INPUTS.values(), ids=INPUTS)
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_every_picture_renders(name: str, records: list[dict]) -> None:
     figure = FIGURES[name](records)
     width, height = size(report_figures.png(figure))
