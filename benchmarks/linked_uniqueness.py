@@ -271,6 +271,8 @@ def _chains(sample: Sample, decoys: World) -> list[str]:
 
 # ---- the measurement ----
 
+SEEDS_PER_POOL = 8192  # a pool and its decoys take seconds to write
+
 VARIANTS = tuple(
     {"lexical_gap": gap, "numbered": numbered, **more}
     for gap, numbered, more in product(
@@ -322,7 +324,7 @@ def main(
     """Print, task by task, how many samples are sound. Exits with 1 if one is not."""
     from benchmarks.reference_tokenizers import load
 
-    haystacks = Haystacks(load(tokenizer), Options(pool_tokens=max(65_536, 4 * length)))
+    haystacks = Haystacks(load(tokenizer), Options(pool_tokens=max(65_536, 4 * length), seeds_per_pool=SEEDS_PER_POOL))
     rows: dict[str, Counter] = {task: Counter() for task in LINKED}
     first_faults: dict[str, str] = {}
     started = time.perf_counter()

@@ -29,6 +29,9 @@ class HaystackEnvConfig(BaseEnvConfig):
     eval_temperature: float = Field(0.0, description="of evaluation")
     max_new_tokens: int = Field(128, description="longest completion, in tokens")
     max_failures: int = Field(20, description="items that may fail before the run stops")
+    curriculum: bool = Field(
+        False, description="serve climbs from easy to these settings, task by task, as scores allow"
+    )
     store: str = Field("compact", description="process keeps recipe and completions (compact) or all tokens too (full)")
     # The options of a sample, one by one: see haystack/sample.py and haystack/questions.py.
     value_kind: str = Field("any", description="words, numbers, uuids, dates, names or any")

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,10 +20,12 @@ from atroposlib.envs.base import APIServerConfig, BaseEnv, BaseEnvConfig, EvalHa
 from tenacity import RetryError
 from tqdm.auto import tqdm
 
-from environments import env_cli, report, report_numbers, rows
+from environments import env_cli, lessons, report, report_numbers, rows
 from environments.asking import TOKEN_SERVERS, AskError, ask, check_server, reason
+from environments.curriculum import Curriculum, Ladder
 from environments.env_cli import ConfigError, RunError
 from environments.env_config import SEEDS, HaystackEnvConfig, check, check_batch
+from environments.haystack.linked import LINKED, number_range
 from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
 from environments.haystack.tokens import load_tokenizer
 from environments.metrics import write_metrics
@@ -104,6 +106,8 @@ class HaystackEnv(BaseEnv):
         self.next_index = self.failures = 0
         self.scores: list[float] = []
         self._building = threading.Lock()
+        self.curriculum = Curriculum(self._ladders()) if config.curriculum else None
+        self.curriculum_state: dict[str, Any] = {}
 
     def _probe(self) -> None:
         """One sample of every task and length, so that what cannot work fails before any work starts."""
@@ -155,11 +159,29 @@ class HaystackEnv(BaseEnv):
                 f"stopped after {self.failures} failed items in a row (--env.max_failures {self.config.max_failures})"
             )
         item = self.item(self.next_index)
+        if self.curriculum:
+            rng = Random(f"{self.config.seed} lesson {self.next_index}")
+            task, lesson, difficulty = lessons.draw(self.curriculum, self.tasks, self.next_index, rng)
+            item = replace(item, task=task, length=difficulty.length, difficulty=difficulty, lesson=lesson)
         self.next_index += 1
         return item
 
     def save_checkpoint(self, step: int, data: dict | None = None) -> None:
-        super().save_checkpoint(step, {**(data or {}), "next_index": self.next_index})
+        state: dict[str, Any] = {"next_index": self.next_index}
+        if self.curriculum:
+            state["curriculum_state"] = self.curriculum.state()
+        super().save_checkpoint(step, {**(data or {}), **state})
+
+    def load_checkpoint(self) -> None:
+        super().load_checkpoint()  # sets every saved key as an attribute
+        if self.curriculum and self.curriculum_state:
+            self.curriculum = Curriculum.restore(self.curriculum_state, self._ladders())
+            for note in self.curriculum.notes:
+                logger.warning("curriculum: %s", note)
+
+    def _ladders(self) -> dict[str, Ladder]:
+        least, most = number_range(self.options.hops, 2, 8, "hops")
+        return lessons.ladders(self.config, self.tasks, set(LINKED), self.lengths, tuple(range(least, most + 1)))
 
     # ---- rollouts ----
 
@@ -167,7 +189,10 @@ class HaystackEnv(BaseEnv):
         """The item's sample and the tokens of its prompt. Runs in a worker thread; one at a time."""
         with self._building:
             depths = None if item.depth is None else [item.depth]
-            sample = self.haystacks.sample(item.seed, item.split, item.task, item.length, depths)
+            haystacks = self.haystacks
+            if item.difficulty:
+                haystacks = haystacks.variant(lessons.options(self.options, item.difficulty))
+            sample = haystacks.sample(item.seed, item.split, item.task, item.length, depths)
             return sample, self.haystacks.tokens.encode(self.haystacks.tokens.render(sample.messages))
 
     async def rollout(self, item: Item, n: int, split: str = "train") -> Rollout:
@@ -198,6 +223,8 @@ class HaystackEnv(BaseEnv):
             return None, []
         self.failures = 0  # in a row
         self.scores += group["scores"]
+        if self.curriculum and item.difficulty:
+            self.curriculum.record(item.lesson, item.difficulty, sum(group["scores"]) / len(group["scores"]))
         return group, []
 
     async def add_rollouts_for_wandb(self, scored_data: Any, item: Any = None) -> None:
@@ -214,6 +241,8 @@ class HaystackEnv(BaseEnv):
         if self.scores:
             metrics["train/score"] = sum(self.scores) / len(self.scores)
             self.scores = []
+        if self.curriculum:
+            metrics |= {f"curriculum/{name}": value for name, value in self.curriculum.metrics().items()}
         await super().wandb_log(metrics)
 
     async def env_manager(self) -> None:

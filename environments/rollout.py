@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from environments.asking import Completion
+from environments.curriculum import Difficulty
 from environments.haystack.sample import Sample
 from environments.scoring import Score
 
@@ -23,6 +24,8 @@ class Item:
     length: int
     depth: float | None = None
     repeat: int = 0
+    difficulty: Difficulty | None = None  # under a curriculum, and the task it counts for
+    lesson: str = ""
 
     @property
     def key(self) -> str:

@@ -35,8 +35,13 @@ STEPS_CAP = 0.2  # what all hops but the answer earn: far below the answer, abov
 CUSTOM_REPLY = 400  # characters, beside twice the value's, of a plain reply to a custom needle
 MAX_REGION = 100_000  # characters of an answer region that are read; a longer one is a dump
 
+_SMALL = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+).split()
+_TENS = "twenty thirty forty fifty sixty".split()
 NUMBERS = {word: str(n) for n, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+    _SMALL + [f"{ten}-{one}" if one != "zero" else ten for ten in _TENS for one in _SMALL[:10]]
 )}  # fmt: skip
 # What whole values of the kinds look like that only linked tasks ask for.
 _LINKED_KINDS = {

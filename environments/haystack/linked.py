@@ -12,9 +12,10 @@ Around them stand near-duplicates of what is asked for ("distractor") and chains
 To add a task, write a function from `Draw` to a `Quiz` and enter it in `LINKED`.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from random import Random
 
 from environments.haystack.facts import (
@@ -43,6 +44,7 @@ from environments.haystack.links import (
 from environments.haystack.questions import ANY_KIND, Answer, Quiz, QuizOptions
 
 Needles = list[tuple[str, str]]
+LAST_FOR = 10_000  # days within which the last of several values may still be asked for
 PREFIX_DECOYS = 4  # chains that begin like the one asked for and part from it by another kind of link
 
 
@@ -92,14 +94,18 @@ class Draw:
         return self.rng.choice(wanted or list(names))
 
     def number(self, spec: str, low: int, high: int, name: str) -> int:
-        """A number from a setting like "3" or "2-8". Raises `FactError` outside `low` to `high`."""
-        first, _, last = str(spec).partition("-")
-        if not (first.strip().isdigit() and (not last or last.strip().isdigit())):
-            raise FactError(f"{name} {spec!r} must be a number or a range like {low}-{high}")
-        least, most = int(first), int(last or first)
-        if not low <= least <= most <= high:
-            raise FactError(f"{name} {spec!r} is outside {low} to {high}")
-        return self.rng.randint(least, most)
+        return self.rng.randint(*number_range(spec, low, high, name))
+
+
+def number_range(spec: str, low: int, high: int, name: str) -> tuple[int, int]:
+    """The ends of a setting like "3" or "2-8". Raises `FactError` outside `low` to `high`."""
+    match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", str(spec))
+    if match is None:
+        raise FactError(f"{name} {spec!r} must be a number or a range like {low}-{high}")
+    least, most = int(match[1]), int(match[2] or match[1])
+    if not low <= least <= most <= high:
+        raise FactError(f"{name} {spec!r} is outside {low} to {high}")
+    return least, most
 
 
 def _link(link: Link, entity: Entity, target: Entity, rng: Random) -> str:
@@ -130,10 +136,12 @@ def _chain(draw: Draw, cut: bool) -> Quiz:
     values = draw.values(relation, 1 + n_twins + PREFIX_DECOYS)
     path: Needles = [(_link(link, a, b, rng), "link") for link, a, b in zip(links, people, people[1:], strict=False)]
     path.append((_value(people[-1], relation, values[0], rng), "answer"))
-    if cut:
-        del path[rng.randrange(len(path))]
-
     others: Needles = []
+    if cut:
+        at = rng.randrange(len(path))
+        # What stands behind the cut cannot be reached from the head, so no answer rests on it.
+        others += [(text, "distractor") for text, _ in path[at + 1 :]]
+        del path[at:]
     for i in range(n_twins):  # a twin of someone on the way leads elsewhere
         at = i % hops
         twin = draw.twin(people[at])
@@ -195,7 +203,7 @@ def _update(draw: Draw, absent: bool) -> Quiz:
             told = sentence(rng.choice(change.told), d=spell(day), e=person.told, v=value)
             role = "distractor" if person is not target else "answer" if right in (v, None) else "superseded"
             needles.append((told, role))
-    asked_day = days[right or 0] + timedelta(days=1)
+    asked_day = _day_within(days, right or 0, rng)
     wording = {"current": change.current, "then": change.then, "times": change.times}[ask][gap]
     question = wording.format(e=target.asked, d=spell(asked_day))
     kind = "count" if ask == "times" else RELATION[name].kind
@@ -203,6 +211,12 @@ def _update(draw: Draw, absent: bool) -> Quiz:
         return Quiz(tuple(needles), tuple(values), question, Answer("absent", (), kind))
     value = str(versions) if right is None else values[right]
     return Quiz(tuple(needles), tuple(values), question, Answer("one", (value,), kind))
+
+
+def _day_within(days: list[date], i: int, rng: Random) -> date:
+    """A day after the `i`-th and before the next one; any, so that no day in the text is always the one before it."""
+    rest = (days[i + 1] - days[i]).days - 1 if i + 1 < len(days) else LAST_FOR
+    return days[i] + timedelta(days=rng.randint(1, rest))
 
 
 # ---- conditions: find_all, count, order, join ----
@@ -215,12 +229,17 @@ def _crowd(draw: Draw, event: Event, place: tuple[str, str], n: int) -> tuple[li
     needles: Needles = [(sentence(rng.choice(event.told), e=p.told, p=place[0]), "answer") for p in people]
     for i in range(draw.options.distractors):
         stranger = draw.twin(people[i % n]) if people and i % 2 else draw.person(named=True)
-        if i % 2:
-            where, what = rng.choice([p for p in PLACES if p != place])[0], event
-        else:
-            where, what = place[0], rng.choice([e for e in EVENTS if e is not event])
-        needles.append((sentence(rng.choice(what.told), e=stranger.told, p=where), "distractor"))
+        needles.append((_nearly(event, place, i, stranger, rng), "distractor"))
     return people, needles
+
+
+def _nearly(event: Event, place: tuple[str, str], i: int, stranger: Entity, rng: Random) -> str:
+    """The same at another place, or something else at the same place, in turn: neither alone tells the condition."""
+    if i % 2:
+        where, what = rng.choice([p for p in PLACES if p != place])[0], event
+    else:
+        where, what = place[0], rng.choice([e for e in EVENTS if e is not event])
+    return sentence(rng.choice(what.told), e=stranger.told, p=where)
 
 
 def _condition(draw: Draw) -> tuple[Event, tuple[str, str], str]:
@@ -306,10 +325,9 @@ def _join(draw: Draw, absent: bool) -> Quiz:
         (_value(person, relation, values[0], rng), "answer"),
     ]
     if absent:
-        del needles[rng.randrange(2)]
-    for i, other in enumerate(others):  # others have values, and were elsewhere
-        where = rng.choice([p for p in PLACES if p != place])[0]
-        needles.append((sentence(rng.choice(event.told), e=other.told, p=where), "distractor"))
+        needles = [needles[0]] if rng.random() < 0.5 else [(needles[1][0], "distractor")]
+    for i, other in enumerate(others):  # others have values, and were elsewhere or did something else there
+        needles.append((_nearly(event, place, i, other, rng), "distractor"))
         needles.append((_value(other, relation, values[1 + i], rng), "distractor"))
     ask = RELATION[relation].asked_gap if gap else RELATION[relation].asked
     question = f"Find the person {condition}. {ask.format(e='that person', s='', is_='is')}"

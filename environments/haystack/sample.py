@@ -105,7 +105,8 @@ class Haystacks:
         self.tokens = Tokens(tokenizer)
         self.options = options
         self._pool = lru_cache(maxsize=4)(self._make_pool)
-        self._banks: dict[tuple[str, int], Bank] = {}
+        self._variants: dict[Options, Haystacks] = {}
+        self._banks: dict[tuple[str, int, bool], Bank] = {}
         self._heads: dict[str, int] = {}
 
     def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
@@ -149,6 +150,14 @@ class Haystacks:
         plan = Plan([*(text for text, _ in quiz.needles), *decoys], places, costs)
         return self._build(quiz, plan, length, pool, recipe, rng)
 
+    def variant(self, options: Options) -> "Haystacks":
+        """The same filler, counted once, under other options (which must ask for the same filler)."""
+        if options not in self._variants:
+            other = Haystacks(self.tokens.tokenizer, options)
+            other.tokens, other._pool, other._banks = self.tokens, self._pool, self._banks
+            self._variants[options] = other
+        return self._variants[options]
+
     def pool(self, split: str, seed: int) -> Pool:
         """The pool that samples of that seed are cut from."""
         # Only prose is endless; a corpus has one pool, the same for both splits.
@@ -172,7 +181,7 @@ class Haystacks:
     def _bank(self, split: str, seed: int) -> Bank:
         """The decoys that belong to that seed's pool."""
         number = seed // self.options.seeds_per_pool
-        key = (split, number)
+        key = (split, number, self.options.lexical_gap)
         if key not in self._banks:
             self._banks[key] = Bank(self.pool(split, seed), split, self.options.lexical_gap, number)
         return self._banks[key]

@@ -289,7 +289,7 @@ def test_killed_runs_go_on_to_the_same_bytes(tmp_path, gpt2_folder):
     assert process.wait() == -signal.SIGKILL and not (killed.out / data.STATS).exists()
     done = len(list(killed.out.glob("data/train-*.parquet")))
     stats, made = build(killed)
-    assert 0 < made < stats["rows"] or done == 0
+    assert 0 < made <= stats["rows"] and done  # all of them if it was killed between a shard and its state
     build(whole)
     assert files(killed.out) == files(whole.out) and stats["rejected"]["near_duplicate"] >= len(texts) // 2 - 1
     assert build(killed) == (stats, 0)  # a finished run is recognised
