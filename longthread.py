@@ -6,6 +6,9 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Small language models as long-term memory.")
+longlora = typer.Typer(no_args_is_help=True, help="LongLoRA: longer windows by training.")
+app.add_typer(longlora, name="longlora")
+AS_IT_IS = {"allow_extra_args": True, "ignore_unknown_options": True}  # the room's own app reads the arguments
 
 
 @app.command()
@@ -28,6 +31,14 @@ def report(
     from environments import report
 
     report.report(paths, out, title)
+
+
+@longlora.command(context_settings=AS_IT_IS, add_help_option=False)
+def data(context: typer.Context) -> None:
+    """Pretraining rows of an exact token length, checked as they are made."""
+    from trainer_configs.longlora import data
+
+    data.app(["data", *context.args], prog_name="longthread longlora")
 
 
 def main() -> None:

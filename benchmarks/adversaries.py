@@ -5,7 +5,8 @@
 Each strategy is a function (sample, rng) -> completion that sees the text, as a model does, but answers by a rule. They
 all answer the same samples, plain and with numbered passages (where evidence is asked for too). "candidate" is honest
 guessing: it finds the facts of the kind that is asked for and draws among them as many as are right. No adversary may
-earn more over the mix, and in a single task only where `WINS` says why.
+earn more over the mix, and in a single task only where `WINS` says why. Below stands the same for linked needles, where
+guessing looks up what the question names (`linked_guess`).
 """
 
 import json
@@ -23,7 +24,8 @@ from rich.markdown import Markdown
 
 from environments.haystack.facts import BY_KIND, VALUE_KINDS, parse
 from environments.haystack.questions import NONE
-from environments.haystack.sample import Haystacks, Options, Sample
+from environments.haystack.links import readers
+from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
 from environments.scoring import score
 
 TASKS = ("single", "multi_key", "multi_value", "multi_query")
@@ -195,6 +197,159 @@ WINS = {
 }
 
 
+# ---- linked needles ----
+
+LINKED_TASKS = ("chain", "update", "find_all", "count", "order", "join")
+GUESSED = {"count": (2, 8), "times": (2, 5)}  # what the options allow; `draw_linked` leaves them at their defaults
+
+
+@cache
+def _readers() -> list[tuple[str, str, re.Pattern]]:
+    return readers()
+
+
+def linked_facts(sample: Sample) -> list[tuple[str, str, dict[str, str]]]:
+    """(kind, name, slots) of every fact, in the order of the text: what a reader sees who follows none of them."""
+    texts = sorted(
+        [*((n.token_start, n.text) for n in sample.needles), *zip(sample.decoys.token_starts, sample.decoys.texts, strict=True)],
+    )
+    found = []
+    for _, text in texts:
+        for kind, name, pattern in _readers():
+            if match := pattern.fullmatch(text) or pattern.fullmatch(text[0].lower() + text[1:]):
+                found.append((kind, name, match.groupdict()))
+                break
+    return found
+
+
+def named_in(sample: Sample, name: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", sample.question) is not None
+
+
+def task_of(sample: Sample) -> str:
+    return sample.recipe["task"].removeprefix("absent_")
+
+
+def linked_candidates(sample: Sample) -> list[str]:
+    """What the answer may be after looking up what the question names: a person, a place, an event."""
+    facts, task = linked_facts(sample), task_of(sample)
+    if task in ("find_all", "count", "order"):
+        there = [slots["e"] for kind, _, slots in facts if kind == "event" and named_in(sample, slots["p"])]
+        return list(dict.fromkeys(there))
+    if task == "update":
+        mine = [slots["v"] for kind, _, slots in facts if kind == "change" and named_in(sample, slots["e"])]
+        return list(dict.fromkeys(mine or [slots["v"] for kind, _, slots in facts if kind == "change"]))
+    relation = BY_KIND[sample.answer.value_kind].name
+    values = {slots["e"]: slots["v"] for kind, name, slots in facts if (kind, name) == ("value", relation)}
+    if task == "join":
+        there = [slots["e"] for kind, _, slots in facts if kind == "event" and named_in(sample, slots["p"])]
+        return [values[who] for who in there if who in values] or list(values.values())
+    return list(values.values())
+
+
+def everyone(sample: Sample) -> list[str]:
+    """All people in the text."""
+    return list(dict.fromkeys(slots[s] for kind, _, slots in linked_facts(sample) for s in "ev"
+                              if s == "e" or kind == "link"))  # fmt: skip
+
+
+def steps(people: list[str]) -> str:
+    return f"<steps>{'; '.join(people)}</steps>\n"
+
+
+def linked_right(sample: Sample, rng: Random) -> str:
+    """The right answer: the ceiling."""
+    return reply(sample, list(sample.answer.values) or [NONE], sorted(sample.evidence))
+
+
+def _guess(sample: Sample, rng: Random) -> list[str]:
+    if sample.answer.value_kind == "count":
+        low, high = GUESSED["times" if task_of(sample) == "update" else "count"]
+        return [str(rng.randint(low, high))]
+    values = linked_candidates(sample) or [NONE]
+    return rng.sample(values, min(wanted(sample), len(values)))
+
+
+def linked_guess(sample: Sample, rng: Random) -> str:
+    """Honest guessing: looks up what the question names, and draws among what is left, as many as the question wants."""
+    return reply(sample, _guess(sample, rng))
+
+
+def dump_candidates(sample: Sample, rng: Random) -> str:
+    """Everything that the answer may be, in the order of the text."""
+    return reply(sample, linked_candidates(sample))
+
+
+def dump_people(sample: Sample, rng: Random) -> str:
+    """Everyone in the text, as the answer and as steps."""
+    return steps(everyone(sample)) + reply(sample, everyone(sample))
+
+
+def head_as_step(sample: Sample, rng: Random) -> str:
+    """Those whom the question names as steps, and a wrong answer."""
+    return steps([who for who in everyone(sample) if named_in(sample, who)]) + reply(sample, ["7"])
+
+
+def steps_dump(sample: Sample, rng: Random) -> str:
+    """The right steps among everyone, and a wrong answer."""
+    return steps([*sample.answer.steps, *everyone(sample)]) + reply(sample, ["7"])
+
+
+def random_steps(sample: Sample, rng: Random) -> str:
+    """As many people as there are steps, at random, and a wrong answer."""
+    return steps(rng.sample(everyone(sample), min(sample.profile["hops"], len(everyone(sample))) - 1 or 1)) + reply(
+        sample, ["7"]
+    )
+
+
+def every_number(sample: Sample, rng: Random) -> str:
+    """All numbers from 0 to 64."""
+    return reply(sample, [str(n) for n in range(65)])
+
+
+def most_likely_number(sample: Sample, rng: Random) -> str:
+    """Always 3, the number that most settings allow."""
+    return reply(sample, ["3"])
+
+
+def first_candidate(sample: Sample, rng: Random) -> str:
+    """The first in the text of what the answer may be."""
+    return reply(sample, linked_candidates(sample)[:1])
+
+
+def last_candidate(sample: Sample, rng: Random) -> str:
+    """The last in the text: the latest value, if text were time."""
+    return reply(sample, linked_candidates(sample)[-1:])
+
+
+def reading_order(sample: Sample, rng: Random) -> str:
+    """As many as are wanted, in the order of the text instead of time."""
+    return reply(sample, linked_candidates(sample)[: wanted(sample)])
+
+
+def same_many_times(sample: Sample, rng: Random) -> str:
+    """One guess, as often as values are wanted."""
+    return reply(sample, (linked_candidates(sample) or [NONE])[:1] * wanted(sample))
+
+
+def guess_and_none(sample: Sample, rng: Random) -> str:
+    """A guess and "none", to be right either way."""
+    return reply(sample, [*_guess(sample, rng), NONE])
+
+
+def guess_citing_all(sample: Sample, rng: Random) -> str:
+    """A guess that cites every passage."""
+    return reply(sample, _guess(sample, rng), passages(sample))
+
+
+LINKED_HONEST: tuple[Strategy, ...] = (linked_right, linked_guess)
+LINKED_ADVERSARIES: tuple[Strategy, ...] = (
+    dump_candidates, dump_people, echo_question, head_as_step, steps_dump, random_steps, abstain, every_number,
+    most_likely_number, first_candidate, last_candidate, reading_order, same_many_times, guess_and_none, empty,
+    guess_citing_all,
+)  # fmt: skip
+
+
 # ---- the measurement ----
 
 
@@ -205,6 +360,19 @@ def draw_samples(haystacks: Haystacks, n: int) -> dict[str, list[Sample]]:
     for seed in range(n):
         task = "absent" if rng.random() < ABSENT else TASKS[seed % len(TASKS)]
         drawn[task].append(haystacks.sample(seed, "train", task, LENGTH))
+    return drawn
+
+
+def draw_linked(haystacks: Haystacks, n: int) -> dict[str, list[Sample]]:
+    """The linked mix: six tasks in turn, of which a share asks for what is not there."""
+    rng = Random(0)
+    drawn: dict[str, list[Sample]] = {task: [] for task in (*LINKED_TASKS, "absent")}
+    for seed in range(n):
+        task = LINKED_TASKS[seed % len(LINKED_TASKS)]
+        absent = rng.random() < ABSENT
+        drawn["absent" if absent else task].append(
+            haystacks.sample(seed, "train", absent_twin(task) if absent else task, LENGTH)
+        )
     return drawn
 
 
@@ -223,11 +391,13 @@ def scores_of(strategy: Strategy, samples: dict[str, list[Sample]], draws: int =
     return scores | {"mix": [value for each in scores.values() for value in each]}
 
 
-def measure(samples: dict[str, list[Sample]]) -> dict[str, dict[str, float]]:
+def measure(
+    samples: dict[str, list[Sample]], strategies: tuple[Strategy, ...] = (*HONEST, *ADVERSARIES)
+) -> dict[str, dict[str, float]]:
     """Mean score by strategy and task, and over the mix."""
     return {
         strategy.__name__: {task: mean(each) for task, each in scores_of(strategy, samples).items() if each}
-        for strategy in (*HONEST, *ADVERSARIES)
+        for strategy in strategies
     }
 
 
@@ -251,12 +421,15 @@ def main(
     for numbered in (False, True):
         options = Options(distractors=DISTRACTORS, numbered=numbered, pool_tokens=32_768)
         title = f"{samples} samples of {LENGTH} tokens, " + ("with evidence" if numbered else "answer only")
-        results["evidence" if numbered else "answer"] = table = measure(
-            draw_samples(Haystacks(loaded, options), samples)
-        )
+        mode, haystacks = "evidence" if numbered else "answer", Haystacks(loaded, options)
+        results[mode] = measure(draw_samples(haystacks, samples))
+        linked = (*LINKED_HONEST, *LINKED_ADVERSARIES)
+        results[f"linked_{mode}"] = measure(draw_linked(haystacks, samples), linked)
         console = Console()
-        text = to_markdown(table, title)
-        console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
+        for name in (mode, f"linked_{mode}"):
+            text = to_markdown(results[name], f"{'linked, ' * (name != mode)}{title}")
+            console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
+            console.print()
     if json_file:
         json_file.write_text(json.dumps({"samples": samples, "length": LENGTH, **results}, indent=1))
 

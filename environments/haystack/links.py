@@ -135,7 +135,7 @@ def sentence(template: str, **slots: str) -> str:
 
 # ---- reading back ----
 
-_NAME = r"[\w' -]+?"
+_NAME = r"(?:the [\w-]+ \w+ by the [\w' -]+?|(?!the )[\w' -]+?)"  # whole: "to the poet by the inn by the ..."
 _SLOTS = {"e": _NAME, "v": r"[\w:-]+(?: [\w:-]+)*?", "p": r"[\w' -]+?", "d": r"\d{1,2} [A-Z][a-z]+ \d{4}"}
 PLACE_TOLD = {told for told, _ in PLACES}
 

@@ -21,8 +21,8 @@ def bank(gap: bool = False, split: str = "train") -> Bank:
     return Bank(make_haystacks("gpt2").pool(split, 0), split, gap, 0)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.booleans(), st.integers(0, 512), st.sampled_from(KINDS), st.integers(2, 8), st.integers(0, 2**32))
+@settings(max_examples=10, deadline=None)
+@given(st.booleans(), st.integers(0, 100), st.sampled_from(KINDS), st.integers(2, 8), st.integers(0, 2**32))
 def test_drawn_chains_are_whole_and_disjoint(gap: bool, n: int, kind: str, hops: int, seed: int) -> None:
     texts, costs = bank(gap).draw(n, kind, hops, (), Random(seed))
     world = read(texts)
