@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from environments.haystack.facts import BY_KIND, VALUE_KINDS, parse
-from environments.haystack.questions import NONE
 from environments.haystack.links import readers
+from environments.haystack.questions import NONE
 from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
 from environments.scoring import score
 
@@ -211,7 +211,10 @@ def _readers() -> list[tuple[str, str, re.Pattern]]:
 def linked_facts(sample: Sample) -> list[tuple[str, str, dict[str, str]]]:
     """(kind, name, slots) of every fact, in the order of the text: what a reader sees who follows none of them."""
     texts = sorted(
-        [*((n.token_start, n.text) for n in sample.needles), *zip(sample.decoys.token_starts, sample.decoys.texts, strict=True)],
+        [
+            *((n.token_start, n.text) for n in sample.needles),
+            *zip(sample.decoys.token_starts, sample.decoys.texts, strict=True),
+        ],
     )
     found = []
     for _, text in texts:
@@ -287,19 +290,18 @@ def dump_people(sample: Sample, rng: Random) -> str:
 
 def head_as_step(sample: Sample, rng: Random) -> str:
     """Those whom the question names as steps, and a wrong answer."""
-    return steps([who for who in everyone(sample) if named_in(sample, who)]) + reply(sample, ["7"])
+    return steps([who for who in everyone(sample) if named_in(sample, who)]) + reply(sample, ["wrong"])
 
 
 def steps_dump(sample: Sample, rng: Random) -> str:
     """The right steps among everyone, and a wrong answer."""
-    return steps([*sample.answer.steps, *everyone(sample)]) + reply(sample, ["7"])
+    return steps([*sample.answer.steps, *everyone(sample)]) + reply(sample, ["wrong"])
 
 
 def random_steps(sample: Sample, rng: Random) -> str:
     """As many people as there are steps, at random, and a wrong answer."""
-    return steps(rng.sample(everyone(sample), min(sample.profile["hops"], len(everyone(sample))) - 1 or 1)) + reply(
-        sample, ["7"]
-    )
+    people = everyone(sample)
+    return steps(rng.sample(people, min(max(len(sample.answer.steps), 1), len(people)))) + reply(sample, ["wrong"])
 
 
 def every_number(sample: Sample, rng: Random) -> str:

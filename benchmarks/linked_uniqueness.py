@@ -273,7 +273,7 @@ def _chains(sample: Sample, decoys: World) -> list[str]:
 
 SEEDS_PER_POOL = 8192  # a pool and its decoys take seconds to write
 
-VARIANTS = tuple(
+VARIANTS: tuple[dict[str, Any], ...] = tuple(
     {"lexical_gap": gap, "numbered": numbered, **more}
     for gap, numbered, more in product(
         (False, True),

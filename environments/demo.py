@@ -16,11 +16,12 @@ from pathlib import Path
 from environments.demo_model import DemoModelError, fetch
 
 MODEL = "SmolLM2-135M-Instruct"
-# Short needles in plain replies: a model of 135M parameters does not write tags. Sized for two cores and six minutes.
-COMMON = ("--env.answer_format", "plain", "--env.max_new_tokens", "40")
-PROCESS = ("--env.tasks", "single,multi_key,multi_value", "--env.lengths", "1024,2048,4096", "--env.temperature", "0.5",
-           "--env.total_steps", "6", "--env.group_size", "4", "--env.max_num_workers", "2")  # fmt: skip
-EVALUATE = ("--env.tasks", "single", "--env.value_kind", "numbers", "--env.lengths", "1024,2048,4096",
+# Numbers in plain replies: a model of 135M parameters writes no tags. Sized for two cores and six minutes.
+COMMON = ("--env.answer_format", "plain", "--env.max_new_tokens", "40", "--env.value_kind", "numbers")
+PROCESS = ("--env.tasks", "single,multi_key", "--env.distractors", "1", "--env.lengths", "1024,2048",
+           "--env.temperature", "0.3", "--env.total_steps", "6", "--env.group_size", "4",
+           "--env.max_num_workers", "2")  # fmt: skip
+EVALUATE = ("--env.tasks", "single", "--env.lengths", "1024,2048,4096",
             "--env.depths", "5", "--env.repeats", "2", "--env.absent_share", "0", "--env.max_eval_workers", "2")  # fmt: skip
 
 
@@ -37,9 +38,10 @@ def demo(out: Path) -> None:
         run("process", *target, *COMMON, *PROCESS, "--env.data_path_to_save_groups", str(rollouts))
         run("evaluate", *target, *COMMON, *EVALUATE, "--env.data_dir_to_save_evals", str(evaluation))
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Three things to look at:")
-    print(f"  rollouts, a group a line   {rollouts}")
-    print(f"  rollouts, to read          {rollouts.with_suffix('.html')}")
-    print(f"  heatmap and report         {evaluation / 'heatmap.png'}  {evaluation / 'report.html'}")
+    print(f"  rollouts, a group a line          {rollouts}")
+    print(f"  rollouts, to read in a browser    {rollouts.with_suffix('.html')}")
+    print(f"  heatmap, and the report round it  {evaluation / 'heatmap.png'}  {evaluation / 'report.html'}")
+    print("The model is small: it finds most single needles and is taken in by near-duplicates and absent facts.")
 
 
 def free(path: Path) -> Path:

@@ -25,6 +25,7 @@ from environments.asking import TOKEN_SERVERS, AskError, ask, check_server, reas
 from environments.curriculum import Curriculum, Ladder
 from environments.env_cli import ConfigError, RunError
 from environments.env_config import SEEDS, HaystackEnvConfig, check, check_batch
+from environments.haystack.layout import LayoutError
 from environments.haystack.linked import LINKED, number_range
 from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
 from environments.haystack.tokens import load_tokenizer
@@ -113,7 +114,10 @@ class HaystackEnv(BaseEnv):
         """One sample of every task and length, so that what cannot work fails before any work starts."""
         for task in dict.fromkeys([*self.tasks, *map(absent_twin, self.tasks if self.options.may_abstain else [])]):
             for length in (min(self.lengths), max(self.lengths)):
-                self.haystacks.sample(0, "train", task, length)
+                try:
+                    self.haystacks.sample(0, "train", task, length)
+                except LayoutError as error:
+                    raise ConfigError(f"task {task} at {length} tokens: {error}") from None
 
     # ---- items ----
 

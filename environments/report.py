@@ -64,7 +64,7 @@ class ReportPaths:
     error_heatmap: Path
     depth_curve: Path
     score_histogram: Path
-    false_answers: Path
+    false_answers: Path | None = None  # where no fact was absent there is nothing to draw
     breakdown: Path | None = None
 
 
@@ -97,8 +97,10 @@ def write_report(records: Iterable[Record], out_dir: Path, title: str, config: M
         "depth_curve": ("Mean score by depth, a line for each length", lambda: depth_curve(found)),
         "error_heatmap": ("Standard error of each cell", lambda: error_heatmap(cells)),
         "score_histogram": ("Samples by score", lambda: score_histogram(r["score"] for r in found)),
-        "false_answers": ("Answers to absent facts, silence on present ones", lambda: false_answer_bars(records)),
     }
+    if wrong.invented.n:
+        caption = "Answers to absent facts, silence on present ones"
+        drawn["false_answers"] = (caption, lambda: false_answer_bars(records))
     pictures = {name: (caption, png(draw())) for name, (caption, draw) in drawn.items()}
     if (bars := breakdown_bars(found)) is not None:
         pictures["breakdown"] = ("Score by what makes a sample hard", png(bars))

@@ -26,6 +26,7 @@ from environments.report_numbers import (
 
 DPI = 200  # twice the usual 100, so that a picture is sharp at README size
 MOST_LINES = 7  # of a depth curve
+BAND_FROM = 3  # samples a cell: the standard error of two is no more than their difference
 CELLS_WITH_TEXT = 150  # a heatmap of more cells has no room for numbers
 SCORE_MAP = LinearSegmentedColormap.from_list("longthread", SCORE_COLOURS)
 BREAKDOWNS = {
@@ -157,11 +158,12 @@ def depth_curve(records: Iterable[Record], title: str = "Score by needle depth")
         error = np.nan_to_num(cells.stderr[seen, j])  # one sample: no band
         colour = _line_colour(j, len(cells.lengths))
         axes.plot(depth, mean, color=colour, marker="o", markersize=3.5, linewidth=1.6, label=labels[j])
-        axes.fill_between(
-            depth, np.clip(mean - error, 0, 1), np.clip(mean + error, 0, 1), color=colour, alpha=0.12, linewidth=0
-        )
+        if cells.n[seen, j].min(initial=BAND_FROM) >= BAND_FROM:
+            axes.fill_between(
+                depth, np.clip(mean - error, 0, 1), np.clip(mean + error, 0, 1), color=colour, alpha=0.12, linewidth=0
+            )
     axes.set(xlim=(-2, 102), ylim=(-0.02, 1.02), xlabel="needle depth (% of the text)")
-    axes.set_ylabel("mean score (band: ±1 standard error)")
+    axes.set_ylabel(f"mean score (band: ±1 standard error, from {BAND_FROM} samples)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if labels:

@@ -1,6 +1,6 @@
 """One short example of each task, in Markdown.
 
-    python -m environments.haystack.examples --tokenizer NAME_OR_FOLDER [--length 512] [--lexical-gap]
+python -m environments.haystack.examples --tokenizer NAME_OR_FOLDER [--length 512] [--lexical-gap]
 """
 
 from typing import Annotated

@@ -186,7 +186,7 @@ def _fill(
                 return [*(pool.passages[i] for i in order[:k]), closed], labels[: k + 1]
     raise LayoutError(
         f"needles of {needles} tokens and filler do not fit into a haystack of {budget} tokens; "
-        "ask for a longer prompt (--env.lengths) or for fewer needles"
+        "ask for a longer prompt (--env.lengths) or for fewer facts (--env.distractors, --env.decoys, --env.values, …)"
     )
 
 

@@ -60,6 +60,30 @@ def test_the_mix_is_the_standard_one() -> None:
     assert all(sample.length == adversaries.LENGTH for each in drawn.values() for sample in each)
 
 
+@cache
+def linked(numbered: bool) -> dict[str, list[Sample]]:
+    made = make_haystacks("gpt2", numbered=numbered, distractors=adversaries.DISTRACTORS)
+    return adversaries.draw_linked(made, SAMPLES)
+
+
+@modes
+def test_no_adversary_earns_more_than_guessing_over_the_linked_mix(numbered: bool) -> None:
+    samples = linked(numbered)
+    assert all(score == 1 for each in scores_of(adversaries.linked_right, samples).values() for score in each)
+    guessed = scores_of(adversaries.linked_guess, samples, draws=6)["mix"]
+    for strategy in adversaries.LINKED_ADVERSARIES:
+        gains = [a - b for a, b in zip(scores_of(strategy, samples)["mix"], guessed, strict=True)]
+        # Citing every passage is guessing too, and F2 favours recall: it may come out a little above.
+        slack = 2 * NOISE + 2 * stdev(gains) / sqrt(len(gains)) if strategy.__name__ == "guess_citing_all" else 0
+        assert mean(gains) <= slack, strategy.__name__
+
+
+def test_the_linked_mix_is_the_standard_one() -> None:
+    drawn = linked(False)
+    assert 0.08 < len(drawn["absent"]) / SAMPLES < 0.22 and drawn.keys() == {*adversaries.LINKED_TASKS, "absent"}
+    assert all(sample.length == adversaries.LENGTH for each in drawn.values() for sample in each)
+
+
 def test_strategies_do_what_they_say() -> None:
     sample = samples(True)["multi_value"][0]
     rng = Random(0)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from itertools import combinations
 from random import Random
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from environments.haystack.facts import VALUE_KINDS, draw_value
 from environments.haystack.questions import Answer
-from environments.scoring import ABSTAIN, f_beta, find_values, normalise, score
+from environments.scoring import ABSTAIN, NUMBERS, STEPS_CAP, f_beta, find_values, normalise, score
 
 NUMBER = Answer("one", ("1234567890",), "numbers")
 WORDS = Answer("one", ("acorn-bay-cake-dune",), "words")
@@ -329,3 +330,149 @@ def test_a_hostile_reply_costs_little_time_and_earns_nothing(name: str) -> None:
         for form in ("tags", "plain"):
             assert score(HOSTILE[name], answer, form, {1}).score <= 0.05
     assert time.process_time() - started < 6  # twelve scores of a megabyte; quadratic ones took hours
+
+
+# ---- linked needles ----
+
+STEPS = ("Kai Zoven", "Bo Kaimol", "Al Betraird")
+CHAIN = Answer("one", ("1234567890",), "numbers", STEPS)
+S = "<steps>{}</steps>"
+PEOPLE = Answer("set", STEPS, "people")
+ORDER = Answer("order", STEPS, "people")
+PARTIAL = Answer("partial_order", STEPS, "people")
+COUNT = Answer("one", ("3",), "count")
+NO_COUNT = Answer("absent", (), "count")
+LINKED = [
+    # steps: from the first on, never more than the cap, never beside an answer that is right
+    (CHAIN, S.format("; ".join(STEPS)) + A.format("1234567890"), 1),
+    (CHAIN, A.format("1234567890"), 1),
+    (CHAIN, S.format("wrong; wrong") + A.format("1234567890"), 1),
+    (CHAIN, S.format("; ".join(STEPS)) + A.format("7"), STEPS_CAP),
+    (CHAIN, A.format("7") + S.format("; ".join(STEPS)), STEPS_CAP),
+    (CHAIN, S.format("kai zoven, Bo Kaimol") + A.format("7"), STEPS_CAP * 2 / 3),
+    (CHAIN, S.format("Kai Zoven\n") + A.format("7"), STEPS_CAP / 3),
+    (CHAIN, S.format("Kai Zoven; Al Betraird; Bo Kaimol") + A.format("7"), STEPS_CAP / 3),
+    (CHAIN, S.format("Bo Kaimol; Al Betraird") + A.format("7"), 0),
+    (CHAIN, S.format("Ed Head; Kai Zoven; Bo Kaimol") + A.format("7"), 0),  # the given head
+    (CHAIN, S.format("Ed Head") + A.format("7"), 0),
+    (CHAIN, S.format("; ".join((*STEPS, "Ed Zu"))) + A.format("7"), 0),  # longer than the way
+    (CHAIN, S.format("; ".join(STEPS * 2)) + A.format("7"), 0),
+    (CHAIN, S.format("Kai Zoven") + S.format("Kai Zoven") + A.format("7"), 0),
+    (CHAIN, S.format("; ".join(STEPS)) + A.format("none"), ABSTAIN),
+    (CHAIN, S.format("; ".join(STEPS)), 0),  # no answer region
+    (CHAIN, "<think>" + S.format("; ".join(STEPS)) + "</think>" + A.format("7"), 0),
+    (CHAIN, A.format(S.format("; ".join(STEPS)) + "1234567890"), STEPS_CAP),  # inside the answer they spoil it
+    (NUMBER, S.format("; ".join(STEPS)) + A.format("7"), 0),
+    (ABSENT, S.format("; ".join(STEPS)) + A.format("7"), 0),
+    (ABSENT, S.format("; ".join(STEPS)) + A.format("none"), 1),
+    # people
+    (PEOPLE, A.format("Al Betraird; kai zoven; Bo  Kaimol"), 1),
+    (PEOPLE, A.format("Al Betraird; Kai Zoven"), 0.8),
+    (PEOPLE, A.format("Zoven; Kaimol; Betraird"), 0),
+    (Answer("set", ("the old baker by the inn",), "people"), A.format("The old baker by the inn"), 1),
+    # order
+    (ORDER, A.format("; ".join(STEPS)), 1),
+    (ORDER, A.format("; ".join(STEPS[::-1])), 0),
+    (ORDER, A.format("; ".join(STEPS[:2])), 0),
+    (ORDER, A.format("; ".join((*STEPS, "Ed Zu"))), 0),
+    (PARTIAL, A.format("; ".join(STEPS)), 1),
+    (PARTIAL, A.format("; ".join(STEPS[::-1])), 1 / 3),
+    (PARTIAL, A.format("; ".join(STEPS[:2])), 2 / 3),
+    (PARTIAL, A.format("; ".join((*STEPS, "Ed Zu"))), 3 / 4),
+    (PARTIAL, A.format("; ".join(STEPS * 2)), 1 / 2),
+    # counts
+    (COUNT, A.format("3"), 1),
+    (COUNT, A.format(" Three. "), 1),
+    (COUNT, A.format("4"), 0),
+    (COUNT, A.format("2; 3; 4"), 0),
+    (COUNT, A.format("; ".join(map(str, range(65)))), 0),
+    (COUNT, A.format("0"), 0),
+    (COUNT, A.format("none"), ABSTAIN),
+    (Answer("one", ("42",), "count"), A.format("Forty-two"), 1),
+    (Answer("one", ("64",), "count"), A.format("sixty-four"), 1),
+    (Answer("one", ("20",), "count"), A.format("twenty"), 1),
+    (NO_COUNT, A.format("0"), 1),
+    (NO_COUNT, A.format("zero"), 1),
+    (NO_COUNT, A.format("none"), 1),
+    (NO_COUNT, A.format("0; 0"), 0),
+    (NO_COUNT, A.format("1"), 0),
+    (ABSENT, A.format("0"), 0),  # nought is a count, not a value
+]  # fmt: skip
+LINKED_PLAIN = [
+    (COUNT, "There are 3 people.", 1),
+    (COUNT, "Three people stayed there.", 1),
+    (COUNT, "There are 3, or 4.", 0),
+    (COUNT, "There are 23.", 0),
+    (Answer("one", ("21",), "count"), "It was twenty-one people.", 1),
+    (Answer("one", ("60",), "count"), "It was sixty.", 1),
+    (NO_COUNT, "0", 1),
+    (NO_COUNT, "None.", 1),
+    (PEOPLE, "It was Kai Zoven, Bo Kaimol and Al Betraird.", 1),
+    (ORDER, "first Kai Zoven, then Bo Kaimol, then Al Betraird", 1),
+    (ORDER, "first Bo Kaimol, then Kai Zoven, then Al Betraird", 0),
+]
+
+
+@pytest.mark.parametrize(("answer", "completion", "expected"), LINKED)
+def test_linked(answer: Answer, completion: str, expected: float) -> None:
+    found = score(completion, answer)
+    assert found.score == found.answer == pytest.approx(expected)
+    assert found.correct == (expected == 1)
+
+
+@pytest.mark.parametrize(("answer", "completion", "expected"), LINKED_PLAIN)
+def test_linked_plain(answer: Answer, completion: str, expected: float) -> None:
+    assert score(completion, answer, "plain").score == pytest.approx(expected)
+
+
+@given(st.lists(st.sampled_from([*STEPS, "Ed Head", "Ed Zu", ""]), max_size=6), st.text("ab;, \n", max_size=6))
+def test_steps_pay_for_the_right_beginning_and_no_more(shown: list[str], wrong: str) -> None:
+    said = [name for name in shown if name]
+    right = 0
+    while len(said) <= len(STEPS) and right < len(said) and said[right] == STEPS[right]:
+        right += 1
+    found = score(S.format("; ".join(shown)) + A.format(wrong), CHAIN)
+    assert found.score == pytest.approx(STEPS_CAP * right / len(STEPS)) and not found.correct
+    assert found.score <= STEPS_CAP < 1
+
+
+def slow_common(a: list[str], b: list[str]) -> int:
+    """The longest common subsequence by its definition: every choice of places of the shorter list."""
+    return max(
+        len(chosen)
+        for n in range(len(b) + 1)
+        for chosen in combinations(b, n)
+        if all(any(x == y for y in rest) for rest in [iter(a)] for x in chosen)
+    )
+
+
+names = st.sampled_from(["Al Bo", "Cy Di", "Ed Fi", "Gi Hu", "Io Ju"])
+
+
+@settings(deadline=None)
+@given(st.lists(names, min_size=1, max_size=8), st.lists(names, min_size=2, max_size=5, unique=True))
+def test_partial_order_against_the_definition(given_: list[str], gold: list[str]) -> None:
+    earns = score(A.format("; ".join(given_)), Answer("partial_order", tuple(gold), "people")).score
+    assert earns == pytest.approx(slow_common(given_, gold) / max(len(given_), len(gold)))
+    exact = score(A.format("; ".join(given_)), Answer("order", tuple(gold), "people")).score
+    assert exact == (given_ == gold) <= earns
+
+
+@pytest.mark.parametrize("n", range(65))
+def test_counts_in_digits_and_words(n: int) -> None:
+    answer = Answer("one", (str(n),), "count") if n else NO_COUNT
+    for said in (str(n), NUMBER_WORDS[n], NUMBER_WORDS[n].capitalize() + "."):
+        assert score(A.format(said), answer).score == score(f"I count {said}", answer, "plain").score == 1
+        assert score(A.format(said), Answer("one", (str(n + 1),), "count")).score == 0
+
+
+NUMBER_WORDS = [word for word, _ in sorted(NUMBERS.items(), key=lambda pair: int(pair[1]))]
+
+
+def test_evidence_of_a_cut_chain() -> None:
+    """What was followed up to the cut is cited; abstaining stays right, and a value beside it earns next to nothing."""
+    cited = "<evidence>2, 5</evidence>"
+    assert score(cited + A.format("none"), ABSENT, evidence={2, 5}).score == 1
+    assert score(A.format("none"), ABSENT, evidence={2, 5}).score == 0.5
+    wrong = score(cited + A.format("7"), ABSENT, evidence={2, 5}).score
+    assert wrong < score(cited + A.format("none"), NUMBER, evidence={2, 5}).score and wrong <= 0.05

@@ -167,6 +167,7 @@ def build(settings: Settings, progress: bool = False) -> tuple[dict[str, Any], i
     state = settings.out / ".state"
     config = json.loads(json.dumps(settings.config()))
     if (done := _finished(settings.out, config)) is not None:
+        shutil.rmtree(state, ignore_errors=True)  # left if the run was killed as its last act
         return done, 0
     index = NearDuplicates(settings.checks.near_duplicate, settings.remember)
     builder = Builder(settings.length, settings.limit, index)

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmarks import linked_uniqueness
@@ -49,7 +49,8 @@ def edits(a: str, b: str) -> int:
 @cache
 def judged() -> list[tuple[Sample, list[str]]]:
     """Every task in every variant of the benchmark's, twice."""
-    return [linked_uniqueness.judge(linked(), index, 2048) for index in range(384)]
+    base = linked()
+    return [linked_uniqueness.judge(base, index, 2048) for index in range(384)]
 
 
 def test_every_answer_is_unique_or_rightly_absent() -> None:
@@ -295,7 +296,8 @@ def check_depths(made: Haystacks, sample: Sample, spans: list[tuple[int, int]]) 
 
 def check_profile(made: Haystacks, sample: Sample) -> None:
     profile, roles = sample.profile, Counter(n.role for n in sample.needles)
-    task, options = sample.recipe["task"].removeprefix("absent_"), made.options
+    full, options = sample.recipe["task"], made.options
+    task = full.removeprefix("absent_")
     hops = {"chain": int(options.hops), "join": 2}.get(task, 1)
     assert profile["hops"] == hops and profile["needed"] == roles["link"] + roles["answer"]
     assert profile["decoys"] == len(sample.decoys.texts) + roles["decoy"]
@@ -306,7 +308,7 @@ def check_profile(made: Haystacks, sample: Sample) -> None:
     assert profile["distractors"] == roles["distractor"] and profile["superseded"] == roles["superseded"]
     ordered = [n.token_start for n in sample.needles if n.role in (*NEEDED, "superseded")]
     inversions = sum(a > b for i, a in enumerate(ordered) for b in ordered[i:])
-    assert profile["inversions"] == (inversions if task in ("chain", "update", "order", "join") else None)
+    assert profile["inversions"] == (inversions if full in ("chain", "update", "order", "join") else None)
 
 
 def check(name: str, case: dict[str, Any], chosen: dict[str, Any]) -> None:
@@ -335,7 +337,7 @@ def check(name: str, case: dict[str, Any], chosen: dict[str, Any]) -> None:
 def test_every_property(name: str) -> None:
     build_tokenizer(name)  # skips here if it cannot be had
 
-    @settings(max_examples=40, deadline=None, database=None)
+    @settings(max_examples=20, deadline=None, database=None, phases=[Phase.generate])
     @given(case=cases, chosen=options)
     def properties(case: dict, chosen: dict) -> None:
         check(name, case, chosen)
@@ -391,7 +393,7 @@ def test_default_decoys_follow_the_length() -> None:
     [
         ("chain", {"hops": "1"}, ("hops '1'", "2 to 8")),
         ("chain", {"hops": "9"}, ("hops '9'", "2 to 8")),
-        ("chain", {"hops": "4-2"}, ("hops '4-2'", "rising", "2 to 8")),
+        ("chain", {"hops": "4-2"}, ("hops '4-2'", "2 to 8")),
         ("chain", {"hops": "2-9"}, ("hops '2-9'", "2 to 8")),
         ("chain", {"hops": "x"}, ("hops 'x'", "a number or a range like 2-8")),
         ("chain", {"hops": ""}, ("hops ''", "a number or a range like 2-8")),

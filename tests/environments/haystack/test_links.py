@@ -27,8 +27,8 @@ from environments.haystack.links import (
 
 # Words that carry no content: they may stand in a needle and in its question.
 FUNCTION = set(
-    "a all an and are as at be been by did do does each every for from go has have he her his how in is it many nor not of on "
-    "one only or person people she so that the their them then there this to under until upon was were what when which "
+    "a all an and are as at be been by did do does each every for from go has have he her his how in is it many nor not of "
+    "on one only or person people she so that the their them then there this to under until upon was were what when which "
     "who whom whose will with".split()
 )  # fmt: skip
 
