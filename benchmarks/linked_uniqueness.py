@@ -273,18 +273,15 @@ def _chains(sample: Sample, decoys: World) -> list[str]:
 
 SEEDS_PER_POOL = 8192  # a pool and its decoys take seconds to write
 
+_MORE: tuple[dict[str, Any], ...] = (
+    {},
+    {"distractors": 0},
+    {"distractors": 6, "hops": "2-5", "versions": "2-4", "decoys": 2},
+    {"distractors": 1, "decoys": 0, "hops": "2-8", "versions": "2-12", "matches": "2-16", "min_span": 0.6},
+)
 VARIANTS: tuple[dict[str, Any], ...] = tuple(
     {"lexical_gap": gap, "numbered": numbered, **more}
-    for gap, numbered, more in product(
-        (False, True),
-        (False, True),
-        (
-            {},
-            {"distractors": 0},
-            {"distractors": 6, "hops": "2-5", "versions": "2-4", "decoys": 2},
-            {"distractors": 1, "decoys": 0, "hops": "2-8", "versions": "2-12", "matches": "2-16", "min_span": 0.6},
-        ),
-    )
+    for gap, numbered, more in product((False, True), (False, True), _MORE)
 )
 
 

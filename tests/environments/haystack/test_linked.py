@@ -75,9 +75,9 @@ def test_the_solver_sees_faults() -> None:
 
 
 def test_the_solver_keeps_every_answer() -> None:
-    told = "At the last election Bo Kaimol lost to {v}."
-    world = read([told.format(v="Al Zoven"), told.format(v="Ed Zoven"), "The will of Al Zoven leaves everything to Kai Lo Mu.",
-                  "The will of Ed Zoven leaves everything to Kai Lo Ma."])  # fmt: skip
+    told, ends = "At the last election Bo Kaimol lost to {v}.", "The will of {v} leaves everything to {h}."
+    world = read([told.format(v="Al Zoven"), told.format(v="Ed Zoven"), ends.format(v="Al Zoven", h="Kai Lo Mu"),
+                  ends.format(v="Ed Zoven", h="Kai Lo Ma")])  # fmt: skip
     question = "Start with Bo Kaimol. Go to the person to whom that person lost the election. Who is the heir named by "
     sort, found = solve(world, question + "the person you have come to?", False)
     assert sort == "chain" and sorted(found) == ["Kai Lo Ma", "Kai Lo Mu"]
@@ -432,7 +432,7 @@ def test_too_many_decoys_for_the_length() -> None:
     with pytest.raises(LayoutError) as error:
         linked(decoys=512, hops="8").sample(0, "train", "chain", 4096)
     assert "\n" not in str(error.value) and "4096" not in str(error.value).split(";")[1]
-    assert "--env.lengths" in str(error.value) and "fewer needles" in str(error.value)
+    assert "--env.lengths" in str(error.value) and "decoys" in str(error.value)
 
 
 @pytest.mark.parametrize("task", sorted(LINKED))

@@ -146,9 +146,9 @@ def test_counts_add_up_whatever_comes(tmp_path_factory, gpt2_folder, texts, draw
     folder = tmp_path_factory.mktemp("any")
     (folder / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in [*texts, "It ends."]))
     mode = draw.draw(st.sampled_from(["join", "window"]))
-    overlap = draw.draw(st.integers(0, 20)) if mode == "window" else 0
     checks = draw.draw(st.sampled_from([OPEN, Checks(), Checks(truncated=False, language="any")]))
     length = draw.draw(st.sampled_from([16, 100, 512]))
+    overlap = draw.draw(st.integers(0, length // 4)) if mode == "window" else 0
     options = {"length": length, "mode": mode, "overlap": overlap, "checks": checks, "chunk_chars": 5000}
     stats, _ = build(make(folder / "x.jsonl", folder / "out", gpt2_folder, **options))
     assert stats["units"] == stats["kept"] + sum(stats["rejected"].values())
