@@ -344,7 +344,8 @@ def main(
     try:
         asyncio.run(serve(server))
     except ServerError as error:
-        sys.exit(f"longthread: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

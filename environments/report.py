@@ -51,6 +51,7 @@ from environments.report_numbers import (
     summary_table,
 )
 
+WANTED = "give samples.jsonl of an evaluation or the .jsonl of process"
 WORST = 20  # samples that the report shows in full
 
 
@@ -158,7 +159,7 @@ class JsonLines:
                     if not line.endswith(b"\n"):
                         self.cut = True
                         return
-                    raise ReportError(f"{self.path}:{self.line}: invalid JSON: {error}") from None
+                    raise ReportError(f"{self.path}:{self.line}: invalid JSON: {error}; {WANTED}") from None
                 yield row
 
 
@@ -231,7 +232,7 @@ def report(
     except ReportError as error:
         _stop(str(error))
     except OSError as error:
-        _stop(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _stop(f"{error.filename}: {error.strerror}; {WANTED}" if error.filename else str(error))
 
 
 def _stop(message: str) -> NoReturn:

@@ -377,8 +377,8 @@ def test_the_command_line_prints_ready_and_ends_cleanly(folder: Path, name: sign
 def test_the_command_line_reports_a_missing_folder_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "environments.embedded_server", str(tmp_path), "--host", "0.0.0.0"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 1 and "bound to 0.0.0.0" in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("longthread: ") and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "bound to 0.0.0.0" in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
 
 
 def test_the_real_model_knows_paris() -> None:
