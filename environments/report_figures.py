@@ -238,13 +238,15 @@ def png(figure: Figure) -> bytes:
 def breakdown_bars(records: Iterable[Record], title: str = "Score by what makes a sample hard") -> Figure | None:
     """One small chart for each property that varies among the records (`BREAKDOWNS`); None if none does."""
     records = list(records)
-    charts = [(label, bars) for name, label in BREAKDOWNS.items() if (bars := breakdown(records, name))]
+    charts = [("mean score", label, bars) for name, label in BREAKDOWNS.items() if (bars := breakdown(records, name))]
+    if found := breakdown(records, "wanted", "found_share"):
+        charts.append(("share found", "values to name", found))
     if not charts:
         return None
     columns = min(3, len(charts))
     rows = math.ceil(len(charts) / columns)
     figure = _figure(3.4 * columns, 2.7 * rows + 0.4)
-    for i, (label, bars) in enumerate(charts):
+    for i, (measure, label, bars) in enumerate(charts):
         axes = figure.add_subplot(rows, columns, i + 1)
         means = np.array([bar.mean for bar in bars.values()])
         errors = np.nan_to_num([bar.stderr for bar in bars.values()])
@@ -254,7 +256,7 @@ def breakdown_bars(records: Iterable[Record], title: str = "Score by what makes 
         axes.errorbar(at, means, whisker, fmt="none", ecolor="#1c2024", capsize=2.5, linewidth=1)
         names = [f"{name}\nn={bar.n}" for name, bar in bars.items()]
         axes.set_xticks(at, names, fontsize=7)
-        axes.set(ylim=(0, 1.05), ylabel="mean score" if i % columns == 0 else "")
+        axes.set(ylim=(0, 1.05), ylabel=measure if i % columns == 0 or measure != "mean score" else "")
         axes.set_xlabel(label, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)

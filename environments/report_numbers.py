@@ -191,10 +191,11 @@ def failures(records: Iterable[Record]) -> dict[str, int]:
     return dict(found.most_common())
 
 
-def breakdown(records: Iterable[Record], field: str) -> dict[str, Estimate]:
-    """Mean score by a field of `Sample.profile`, ready to draw: each value by itself if there are few, else bins of equal
-    counts. Empty where no record has the field, or all have the same value."""
-    found = [(r[field], r["score"]) for r in records if not is_failure(r) and isinstance(r.get(field), int | float)]
+def breakdown(records: Iterable[Record], field: str, of: str = "score") -> dict[str, Estimate]:
+    """Mean score (or mean of another field) by a field of `Sample.profile`, ready to draw: each value by itself if there
+    are few, else bins of equal counts. Empty where no record has the field, or all have the same value."""
+    scored = [r for r in records if not is_failure(r) and isinstance(r.get(of), int | float)]
+    found = [(r[field], r[of]) for r in scored if isinstance(r.get(field), int | float)]
     values = sorted({value for value, _ in found})
     if len(values) < 2:
         return {}

@@ -87,6 +87,8 @@ class Rollout:
             **earned.to_json(),
             "score": finite(earned.score),
             "answer_score": earned.answer,
+            "wanted": len(self.sample.answer.values),
+            "found_share": earned.found / len(self.sample.answer.values) if self.sample.answer.values else None,
             "present": self.sample.answer.kind != "absent",
             "completion": completion.text,
             "finish_reason": completion.finish_reason,

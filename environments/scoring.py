@@ -58,7 +58,8 @@ _EDGE = " \t\r\n.,;:!?\"'`*_()[]{}“”‘’"
 
 @dataclass(frozen=True)
 class Score:
-    """`score` is the reward, 0 to 1; the rest says how it came about (`f2` is None unless evidence was asked for)."""
+    """`score` is the reward, 0 to 1; the rest says how it came about: `predicted` values were named, `found` of the right
+    ones among them; `f2` is None unless evidence was asked for."""
 
     score: float
     answer: float
@@ -67,6 +68,7 @@ class Score:
     well_formed: bool
     predicted: int
     f2: float | None = None
+    found: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,7 +101,8 @@ def score(
         # Nothing to cite where the fact is absent: citing nothing is then perfect, but not beside a value.
         f2 = f_beta(_cited(text), evidence) if evidence or abstained else 0.0
         total = (earned + 0.1 * f2 + 0.9 * earned * f2) / 2
-    return Score(earned if total is None else total, earned, correct, abstained, True, len(predicted), f2)
+    found = (Counter(predicted) & Counter(map(normalise, answer.values))).total()
+    return Score(earned if total is None else total, earned, correct, abstained, True, len(predicted), f2, found)
 
 
 def normalise(value: str) -> str:
