@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from environments.curriculum import Curriculum, Difficulty, Ladder, Limits, ladder
-from environments.haystack.sample import Options, absent_twin
+from environments.haystack.sample import DECOY_SHARE, MAX_DECOYS, Options, absent_twin
 
 KNOBS = {
     "single": ("length", "lexical_gap"),
@@ -19,12 +19,11 @@ LINKED_KNOBS = ("length", "decoys", "distractors", "lexical_gap")
 NEEDLE_KNOBS = ("length", "distractors", "lexical_gap")
 DOUBLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS_A_FACT = 24  # of a decoy's sentence, with room to spare
-ROOM = 0.4  # share of a prompt that decoys may take
 
 
 def limits(config: Any, lengths: list[int], hops: tuple[int, ...]) -> Limits:
     """From the easiest to what the config asks for: its settings are the top of the ladders."""
-    decoys = config.decoys if config.decoys >= 0 else min(512, 4 * max(lengths) // 1024)
+    decoys = config.decoys if config.decoys >= 0 else min(MAX_DECOYS, 4 * max(lengths) // 1024)
     return Limits(
         length=tuple(lengths),
         hops=hops,
@@ -42,7 +41,7 @@ def _up_to(top: int) -> tuple[int, ...]:
 
 def fits(difficulty: Difficulty) -> bool:
     """Whether the decoys leave enough of the text to be a text."""
-    return difficulty.decoys * difficulty.hops * TOKENS_A_FACT <= ROOM * difficulty.length
+    return difficulty.decoys * difficulty.hops * TOKENS_A_FACT <= DECOY_SHARE * difficulty.length
 
 
 def ladders(

@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from environments import report_numbers
+from environments.report_html import replacing
 
 
 def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config: dict[str, Any]) -> None:
@@ -34,6 +34,5 @@ def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config:
         "config_general": {"model_name": model, "samples": len(records)},
         "results": {task: metrics, "all": metrics},
     }
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text(json.dumps(body, indent=2))
-    os.replace(scratch, path)
+    with replacing(path) as file:
+        file.write(json.dumps(body, indent=2).encode())

@@ -117,6 +117,19 @@ def draw_value(kind: str, split: str, rng: Random) -> str:
             return value
 
 
+def draw_values(kind: str, n: int, split: str, rng: Random) -> list[str]:
+    """`n` different values, none a part of another."""
+    found: dict[str, None] = {}
+    while True:
+        while len(found) < n:
+            found.setdefault(draw_value(kind, split, rng))
+        text = "\n".join(found)  # one search a value: comparing each with each takes seconds for thousands
+        if not (parts := [value for value in found if text.count(value) > 1]):
+            return list(found)
+        for value in parts:
+            del found[value]
+
+
 # ---- entities ----
 
 

@@ -26,7 +26,7 @@ from environments.haystack.facts import (
     Fact,
     FactError,
     draw_entity,
-    draw_value,
+    draw_values,
     near_duplicate,
     state,
 )
@@ -81,15 +81,7 @@ class Draw:
 
     def values(self, relation: str, n: int) -> list[str]:
         """`n` new values, none a part of another."""
-        found: dict[str, None] = {}
-        while True:
-            while len(found) < n:
-                found.setdefault(draw_value(RELATION[relation].kind, self.split, self.rng))
-            text = "\n".join(found)  # one search a value: comparing each with each takes seconds for thousands
-            if not (parts := [value for value in found if text.count(value) > 1]):
-                return list(found)
-            for value in parts:
-                del found[value]
+        return draw_values(RELATION[relation].kind, n, self.split, self.rng)
 
     def relation(self, names: Sequence[str]) -> str:
         """One of the relations, of the asked kind of value if there is such a one."""

@@ -22,7 +22,7 @@ from environments.haystack.facts import (
     Fact,
     FactError,
     draw_entity,
-    draw_value,
+    draw_values,
     near_duplicate,
     state,
 )
@@ -100,17 +100,6 @@ def _relation(options: QuizOptions, rng: Random) -> str:
     return BY_KIND[kind].name
 
 
-def _values(relation: str, n: int, split: str, rng: Random) -> list[str]:
-    """`n` different values, none a part of another."""
-    kind = RELATION[relation].kind
-    values: list[str] = []
-    while len(values) < n:
-        value = draw_value(kind, split, rng)
-        if not any(value in other or other in value for other in values):
-            values.append(value)
-    return values
-
-
 def _distractors(targets: list[Entity], options: QuizOptions, split: str, rng: Random) -> list[Entity]:
     """Near-duplicates of the targets in turn, all different; where those run out, near-duplicates of near-duplicates."""
     taken = {t.told for t in targets}
@@ -142,7 +131,7 @@ def _ask(entity: Entity, relation: str, gap: bool, several: bool) -> str:
 
 def _quiz(people: list[Entity], targets: int, relation: str, question: str, kind: str, split: str, rng: Random) -> Quiz:
     """One fact a person; the first `targets` are the answer, the others distract."""
-    values = _values(relation, len(people), split, rng)
+    values = draw_values(RELATION[relation].kind, len(people), split, rng)
     roles = ["answer"] * targets + ["distractor"] * (len(people) - targets)
     needles = tuple(
         (state(Fact(person, relation, value), kind == "set" and role == "answer", rng), role)
