@@ -1,28 +1,31 @@
-"""Asks a server for completions: token-exact where it can give tokens, plain chat where it cannot.
+"""Asks servers for full groups of completions: token-exact where they can give tokens, plain chat where they cannot.
 
 One request per group with `n` completions, so that the server reads the prompt once. The caller gets exactly `n`
-completions or an `AskError` of one line; atroposlib retries each request by itself and hides the cause, which is dug
-out here.
+completions or an `AskError` of one line. What is tried again, and for how long, is decided here and nowhere else:
+
+- a server that is away (no connection, 429, 502-504): until it has been away for `AWAY_SECONDS`, `Retry-After` respected;
+- a bad reply (5xx, no answer in time, broken off, no JSON, no completions): `TRIES` times in all;
+- a refusal (401, 403, 404, no credit): not at all, and the run stops; any other 4xx: not at all, and the item fails.
 """
 
 import asyncio
-import math
-from collections.abc import Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import tenacity
 
+from environments.endpoints import AskError, Away, BadReply, Endpoint, Reply
 from environments.env_cli import ConfigError, redact
 
-TOKEN_SERVERS = ("vllm", "sglang")  # server types that take token ids and give token ids with log-probabilities
-REFILLS = 3  # requests made for one group when a server returns fewer completions than asked
+logger = logging.getLogger(__name__)
+REFILLS = 3  # rounds of requests for one group when a server returns fewer completions than asked
+TRIES = 3  # of a request that gets a bad reply
+AWAY_SECONDS = 600.0  # a server may be restarted, and load its model, within them
+PAUSE = tenacity.wait_random_exponential(multiplier=1, max=30)
 PREFLIGHT_SECONDS = 10
-
-
-class AskError(RuntimeError):
-    """No full group came back: one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,53 +39,101 @@ class Completion:
 
 
 async def ask(
-    server: Any,
+    endpoints: Sequence[Endpoint],
     tokenizer: Any,
     messages: Sequence[dict[str, str]],
     prompt: list[int],
     n: int,
     token_exact: bool,
+    split: str = "train",
     **generation: Any,
-) -> tuple[list[int], list[Completion]]:
-    """The prompt's tokens as the server saw them, and `n` completions. Raises `AskError`."""
+) -> list[Completion]:
+    """`n` completions of the prompt: `messages` as text, `prompt` as tokens. Raises `AskError`."""
+
+    async def call(endpoint: Endpoint, missing: int) -> list[Reply]:
+        if token_exact:
+            return await endpoint.generate(prompt, missing, **generation)
+        return await endpoint.chat(messages, missing, **generation)
+
     found: list[Completion] = []
-    try:
-        for _ in range(REFILLS):
-            missing = n - len(found)
-            if token_exact:
-                reply = await server.tokens_and_logprobs_completion(input_ids=list(prompt), n=missing, **generation)
-                prompt = list(reply[0])
-                found += [_from_tokens(tokenizer, *one) for one in zip(*reply[1:], strict=True)]
-            else:
-                reply = await server.chat_completion(messages=list(messages), n=missing, **generation)
-                found += await asyncio.to_thread(_from_choices, reply.choices, tokenizer)
-            if len(found) >= n:
-                return prompt, found[:n]
-    except Exception as error:
-        raise AskError(reason(error)) from error
+    for _ in range(REFILLS):
+        missing = n - len(found)
+        shares = [missing] if all(e.takes_n for e in endpoints) else [1] * missing
+        rounds = await asyncio.gather(*(_insist(endpoints, split, call, share) for share in shares))
+        replies = [reply for replies in rounds for reply in replies]
+        found += await asyncio.to_thread(_completions, replies, tokenizer)
+        if len(found) >= n:
+            return found[:n]
     raise AskError(f"the server gave {len(found)} completions of {n} in {REFILLS} requests")
 
 
-def _from_tokens(
-    tokenizer: Any, ids: Sequence[int], logprobs: Sequence[float], finish_reason: str | None
-) -> Completion:
-    if not all(map(math.isfinite, logprobs)):  # Atropos' API would lose the whole batch over one
-        raise ValueError("the server gave a log-probability that is not finite")
-    return Completion(tokenizer.decode(ids, skip_special_tokens=True), list(ids), list(logprobs), finish_reason)
+async def _insist(
+    endpoints: Sequence[Endpoint],
+    split: str,
+    call: Callable[[Endpoint, int], Awaitable[list[Reply]]],
+    n: int,
+) -> list[Reply]:
+    """`call` on the endpoint with most room, again for as long as its failures deserve."""
+    bad = 0
+
+    def enough(state: tenacity.RetryCallState) -> bool:
+        nonlocal bad
+        error = state.outcome.exception() if state.outcome else None
+        bad += isinstance(error, BadReply)
+        if isinstance(error, Away):
+            return error.lasted >= AWAY_SECONDS and all(e.away_since is not None for e in endpoints)
+        return bad >= TRIES
+
+    async for attempt in tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception_type((Away, BadReply)), stop=enough, wait=_pause, reraise=True
+    ):
+        with attempt:
+            endpoint = min(endpoints, key=lambda e: (e.seems_away(), -e.slots(split)._value))
+            async with endpoint.slots(split):
+                try:
+                    replies = await call(endpoint, n)
+                except AskError as error:
+                    if endpoint.failed(error):
+                        logger.warning("%s; waiting for it, up to %.0f s", error, AWAY_SECONDS)
+                    raise
+            if (lasted := endpoint.answered()) is not None:
+                logger.warning("%s answers again after %.0f s", endpoint.url, lasted)
+    return replies
 
 
-def _from_choices(choices: Sequence[Any], tokenizer: Any) -> list[Completion]:
-    return [_from_choice(choice, tokenizer) for choice in choices]
+def _pause(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.seconds if isinstance(error, Away) else 0.0
+    return min(max(asked, PAUSE(state)), AWAY_SECONDS)
 
 
-def _from_choice(choice: Any, tokenizer: Any) -> Completion:
+def _completions(replies: Sequence[Reply], tokenizer: Any) -> list[Completion]:
+    return [_from_text(r, tokenizer) if r.tokens is None else _from_tokens(r, tokenizer) for r in replies]
+
+
+def _from_tokens(reply: Reply, tokenizer: Any) -> Completion:
+    text = tokenizer.decode(reply.tokens, skip_special_tokens=True)
+    if reply.text is not None and _bare(text) != _bare(reply.text):
+        raise AskError(
+            f"the server's tokens do not decode to its text ({redact(text[:40])!r}, not {redact(reply.text[:40])!r}): "
+            "--env.tokenizer_name is not its tokenizer"
+        )
+    return Completion(text, list(reply.tokens or []), list(reply.logprobs or []), reply.finish_reason)
+
+
+def _bare(text: str) -> str:
+    """What servers leave alone: not white space at the ends, nor the halves of a character cut by a length limit."""
+    return "".join(text.replace("\ufffd", "").split())
+
+
+def _from_text(reply: Reply, tokenizer: Any) -> Completion:
     # Half a surrogate pair, which JSON can carry, can be neither tokenised nor written.
-    text = (choice.message.content or "").encode("utf-8", "replace").decode()
+    text = (reply.text or "").encode("utf-8", "replace").decode()
     tokens = tokenizer.encode(text, add_special_tokens=False)
     # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
-    if choice.finish_reason == "stop" and tokenizer.eos_token_id is not None:
+    if reply.finish_reason == "stop" and tokenizer.eos_token_id is not None:
         tokens = [*tokens, tokenizer.eos_token_id]
-    return Completion(text, tokens, None, choice.finish_reason)
+    return Completion(text, tokens, None, reply.finish_reason)
 
 
 def reason(error: BaseException) -> str:

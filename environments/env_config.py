@@ -7,7 +7,7 @@ from typing import Any
 from atroposlib.envs.base import BaseEnvConfig
 from pydantic import Field
 
-from environments.asking import TOKEN_SERVERS
+from environments.endpoints import TOKEN_SERVERS
 from environments.env_cli import ConfigError
 from environments.haystack.layout import parse_depths
 from environments.haystack.sample import ALL_TASKS

@@ -5,26 +5,23 @@ with its test, in `environments/README.md`.
 """
 
 import asyncio
-import contextlib
+import gc
 import logging
-import signal
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from atroposlib.envs.base import APIServerConfig, BaseEnv, BaseEnvConfig, EvalHandlingEnum
-from tenacity import RetryError
-from tqdm.auto import tqdm
+from atroposlib.envs.base import APIServerConfig, BaseEnvConfig, EvalHandlingEnum
 
 from environments import env_cli, lessons, report, report_numbers, rows
-from environments.asking import TOKEN_SERVERS, AskError, ask, check_server, reason
+from environments.asking import ask, check_server
+from environments.crew import EXPECTED, Crew, Tally, said
 from environments.curriculum import Curriculum, Ladder
+from environments.endpoints import TOKEN_SERVERS, Endpoint, Refused
 from environments.env_cli import ConfigError, RunError
-from environments.env_config import SEEDS, HaystackEnvConfig, check, check_batch
+from environments.env_config import SEEDS, HaystackEnvConfig, check
 from environments.haystack.layout import LayoutError
 from environments.haystack.linked import LINKED, number_range
 from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
@@ -32,12 +29,12 @@ from environments.haystack.tokens import load_tokenizer
 from environments.metrics import write_metrics
 from environments.rollout import Item, Rollout
 from environments.scoring import score
+from environments.serving import ScoredGroup, ServingEnv
 
 logger = logging.getLogger(__name__)
-EXPECTED = (AskError, ValueError)  # no completions; a sample that cannot be built or a score that is no number
 
 
-class HaystackEnv(BaseEnv):
+class HaystackEnv(ServingEnv):
     """Base of the needle environments. Subclasses set `name` and may override `default_config`."""
 
     env_config_cls = HaystackEnvConfig
@@ -100,11 +97,10 @@ class HaystackEnv(BaseEnv):
         super().__init__(config, real, slurm, testing)  # would open the output file, and leave it empty on failure
         config.data_path_to_save_groups = out
         self.servers = real
-        # Beyond 8 completions it would split a group into several requests, each of which reads the prompt again.
-        self.server.max_n_completions = max(self.server.max_n_completions, config.group_size)
+        self.endpoints = [Endpoint(server) for server in self.server.servers]
         self.token_exact = real[0].server_type in TOKEN_SERVERS
-        self.serving = False
         self.next_index = self.failures = 0
+        self.refusal = ""  # of the model's server
         self.scores: list[float] = []
         self._building = threading.Lock()
         self.curriculum = Curriculum(self._ladders()) if config.curriculum else None
@@ -119,11 +115,15 @@ class HaystackEnv(BaseEnv):
                 except LayoutError as error:
                     raise ConfigError(f"task {task} at {length} tokens: {error}") from None
 
+    def longest_sequence(self) -> int:
+        return max(self.lengths) + self.config.max_new_tokens
+
     # ---- items ----
 
     async def setup(self) -> None:
         for server in self.servers:
             await check_server(server)
+        gc.freeze()  # a hundred thousand objects of imported modules, looked through by every collection on the loop
 
     def item(self, index: int, split: str = "train") -> Item:
         """The `index`-th rollout item: task and length follow from the seed alone."""
@@ -158,6 +158,8 @@ class HaystackEnv(BaseEnv):
         return items
 
     async def get_next_item(self) -> Item:
+        if self.refusal:
+            raise RunError(self.refusal)
         if self.failures > self.config.max_failures:
             raise RunError(
                 f"stopped after {self.failures} failed items in a row (--env.max_failures {self.config.max_failures})"
@@ -203,8 +205,8 @@ class HaystackEnv(BaseEnv):
         """`n` scored completions of one item. Raises `AskError`."""
         sample, prompt = await asyncio.to_thread(self.build, item)
         temperature = self.config.temperature if split == "train" else self.config.eval_temperature
-        prompt, completions = await ask(
-            self.server,
+        completions = await ask(
+            self.endpoints,
             self.tokenizer,
             sample.messages,
             prompt,
@@ -220,10 +222,12 @@ class HaystackEnv(BaseEnv):
 
     async def collect_trajectories(self, item: Item) -> tuple[dict[str, Any] | None, list[Item]]:
         try:
-            group = (await self.rollout(item, self.config.group_size)).group()
+            rollout = await self.rollout(item, self.config.group_size)
+            group = await asyncio.to_thread(ScoredGroup.of, rollout)
         except Exception as error:  # whatever it is: atroposlib would log it and go on for ever
             self.failures += 1
-            logger.warning("item %s failed: %s", item.index, _said(error), exc_info=not isinstance(error, EXPECTED))
+            self.refusal = str(error) if isinstance(error, Refused) else ""
+            logger.warning("item %s failed: %s", item.index, said(error), exc_info=not isinstance(error, EXPECTED))
             return None, []
         self.failures = 0  # in a row
         self.scores += group["scores"]
@@ -249,34 +253,6 @@ class HaystackEnv(BaseEnv):
             metrics |= {f"curriculum/{name}": value for name, value in self.curriculum.metrics().items()}
         await super().wandb_log(metrics)
 
-    async def env_manager(self) -> None:
-        self.serving = True
-        try:
-            await super().env_manager()
-        except RetryError as error:
-            url = self.config.rollout_server_url
-            raise RunError(
-                f"no answer from run-api at {url} ({reason(error)}); start it, or give another --env.rollout_server_url"
-            ) from None
-
-    async def get_server_info(self) -> None:
-        try:
-            await super().get_server_info()
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-        check_batch(self.config.batch_size, self.config.group_size)
-        if self.config.group_size == 1 and self.config.ensure_scores_are_not_same:
-            raise ConfigError(
-                "group_size 1: every group would be dropped, since all its scores are the same; use --env.group_size 2 "
-                "or more, or --env.ensure_scores_are_not_same false"
-            )
-        longest = max(self.lengths) + self.config.max_new_tokens
-        if 0 < self.max_token_len <= longest:
-            raise ConfigError(
-                f"the trainer takes sequences below {self.max_token_len} tokens, and these reach {longest}: every group "
-                f"would be dropped; start it with --max-token-len {longest + 1} or more"
-            )
-
     # ---- process ----
 
     async def process_manager(self) -> None:
@@ -285,16 +261,15 @@ class HaystackEnv(BaseEnv):
         items = [self.item(index) for index in range(self.n_groups_to_process)]
         out = Path(self.config.data_path_to_save_groups or f"data/{self.name}.jsonl")
 
-        async def work(item: Item) -> dict[str, Any]:
-            rollout = await self.rollout(item, self.group_size_to_process)
-            return rollout.row(self.config.store == "full")
-
+        crew = self._crew("groups", self.max_num_workers, self.group_size_to_process, "train")
         with rows.Rows(out, self.run_digest(), [item.index for item in items]) as store:
-            finished, failed = await self._run(items, lambda i: i.index, work, store, self.max_num_workers, "groups")
-        page = store.path.with_suffix(".html")
-        report.write_rollouts_html(rows.read_rows(store.path), page, title=f"{self.name}: rollouts")
-        print(f"rollouts  {store.path}\nviewer    {page}")
-        _stop_if_unfinished(finished, len(items), len(store.done), failed)
+            try:
+                tally = await crew.work_off(items, lambda i: i.index, store, signals=True)
+            finally:
+                page = store.path.with_suffix(".html")
+                report.write_rollouts_html(rows.read_rows(store.path), page, title=f"{self.name}: rollouts")
+                print(f"rollouts  {store.path}\nviewer    {page}")
+        _stop_if_unfinished(tally, len(items), len(store.done))
 
     # ---- evaluate ----
 
@@ -305,13 +280,9 @@ class HaystackEnv(BaseEnv):
         if self.curr_step:  # while serving: one folder a step
             base = base / f"step-{self.curr_step}"
 
-        async def work(item: Item) -> dict[str, Any]:
-            return (await self.rollout(item, 1, "eval")).record()
-
+        crew = self._crew("samples", self.config.max_eval_workers, 1, "eval")
         with rows.Rows(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
-            finished, failed = await self._run(
-                items, lambda i: i.key, work, store, self.config.max_eval_workers, "samples"
-            )
+            tally = await crew.work_off(items, lambda i: i.key, store, signals=not self.serving)
         out = _folder_of(store.path, base)
         records = list(rows.read_rows(store.path))
         if records:
@@ -322,9 +293,22 @@ class HaystackEnv(BaseEnv):
             print(f"samples  {store.path}\nmetrics  {out / 'metrics.json'}")
             print(f"heatmap  {paths.heatmap}\nreport   {paths.html}")
         if not self.serving:  # an evaluation that lacks a sample does not end the training
-            _stop_if_unfinished(finished, len(items), len(store.done), failed)
+            _stop_if_unfinished(tally, len(items), len(store.done))
 
     # ---- running many ----
+
+    def _crew(self, unit: str, workers: int, n: int, split: str) -> Crew:
+        def keep(rollout: Rollout) -> dict[str, Any]:
+            return rollout.row(self.config.store == "full") if split == "train" else rollout.record()
+
+        return Crew(
+            name=self.name,
+            unit=unit,
+            roll=lambda item: self.rollout(item, n, split),
+            keep=keep,
+            workers=workers,
+            max_failures=self.config.max_failures,
+        )
 
     def run_digest(self) -> str:
         """Names a run by what shapes its rows: neither paths nor how many at a time."""
@@ -337,82 +321,13 @@ class HaystackEnv(BaseEnv):
         shaping["token_exact"] = self.token_exact
         return rows.digest({**shaping, "tokenizer": self.haystacks.tokens.fingerprint})
 
-    async def _run(
-        self,
-        items: Sequence[Item],
-        key: Callable[[Item], Any],
-        work: Callable[[Item], Awaitable[dict[str, Any]]],
-        store: rows.Rows,
-        workers: int,
-        unit: str,
-    ) -> tuple[bool, int]:
-        """Works off the items that are not in the store. Whether it came to the end (a signal or failures may stop it),
-        and how many items failed."""
-        todo = [item for item in items if key(item) not in store.done]
-        queue, stop = iter(todo), asyncio.Event()
-        progress = tqdm(total=len(items), initial=len(items) - len(todo), unit=unit, desc=f"{self.name}", smoothing=0.1)
-        total = count = 0.0
-        failed = 0
-
-        async def worker() -> None:
-            nonlocal total, count, failed
-            for item in queue:
-                try:
-                    row = await work(item)
-                    await asyncio.to_thread(store.add, key(item), row)
-                except EXPECTED as error:
-                    failed += 1
-                    progress.write(f"item {item.index} failed: {_said(error)}", file=sys.stderr)
-                    if failed > self.config.max_failures:
-                        stop.set()
-                        return
-                else:
-                    earned = row["scores"] if "scores" in row else [row["score"]]
-                    total, count = total + sum(earned), count + len(earned)
-                    progress.set_postfix(score=f"{total / count:.2f}", failed=failed, refresh=False)
-                    progress.update()
-
-        with contextlib.nullcontext() if self.serving else _signals(stop), progress:
-            crew = [asyncio.create_task(worker()) for _ in range(max(1, min(workers, len(todo))))]
-            ended = asyncio.create_task(asyncio.wait(crew, return_when=asyncio.FIRST_EXCEPTION))
-            stopped = asyncio.create_task(stop.wait())
-            try:
-                both: list[asyncio.Task[Any]] = [ended, stopped]
-                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in (*crew, ended, stopped):
-                    task.cancel()
-                outcomes = await asyncio.gather(*crew, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
-        return not stop.is_set(), failed
-
-
-@contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `stop`, in the main thread: what is there is then kept and shown."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    for number in numbers:
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, AskError) else reason(error)
-
 
 def _folder_of(samples: Path, base: Path) -> Path:
     """Where the pictures of that samples file go: beside it, or in a folder of its own if its name was taken."""
     return base if samples.stem == "samples" else base / samples.stem
 
 
-def _stop_if_unfinished(finished: bool, wanted: int, done: int, failures: int) -> None:
-    if not finished or done < wanted:
-        print(f"{done} of {wanted} done, {failures} failed; the same command continues where this one stopped")
+def _stop_if_unfinished(tally: Tally, wanted: int, done: int) -> None:
+    if not tally.finished or done < wanted:
+        print(f"{done} of {wanted} done, {tally.failed} failed; the same command continues where this one stopped")
         raise SystemExit(1)

@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import pytest
 import tenacity
 from aiohttp import web
 from atroposlib.envs.base import BaseEnv
-from atroposlib.envs.server_handling.server_baseline import APIServer
 from tiny_model import save_tiny, tiny_tokenizer
 
 from environments import env_cli
@@ -46,8 +45,26 @@ def said(*texts: str | None) -> Reply:
     return lambda body, _: [choice(texts[i % len(texts)]) for i in range(body.get("n", 1))]
 
 
+async def reset(request: web.Request) -> web.StreamResponse:
+    """The connection breaks before anything is said."""
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def cut_off(request: web.Request) -> web.StreamResponse:
+    """A reply that ends in the middle of its announced length."""
+    response = web.StreamResponse(headers={"Content-Length": "4096", "Content-Type": "application/json"})
+    await response.prepare(request)
+    await response.write(b'{"choices": [')
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
 class ChatServer:
-    """`reply(body, number)` gives choices, or any aiohttp response; it may be a coroutine function."""
+    """`reply(body, number)` gives choices, any aiohttp response, or a fault (`reset`, `cut_off`); it may be a coroutine
+    function."""
 
     def __init__(self, reply: Reply = said("<answer>none</answer>"), models: Any = ("m",)):  # noqa: B008
         self.reply, self.models = reply, models
@@ -70,6 +87,8 @@ class ChatServer:
                 answer = await answer
         finally:
             self.now -= 1
+        if callable(answer):
+            return await answer(request)
         if isinstance(answer, web.StreamResponse):
             return answer
         if isinstance(answer, list):
@@ -90,8 +109,23 @@ class ChatServer:
         app.router.add_post("/generate", self._chat)
         self.runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", 0, shutdown_timeout=0.1).start()
+        await self.listen(0)
         self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}/v1"
+
+    async def listen(self, port: int) -> None:
+        self.site = web.TCPSite(self.runner, "127.0.0.1", port, shutdown_timeout=0.1)
+        await self.site.start()
+
+    def call(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """The result of a coroutine in the server's thread."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+
+    def go_away(self) -> None:
+        """No one listens any more at the server's address."""
+        self.call(self.site.stop())
+
+    def come_back(self) -> None:
+        self.call(self.listen(int(self.url.split(":")[2].split("/")[0])))
 
     @contextlib.contextmanager
     def running(self) -> Iterator[ChatServer]:
@@ -151,9 +185,8 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries at once: neither atroposlib's nor the openai client's pauses are what a test is about."""
-    for owner in (APIServer, BaseEnv):
-        for method in vars(owner).values():
-            if hasattr(method, "retry"):
-                monkeypatch.setattr(method.retry, "wait", tenacity.wait_none())
-    monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *_, **__: 0.0)
+    """Retries at once: neither our pauses nor atroposlib's are what a test is about."""
+    monkeypatch.setattr("environments.asking.PAUSE", tenacity.wait_none())
+    for method in vars(BaseEnv).values():
+        if hasattr(method, "retry"):
+            monkeypatch.setattr(method.retry, "wait", tenacity.wait_none())

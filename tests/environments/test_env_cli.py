@@ -4,40 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from aiohttp import web
-from loopback import ChatServer, command, flags, no_waiting, rows_of, run_cli, tokenizer_folder
+from loopback import ChatServer, command, flags, rows_of, run_cli, tokenizer_folder
 
 from environments import env_cli
 from environments.env_cli import ConfigError, hide, prepare, redact, secret
 from environments.needle_env import NeedleEnv
 
+pytestmark = pytest.mark.usefixtures("clean")
+
 KEY = "sk-do-not-show-me"
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    no_waiting(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(env_cli, "_secrets", {})
-    for name in (*env_cli.KEY_VARIABLES, "WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ChatServer]:
-    with ChatServer().running() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
 
 
 def prepared(*argv: str, tmp_path: Path = Path(".")) -> list[str]:

@@ -19,34 +19,18 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from atroposlib.frontend.jsonl2html import generate_html
-from loopback import SHORT, ChatServer, choice, make_env, model_folder, no_waiting, rows_of, said, tokenizer_folder
+from loopback import SHORT, ChatServer, choice, make_env, model_folder, rows_of, said
 from tiny_model import EOS
 
 from environments import env_cli
+from environments.delivery import Delivery
 from environments.embedded_server import background
 from environments.env_cli import ConfigError, RunError
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import rebuild
 from environments.haystack_env import HaystackEnv
 
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    no_waiting(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    for name in env_cli.KEY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with ChatServer().running() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
+pytestmark = pytest.mark.usefixtures("clean")
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +269,7 @@ async def test_items_that_fail_are_made_up_for_by_the_same_command(
         await bad.process_manager()
     assert stop.value.code == 1
     shown = capfd.readouterr()
-    assert "3 of 4 done, 1 failed; the same command continues" in shown.out and "item 1 failed: BadRequest" in shown.err
+    assert "3 of 4 done, 1 failed; the same command continues" in shown.out and "HTTP 400" in shown.err
     assert "answered" not in shown.err and broken[:80] not in shown.out + shown.err
     server.reply = said("x")
     before = len(server.requests)
@@ -389,7 +373,7 @@ async def test_an_evaluation_that_fails_while_serving_does_not_end_the_training(
     """SystemExit in a task ends the event loop; and the failures of an evaluation are not those of training."""
     server.reply = lambda *_: web.Response(status=400)
     env = make_env(tokenizer, server.url, depths="0.5", max_failures=1, data_dir_to_save_evals="out")
-    env.serving, env.curr_step = True, 7
+    env.delivery, env.curr_step = Delivery("http://x", lambda: 0), 7
     handlers = signal.getsignal(signal.SIGINT)
     await env.evaluate()
     assert signal.getsignal(signal.SIGINT) == handlers and env.failures == 0
@@ -468,7 +452,8 @@ async def test_the_haystack_is_in_no_log(
 
     async def send(*_: Any) -> None: ...
 
-    monkeypatch.setattr(env, "_send_scored_data_to_api", send)
+    env.delivery = Delivery("http://x", lambda: 0)
+    monkeypatch.setattr(env.delivery, "send", send)
     logging.getLogger("atroposlib.envs.base").setLevel(logging.DEBUG)  # even then: an item is a seed
     try:
         env.running_items["u"] = {"item": env.item(0)}

@@ -7,24 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loopback import ChatServer, make_env, said, tokenizer_folder
+from loopback import make_env, said
 
 from environments import lessons
 from environments.curriculum import Curriculum
 from environments.haystack.linked import LINKED
 from environments.haystack.sample import ALL_TASKS, Options
 from environments.rollout import Item
-
-
-@pytest.fixture
-def server():
-    with ChatServer().running() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
 
 
 class Settings:

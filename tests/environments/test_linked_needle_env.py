@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import ChatServer, command, make_env, model_folder, no_waiting, rows_of, run_cli, said, tokenizer_folder
+from loopback import ChatServer, command, make_env, model_folder, rows_of, run_cli, said, tokenizer_folder
 
 from environments import env_cli
 from environments.embedded_server import EmbeddedServer
@@ -15,17 +15,11 @@ from environments.haystack.sample import rebuild
 from environments.haystack.tokens import load_tokenizer
 from environments.linked_needle_env import LinkedNeedleEnv
 
+pytestmark = pytest.mark.usefixtures("clean")
+
 PROFILE = {"hops", "needed", "inversions", "span", "decoys", "distractors", "superseded"}
 TASKS = "chain,update,find_all,count,order,join"
 SETTINGS = {"tasks": TASKS, "lengths": "5000", "decoys": 1, "distractors": 2, "max_new_tokens": 4, "matches": "3"}
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    no_waiting(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    for name in env_cli.KEY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")

@@ -16,33 +16,16 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from loopback import ChatServer, choice, command, make_env, no_waiting, rows_of, run_cli, said, tokenizer_folder
+from loopback import ChatServer, choice, command, make_env, rows_of, run_cli, said
 from tiny_model import EOS, tiny_tokenizer
 
 from environments import env_cli
 from environments.needle_env import NeedleEnv
 
+pytestmark = pytest.mark.usefixtures("clean")
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60  # seconds after which a test gives up on another process
-
-
-@pytest.fixture(autouse=True)
-def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    no_waiting(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    for name in env_cli.KEY_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with ChatServer().running() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tokenizer_folder(tmp_path_factory.mktemp("tokenizer"))
 
 
 def started(argv: list[str], *program: str) -> subprocess.Popen[str]:
