@@ -65,13 +65,26 @@ class Delivery:
 
     async def _post(self, body: bytes) -> int | None:
         """The HTTP status; None when the API is away or has no trainer."""
+        if await batch_size(self.url) == -1:
+            return None
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session:
-                async with session.get(f"{self.url}/info") as reply:
-                    if (await reply.json())["batch_size"] == -1:
-                        return None
-                async with session.post(f"{self.url}/scored_data", data=body, headers=headers) as reply:
-                    return reply.status
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session,
+                session.post(f"{self.url}/scored_data", data=body, headers=headers) as reply,
+            ):
+                return reply.status
+        except (aiohttp.ClientError, TimeoutError, OSError):
             return None
+
+
+async def batch_size(url: str) -> int:
+    """What the trainer has registered with the API at that address; -1 without a trainer, or without an API."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session,
+            session.get(f"{url}/info") as reply,
+        ):
+            return int((await reply.json())["batch_size"])
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
+        return -1

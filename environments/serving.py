@@ -12,7 +12,7 @@ from tenacity import RetryError
 
 from environments import posting, rows
 from environments.asking import reason
-from environments.delivery import Delivery
+from environments.delivery import Delivery, batch_size
 from environments.env_cli import ConfigError, RunError
 from environments.env_config import check_batch
 from environments.rollout import NOT_TRAINED, Rollout
@@ -129,17 +129,13 @@ class ServingEnv(BaseEnv):
         if self.delivery:
             self.delivery.connected.clear()
         logger.warning("%s; waiting for it and for a trainer, up to %d s", self._no_api(error), RECONNECT_SECONDS)
-        start = time.monotonic()
-        while True:
-            try:
-                known = await self._register_env()
-            except RetryError:
-                known = {}
-            if known.get("status") == "success":
-                break
+        start, known = time.monotonic(), dict[str, Any]()
+        while known.get("status") != "success":
             if time.monotonic() - start > RECONNECT_SECONDS:
                 raise RunError(f"{self._no_api(error)} for {RECONNECT_SECONDS} s; start it, and then this again")
             await asyncio.sleep(1)
+            if await batch_size(self.config.rollout_server_url) != -1:  # asked first: atroposlib logs each failure
+                known = await self._register_env()
         # Not the step: it belongs to what has been learnt and drawn so far. A checkpoint would be loaded over it.
         self.env_id, self.wandb_prepend = known["env_id"], known["wandb_name"]
         await self.get_server_info()
