@@ -1,11 +1,13 @@
 """Groups to Atropos' API, which may die and come back: packed and sent off the event loop, kept until they are taken.
 
 The API keeps everything in memory. After a restart it knows neither trainer nor environment, and a group that reaches it
-before a trainer has registered spoils it for good (its batch size then stays -1), so nothing is sent until the
-environment is registered again. Groups that the API had taken and no trainer had pulled are lost with it.
+before a trainer has registered spoils it (no trainer can then register), so nothing is sent until the environment is
+registered again, and a group that slipped in between is taken back. Groups that the API had taken and no trainer had
+pulled are lost with it.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -55,9 +57,11 @@ class Delivery:
             status = await self._post(body)
             if status is None:  # away: whoever polls its status finds out, registers again and sets `connected`
                 self.connected.clear()
-            elif status < 300:
+            elif status < 300 and not await self._spoilt():
                 self.sent += 1
                 return
+            elif status < 300:
+                self.connected.clear()
             else:
                 errors = errors + 1 if status >= 500 else TRIES
         self.dropped += 1
@@ -65,26 +69,35 @@ class Delivery:
 
     async def _post(self, body: bytes) -> int | None:
         """The HTTP status; None when the API is away or has no trainer."""
-        if await batch_size(self.url) == -1:
+        if await batch_size(self.url) in (None, -1):
             return None
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session,
-                session.post(f"{self.url}/scored_data", data=body, headers=headers) as reply,
-            ):
+            url = f"{self.url}/scored_data"
+            async with _session() as session, session.post(url, data=body, headers=headers) as reply:
                 return reply.status
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
+    async def _spoilt(self) -> bool:
+        """Whether the API was reset while the group was on its way; then it is reset again, and takes a trainer."""
+        if await batch_size(self.url) != -1:
+            return False
+        logger.warning("run-api at %s was reset; a trainer that gets no batches must register again", self.url)
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with _session() as session, session.get(f"{self.url}/reset_data"):
+                pass
+        return True
 
-async def batch_size(url: str) -> int:
-    """What the trainer has registered with the API at that address; -1 without a trainer, or without an API."""
+
+async def batch_size(url: str) -> int | None:
+    """What the trainer has registered with the API at that address; -1 without a trainer, None without an API."""
     try:
-        async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS)) as session,
-            session.get(f"{url}/info") as reply,
-        ):
+        async with _session() as session, session.get(f"{url}/info") as reply:
             return int((await reply.json())["batch_size"])
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
-        return -1
+        return None
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS))

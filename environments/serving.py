@@ -134,7 +134,10 @@ class ServingEnv(BaseEnv):
             if time.monotonic() - start > RECONNECT_SECONDS:
                 raise RunError(f"{self._no_api(error)} for {RECONNECT_SECONDS} s; start it, and then this again")
             await asyncio.sleep(1)
-            if await batch_size(self.config.rollout_server_url) != -1:  # asked first: atroposlib logs each failure
+            if await batch_size(self.config.rollout_server_url) not in (
+                None,
+                -1,
+            ):  # asked first: atroposlib logs each failure
                 known = await self._register_env()
         # Not the step: it belongs to what has been learnt and drawn so far. A checkpoint would be loaded over it.
         self.env_id, self.wandb_prepend = known["env_id"], known["wandb_name"]

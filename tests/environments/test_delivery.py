@@ -28,13 +28,18 @@ class Api:
         self.taken: list[dict[str, Any]] = []
         self.batch_size = 8
         self.status: Callable[[int], int] = lambda number: 200
-        self.posts = 0
+        self.posts = self.resets = 0
         self.hold: asyncio.Event | None = None
         self.arrived = asyncio.Event()
 
     async def info(self, _: web.Request) -> web.Response:
         self.arrived.set()
         return web.json_response({"batch_size": self.batch_size, "max_token_len": -1})
+
+    async def reset(self, _: web.Request) -> web.Response:
+        self.resets += 1
+        self.taken.clear()
+        return web.Response()
 
     async def post(self, request: web.Request) -> web.Response:
         self.posts += 1
@@ -47,12 +52,18 @@ class Api:
         return web.json_response({}, status=status)
 
 
+def app_of(api: Api) -> web.Application:
+    app = web.Application(client_max_size=2**28)
+    app.router.add_get("/info", api.info)
+    app.router.add_get("/reset_data", api.reset)
+    app.router.add_post("/scored_data", api.post)
+    return app
+
+
 @pytest.fixture
 async def api() -> AsyncIterator[tuple[Api, Delivery]]:
-    api, app = Api(), web.Application(client_max_size=2**28)
-    app.router.add_get("/info", api.info)
-    app.router.add_post("/scored_data", api.post)
-    async with TestServer(app) as server:
+    api = Api()
+    async with TestServer(app_of(api)) as server:
         delivery = Delivery(str(server.make_url("")).rstrip("/"), lambda: 7)
         delivery.connected.set()
         yield api, delivery
@@ -98,16 +109,34 @@ async def test_nothing_is_sent_to_an_api_without_a_trainer(api: tuple[Api, Deliv
     assert len(server.taken) == 1 and server.posts == 1
 
 
+async def test_a_group_that_slipped_into_a_reset_api_is_taken_back(api: tuple[Api, Delivery]) -> None:
+    """The trainer's reset came between the look at the API and the group."""
+    server, delivery = api
+
+    def reset_meanwhile(number: int) -> int:
+        server.batch_size = -1 if number == 1 else 8
+        return 200
+
+    server.status = reset_meanwhile
+    sending = asyncio.create_task(delivery.send(group(1)))
+    while delivery.connected.is_set():
+        await asyncio.sleep(0)
+    while not server.resets:
+        await asyncio.sleep(0)
+    assert not server.taken
+    server.batch_size = 8
+    delivery.connected.set()
+    await sending
+    assert len(server.taken) == 1 and server.resets == 1
+
+
 async def test_a_group_waits_for_an_api_that_is_away(unused_tcp_port: int) -> None:
     delivery, api = Delivery(f"http://127.0.0.1:{unused_tcp_port}", lambda: 3), Api()
     delivery.connected.set()
     sending = asyncio.create_task(delivery.send(group(1)))
     while delivery.connected.is_set():
         await asyncio.sleep(0)
-    app = web.Application()
-    app.router.add_get("/info", api.info)
-    app.router.add_post("/scored_data", api.post)
-    async with TestServer(app, port=unused_tcp_port):
+    async with TestServer(app_of(api), port=unused_tcp_port):
         delivery.connected.set()
         await sending
     assert len(api.taken) == 1

@@ -93,6 +93,11 @@ def indices(groups: list[dict[str, Any]]) -> Counter[int]:
     return Counter(group["group_overrides"]["recipe"]["seed"] for group in groups)
 
 
+async def noticed(caplog: pytest.LogCaptureFixture, times: int) -> None:
+    while caplog.text.count("waiting for it and for a trainer") < times:
+        await asyncio.sleep(0.02)
+
+
 async def test_a_run_api_that_is_killed_and_one_that_is_reset(
     api: Api,
     server: ChatServer,
@@ -109,13 +114,12 @@ async def test_a_run_api_that_is_killed_and_one_that_is_reset(
     async with serve(env) as running:
         first = await api.take(4)
         api.kill()
-        while "waiting for it and for a trainer" not in caplog.text:
-            assert not running.done()
-            await asyncio.sleep(0.02)
+        await noticed(caplog, 1)
         await asyncio.to_thread(api.start)
         await api.register()
         second = await api.take(6)
         await call(api.url, "GET", "/reset_data")
+        await noticed(caplog, 2)
         await api.register()
         third = await api.take(4)
         assert not running.done()
