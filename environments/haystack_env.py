@@ -15,7 +15,7 @@ from typing import Any
 
 from atroposlib.envs.base import APIServerConfig, BaseEnvConfig, EvalHandlingEnum
 
-from environments import env_cli, lessons, report, report_numbers, rows
+from environments import env_cli, lessons, report, report_numbers, rows, tracking
 from environments.asking import ask, check_server
 from environments.crew import EXPECTED, Crew, Tally, said
 from environments.curriculum import Curriculum, Ladder
@@ -76,6 +76,7 @@ class HaystackEnv(ServingEnv):
     def __init__(self, config: Any, server_configs: Any, slurm: bool = False, testing: bool = False):
         servers = server_configs if isinstance(server_configs, list) else [server_configs]
         self.tasks, self.lengths, self.grid_depths = check(config, servers)
+        tracking.check_login(config)
         self.options = Options(
             pool_tokens=max(Options.pool_tokens, 2 * max(self.lengths)),
             may_abstain=config.absent_share > 0 or any(task.startswith("absent") for task in self.tasks),
@@ -101,7 +102,7 @@ class HaystackEnv(ServingEnv):
         self.token_exact = real[0].server_type in TOKEN_SERVERS
         self.next_index = self.failures = 0
         self.refusal = ""  # of the model's server
-        self.scores: list[float] = []
+        self.rollout_log = tracking.RolloutLog(config)
         self._building = threading.Lock()
         self.curriculum = Curriculum(self._ladders()) if config.curriculum else None
         self.curriculum_state: dict[str, Any] = {}
@@ -216,8 +217,8 @@ class HaystackEnv(ServingEnv):
             temperature=temperature,
             split=split,
         )
-        evidence = sample.evidence if self.options.numbered else None
-        scores = [score(c.text, sample.answer, self.options.answer_format, evidence) for c in completions]
+        evidence, form = sample.evidence if self.options.numbered else None, self.options.answer_format
+        scores = await asyncio.to_thread(lambda: [score(c.text, sample.answer, form, evidence) for c in completions])
         return Rollout(item, sample, prompt, completions, scores)
 
     async def collect_trajectories(self, item: Item) -> tuple[dict[str, Any] | None, list[Item]]:
@@ -226,74 +227,76 @@ class HaystackEnv(ServingEnv):
             group = await asyncio.to_thread(ScoredGroup.of, rollout)
         except Exception as error:  # whatever it is: atroposlib would log it and go on for ever
             self.failures += 1
+            self.rollout_log.fail()
             self.refusal = str(error) if isinstance(error, Refused) else ""
             logger.warning("item %s failed: %s", item.index, said(error), exc_info=not isinstance(error, EXPECTED))
             return None, []
         self.failures = 0  # in a row
-        self.scores += group["scores"]
+        self.rollout_log.add(rollout)
         if self.curriculum and item.difficulty:
             self.curriculum.record(item.lesson, item.difficulty, sum(group["scores"]) / len(group["scores"]))
         return group, []
 
-    async def add_rollouts_for_wandb(self, scored_data: Any, item: Any = None) -> None:
-        # The base decodes whole prompts, even with W&B off.
-        if not self.config.use_wandb:
-            return
-        keep = self.config.num_rollouts_per_group_for_logging
-        shown = [(m[-1]["content"], s) for m, s in zip(scored_data["messages"], scored_data["scores"], strict=True)]
-        self.rollouts_for_wandb.append(shown[: keep if keep > 0 else None])
-        del self.rollouts_for_wandb[: -self.config.num_rollouts_to_keep]
-
     async def wandb_log(self, wandb_metrics: dict | None = None) -> None:
-        metrics = dict(wandb_metrics or {})
-        if self.scores:
-            metrics["train/score"] = sum(self.scores) / len(self.scores)
-            self.scores = []
+        metrics = {**(wandb_metrics or {}), **self.rollout_log.metrics()}
         if self.curriculum:
             metrics |= {f"curriculum/{name}": value for name, value in self.curriculum.metrics().items()}
         await super().wandb_log(metrics)
+
+    async def create_rollout_table(self, wandb_metrics: dict) -> dict:
+        return wandb_metrics | (await asyncio.to_thread(self.rollout_log.media) if self.config.use_wandb else {})
 
     # ---- process ----
 
     async def process_manager(self) -> None:
         """Groups of rollouts to a JSONL file and a page, several at a time; continues where a killed run stopped."""
-        await self.setup()
-        items = [self.item(index) for index in range(self.n_groups_to_process)]
-        out = Path(self.config.data_path_to_save_groups or f"data/{self.name}.jsonl")
-
-        crew = self._crew("groups", self.max_num_workers, self.group_size_to_process, "train")
-        with rows.Rows(out, self.run_digest(), [item.index for item in items]) as store:
-            try:
-                tally = await crew.work_off(items, lambda i: i.index, store, signals=True)
-            finally:
-                page = store.path.with_suffix(".html")
-                report.write_rollouts_html(rows.read_rows(store.path), page, title=f"{self.name}: rollouts")
-                print(f"rollouts  {store.path}\nviewer    {page}")
-        _stop_if_unfinished(tally, len(items), len(store.done))
+        model = self.servers[0].model_name
+        with tracking.start_run(self.config, "process", model, self.wandb_project, self.wandb_group) as run:
+            await self.setup()
+            items = [self.item(index) for index in range(self.n_groups_to_process)]
+            out = Path(self.config.data_path_to_save_groups or f"data/{self.name}.jsonl")
+            crew = self._crew("groups", self.max_num_workers, self.group_size_to_process, "train")
+            crew.roll = self.rollout_log.counting(crew.roll, run)
+            with rows.Rows(out, self.run_digest(), [item.index for item in items]) as store:
+                try:
+                    tally = await crew.work_off(items, lambda i: i.index, store, signals=True)
+                finally:  # whatever ended it: what is there is shown
+                    self.rollout_log.send(run, final=True)
+                    page = store.path.with_suffix(".html")
+                    report.write_rollouts_html(rows.read_rows(store.path), page, title=f"{self.name}: rollouts")
+                    print(f"rollouts  {store.path}\nviewer    {page}")
+            _stop_if_unfinished(tally, len(items), len(store.done))
 
     # ---- evaluate ----
 
     async def evaluate(self, *args: Any, **kwargs: Any) -> None:
         """The depth x length grid: samples.jsonl, metrics.json, grid.csv, the heatmap and a self-contained report."""
-        items = self.grid_items()
-        base = Path(self.config.data_dir_to_save_evals or Path("data") / f"{self.name}_evaluation")
-        if self.curr_step:  # while serving: one folder a step
-            base = base / f"step-{self.curr_step}"
+        model = self.servers[0].model_name
+        with tracking.start_run(self.config, "evaluate", model, self.wandb_project, self.wandb_group) as run:
+            items = self.grid_items()
+            base = Path(self.config.data_dir_to_save_evals or Path("data") / f"{self.name}_evaluation")
+            if self.serving:  # one folder a step
+                base = base / f"step-{self.curr_step}"
+            crew = self._crew("samples", self.config.max_eval_workers, 1, "eval")
+            with rows.Rows(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
+                tally = await crew.work_off(items, lambda i: i.key, store, signals=not self.serving)
+            await asyncio.to_thread(self._report, store.path, _folder_of(store.path, base), run)
+            if not self.serving:  # an evaluation that lacks a sample does not end the training
+                _stop_if_unfinished(tally, len(items), len(store.done))
 
-        crew = self._crew("samples", self.config.max_eval_workers, 1, "eval")
-        with rows.Rows(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
-            tally = await crew.work_off(items, lambda i: i.key, store, signals=not self.serving)
-        out = _folder_of(store.path, base)
-        records = list(rows.read_rows(store.path))
-        if records:
-            config = {**self.config.model_dump(mode="json"), "model": self.servers[0].model_name}
-            paths = report.write_report(records, out, f"{self.name}: {self.servers[0].model_name}", config)
-            write_metrics(out / "metrics.json", records, self.servers[0].model_name, config)
-            print(report_numbers.summary_table(records))
-            print(f"samples  {store.path}\nmetrics  {out / 'metrics.json'}")
-            print(f"heatmap  {paths.heatmap}\nreport   {paths.html}")
-        if not self.serving:  # an evaluation that lacks a sample does not end the training
-            _stop_if_unfinished(tally, len(items), len(store.done))
+    def _report(self, samples: Path, out: Path, run: Any) -> None:
+        """What an evaluation shows of its samples: tables, pictures, pages and, if there is a run, W&B."""
+        records, model = list(rows.read_rows(samples)), self.servers[0].model_name
+        if not records:
+            return
+        config = {**self.config.model_dump(mode="json"), "model": model}
+        paths = report.write_report(records, out, f"{self.name}: {model}", config)
+        metrics = write_metrics(out / "metrics.json", records, model, config)
+        print(report_numbers.summary_table(records))
+        print(f"samples  {samples}\nmetrics  {out / 'metrics.json'}")
+        print(f"heatmap  {paths.heatmap}\nreport   {paths.html}")
+        where = (self.wandb_prepend, self.curr_step) if self.serving else (None, None)
+        tracking.log_evaluation(run, records, metrics, self.config, model, *where)
 
     # ---- running many ----
 

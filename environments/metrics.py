@@ -9,11 +9,11 @@ from environments import report_numbers
 from environments.report_html import replacing
 
 
-def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config: dict[str, Any]) -> None:
-    """metrics.json in the form of atroposlib's `evaluate_log`, with standard errors beside the means."""
+def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config: dict[str, Any]) -> dict[str, float]:
+    """metrics.json in the form of atroposlib's `evaluate_log`, with standard errors beside the means. The metrics."""
     effective = report_numbers.effective_length(records)
     invented = report_numbers.false_answers(records)
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, float] = {}
     for name, estimates in (
         ("score", {"all": report_numbers.estimate([r["score"] for r in records])}),
         ("score_present", {"all": report_numbers.estimate([r["score"] for r in report_numbers.present(records)])}),
@@ -36,3 +36,4 @@ def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config:
     }
     with replacing(path) as file:
         file.write(json.dumps(body, indent=2).encode())
+    return metrics

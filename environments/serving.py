@@ -10,7 +10,7 @@ from typing import Any
 from atroposlib.envs.base import BaseEnv
 from tenacity import RetryError
 
-from environments import posting, rows
+from environments import posting, rows, tracking
 from environments.asking import reason
 from environments.delivery import Delivery, batch_size
 from environments.env_cli import ConfigError, RunError
@@ -66,7 +66,6 @@ class ServingEnv(BaseEnv):
             await self.delivery.carry(self._hand_over(self.delivery, scored_data, item))
 
     async def _hand_over(self, delivery: Delivery, group: Any, item: Any) -> None:
-        await self.add_rollouts_for_wandb(group, item)
         await asyncio.to_thread(self._keep, group, item)
         if flaw := await asyncio.to_thread(posting.flaw, group, self.config.group_size, self.max_token_len):
             logger.warning("item %s is not sent: %s", item.index, flaw)
@@ -99,7 +98,8 @@ class ServingEnv(BaseEnv):
         try:
             if out:  # a file of its own: what the model of another moment said is no continuation
                 self.store = rows.Rows(Path(out), f"{self.run_digest()}-{uuid.uuid4().hex[:8]}", [])
-            await super().env_manager()
+            with tracking.finishing(self.config):
+                await super().env_manager()
         except RetryError as error:
             raise RunError(f"{self._no_api(error)}; start it, or give another --env.rollout_server_url") from None
         finally:
