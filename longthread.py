@@ -33,6 +33,22 @@ def report(
     report.report(paths, out, title)
 
 
+@app.command(context_settings=AS_IT_IS, add_help_option=False)
+def export(context: typer.Context) -> None:
+    """Rows to train on from rollouts: sft, dpo, pretrain."""
+    from environments import export
+
+    export.app(context.args, prog_name="longthread export")
+
+
+@app.command(context_settings=AS_IT_IS, add_help_option=False)
+def collect(context: typer.Context) -> None:
+    """Rows to train on through Atropos' own run-api and generators: sft, dpo."""
+    from environments import collect
+
+    collect.app(context.args, prog_name="longthread collect")
+
+
 @longlora.command(context_settings=AS_IT_IS, add_help_option=False)
 def data(context: typer.Context) -> None:
     """Pretraining rows of an exact token length, checked as they are made."""

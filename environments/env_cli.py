@@ -186,6 +186,7 @@ def _read_yaml(path: Path, config_cls: Any) -> dict[str, Any]:
         "openai",
         "slurm",
         "testing",
+        "tinker",  # tinker-atropos' own section, in the one file for both
         *_prefixed("env.", config_cls),
         *_prefixed("openai.", APIServerConfig),
     }

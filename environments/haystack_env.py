@@ -99,7 +99,8 @@ class HaystackEnv(ServingEnv):
         config.data_path_to_save_groups = out
         self.servers = real
         self.endpoints = [Endpoint(server) for server in self.server.servers]
-        self.token_exact = real[0].server_type in TOKEN_SERVERS
+        self.server_type = real[0].server_type
+        self.token_exact = self.server_type in TOKEN_SERVERS
         self.next_index = self.failures = 0
         self.refusal = ""  # of the model's server
         self.rollout_log = tracking.RolloutLog(config)
@@ -231,6 +232,8 @@ class HaystackEnv(ServingEnv):
             self.refusal = str(error) if isinstance(error, Refused) else ""
             logger.warning("item %s failed: %s", item.index, said(error), exc_info=not isinstance(error, EXPECTED))
             return None, []
+        if self.server_type == "sglang":  # its log-probabilities are after temperature; vLLM's, and ours, before it
+            group["generation_params"] = {"temperature": self.config.temperature}
         self.failures = 0  # in a row
         self.rollout_log.add(rollout)
         if self.curriculum and item.difficulty:

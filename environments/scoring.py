@@ -78,21 +78,13 @@ def score(
     completion: str, answer: Answer, answer_format: str = "tags", evidence: Collection[int] | None = None
 ) -> Score:
     """The score of one completion. `evidence`: the right passage numbers if the prompt asked to cite them, else None."""
-    text = _OPEN_THINK.sub("", _THINK.sub("", completion or ""))
-    region = _region(text, "answer") if answer_format == "tags" else text
-    if region is None or len(region) > MAX_REGION:
+    text = without_thinking(completion)
+    said = said_by(completion, answer, answer_format)
+    if said is None:
         return Score(0.0, 0.0, False, False, False, 0, None if evidence is None else 0.0)
-    if answer_format == "tags":
-        # A custom value may hold commas itself, and there is only one.
-        parts = [region] if answer.value_kind == "text" else _split(region)
-        predicted = [value for value in map(normalise, parts) if value]
-    else:
-        predicted = [normalise(value) for value in find_values(region, answer)]
-        if predicted and _denies(region):  # "the text does not say that … is 123": neither an answer nor silence
-            return Score(0.0, 0.0, False, False, False, len(predicted), None if evidence is None else 0.0)
-    abstained = _abstains(region, predicted, answer_format)
-    if abstained:
-        predicted = []
+    predicted, abstained = said.values, said.abstained
+    if said.denied:  # "the text does not say that … is 123": neither an answer nor silence
+        return Score(0.0, 0.0, False, False, False, len(predicted), None if evidence is None else 0.0)
     earned, correct = _answer_score(predicted, abstained, answer)
     if answer.steps and not correct and not abstained:
         earned = max(earned, STEPS_CAP * _hops(text, answer.steps))
@@ -103,6 +95,37 @@ def score(
         total = (earned + 0.1 * f2 + 0.9 * earned * f2) / 2
     found = (Counter(predicted) & Counter(map(normalise, answer.values))).total()
     return Score(earned if total is None else total, earned, correct, abstained, True, len(predicted), f2, found)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a reply says: the values it names, normalised; whether it abstains; whether it denies beside a value."""
+
+    values: list[str]
+    abstained: bool
+    denied: bool = False
+
+
+def said_by(completion: str, answer: Answer, answer_format: str = "tags") -> Said | None:
+    """What a reply says, or None when it has no answer region that can be read."""
+    text = without_thinking(completion)
+    region = _region(text, "answer") if answer_format == "tags" else text
+    if region is None or len(region) > MAX_REGION:
+        return None
+    if answer_format == "tags":
+        # A custom value may hold commas itself, and there is only one.
+        parts = [region] if answer.value_kind == "text" else _split(region)
+        values = [value for value in map(normalise, parts) if value]
+        denied = False
+    else:
+        values = [normalise(value) for value in find_values(region, answer)]
+        denied = bool(values) and _denies(region)
+    abstained = _abstains(region, values, answer_format)
+    return Said([] if abstained else values, abstained, denied)
+
+
+def without_thinking(completion: str) -> str:
+    return _OPEN_THINK.sub("", _THINK.sub("", completion or ""))
 
 
 def normalise(value: str) -> str:

@@ -20,6 +20,8 @@ from environments.rollout import NOT_TRAINED, Rollout
 logger = logging.getLogger(__name__)
 RECONNECT_SECONDS = 3600  # that a run-api, and a trainer that registers with it, may take to come back
 DRAIN_SECONDS = 60  # for groups under way when `serve` ends
+SECONDS_A_TOKEN = 3.3e-6  # of one core, for run-api to write a batch with log-probabilities and messages
+BATCH_TOKENS = 1_500_000  # 5 s, if it has that core to itself
 SAME_SCORES = (10, 100, 1000, 10_000)  # groups in a row with nothing to learn, at which it is said
 
 
@@ -41,6 +43,7 @@ class ServingEnv(BaseEnv):
     delivery: Delivery | None = None  # while serving
     store: rows.Rows | None = None  # while serving, with --env.data_path_to_save_groups
     same_scores = 0  # groups in a row
+    server_type = "openai"  # of the model's server
 
     def run_digest(self) -> str:
         """Names a run by what shapes its rows."""
@@ -153,6 +156,7 @@ class ServingEnv(BaseEnv):
         except ValueError as error:
             raise ConfigError(str(error)) from None
         check_batch(self.config.batch_size, self.config.group_size)
+        self._warn()
         if self.config.group_size == 1 and self.config.ensure_scores_are_not_same:
             raise ConfigError(
                 "group_size 1: every group would be dropped, since all its scores are the same; use --env.group_size 2 "
@@ -163,4 +167,22 @@ class ServingEnv(BaseEnv):
             raise ConfigError(
                 f"the trainer takes sequences below {self.max_token_len} tokens, and these reach {longest}: every group "
                 f"would be dropped; start it with --max-token-len {longest + 1} or more"
+            )
+
+    def _warn(self) -> None:
+        """What works, but not as one would think."""
+        tokens = self.config.batch_size * self.longest_sequence()
+        if tokens > BATCH_TOKENS:
+            logger.warning(
+                "a batch of %d sequences may have %.1f million tokens, which run-api takes some %.0f s to write; a "
+                "trainer that waits only 10 s, as atropos-grpo does, loses it: use a smaller batch",
+                self.config.batch_size,
+                tokens / 1e6,
+                tokens * SECONDS_A_TOKEN,
+            )
+        if self.server_type == "vllm" and self.config.temperature != 1:
+            logger.warning(
+                "--env.temperature %g: vLLM reports log-probabilities before temperature, so a trainer's importance "
+                "ratios are not those of the policy that sampled; 1 is right",
+                self.config.temperature,
             )

@@ -307,11 +307,17 @@ def _haystacks(fingerprint: str, options: Options, tokenizer: Any) -> Haystacks:
     return Haystacks(tokenizer, options)
 
 
+@lru_cache(maxsize=4)
+def _fingerprint(tokenizer: Any, template: str, size: int) -> str:
+    """A quarter of a second each: template and size tell whether a tokenizer was changed since."""
+    return Tokens(tokenizer).fingerprint
+
+
 def rebuild(recipe: dict[str, Any], tokenizer: Any) -> Sample:
     """The identical Sample, byte for byte. Raises `RecipeError` when this machine would build another."""
     if recipe.get("version") != VERSION:
         raise RecipeError(f"recipe version {recipe.get('version')!r} is not {VERSION}; use the release that wrote it")
-    fingerprint = Tokens(tokenizer).fingerprint
+    fingerprint = _fingerprint(tokenizer, str(tokenizer.chat_template), len(tokenizer))
     if recipe["tokenizer"] != fingerprint:
         raise RecipeError(
             f"the recipe is for tokenizer {recipe['tokenizer']}, not {fingerprint}; load the one it was made with"

@@ -1,0 +1,83 @@
+"""Atropos' own run-api as a process on a free port, and a trainer that takes batches from it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60  # seconds after which a test gives up on another process
+
+
+def started(argv: list[str], *program: str) -> subprocess.Popen[str]:
+    """A module as a process of its own; `needle-env` unless another is given."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, "-m", *(program or ("environments.needle_env",)), *argv]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@contextlib.contextmanager
+def running_api() -> Iterator[str]:
+    """run-api's URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    argv = ["--host", "127.0.0.1", "--port", str(port)]
+    process = started(argv, "atroposlib.cli.run_api")
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "running on" in line:
+                break
+        else:
+            pytest.fail("run-api did not start")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """atroposlib waits five seconds "for other instances" and a second for a trainer."""
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *_: sleep(min(seconds, 0.02)))
+
+
+async def call(api: str, method: str, path: str, body: Any = None) -> Any:
+    async with aiohttp.ClientSession() as session, session.request(method, api + path, json=body) as reply:
+        assert reply.status == 200, (path, await reply.text())
+        # /reset_data says "Reset successful"
+        return await reply.json() if reply.content_type == "application/json" else None
+
+
+async def take_batches(api: str, batch_size: int, steps: int, longest: int = 4096) -> list[list[dict[str, Any]]]:
+    """A trainer: registers, and takes batches until the API has counted more than so many steps. The batches."""
+    await call(api, "GET", "/reset_data")
+    registration = {"wandb_group": "g", "wandb_project": "p", "batch_size": batch_size, "max_token_len": longest}
+    registration |= {"checkpoint_dir": "", "save_checkpoint_interval": -1, "starting_step": 0, "num_steps": steps}
+    await call(api, "POST", "/register", registration)
+    batches: list[list[dict[str, Any]]] = []
+    while True:
+        batch = (await call(api, "GET", "/batch"))["batch"]
+        # One call forms all batches that it can and counts them as steps, but gives one of them.
+        if batch is not None:
+            batches.append(batch)
+        elif (await call(api, "GET", "/status"))["current_step"] > steps:
+            return batches
+        else:
+            await asyncio.sleep(0.02)
+
+
+async def train(api: str, batch_size: int, steps: int, longest: int = 4096) -> list[dict[str, Any]]:
+    """The groups of `take_batches`."""
+    return [group for batch in await take_batches(api, batch_size, steps, longest) for group in batch]
