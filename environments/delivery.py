@@ -57,43 +57,42 @@ class Delivery:
             status = await self._post(body)
             if status is None:  # away: whoever polls its status finds out, registers again and sets `connected`
                 self.connected.clear()
-            elif status < 300 and not await self._spoilt():
+            elif status < 300:
                 self.sent += 1
                 return
-            elif status < 300:
-                self.connected.clear()
             else:
                 errors = errors + 1 if status >= 500 else TRIES
         self.dropped += 1
         logger.warning("run-api at %s refused a group with HTTP %s; it is not sent", self.url, status)
 
     async def _post(self, body: bytes) -> int | None:
-        """The HTTP status; None when the API is away or has no trainer."""
-        if await batch_size(self.url) in (None, -1):
-            return None
+        """The HTTP status; None when the API is away, has no trainer, or was reset while the group was on its way."""
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-        try:
-            url = f"{self.url}/scored_data"
-            async with _session() as session, session.post(url, data=body, headers=headers) as reply:
-                return reply.status
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
-
-    async def _spoilt(self) -> bool:
-        """Whether the API was reset while the group was on its way; then it is reset again, and takes a trainer."""
-        if await batch_size(self.url) != -1:
-            return False
-        logger.warning("run-api at %s was reset; a trainer that gets no batches must register again", self.url)
-        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-            async with _session() as session, session.get(f"{self.url}/reset_data"):
-                pass
-        return True
+        async with _session() as session:
+            if await _batch_size(session, self.url) in (None, -1):
+                return None
+            try:
+                async with session.post(f"{self.url}/scored_data", data=body, headers=headers) as reply:
+                    status = reply.status
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                return None
+            if status < 300 and await _batch_size(session, self.url) == -1:
+                logger.warning("run-api at %s was reset; a trainer that gets no batches must register again", self.url)
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):  # so that it takes a trainer
+                    await session.get(f"{self.url}/reset_data")
+                return None
+            return status
 
 
 async def batch_size(url: str) -> int | None:
     """What the trainer has registered with the API at that address; -1 without a trainer, None without an API."""
+    async with _session() as session:
+        return await _batch_size(session, url)
+
+
+async def _batch_size(session: aiohttp.ClientSession, url: str) -> int | None:
     try:
-        async with _session() as session, session.get(f"{url}/info") as reply:
+        async with session.get(f"{url}/info") as reply:
             return int((await reply.json())["batch_size"])
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,6 +6,7 @@ not pass). atroposlib's own clients retry each request up to 27 times and hide t
 what the run-api divides among environments, the slots.
 """
 
+import asyncio
 import json
 import math
 import time
@@ -16,6 +17,7 @@ from typing import Any
 import aiohttp
 
 from environments.env_cli import redact
+from environments.long_json import dumps, elements
 
 TOKEN_SERVERS = ("vllm", "sglang")  # server types that take token ids and give token ids with log-probabilities
 AWAY = (408, 425, 429, 502, 503, 504, 529)
@@ -82,7 +84,7 @@ class Endpoint:
             body["n"] = n
         body = self.server._inject_reasoning_kwargs(body)
         body |= body.pop("extra_body", {})
-        reply = await self._post(f"{self.url}/chat/completions", body)
+        reply = await self._post(f"{self.url}/chat/completions", await asyncio.to_thread(dumps, body))
         try:
             replies = [Reply(c["message"].get("content"), c.get("finish_reason")) for c in reply["choices"]]
         except (AttributeError, KeyError, TypeError):
@@ -94,7 +96,9 @@ class Endpoint:
         """`n` or fewer completions of the prompt's tokens, with their tokens and log-probabilities."""
         vllm = self.config.server_type == "vllm"
         url = f"{self.url.removesuffix('/v1')}/generate"
-        reply = await self._post(url, (_vllm_body if vllm else _sglang_body)(prompt, n, generation))
+        reply = await self._post(
+            url, await asyncio.to_thread(_vllm_body if vllm else _sglang_body, prompt, n, generation)
+        )
         try:
             replies = (_vllm_replies if vllm else _sglang_replies)(reply)
             if any(r.tokens and not all(map(math.isfinite, r.logprobs or [])) for r in replies):
@@ -109,13 +113,15 @@ class Endpoint:
             raise AskError(f"{url} read {len(sent)} prompt tokens that are not the {len(prompt)} it was sent")
         return replies
 
-    async def _post(self, url: str, body: dict[str, Any]) -> Any:
-        headers = {"Authorization": f"Bearer {self.config.api_key}"} if self.config.api_key else {}
+    async def _post(self, url: str, body: bytes) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if self.config.api_key:
+            headers["Authorization"] = f"Bearer {self.config.api_key}"
         timeout = aiohttp.ClientTimeout(total=self.config.timeout or None)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as session,
-                session.post(url, json=body) as reply,
+                session.post(url, data=body) as reply,
             ):
                 content = await reply.read()
         except TimeoutError:
@@ -170,8 +176,9 @@ def _shortened(reply: Any) -> str:
     return redact(" ".join(text.split()))[:160]
 
 
-def _vllm_body(prompt: list[int], n: int, generation: dict[str, Any]) -> dict[str, Any]:
-    return {"prompt": {"prompt_token_ids": prompt}, "logprobs": 0, "n": n, **generation}
+def _vllm_body(prompt: list[int], n: int, generation: dict[str, Any]) -> bytes:
+    rest = dumps({"logprobs": 0, "n": n, **generation})
+    return b'{"prompt": {"prompt_token_ids": [' + elements(prompt) + b"]}, " + rest[1:]
 
 
 def _vllm_replies(reply: Any) -> list[Reply]:
@@ -184,15 +191,11 @@ def _vllm_replies(reply: Any) -> list[Reply]:
     return replies
 
 
-def _sglang_body(prompt: list[int], n: int, generation: dict[str, Any]) -> dict[str, Any]:
+def _sglang_body(prompt: list[int], n: int, generation: dict[str, Any]) -> bytes:
     names = {"max_tokens": "max_new_tokens"}
     sampling = {"n": n} | {names.get(name, name): value for name, value in generation.items()}
-    return {
-        "input_ids": prompt,
-        "sampling_params": sampling,
-        "return_logprob": True,
-        "return_text_in_logprobs": False,
-    }
+    rest = dumps({"sampling_params": sampling, "return_logprob": True, "return_text_in_logprobs": False})
+    return b'{"input_ids": [' + elements(prompt) + b"], " + rest[1:]
 
 
 def _sglang_replies(reply: Any) -> list[Reply]:

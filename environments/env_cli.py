@@ -88,15 +88,15 @@ def main(env: Any, argv: list[str] | None = None) -> None:
         first = error.errors()[0]
         _fail(f"{'.'.join(map(str, first['loc']))} {first.get('input')!r}: {first['msg']}")
     except RuntimeError as error:
-        if not _ours(error):
+        if not ours(error):
             raise
         _fail(str(error), 1)
     except OSError as error:
-        if not _ours(error) and error.errno is None:
+        if not ours(error) and error.errno is None:
             raise
         _fail(str(error), 1 if error.errno in _FULL else 2)
     except ValueError as error:
-        if not _ours(error):
+        if not ours(error):
             raise
         _fail(str(error))
     except KeyboardInterrupt:
@@ -109,7 +109,8 @@ def _log(config: Any) -> None:
     logging.getLogger(__name__).info("%s", config)
 
 
-def _ours(error: BaseException) -> bool:
+def ours(error: BaseException) -> bool:
+    """Whether the error is one of this package, whose message is one line for the user."""
     return type(error).__module__.startswith("environments.")
 
 
@@ -120,7 +121,7 @@ def _fail(message: str, code: int = 2) -> None:
 
 def prepare(argv: list[str], config_cls: Any, scratch: Path) -> list[str]:
     """The arguments as atroposlib should see them. Raises `ConfigError`."""
-    args = _join_values(argv)
+    args = join_values(argv)
     if not args or args[0] not in COMMANDS:
         return args
     _check_flags(args[1:], config_cls)
@@ -139,7 +140,7 @@ def prepare(argv: list[str], config_cls: Any, scratch: Path) -> list[str]:
     return args if wandb_asked else [*args, "--env.use_wandb=false"]
 
 
-def _join_values(argv: list[str]) -> list[str]:
+def join_values(argv: list[str]) -> list[str]:
     """`--flag value`, `--flag -1` and a bare `--flag` as `--flag=value`."""
     joined: list[str] = []
     rest = list(argv)

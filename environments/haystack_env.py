@@ -194,14 +194,15 @@ class HaystackEnv(ServingEnv):
     # ---- rollouts ----
 
     def build(self, item: Item) -> tuple[Sample, list[int]]:
-        """The item's sample and the tokens of its prompt. Runs in a worker thread; one at a time."""
+        """The item's sample and the tokens of its prompt. Runs in worker threads; samples are made one at a time."""
         with self._building:
             depths = None if item.depth is None else [item.depth]
             haystacks = self.haystacks
             if item.difficulty:
                 haystacks = haystacks.variant(lessons.options(self.options, item.difficulty))
             sample = haystacks.sample(item.seed, item.split, item.task, item.length, depths)
-            return sample, self.haystacks.tokens.encode(self.haystacks.tokens.render(sample.messages))
+        tokens = self.haystacks.tokens
+        return sample, tokens.encode_prompt(tokens.render(sample.messages), sample.length)
 
     async def rollout(self, item: Item, n: int, split: str = "train") -> Rollout:
         """`n` scored completions of one item. Raises `AskError`."""

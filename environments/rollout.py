@@ -44,30 +44,26 @@ class Rollout:
 
     def group(self) -> dict[str, Any]:
         """Atropos' ScoredDataGroup. Log-probabilities are 1.0 over the prompt, as its managed server has them."""
+        return self._group(self.prompt, self.sample.messages)
+
+    def _group(self, prompt: list[int], messages: list[dict[str, str]]) -> dict[str, Any]:
         group: dict[str, Any] = {
-            "tokens": [self.prompt + c.tokens for c in self.completions],
-            "masks": [[NOT_TRAINED] * len(self.prompt) + c.tokens for c in self.completions],
+            "tokens": [prompt + c.tokens for c in self.completions],
+            "masks": [[NOT_TRAINED] * len(prompt) + c.tokens for c in self.completions],
             "scores": [finite(s.score) for s in self.scores],
-            "messages": [[*self.sample.messages, {"role": "assistant", "content": c.text}] for c in self.completions],
+            "messages": [[*messages, {"role": "assistant", "content": c.text}] for c in self.completions],
             # Nested keys are the only ones that the API passes on. Never None: atroposlib calls .get on it.
             "group_overrides": {"recipe": self.sample.recipe},
             "overrides": [{"details": s.to_json()} for s in self.scores],
         }
         if all(c.logprobs is not None for c in self.completions):
-            group["inference_logprobs"] = [[1.0] * len(self.prompt) + (c.logprobs or []) for c in self.completions]
+            group["inference_logprobs"] = [[1.0] * len(prompt) + (c.logprobs or []) for c in self.completions]
         return group
 
     def row(self, full: bool) -> dict[str, Any]:
         """A row of `process`: Atropos' keys and ours. Compact rows keep the completions' tokens alone, and the prompt
         shortened to the windows around the needles; `haystack.sample.rebuild(row["recipe"], …)` brings it back."""
-        group = self.group()
-        if not full:
-            short = [{"role": "user", "content": self._windows()}]
-            group["tokens"] = [c.tokens for c in self.completions]
-            group["masks"] = [c.tokens for c in self.completions]
-            group["messages"] = [[*short, {"role": "assistant", "content": c.text}] for c in self.completions]
-            if "inference_logprobs" in group:
-                group["inference_logprobs"] = [c.logprobs for c in self.completions]
+        group = self.group() if full else self._group([], [{"role": "user", "content": self._windows()}])
         sample = self.sample.to_json()
         return {
             **group,

@@ -10,7 +10,7 @@ where it does not, the layout corrects itself by tokenising the finished prompt.
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from transformers import AutoTokenizer
 # with a letter there and because a tokenizer treats the very start and end of a text differently from its middle.
 LEFT, RIGHT = "a.", "A"
 BREAK = "\n\n"
+PROOFS = 4  # prompts that are encoded both as a whole and by paragraphs, before the latter is trusted
+REMEMBERED = 16_384  # paragraphs: a few pools of 128k-token haystacks, some 40 MB
 PLACEHOLDER = "\ue000haystack\ue000"  # private use area: no template and no corpus contains it
 
 
@@ -59,6 +61,9 @@ class Tokens:
         self._backend = tokenizer.backend_tokenizer
         self._left = len(self.encode(LEFT))
         self._left_break = len(self.encode(LEFT + BREAK + RIGHT)) - 1
+        self._paragraph = lru_cache(maxsize=REMEMBERED)(self._paragraph_ids)
+        self._joins: bool | None = None  # not known yet
+        self._proofs = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -85,7 +90,34 @@ class Tokens:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text as it stands: no special token added, those spelled out in the text recognised."""
-        return self._whole().encode(text, add_special_tokens=False).ids
+        # Not `encode`: that holds the interpreter's lock, and with it every other thread, for a third of a second at 128k.
+        return self._whole().encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def encode_prompt(self, text: str, length: int) -> list[int]:
+        """The same for a prompt of `length` tokens whose paragraphs recur: each is encoded in its place, once, and
+        remembered. At 128k tokens that takes 3 ms instead of 200.
+
+        Where the tokens of this tokenizer do not join at blank lines (the first prompts are encoded both ways to find
+        out, and all are counted), the whole is encoded.
+        """
+        if self._joins is False:
+            return self.encode(text)
+        head, *paragraphs = text.split(BREAK)
+        if not paragraphs or not all(paragraphs):
+            return self.encode(text)
+        ids = self.encode(head + BREAK + RIGHT)[:-1]
+        for paragraph in paragraphs[:-1]:
+            ids += self._paragraph(paragraph)
+        ids += self.encode(LEFT + BREAK + paragraphs[-1])[self._left_break :]
+        if self._joins is None:
+            whole = self.encode(text)
+            self._proofs += 1
+            self._joins = False if ids != whole else True if self._proofs == PROOFS else None
+            return whole
+        return ids if len(ids) == length else self.encode(text)
+
+    def _paragraph_ids(self, text: str) -> list[int]:
+        return self.encode(LEFT + BREAK + text + BREAK + RIGHT)[self._left_break : -1]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

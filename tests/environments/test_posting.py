@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from environments import posting
-from environments.posting import CHUNK, common, flaw, pack
+from environments.long_json import PIECE
+from environments.posting import common, flaw, pack
 from environments.rollout import NOT_TRAINED
 
 
@@ -46,7 +47,7 @@ def test_packed_is_gzipped_json_of_the_group(group: Any, level: int) -> None:
     ScoredData.model_validate_json(body)  # what run-api makes of it
 
 
-@pytest.mark.parametrize("length", [CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK])
+@pytest.mark.parametrize("length", [PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
 def test_long_prompts_are_written_in_pieces(length: int) -> None:
     group = make_group([*range(length)], [[1, 2], [1, 3], []])
     assert json.loads(gzip.decompress(pack(group))) == group

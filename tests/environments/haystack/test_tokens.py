@@ -1,7 +1,9 @@
 """Counting in place, the chat frame, and what a tokenizer must have."""
 
 import copy
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -131,3 +133,31 @@ def test_unknown_name_or_empty_folder(tmp_path) -> None:
         with pytest.raises(TokenizerError, match=f"tokenizer {word}") as error:
             load_tokenizer(name)
         assert name in one_line(error) and "--env.tokenizer_name" in one_line(error)
+
+
+def test_a_prompt_by_paragraphs_has_the_tokens_of_the_whole(
+    tokenizer_name: str, haystacks_of: Callable[..., Any]
+) -> None:
+    tokens = Tokens(haystacks_of(tokenizer_name).tokens.tokenizer)
+    for numbered in (False, True):
+        haystacks = haystacks_of(tokenizer_name, numbered=numbered)
+        for seed, length in enumerate((900, 2000, 900, 3000, 2000, 900)):
+            sample = haystacks.sample(seed, "train", "multi_value", length, depths=[0.0, 0.5, 1.0])
+            text = tokens.render(sample.messages)
+            assert tokens.encode_prompt(text, length) == tokens.encode(text)
+    assert tokens._joins
+    for text in ("no blank line", "a\n\n\n\nb", "\n\n", ""):
+        assert tokens.encode_prompt(text, 3) == tokens.encode(text)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_tokens_that_do_not_join_at_blank_lines(trusted: bool, haystacks_of: Callable[..., Any]) -> None:
+    """Found out by the first prompts, or by the count of any."""
+    haystacks = haystacks_of("gpt2")
+    tokens = Tokens(haystacks.tokens.tokenizer)
+    tokens._joins = True if trusted else None
+    tokens._paragraph = lambda text: [1]
+    for seed in range(3):
+        text = tokens.render(haystacks.sample(seed, "train", "single", 900).messages)
+        assert tokens.encode_prompt(text, 900) == tokens.encode(text)
+    assert tokens._joins is trusted
