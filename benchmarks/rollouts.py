@@ -48,7 +48,7 @@ from environments.haystack.tokens import load_tokenizer
 from environments.needle_env import NeedleEnv
 
 GROUP = 8
-WORKERS = 4  # items in flight; atroposlib's `process` takes one after another, and its `serve` starts so many in 0.1 s
+WORKERS = 8  # items in flight, as many as atroposlib has a server; its own `process` takes one after another
 WARM = 4  # groups before the clock starts
 SECONDS = 10  # the clock runs about so long a row
 PROMPTS = 8  # different ones that the default environment is given
