@@ -14,5 +14,7 @@ def dumps(value: Any) -> bytes:
 
 def elements(values: Sequence[Any]) -> bytes:
     """The elements of a JSON list, without its brackets."""
+    if values and values.count(values[0]) == len(values):  # masks and log-probabilities of a prompt
+        return b", ".join([dumps(values[0])] * len(values))
     pieces = (values[i : i + PIECE] for i in range(0, len(values), PIECE))
     return b", ".join(dumps(piece)[1:-1] for piece in pieces)

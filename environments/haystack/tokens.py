@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 # with a letter there and because a tokenizer treats the very start and end of a text differently from its middle.
 LEFT, RIGHT = "a.", "A"
 BREAK = "\n\n"
+LONG = 20_000  # characters
 PROOFS = 4  # prompts that are encoded both as a whole and by paragraphs, before the latter is trusted
 REMEMBERED = 16_384  # paragraphs: a few pools of 128k-token haystacks, some 40 MB
 PLACEHOLDER = "\ue000haystack\ue000"  # private use area: no template and no corpus contains it
@@ -90,8 +91,11 @@ class Tokens:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text as it stands: no special token added, those spelled out in the text recognised."""
-        # Not `encode`: that holds the interpreter's lock, and with it every other thread, for a third of a second at 128k.
-        return self._whole().encode_batch_fast([text], add_special_tokens=False)[0].ids
+        # `encode` holds the interpreter's lock, and with it every other thread, for a third of a second at 128k tokens; the
+        # other one lets go of it, and then has to wait for it, which for a short text takes longer than the work.
+        if len(text) > LONG:
+            return self._whole().encode_batch_fast([text], add_special_tokens=False)[0].ids
+        return self._whole().encode(text, add_special_tokens=False).ids
 
     def encode_prompt(self, text: str, length: int) -> list[int]:
         """The same for a prompt of `length` tokens whose paragraphs recur: each is encoded in its place, once, and
@@ -112,7 +116,8 @@ class Tokens:
         if self._joins is None:
             whole = self.encode(text)
             self._proofs += 1
-            self._joins = False if ids != whole else True if self._proofs == PROOFS else None
+            # At least: several threads count at a time.
+            self._joins = False if ids != whole else True if self._proofs >= PROOFS else None
             return whole
         return ids if len(ids) == length else self.encode(text)
 
