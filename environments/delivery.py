@@ -9,7 +9,7 @@ pulled are lost with it.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import aiohttp
@@ -48,12 +48,12 @@ class Delivery:
         await asyncio.gather(*late, return_exceptions=True)
         return len(late)
 
-    async def send(self, group: dict[str, Any]) -> None:
-        """Returns when the API has the group, or has refused it."""
+    async def send(self, group: Mapping[str, Any], prompt: list[int] | None = None) -> None:
+        """Returns when the API has the group, or has refused it. `prompt`: tokens that the group leaves out."""
         errors = 0
         while errors < TRIES:
             await self.connected.wait()
-            body = await asyncio.to_thread(pack, {**group, "env_id": self.env_id()})
+            body = await asyncio.to_thread(pack, {**group, "env_id": self.env_id()}, prompt)
             status = await self._post(body)
             if status is None:  # away: whoever polls its status finds out, registers again and sets `connected`
                 self.connected.clear()

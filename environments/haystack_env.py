@@ -27,7 +27,7 @@ from environments.haystack.linked import LINKED, number_range
 from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
 from environments.haystack.tokens import load_tokenizer
 from environments.metrics import write_metrics
-from environments.rollout import Item, Rollout
+from environments.rollout import Item, Rollout, finite
 from environments.scoring import score
 from environments.serving import ScoredGroup, ServingEnv
 
@@ -223,23 +223,23 @@ class HaystackEnv(ServingEnv):
         scores = await asyncio.to_thread(lambda: [score(c.text, sample.answer, form, evidence) for c in completions])
         return Rollout(item, sample, prompt, completions, scores)
 
-    async def collect_trajectories(self, item: Item) -> tuple[dict[str, Any] | None, list[Item]]:
+    async def collect_trajectories(self, item: Item) -> tuple[ScoredGroup | None, list[Item]]:
         try:
             rollout = await self.rollout(item, self.config.group_size)
-            group = await asyncio.to_thread(ScoredGroup.of, rollout)
+            scores = [finite(s.score) for s in rollout.scores]
         except Exception as error:  # whatever it is: atroposlib would log it and go on for ever
             self.failures += 1
             self.rollout_log.fail()
             self.refusal = str(error) if isinstance(error, Refused) else ""
             logger.warning("item %s failed: %s", item.index, said(error), exc_info=not isinstance(error, EXPECTED))
             return None, []
-        if self.server_type == "sglang":  # its log-probabilities are after temperature; vLLM's, and ours, before it
-            group["generation_params"] = {"temperature": self.config.temperature}
         self.failures = 0  # in a row
         self.rollout_log.add(rollout)
         if self.curriculum and item.difficulty:
-            self.curriculum.record(item.lesson, item.difficulty, sum(group["scores"]) / len(group["scores"]))
-        return group, []
+            self.curriculum.record(item.lesson, item.difficulty, sum(scores) / len(scores))
+        # SGLang's log-probabilities are after temperature; vLLM's, and ours, before it.
+        heated = {"generation_params": {"temperature": self.config.temperature}} if self.server_type == "sglang" else {}
+        return ScoredGroup(rollout, **heated), []
 
     async def wandb_log(self, wandb_metrics: dict | None = None) -> None:
         metrics = {**(wandb_metrics or {}), **self.rollout_log.metrics()}

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-PIECE = 16_384  # elements at a time: about a millisecond of integers
+PIECE = 4_096  # elements at a time: a third of a millisecond of integers
 
 
 def dumps(value: Any) -> bytes:
@@ -14,7 +14,11 @@ def dumps(value: Any) -> bytes:
 
 def elements(values: Sequence[Any]) -> bytes:
     """The elements of a JSON list, without its brackets."""
-    if values and values.count(values[0]) == len(values):  # masks and log-probabilities of a prompt
-        return b", ".join([dumps(values[0])] * len(values))
     pieces = (values[i : i + PIECE] for i in range(0, len(values), PIECE))
-    return b", ".join(dumps(piece)[1:-1] for piece in pieces)
+    return b", ".join(map(_piece, pieces))
+
+
+def _piece(values: Sequence[Any]) -> bytes:
+    if values.count(values[0]) == len(values):  # of a prompt's mask or log-probabilities
+        return b", ".join([dumps(values[0])] * len(values))
+    return dumps(values)[1:-1]

@@ -10,7 +10,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from environments.long_json import dumps, elements
@@ -21,8 +21,9 @@ LEVEL = 1  # of gzip: 8 x 128k tokens take 73 ms for 3.9 MB; level 6 117 ms for 
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no name, no time, unknown system
 
 
-def flaw(group: dict[str, Any], group_size: int, longest: int) -> str | None:
+def flaw(group: Mapping[str, Any], group_size: int, longest: int, prompt: Sequence[int] = ()) -> str | None:
     """What Atropos' API or the trainer behind it would choke on, or None. `longest`: sequences must be shorter; -1 is any.
+    `prompt`: tokens that the group leaves out (`Rollout.light_group`).
 
     Atropos checks none of it: a mask of another length is passed on, a NaN loses the whole batch that it is in.
     """
@@ -31,26 +32,26 @@ def flaw(group: dict[str, Any], group_size: int, longest: int) -> str | None:
         return f"{len(tokens)} sequences and {len(scores)} scores instead of {group_size}"
     if not all(map(math.isfinite, scores)):
         return "a score that is not finite"
-    prompt = masks[0].count(NOT_TRAINED)
+    masked = masks[0].count(NOT_TRAINED)
     for ids, mask in zip(tokens, masks, strict=True):
-        if len(ids) != len(mask) or mask[:prompt] != [NOT_TRAINED] * prompt or mask[prompt:] != ids[prompt:]:
+        if len(ids) != len(mask) or mask[:masked] != [NOT_TRAINED] * masked or mask[masked:] != ids[masked:]:
             return "masks that do not mask exactly the prompt"
-        if 0 < longest <= len(ids):
-            return f"{len(ids)} tokens, where the trainer takes fewer than {longest}; start it with a longer maximum"
+        if 0 < longest <= (length := len(prompt) + len(ids)):
+            return f"{length} tokens, where the trainer takes fewer than {longest}; start it with a longer maximum"
     if (logprobs := group.get("inference_logprobs")) is not None:
         if [*map(len, logprobs)] != [*map(len, tokens)]:
             return "log-probabilities that do not match the tokens"
-        if not all(math.isfinite(p) for one in logprobs for p in one[prompt:]):
+        if not all(math.isfinite(p) for one in logprobs for p in one[masked:]):
             return "a log-probability that is not finite"
     return None
 
 
-def pack(group: dict[str, Any], level: int = LEVEL) -> bytes:
-    """The group as gzipped JSON. Raises ValueError for NaN and infinity."""
+def pack(group: Mapping[str, Any], prompt: list[int] | None = None, level: int = LEVEL) -> bytes:
+    """The group as gzipped JSON; `prompt`: tokens that it leaves out. Raises ValueError for NaN and infinity."""
     packed, size, checksum = [GZIP_HEADER], 0, 0
     known: dict[int, bytes] = {}  # by identity: `_pieces` yields one object for all that is shared
     kept = []  # so that no identity is used again
-    for piece in _pieces(group):
+    for piece in _pieces(group, prompt or []):
         if id(piece) not in known:
             known[id(piece)] = _deflated(piece, level)
             kept.append(piece)
@@ -65,8 +66,9 @@ def _deflated(piece: bytes, level: int) -> bytes:
     return stream.compress(piece) + stream.flush(zlib.Z_FULL_FLUSH)
 
 
-def _pieces(group: dict[str, Any]) -> Iterator[bytes]:
+def _pieces(group: Mapping[str, Any], prompt: list[int]) -> Iterator[bytes]:
     """The JSON text in pieces; what sequences share is one object."""
+    first = {"tokens": prompt, "masks": [NOT_TRAINED] * len(prompt), "inference_logprobs": [1.0] * len(prompt)}
     rest = {name: value for name, value in group.items() if name not in SEQUENCES}
     yield dumps(rest)[:-1]
     for name in SEQUENCES:
@@ -74,7 +76,7 @@ def _pieces(group: dict[str, Any]) -> Iterator[bytes]:
             continue
         lists = group[name]
         shared = common(lists)
-        head = elements(lists[0][:shared]) if lists else b""
+        head = elements(first.get(name, []) + lists[0][:shared]) if lists else b""
         yield f", {json.dumps(name)}: [".encode()
         for number, one in enumerate(lists):
             tail = elements(one[shared:])

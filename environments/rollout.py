@@ -46,10 +46,15 @@ class Rollout:
         """Atropos' ScoredDataGroup. Log-probabilities are 1.0 over the prompt, as its managed server has them."""
         return self._group(self.prompt, self.sample.messages)
 
+    def light_group(self) -> dict[str, Any]:
+        """The same without the prompt's tokens, masks and log-probabilities, which all its sequences begin with."""
+        return self._group([], self.sample.messages)
+
     def _group(self, prompt: list[int], messages: list[dict[str, str]]) -> dict[str, Any]:
+        masked, certain = [NOT_TRAINED] * len(prompt), [1.0] * len(prompt)
         group: dict[str, Any] = {
             "tokens": [prompt + c.tokens for c in self.completions],
-            "masks": [[NOT_TRAINED] * len(prompt) + c.tokens for c in self.completions],
+            "masks": [masked + c.tokens for c in self.completions],
             "scores": [finite(s.score) for s in self.scores],
             "messages": [[*messages, {"role": "assistant", "content": c.text}] for c in self.completions],
             # Nested keys are the only ones that the API passes on. Never None: atroposlib calls .get on it.
@@ -57,7 +62,7 @@ class Rollout:
             "overrides": [{"details": s.to_json()} for s in self.scores],
         }
         if all(c.logprobs is not None for c in self.completions):
-            group["inference_logprobs"] = [[1.0] * len(prompt) + (c.logprobs or []) for c in self.completions]
+            group["inference_logprobs"] = [certain + (c.logprobs or []) for c in self.completions]
         return group
 
     def row(self, full: bool) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import time
 import uuid
+from collections import UserDict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,26 @@ BATCH_TOKENS = 1_500_000  # 5 s, if it has that core to itself
 SAME_SCORES = (10, 100, 1000, 10_000)  # groups in a row with nothing to learn, at which it is said
 
 
-class ScoredGroup(dict[str, Any]):
-    """Atropos' ScoredDataGroup, with the rollout that it came from."""
+class ScoredGroup(UserDict[str, Any]):
+    """Atropos' ScoredDataGroup of a rollout, its lists of tokens made when something looks into it. `serve` itself does
+    not: the lists of eight sequences of 128k tokens are millions of references, which are made, looked through by every
+    garbage collection, and taken apart again, each time with the event loop standing still."""
 
-    rollout: Rollout
+    def __init__(self, rollout: Rollout, **more: Any):
+        self.rollout, self.more = rollout, more
 
-    @classmethod
-    def of(cls, rollout: Rollout) -> "ScoredGroup":
-        group = cls(rollout.group())
-        group.rollout = rollout
-        return group
+    @cached_property
+    def data(self) -> dict[str, Any]:  # type: ignore[override]
+        return self.rollout.group() | self.more
+
+    def __len__(self) -> int:
+        return len(self.rollout.light_group() | self.more)
+
+    def sent_as(self) -> tuple[dict[str, Any], list[int]]:
+        """A group, and the tokens that all its sequences begin with and that it leaves out."""
+        if "data" in vars(self):  # it may have been changed
+            return self.data, []
+        return self.rollout.light_group() | self.more, self.rollout.prompt
 
 
 class ServingEnv(BaseEnv):
@@ -68,9 +80,10 @@ class ServingEnv(BaseEnv):
         if self.delivery:
             await self.delivery.carry(self._hand_over(self.delivery, scored_data, item))
 
-    async def _hand_over(self, delivery: Delivery, group: Any, item: Any) -> None:
-        await asyncio.to_thread(self._keep, group, item)
-        if flaw := await asyncio.to_thread(posting.flaw, group, self.config.group_size, self.max_token_len):
+    async def _hand_over(self, delivery: Delivery, scored: Any, item: Any) -> None:
+        group, prompt = scored.sent_as() if isinstance(scored, ScoredGroup) else (scored, [])
+        await asyncio.to_thread(self._keep, scored, group, item)
+        if flaw := await asyncio.to_thread(posting.flaw, group, self.config.group_size, self.max_token_len, prompt):
             logger.warning("item %s is not sent: %s", item.index, flaw)
         elif self.config.ensure_scores_are_not_same and len(set(group["scores"])) == 1:
             self.same_scores += 1  # in a row
@@ -84,13 +97,13 @@ class ServingEnv(BaseEnv):
         else:
             self.same_scores = 0
             self.items_sent_this_step += 1
-            await delivery.send(group)
+            await delivery.send(group, prompt)
 
-    def _keep(self, group: Any, item: Any) -> None:
+    def _keep(self, scored: Any, group: Any, item: Any) -> None:
         self.completion_lengths += [len(mask) - mask.count(NOT_TRAINED) for mask in group["masks"]]
-        if self.store and isinstance(group, ScoredGroup):
+        if self.store and isinstance(scored, ScoredGroup):
             try:
-                self.store.add(item.index, group.rollout.row(self.config.store == "full"))
+                self.store.add(item.index, scored.rollout.row(self.config.store == "full"))
             except rows.RowLost as error:  # the trainer still gets its groups
                 self.store = None
                 logger.warning("%s; serving goes on without keeping rows", error)

@@ -171,7 +171,7 @@ async def test_packing_is_not_done_on_the_event_loop(
     """Section 7: gzip at level 9 stops atroposlib's loop for 5.9 s at 8 x 128k tokens."""
     threads = []
 
-    def pack(body: dict[str, Any]) -> bytes:
+    def pack(body: dict[str, Any], prompt: list[int] | None) -> bytes:
         threads.append(threading.current_thread())
         return gzip.compress(json.dumps(body).encode())
 

@@ -42,9 +42,20 @@ groups = st.builds(make_group, ids, st.lists(ids, min_size=1, max_size=5), st.bo
 
 @given(groups, st.sampled_from([1, 6, 9]))
 def test_packed_is_gzipped_json_of_the_group(group: Any, level: int) -> None:
-    body = gzip.decompress(pack(group, level))
+    body = gzip.decompress(pack(group, level=level))
     assert json.loads(body) == group
     ScoredData.model_validate_json(body)  # what run-api makes of it
+
+
+@given(ids, groups)
+def test_a_group_without_its_prompt_is_packed_as_if_it_had_it(prompt: list[int], group: Any) -> None:
+    whole = group | {
+        "tokens": [prompt + one for one in group["tokens"]],
+        "masks": [[NOT_TRAINED] * len(prompt) + one for one in group["masks"]],
+    }
+    if "inference_logprobs" in group:
+        whole["inference_logprobs"] = [[1.0] * len(prompt) + one for one in group["inference_logprobs"]]
+    assert json.loads(gzip.decompress(pack(group, prompt))) == whole
 
 
 @pytest.mark.parametrize("length", [PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])

@@ -171,7 +171,7 @@ def offline(tokenizer: Path, server: ChatServer, **settings: Any) -> tuple[Any, 
     """An environment as `serve` has it, and what it sends."""
     sent: list[dict[str, Any]] = []
 
-    async def send(group: dict[str, Any]) -> None:
+    async def send(group: dict[str, Any], prompt: list[int]) -> None:
         sent.append(group)
 
     env = env_of("http://x", server, tokenizer, **settings)
@@ -252,3 +252,16 @@ async def test_a_server_that_refuses_ends_it_at_once(server: ChatServer, tokeniz
     with pytest.raises(RunError, match="HTTP 401; set LONGTHREAD_API_KEY"):
         await env.get_next_item()
     assert len(server.requests) == 1 and not sent
+
+
+async def test_a_group_makes_its_lists_when_something_looks_into_it(server: ChatServer, tokenizer: Path) -> None:
+    """Atropos' worker only asks for its length; a subclass may look into it, and change it."""
+    server.reply = MIXED
+    env, _ = offline(tokenizer, server)
+    scored, _ = await env.collect_trajectories(env.item(0))
+    light, prompt = scored.sent_as()
+    assert len(scored) == len(light) and "data" not in vars(scored) and len(prompt) == 1300
+    whole = scored.rollout.group()
+    assert dict(scored) == whole == {**scored} and scored["tokens"][1][:1300] == prompt and set(scored) == set(whole)
+    scored["scores"][0] = 0.25
+    assert scored.sent_as() == (scored.data, []) and scored.data["scores"][0] == 0.25
