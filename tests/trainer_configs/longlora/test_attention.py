@@ -117,12 +117,21 @@ def test_the_picture(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; its figures: trainer_configs/README.md")
 @pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("length", [4096, 4001])
 @pytest.mark.parametrize("packed", [False, True])
-def test_on_a_gpu(heads: tuple[int, int], packed: bool) -> None:
-    """cuDNN, flash and the variable-length kernel."""
-    position_ids = positions([[1000, 3096]] if packed else [[4096]]).cuda()
-    low = [torch.randn(1, n, 4096, 64, device="cuda", dtype=torch.bfloat16) for n in (heads[0], heads[1], heads[1])]
-    exact = reference(*(x.float() for x in low), position_ids, 1024)
-    allowed = (reference(*low, position_ids, 1024).float() - exact).abs().max()
-    found = shifted_sparse_attention(*low, segments(position_ids, 1024), 1024).float()
-    assert (found - exact).abs().max() <= 2 * allowed
+def test_on_a_gpu(heads: tuple[int, int], length: int, packed: bool) -> None:
+    """cuDNN, flash and the variable-length kernel, with the strides that a model gives the gradient."""
+    position_ids = positions([[1000, length - 1000]] if packed else [[length]]).cuda()
+    given = [torch.randn(1, n, length, 64, device="cuda", dtype=torch.bfloat16) for n in (heads[0], heads[1], heads[1])]
+    gradient = torch.randn(1, length, heads[0], 64, device="cuda").transpose(1, 2)
+    found = []
+    for dtype, fast in ((torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)):
+        tensors = [x.to(dtype, copy=True).requires_grad_() for x in given]
+        if fast:
+            out = shifted_sparse_attention(*tensors, segments(position_ids, 1024), 1024)
+        else:
+            out = reference(*tensors, position_ids, 1024)
+        out.backward(gradient.to(dtype))
+        found.append([out, *(x.grad for x in tensors)])
+    for exact, allowed, fast in zip(*found, strict=True):
+        assert (fast.float() - exact).abs().max() <= 2 * (allowed.float() - exact).abs().max()
