@@ -57,6 +57,22 @@ def data(context: typer.Context) -> None:
     data.app(["data", *context.args], prog_name="longthread longlora")
 
 
+@longlora.command(context_settings=AS_IT_IS, add_help_option=False)
+def rope(context: typer.Context) -> None:
+    """What a context extension would set, from the model's config alone."""
+    from trainer_configs.longlora import rope_command
+
+    rope_command.app(["rope", *context.args], prog_name="longthread longlora")
+
+
+@longlora.command(context_settings=AS_IT_IS, add_help_option=False)
+def merge(context: typer.Context) -> None:
+    """An adapter and its base model into one, checked."""
+    from trainer_configs.longlora import merge
+
+    merge.app(["merge", *context.args], prog_name="longthread longlora")
+
+
 def main() -> None:
     app()
 

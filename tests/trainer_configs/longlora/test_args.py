@@ -188,6 +188,12 @@ def test_the_extension_becomes_overrides_and_merges_keep_it(models: dict[str, st
     assert not {"overrides_of_model_config", "merge_method"} & plain.keys()
 
 
+def test_rows_are_not_padded_further_than_they_must(models: dict[str, str]) -> None:
+    for given, packed, taken in ((None, False, False), (None, True, None), (True, False, True)):
+        configure(cfg := config(models, pad_to_sequence_len=given, sample_packing=packed))
+        assert cfg["pad_to_sequence_len"] is taken
+
+
 def test_twice_is_once(models: dict[str, str]) -> None:
     given = {"norm_lr": 1e-4, **YARN}
     configure(cfg := config(models, "tied", given, sequence_len=4 * WINDOW, attn_implementation="longlora"))

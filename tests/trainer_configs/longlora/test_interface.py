@@ -47,7 +47,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def make(family: str, **changes: Any) -> Any:
     torch.manual_seed(3)
     config = getattr(transformers, f"{family}Config")(**SHAPE | FAMILIES.get(family, {}) | changes)
-    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")._from_config(config, attn_implementation="sdpa")
+    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")._from_config(
+        config, attn_implementation="sdpa"
+    )
     return model.eval()
 
 

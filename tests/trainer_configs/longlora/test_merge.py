@@ -255,7 +255,7 @@ def test_a_merge_that_is_not_the_trained_model_is_not_written(tmp_path: Path, mo
             model.model.norm.weight += 0.01
         return was_tied
 
-    monkeypatch.setattr(merging, "_tie", forgetful)
+    monkeypatch.setattr(merging, "_state_tie", forgetful)
     refused("differs from the adapter model", "limit", adapter_dir=adapter, out_dir=tmp_path / "out")
     with pytest.raises(CheckError):
         merge(adapter, tmp_path / "out")

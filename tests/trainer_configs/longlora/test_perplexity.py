@@ -2,14 +2,19 @@
 
 import gzip
 import math
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.environments.tiny_model import tiny_llama
 from torch.nn.functional import log_softmax
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "environments"))
+
+from tiny_model import tiny_model
 
 from trainer_configs.longlora.perplexity import (
     Bucket,
@@ -52,7 +57,7 @@ def test_buckets_of_a_model_that_loses_the_thread_at_a_known_position():
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_llama()
+    return tiny_model()
 
 
 def test_every_token_is_scored_once_and_as_a_sum_by_hand_says(model, monkeypatch):

@@ -14,9 +14,7 @@ import pytest
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test may reach the network
 sys.path.insert(0, str(Path(__file__).parents[2] / "environments"))
 
-from axolotl.utils.data.shared import load_dataset_with_config
-from axolotl.utils.data.wrappers import get_dataset_wrapper
-from axolotl.utils.dict import DictDefault
+from datasets import load_dataset
 from tiny_model import tiny_tokenizer
 
 from environments.asking import Completion
@@ -24,6 +22,7 @@ from environments.haystack.sample import Haystacks, Options
 from environments.rollout import NOT_TRAINED, Item, Rollout
 from environments.scoring import score
 from trainer_configs.longlora.args import ROLLOUTS, LongLoRAError, _set_dataset, section
+from trainer_configs.longlora.rollouts import load
 
 LENGTH = 1300  # tokens (bytes, with the tiny tokenizer)
 GROUPS = 3
@@ -54,15 +53,13 @@ def written(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def read(path: Path, tokenizer: Any, processes: int = 1, **longlora: Any) -> list[dict[str, Any]]:
-    """The dataset as Axolotl makes it of the recipe's entry."""
-    cfg = DictDefault({"longlora": longlora, "dataset_num_proc": processes, "sequence_len": 4096})
-    entry = {"path": str(path), "type": ROLLOUTS}
+def read(path: Path, tokenizer: Any, processes: int | None = None, **longlora: Any) -> list[dict[str, Any]]:
+    """The dataset that Axolotl asks the type for, of the lines it reads (test_plugin.py has it ask itself)."""
+    cfg = {"longlora": longlora}
+    entry: dict[str, Any] = {"path": str(path), "type": ROLLOUTS}
     _set_dataset(entry, section(cfg))
-    entry = DictDefault(entry)
-    dataset = load_dataset_with_config(entry, False)
-    wrapped, _ = get_dataset_wrapper(entry, tokenizer, cfg, ROLLOUTS, dataset)
-    return wrapped.to_list()
+    lines = load_dataset(entry["ds_type"], data_files=entry["path"], split="train")
+    return load(tokenizer, cfg, entry).wrap_dataset(lines, process_count=processes).to_list()
 
 
 @pytest.mark.parametrize("store", ["compact", "full", "atropos"])

@@ -1,0 +1,453 @@
+"""The plugin in Axolotl: the smoke recipe from rows to a merged model, preferences, and each part by itself."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test may reach the network
+sys.path.insert(0, str(Path(__file__).parents[2] / "environments"))
+
+import datasets
+import torch
+import yaml
+from axolotl.cli.args import PreprocessCliArgs, TrainerCliArgs
+from axolotl.cli.config import load_cfg
+from axolotl.cli.merge_lora import do_cli as merge_lora
+from axolotl.cli.preprocess import do_preprocess
+from axolotl.cli.train import do_train
+from axolotl.integrations.base import PluginManager
+from axolotl.utils.config import validate_config
+from axolotl.utils.data.shared import load_dataset_with_config
+from axolotl.utils.data.wrappers import get_dataset_wrapper
+from axolotl.utils.dict import DictDefault
+from peft import LoraConfig, PeftModel, get_peft_model
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny_model import save_tiny, tiny_model, tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import trainer_configs.longlora
+from trainer_configs.longlora.args import LongLoRAError
+from trainer_configs.longlora.merge import merge
+from trainer_configs.longlora.plugin import (
+    LongLoRAPlugin,
+    Schedule,
+    Shape,
+    density,
+    is_full,
+    step_bytes,
+    step_flops,
+    table,
+    with_rates,
+)
+
+SMOKE = str(Path(trainer_configs.longlora.__file__).parents[1] / "smoke-cpu.yaml")  # Axolotl takes no Path
+NAME = "trainer_configs.longlora.LongLoRAPlugin"
+LAYERS, WINDOW, LENGTH = 2, 64, 128
+NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
+
+# ---- whole runs: each in a process of its own, since Axolotl keeps one set of plugins a process ------------------
+
+
+def start(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
+    """Forks, so that Axolotl is imported once; what `work` returns is in result.json, what it prints in log."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        torch.set_num_threads(1)  # OpenMP's threads did not come along
+        os.chdir(folder)
+        log = os.open("log", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)
+        save = datasets.Dataset.save_to_disk  # by itself it starts Python again, for half a minute
+        datasets.Dataset.save_to_disk = lambda self, path, **named: save(self, path, **named | {"num_proc": None})
+        Path("result.json").write_text(json.dumps(work()))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def finish(pid: int, folder: Path) -> dict[str, Any]:
+    _, status = os.waitpid(pid, 0)
+    assert status == 0, f"{os.waitstatus_to_exitcode(status)}\n{(folder / 'log').read_text()[-4000:]}"
+    return json.loads((folder / "result.json").read_text())
+
+
+def trained(cfg: DictDefault) -> dict[str, Any]:
+    """Trains, and says what can be seen of the plugin while it does."""
+    plugin = PluginManager.get_instance().plugins[NAME]
+    seen: dict[str, Any] = {}
+    create = plugin.post_trainer_create
+
+    def post_trainer_create(cfg: Any, trainer: Any) -> None:
+        create(cfg, trainer)
+        seen["trainer"], seen["attentions"] = trainer, list(plugin.attentions)
+
+    plugin.post_trainer_create = post_trainer_create
+    do_train(cfg, TrainerCliArgs())
+    callback = next(c for c in seen["trainer"].callback_handler.callbacks if isinstance(c, Schedule))
+    return {
+        "plugins": list(PluginManager.get_instance().plugins),
+        "steps": [callback.sparse, callback.full],
+        "calls": [attention.calls for attention in seen["attentions"]],
+        "attention_after": seen["trainer"].model.config._attn_implementation,
+        "rates": [[group.get("lr"), len(group["params"])] for group in seen["trainer"].optimizer.param_groups],
+        "losses": [line["loss"] for line in seen["trainer"].state.log_history if "loss" in line],
+        "evaluations": [line["eval_loss"] for line in seen["trainer"].state.log_history if "eval_loss" in line],
+        "use_cpu": seen["trainer"].args.use_cpu,
+        "bf16": seen["trainer"].args.bf16,
+    }
+
+
+def smoke() -> dict[str, Any]:
+    """The recipe as it stands: preprocess, train, and Axolotl's own merge."""
+    do_preprocess(load_cfg(SMOKE, is_preprocess=True), PreprocessCliArgs())
+    prepared = sorted(str(path) for path in Path("prepared").rglob("*.arrow"))
+    result = trained(load_cfg(SMOKE)) | {"prepared": prepared}
+    merge_lora(SMOKE)
+    return result
+
+
+def preferences() -> dict[str, Any]:
+    """Pairs as `longthread export dpo` writes them; bf16, and rates of their own."""
+    recipe = yaml.safe_load(Path(SMOKE).read_text())
+    entry = {"path": "pairs.jsonl", "ds_type": "json", "split": "train", "type": "chat_template.argilla_chat"}
+    recipe |= {"rl": "dpo", "datasets": [entry], "val_set_size": 0, "bf16": True, "learning_rate": 2e-5}
+    del recipe["eval_steps"]
+    recipe["longlora"] |= {"embedding_lr": 1e-3, "norm_lr": 1e-4, "full_attention_steps": 0.5}
+    Path("dpo.yaml").write_text(yaml.safe_dump(recipe))
+    return trained(load_cfg("dpo.yaml"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Both runs at the same time, each with a folder and a model, tied or not."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    started = {}
+    for name, work, tied in (("smoke", smoke, True), ("preferences", preferences, False)):
+        folder = tmp_path_factory.mktemp(name)
+        save_tiny(folder / "tiny-model", max_position_embeddings=WINDOW, tie_word_embeddings=tied)
+        texts = [f"row {i}: " + "what follows is always the same, " * 3 for i in range(12)]
+        (folder / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        with (folder / "pairs.jsonl").open("w") as file:
+            for i in range(8):
+                said = [
+                    [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": answer}]
+                    for answer in (f"<answer>{i}</answer>", "<answer>none</answer>")
+                ]
+                pair = {"chosen": said[0], "rejected": said[1], "score_chosen": 1.0, "score_rejected": 0.0}
+                file.write(json.dumps(pair | {"task": "single", "prompt_tokens": 30}) + "\n")
+        started[name] = folder, start(folder, work)
+    return {name: finish(pid, folder) | {"folder": folder} for name, (folder, pid) in started.items()}
+
+
+def changes(run: dict[str, Any]) -> dict[str, float]:
+    """Share of the elements of each kind that training changed."""
+    adapter = load_file(run["folder"] / "out" / "adapter_model.safetensors")
+    base = load_file(run["folder"] / "tiny-model" / "model.safetensors")
+    found: dict[str, list[torch.Tensor]] = {"embed": [], "norm": []}
+    for name, tensor in adapter.items():
+        if "lora_" not in name and "lm_head" not in name:
+            old = base[name.removeprefix("base_model.model.")]
+            found["norm" if "norm" in name else "embed"].append((tensor != old).flatten())
+    return {kind: torch.cat(tensors).float().mean().item() for kind, tensors in found.items()}
+
+
+def logits(model: Any) -> torch.Tensor:
+    ids = torch.randint(0, 256, (2, LENGTH), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits.float()
+
+
+def adapter_model(folder: Path) -> Any:
+    """The base as it was trained: its weights under the run's config, with the adapter."""
+    config = AutoConfig.from_pretrained(folder / "out")
+    base = AutoModelForCausalLM.from_pretrained(folder / "tiny-model", config=config, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, str(folder / "out"))
+
+
+def test_the_smoke_recipe_trains_in_both_attentions(runs: dict[str, Any]) -> None:
+    run = runs["smoke"]
+    assert run["plugins"] == [NAME]
+    assert run["prepared"]
+    assert run["steps"] == [3, 1]
+    # A forward pass and, with checkpoints, one more backward; evaluation and the full step add none.
+    assert run["calls"] == [3 * LAYERS * 2]
+    assert run["attention_after"] == "sdpa"
+    assert len(run["evaluations"]) == 2
+    assert run["evaluations"][1] < run["evaluations"][0]
+    assert run["use_cpu"]
+
+
+def test_it_says_what_it_did(runs: dict[str, Any]) -> None:
+    log = (runs["smoke"]["folder"] / "log").read_text()
+    for said in (
+        "tiny-model (LlamaForCausalLM, 2 layers)",
+        "shifted sparse in training, sdpa in full steps and evaluation",
+        "32 tokens, 4 groups a row",
+        "25% of the steps",
+        "16,640 in 1 tensors, float32",
+        "320 in 5 tensors, float32",
+        "128 tokens: rope_theta 10000, rope_type yarn, factor 2",
+        "3 steps in sparse attention, 1 in full",
+    ):
+        assert said in log
+
+
+def test_what_was_trained_is_in_the_adapter(runs: dict[str, Any]) -> None:
+    keys = load_file(runs["smoke"]["folder"] / "out" / "adapter_model.safetensors").keys()
+    assert sum("lora_" in key for key in keys) == LAYERS * 4 * 2
+    for name in (*NORMS, "embed_tokens"):
+        assert any(f"{name}.weight" in key for key in keys), name
+    for name, run in runs.items():
+        assert changes(run)["norm"] == 1.0, name
+        assert changes(run)["embed"] > 0.05, name  # the tokens that the rows hold
+
+
+@pytest.mark.parametrize("name", ["smoke", "preferences"])
+def test_merged_it_is_the_same_model(runs: dict[str, Any], name: str, tmp_path: Path) -> None:
+    folder = runs[name]["folder"]
+    wanted = logits(adapter_model(folder))
+    merge(folder / "out", tmp_path / "merged", str(folder / "tiny-model"))
+    merged = [tmp_path / "merged", *([folder / "out" / "merged"] if name == "smoke" else [])]  # ours, and Axolotl's
+    for path in merged:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        assert (logits(model) - wanted).abs().max() <= 1e-5 * wanted.abs().max(), path
+        assert model.config.rope_parameters["rope_type"] == "yarn", path
+        assert model.config.max_position_embeddings == LENGTH, path
+
+
+def test_preferences_train_in_bf16_with_rates_of_their_own(runs: dict[str, Any]) -> None:
+    run = runs["preferences"]
+    assert run["bf16"]
+    assert run["losses"][0] == pytest.approx(math.log(2), abs=1e-3)  # policy and reference are one model at first
+    assert run["steps"] == [2, 2]
+    assert run["calls"][0] > 0
+    assert sorted(run["rates"]) == [[2e-5, LAYERS * 4 * 2], [1e-4, 2 * LAYERS + 1], [1e-3, 1]]
+    assert run["rates"][0][0] == 2e-5  # the one that logs show
+
+
+# ---- loading ----------------------------------------------------------------------------------------------------
+
+
+def test_without_the_plugin_the_recipe_does_not_train(tmp_path: Path) -> None:
+    """Up to 0.20 Axolotl goes on without a plugin that it cannot import, and drops its section without a word."""
+    save_tiny(tmp_path / "tiny-model")
+    recipe = yaml.safe_load(Path(SMOKE).read_text()) | {"base_model": str(tmp_path / "tiny-model"), "plugins": None}
+    with pytest.raises(ValueError, match="attn_implementation='longlora' is not a recognized backend"):
+        validate_config(DictDefault(recipe))
+
+
+def test_a_plugin_that_cannot_be_imported_is_no_import_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer_configs.longlora.LongLoRAPlugin is LongLoRAPlugin
+    monkeypatch.setitem(sys.modules, "trainer_configs.longlora.plugin", None)
+    with pytest.raises(RuntimeError, match="the LongLoRA plugin cannot be loaded"):
+        _ = trainer_configs.longlora.LongLoRAPlugin
+    with pytest.raises(AttributeError, match="no attribute 'Other'"):
+        _ = trainer_configs.longlora.Other
+
+
+def test_configs_of_others_are_left_alone() -> None:
+    plugin, cfg = LongLoRAPlugin(), DictDefault({"plugins": ["other.Plugin"]})
+    plugin.register(cfg)
+    for hook in (plugin.post_model_build, plugin.pre_lora_load, plugin.post_lora_load, plugin.post_trainer_create):
+        hook(cfg, None)
+    assert plugin.get_training_args(cfg) == {}
+    assert cfg == {"plugins": ["other.Plugin"]}
+
+
+# ---- the hooks --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> DictDefault:
+    save_tiny(tmp_path / "tiny-model", max_position_embeddings=WINDOW)
+    recipe = yaml.safe_load(Path(SMOKE).read_text()) | {"base_model": str(tmp_path / "tiny-model")}
+    LongLoRAPlugin().register(made := DictDefault(recipe))
+    return made
+
+
+def built(cfg: DictDefault) -> Any:
+    """The base model as Axolotl builds it."""
+    config = AutoConfig.from_pretrained(cfg.base_model)
+    for name, value in (cfg.overrides_of_model_config or {}).items():
+        setattr(config, name, value)
+    return AutoModelForCausalLM.from_pretrained(cfg.base_model, config=config)
+
+
+def test_a_model_that_cannot_have_it_is_refused_in_one_line(cfg: DictDefault) -> None:
+    model = built(cfg)
+    model._supports_attention_backend = False
+    with pytest.raises(LongLoRAError, match="LlamaForCausalLM does not take attention .*set longlora.attention full"):
+        LongLoRAPlugin().post_model_build(cfg, model)
+    cfg.longlora["attention"] = "full"
+    LongLoRAPlugin().post_model_build(cfg, model)
+
+
+@pytest.mark.parametrize("key", ["merge_lora", "inference"])
+def test_merging_and_inference_have_the_models_own_attention(cfg: DictDefault, key: str) -> None:
+    cfg[key] = True
+    plugin, model = LongLoRAPlugin(), built(cfg)
+    plugin.post_model_build(cfg, model)
+    plugin.post_lora_load(cfg, get_peft_model(model, LoraConfig(target_modules=["q_proj"])))
+    assert model.config._attn_implementation == "sdpa"
+    assert not plugin.prepared
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(cfg: DictDefault) -> None:
+    plugin, model = LongLoRAPlugin(), built(cfg)
+    plugin.post_model_build(cfg, model)
+    plugin.pre_lora_load(cfg, model)
+    model.resize_token_embeddings(261)
+    with pytest.raises(LongLoRAError, match="made 261 of the model's 260 embeddings"):
+        plugin.pre_lora_load(cfg, model)
+
+
+def test_dynamic_scaling_survives_what_axolotl_does_to_the_window(cfg: DictDefault) -> None:
+    cfg.longlora["context_extension"] = {"method": "dynamic", "target_length": LENGTH}
+    cfg.overrides_of_model_config = None
+    LongLoRAPlugin().register(cfg)
+    plugin, model = LongLoRAPlugin(), built(cfg)
+    plugin.post_model_build(cfg, model)
+    model.config.max_position_embeddings = cfg.sequence_len  # `_adjust_model_config`
+    plugin.pre_lora_load(cfg, model)
+    assert model.config.max_position_embeddings == WINDOW
+
+
+def test_a_model_without_the_rope_asked_for_is_refused(cfg: DictDefault) -> None:
+    plugin, model = LongLoRAPlugin(), AutoModelForCausalLM.from_pretrained(cfg.base_model)
+    plugin.post_model_build(cfg, model)
+    with pytest.raises(LongLoRAError, match="rope_parameters"):
+        plugin.pre_lora_load(cfg, model)
+
+
+def test_a_merged_config_gets_the_rope(cfg: DictDefault, tmp_path: Path) -> None:
+    (path := tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "llama", "max_position_embeddings": WINDOW})
+    )
+    LongLoRAPlugin().post_lora_merge(cfg, "adapter", str(tmp_path))
+    config = json.loads(path.read_text())
+    assert config["rope_parameters"]["rope_type"] == "yarn"
+    assert config["max_position_embeddings"] == LENGTH
+    assert config["model_type"] == "llama"
+
+
+def test_axolotl_finds_the_type_of_rollouts(cfg: DictDefault, tmp_path: Path) -> None:
+    group = {"tokens": [[1, 2, 3], [1, 4]], "masks": [[-100, 2, 3], [-100, 4]], "scores": [1.0, 0.0]}
+    (path := tmp_path / "rollouts.jsonl").write_text(json.dumps(group) + "\n")
+    cfg.datasets = [{"path": str(path), "type": "trainer_configs.longlora.rollouts"}]
+    LongLoRAPlugin().register(cfg)
+    entry = DictDefault(cfg.datasets[0])
+    rows = load_dataset_with_config(entry, False)
+    wrapped, _ = get_dataset_wrapper(entry, tiny_tokenizer(), cfg, entry.type, rows)
+    assert wrapped.to_list() == [{"input_ids": [1, 2, 3], "attention_mask": [1] * 3, "labels": [-100, 2, 3]}]
+
+
+# ---- the schedule -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.25, 1 / 3, 0.5, 0.9, 1])
+def test_any_stretch_of_steps_has_its_share(share: float) -> None:
+    for seed in range(8):
+        steps = [is_full(seed, step, share) for step in range(300)]
+        for n in (1, 4, 7, 100):
+            for start_ in range(0, 300 - n, 13):
+                full = sum(steps[start_ : start_ + n])
+                assert abs(full - n * share) < 1 + 1e-9, (seed, n)
+    assert len({tuple(is_full(seed, step, 0.25) for step in range(4)) for seed in range(64)}) == 4
+
+
+def test_steps_that_were_not_what_they_should_be_end_the_run() -> None:
+    attention = SimpleNamespace(sparse=True, calls=0)
+    for share, calls, said in (
+        (0, 0, "run in sparse attention and did not"),
+        (1, 1, "run in full attention and did not"),
+    ):
+        schedule, state = Schedule([attention], share, 0), SimpleNamespace(global_step=0)
+        schedule.on_step_begin(None, state, None)
+        assert attention.sparse == (share == 0)
+        attention.calls += 1 - calls
+        schedule.on_step_end(None, state, None)
+        schedule.on_step_begin(None, state, None)
+        attention.calls += calls
+        with pytest.raises(LongLoRAError, match=said):
+            schedule.on_step_end(None, state, None)
+
+
+# ---- learning rates, and what is expected -----------------------------------------------------------------------
+
+
+def test_only_lora_is_decayed_and_rates_left_out_are_the_runs() -> None:
+    names = ["embed_tokens", *NORMS]
+    model = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"], modules_to_save=names))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def groups(embedding: float | None, norm: float | None) -> list[tuple[float, float, int]]:
+        optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1)
+        trainer = SimpleNamespace(model=model, create_optimizer=lambda: optimizer)
+        made = with_rates(trainer, embedding, norm)()
+        assert {id(p) for g in made.param_groups for p in g["params"]} == {id(p) for p in parameters}
+        return sorted((g["lr"], g["weight_decay"], len(g["params"])) for g in made.param_groups)
+
+    assert groups(1e-5, 1e-4) == [(1e-5, 0.0, 1), (1e-4, 0.0, 5), (1e-3, 0.1, 4)]
+    assert groups(None, None) == [(1e-3, 0.0, 1), (1e-3, 0.0, 5), (1e-3, 0.1, 4)]
+
+
+QWEN2_1_5B = Shape(1_543_000_000, 28, 1536, 1536, 8960, 151_936)
+LLAMA2_7B = Shape(6_607_000_000, 32, 4096, 4096, 11_008, 32_000)
+
+
+@pytest.mark.parametrize(
+    ("shape", "length", "full", "sparse"),
+    [
+        (QWEN2_1_5B, 8_192, 0.13, 0.10),
+        (QWEN2_1_5B, 32_768, 0.91, 0.51),
+        (QWEN2_1_5B, 131_072, 9.95, 3.51),
+        (LLAMA2_7B, 8_192, 0.51, 0.43),
+        (LLAMA2_7B, 32_768, 3.24, 2.01),
+        (LLAMA2_7B, 131_072, 32.2, 12.6),
+    ],
+)
+def test_the_flop_model_gives_its_known_limits(shape: Shape, length: int, full: float, sparse: float) -> None:
+    """Seconds a row at 790 TFLOP/s for everything, LoRA with checkpointing."""
+    for share, seconds in ((1.0, full), (density(length, length // 4), sparse)):
+        assert sum(step_flops(shape, length, length, share, True)) / 790e12 == pytest.approx(seconds, rel=0.05)
+
+
+def test_density_is_the_share_of_pairs_in_the_mask() -> None:
+    for length, group in ((64, 16), (96, 8), (64, 32)):
+        q, k = torch.arange(length)[:, None], torch.arange(length)[None]
+        seen = [((q + shift) // group == (k + shift) // group) & (q > k) for shift in (0, group // 2)]
+        pairs = sum(int(mask.sum()) for mask in seen) / 2 + length / 2  # half of a token's own
+        assert pairs / (length**2 / 2) == pytest.approx(density(length, group))
+
+
+@pytest.mark.parametrize(("length", "measured"), [(32_768, 14.3), (65_536, 19.6), (131_072, 34.9)])
+def test_memory_is_near_what_was_measured(length: int, measured: float) -> None:
+    """Qwen2-1.5B on one H200 in GiB: bf16, trained embeddings, checkpoints, logits never whole."""
+    embedding = 151_936 * 1536
+    weights = 2 * 1_543_000_000 + 4 * embedding
+    assert step_bytes(QWEN2_1_5B, weights, embedding, length, True, True) / 2**30 == pytest.approx(measured, rel=0.25)
+
+
+def test_the_table_knows_the_devices_speed(cfg: DictDefault, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = get_peft_model(built(cfg), LoraConfig(target_modules=["q_proj"]))
+    plain = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    plain.print(table(cfg, model, []))
+    assert " s (" not in plain.export_text()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    plain.print(table(cfg, model, []))
+    assert "0.00 s (" in plain.export_text()

@@ -1,0 +1,314 @@
+"""The plugin: what it does to a model and a trainer at each of Axolotl's hooks (0.19 to 0.21).
+
+    register             checks the config, sets what follows from it (args.py)
+    post_model_build     puts shifted sparse attention into the model
+    pre_lora_load        the model computes the RoPE asked for, and has as many tokens as before
+    post_lora_load       embeddings and norms as fp32 masters; with `rl: dpo` and its like at post_trainer_create
+    post_trainer_create  the callback that chooses each step's attention, learning rates, and the table of all this
+    post_train_unload    the models as they were
+    post_lora_merge      (0.21) the merged config carries the RoPE
+
+What it cannot do ends the run in one line.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from axolotl.integrations.base import BasePlugin
+from peft import PeftModel
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainerCallback
+
+from trainer_configs.longlora import args, rope
+from trainer_configs.longlora.args import LongLoRAError
+from trainer_configs.longlora.attention import AttentionError
+from trainer_configs.longlora.interface import ShiftedSparse, install
+from trainer_configs.longlora.trainable import TrainableError, counts, parameter_groups, prepare
+
+# FLOP/s reached on large bf16 matrices, and the shares of it that whole steps reach in matrices and in attention.
+PEAK, MATRICES, ATTENTION = {"H100": 790e12, "H200": 790e12}, 0.75, 0.55
+
+
+class LongLoRAPlugin(BasePlugin):
+    """One run's state. Every hook does nothing where the config has no `longlora:` section."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attentions: list[ShiftedSparse] = []
+        self.prepared = False
+        self.rows = 0  # of the input embedding as it was loaded
+
+    def register(self, cfg: Any) -> None:
+        if args.enabled(cfg):
+            args.configure(cfg)
+
+    def get_input_args(self) -> str:
+        return "trainer_configs.longlora.args.LongLoRAArgs"
+
+    def post_model_build(self, cfg: Any, model: Any) -> None:
+        if not cfg.longlora:
+            return
+        self.rows = model.get_input_embeddings().weight.shape[0]
+        if cfg.longlora["attention"] == "shifted" and args.training(cfg):
+            with one_line(AttentionError):
+                settings = cfg.longlora
+                self.attentions.append(install(model, settings["group_size"], settings["sink_tokens"]))
+
+    def pre_lora_load(self, cfg: Any, model: Any) -> None:
+        if not cfg.longlora:
+            return
+        if (rows := model.get_input_embeddings().weight.shape[0]) != self.rows:
+            raise LongLoRAError(
+                f"the tokenizer made {rows} of the model's {self.rows} embeddings, and PEFT could not load the adapter: "
+                "use the model's own tokenizer, or save a resized model first"
+            )
+        if changes := rope_changes(cfg):
+            # Axolotl raises it to sequence_len, and dynamic scaling would then do nothing.
+            model.config.get_text_config().max_position_embeddings = changes["max_position_embeddings"]
+            with one_line(rope.RopeError):
+                rope.check(model, changes)
+
+    def post_lora_load(self, cfg: Any, model: Any) -> None:
+        if cfg.longlora and args.training(cfg) and isinstance(model, PeftModel):
+            self._prepare(model)
+
+    def get_training_args(self, cfg: Any) -> dict[str, Any]:
+        return {} if torch.cuda.is_available() or not cfg.longlora else {"use_cpu": True}
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        if not cfg.longlora:
+            return
+        if not self.prepared:  # preference trainers wrap the model themselves
+            self._prepare(trainer.model)
+        settings = cfg.longlora
+        trainer.create_optimizer = with_rates(trainer, settings.get("embedding_lr"), settings.get("norm_lr"))
+        if self.attentions:
+            seed = cfg.seed if cfg.seed is not None else 42
+            trainer.add_callback(Schedule(self.attentions, settings["full_attention_steps"], seed))
+        if os.environ.get("RANK", "0") == "0":
+            Console(width=120).print(table(cfg, trainer.model, self.attentions))
+
+    def post_train_unload(self, cfg: Any) -> None:
+        while self.attentions:
+            self.attentions.pop().uninstall()
+
+    def post_lora_merge(self, cfg: Any, adapter_path: str, output_path: str) -> None:
+        """Only there from 0.21 on; before it, `merge_method` is legacy, which keeps the RoPE."""
+        path = Path(output_path) / "config.json"
+        if cfg.longlora and (changes := rope_changes(cfg)) and path.is_file():
+            path.write_text(json.dumps(json.loads(path.read_text()) | changes, indent=2) + "\n")
+
+    def _prepare(self, model: Any) -> None:
+        with one_line(TrainableError):
+            prepare(model)
+        self.prepared = True
+
+
+@contextmanager
+def one_line(kind: type[Exception]) -> Iterator[None]:
+    """Errors of that kind end the run as `LongLoRAError` does: in one line."""
+    try:
+        yield
+    except kind as error:
+        raise LongLoRAError(str(error)) from None
+
+
+def rope_changes(cfg: Any) -> dict[str, Any]:
+    """What the section's context extension sets on the model's config; nothing without one."""
+    extension = args.extension_of(cfg, args.model_config(cfg))
+    return extension.changes if extension else {}
+
+
+# ---- which attention a step has ---------------------------------------------------------------------------------
+
+
+def is_full(seed: int, step: int, share: float) -> bool:
+    """Whether that optimizer step runs in full attention. Evenly spread from a place that the seed draws: of any n steps
+    in a row n·share do, rounded up or down. The same on every rank, and after a resume."""
+    start = Random(seed).random()
+    return math.floor((step + 1) * share + start) > math.floor(step * share + start)
+
+
+class Schedule(TrainerCallback):
+    """Sets every optimizer step's attention, and ends a run whose sparse steps were none."""
+
+    def __init__(self, attentions: list[ShiftedSparse], share: float, seed: int):
+        self.attentions, self.share, self.seed = attentions, share, seed
+        self.full = self.sparse = self._calls = 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        full = is_full(self.seed, state.global_step, self.share)
+        for attention in self.attentions:
+            attention.sparse = not full
+        self._calls = self._total()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        sparse = self.attentions[0].sparse
+        self.sparse, self.full = self.sparse + sparse, self.full + (not sparse)
+        if sparse == (self._total() == self._calls):
+            raise LongLoRAError(
+                f"step {state.global_step} was to run in {'sparse' if sparse else 'full'} attention and did not: another "
+                "plugin or patch replaces the model's attention; leave it out or set longlora.attention full"
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            Console(width=120).print(f"longlora: {self.sparse} steps in sparse attention, {self.full} in full")
+
+    def _total(self) -> int:
+        return sum(attention.calls for attention in self.attentions)
+
+
+# ---- learning rates ---------------------------------------------------------------------------------------------
+
+
+def with_rates(trainer: Any, embedding_lr: float | None, norm_lr: float | None) -> Callable[..., Any]:
+    """The trainer's `create_optimizer`, whose groups are then parted by kind. Axolotl never asks plugins for an optimizer,
+    and its own `embedding_lr` is the rate of all of `modules_to_save`. Embeddings and norms are not decayed: towards zero
+    is away from the base model."""
+    create = trainer.create_optimizer
+
+    def create_optimizer(*given: Any, **named: Any) -> Any:
+        optimizer = create(*given, **named)
+        kinds = {id(p): group["name"] for group in parameter_groups(trainer.model, 0.0) for p in group["params"]}
+        rates = {"embedding": embedding_lr, "head": embedding_lr, "norm": norm_lr}
+        if groups := getattr(optimizer, "param_groups", None):  # DeepSpeed's stand-in has none
+            parts = [part for group in groups for part in parted(group, kinds, rates)]
+            groups[:] = sorted(
+                parts, key=lambda part: kinds.get(id(part["params"][0])) in rates
+            )  # logs show the first's
+        return optimizer
+
+    return create_optimizer
+
+
+def parted(group: dict[str, Any], kinds: dict[int, str], rates: dict[str, float | None]) -> list[dict[str, Any]]:
+    """An optimizer's group as one for each kind of its parameters."""
+    parts: dict[str, dict[str, Any]] = {}
+    for parameter in group["params"]:
+        kind = kinds.get(id(parameter), "")
+        change = {"lr": rates[kind] or group["lr"], "weight_decay": 0.0} if kind in rates else {}
+        parts.setdefault(kind, {**group, **change, "params": []})["params"].append(parameter)
+    return list(parts.values())
+
+
+# ---- what it says -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Shape:
+    """`weights`: those that a token is multiplied with, the head among them. `width`: heads times their dimension."""
+
+    weights: int
+    layers: int
+    width: int
+    hidden: int
+    inner: int
+    vocabulary: int
+
+
+def shape_of(model: Any) -> Shape:
+    text, head = model.config.get_text_config(), model.get_output_embeddings()
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    vocabulary = head.weight.shape[0]
+    linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
+    weights = sum(m.in_features * m.out_features for m in linear) + vocabulary * text.hidden_size
+    inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
+    return Shape(weights, text.num_hidden_layers, text.num_attention_heads * size, text.hidden_size, inner, vocabulary)
+
+
+def density(length: int, group_size: int) -> float:
+    """Pairs of tokens that sparse attention computes, as a share of the causal ones: 0.234 for four groups."""
+    n = max(1.0, length / group_size)
+    return (1 - 1 / (4 * n)) / n
+
+
+def step_flops(shape: Shape, length: int, tokens: int, share: float, recompute: bool) -> tuple[float, float]:
+    """FLOPs of a LoRA step in matrices and in attention, `share` of its causal pairs. Forward 2 and gradients of the
+    inputs 2 a weight, causal attention 2 and 5 a token, layer and width; checkpointing computes forward once more."""
+    again = 1 if recompute else 0
+    matrices = (4 + 2 * again) * shape.weights * tokens
+    return matrices, (7 + 2 * again) * length * shape.width * shape.layers * tokens * share
+
+
+def step_bytes(shape: Shape, weights: int, trained: int, tokens: int, recompute: bool, fused: bool) -> float:
+    """Peak memory: the weights as they are, gradients and Adam's two moments in fp32 for the trained, kept activations in
+    bf16 (a layer's input each, one layer's own when recomputed), logits in fp32 with gradients unless they are fused."""
+    layer = 2 * tokens * (8 * shape.hidden + 4 * shape.inner)
+    kept = 2 * tokens * shape.hidden * shape.layers + layer if recompute else layer * shape.layers
+    return weights + 12 * trained + kept + (0 if fused else 10 * tokens * shape.vocabulary)
+
+
+def expected(cfg: Any, model: Any) -> str:
+    """A step's time, where the device's speed is known, and memory, for full rows."""
+    shape, length, settings = shape_of(model), cfg.sequence_len, cfg.longlora
+    rows = cfg.micro_batch_size or 1
+    full = settings["full_attention_steps"] if settings["attention"] == "shifted" else 1.0
+    share = full + (1 - full) * density(length, settings.get("group_size") or length)
+    recompute = bool(cfg.gradient_checkpointing)
+    steps = cfg.gradient_accumulation_steps or 1
+    matrices, attention = step_flops(shape, length, rows * length * steps, share, recompute)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    fused = bool(cfg.liger_fused_linear_cross_entropy or cfg.cut_cross_entropy)
+    memory = step_bytes(shape, weights, trained, rows * length, recompute, fused) / 2**30
+    flops = f"{(matrices + attention) / 1e12:.3g} TFLOP, {attention / (matrices + attention):.0%} of them attention"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    peak = next((speed for name, speed in PEAK.items() if name in device), None)
+    seconds = f"{matrices / (peak * MATRICES) + attention / (peak * ATTENTION):.2f} s ({flops})" if peak else flops
+    return f"{seconds}; about {memory:.1f} GiB"
+
+
+def table(cfg: Any, model: Any, attentions: list[ShiftedSparse]) -> Table:
+    """What was done."""
+    settings, text = cfg.longlora, model.config.get_text_config()
+    grid = Table(title="longlora", show_header=False, title_justify="left", min_width=80)
+    grid.add_row(
+        "model", f"{cfg.base_model} ({type(model.get_base_model()).__name__}, {text.num_hidden_layers} layers)"
+    )
+    for attention in attentions[:1]:
+        group, length = attention.group_size, cfg.sequence_len
+        grid.add_row("attention", f"shifted sparse in training, {attention.base} in full steps and evaluation")
+        sinks = f", and the first {attention.sink_tokens} tokens" if attention.sink_tokens else ""
+        grid.add_row("group size", f"{group} tokens, {length / group:.3g} groups a row{sinks}")
+        grid.add_row("full steps", f"{settings['full_attention_steps']:.0%} of the steps, evenly spread")
+        if 2 * length / group - 1 > text.num_hidden_layers and settings["full_attention_steps"] == 0:
+            grid.add_row(
+                "", "[yellow]the end of a row cannot learn from its start: too many groups for the layers[/yellow]"
+            )
+    if not attentions:
+        grid.add_row("attention", f"{cfg.attn_implementation}, full")
+    for count in counts(model):
+        dtype = str(count.dtype).removeprefix("torch.")
+        grid.add_row(f"trained: {count.kind}", f"{count.elements:,} in {count.tensors} tensors, {dtype}")
+    for line in rope_lines(cfg):
+        grid.add_row("RoPE", line)
+    grid.add_row("step, expected", expected(cfg, model))
+    return grid
+
+
+def rope_lines(cfg: Any) -> list[str]:
+    """Before, after, and what to know about it."""
+    config = args.model_config(cfg)
+    extension = args.extension_of(cfg, config)
+    if extension is None:
+        return ["the model's own"]
+
+    def said(parameters: dict[str, Any]) -> str:
+        parameters = parameters[extension.layer] if extension.layer else parameters
+        return ", ".join(
+            f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {str(v)[:40]}" for k, v in parameters.items()
+        )
+
+    before, after = config.get_text_config().rope_parameters, extension.changes["rope_parameters"]
+    warnings = [f"[yellow]{warning}[/yellow]" for warning in extension.warnings]
+    return [f"{extension.native} tokens: {said(before)}", f"{extension.target} tokens: {said(after)}", *warnings]

@@ -1,0 +1,212 @@
+"""Embeddings and norms trained in full beside LoRA, so that they learn, are saved, and stay tied.
+
+    names = module_names(model)                              # LoraConfig(modules_to_save=names, ensure_weight_tying=True)
+    prepare(peft_model, torch.bfloat16)                      # once PEFT has wrapped the model, before the optimizer
+    optimizer = AdamW(parameter_groups(peft_model, lr=2e-5, embedding_lr=1e-5))
+
+LongLoRA (arXiv 2309.12307, section 3.3) trains both: LoRA alone stays far behind at long context. What goes wrong without
+`prepare`: next to 1.0 neighbouring bf16 numbers are 2^-7 apart, so steps of 2e-5 are rounded away and no norm ever moves;
+fp32 copies move, but hand fp32 on to the residual stream, RoPE and the attention; PEFT unties what was tied.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+KINDS = ("lora", "embedding", "norm", "head", "other")
+TRAINABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class TrainableError(ValueError):
+    """What cannot be trained, or would be lost; one line with the fix."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """Trained parameters of one kind and dtype; what is shared between embedding and head counts once, as embedding."""
+
+    kind: str
+    tensors: int
+    elements: int
+    dtype: torch.dtype
+
+
+# ---- which modules ----------------------------------------------------------------------------------------------
+
+
+def module_names(model_or_config: Any, embeddings: bool = True, norms: bool = True) -> list[str]:
+    """Names for PEFT's `modules_to_save`: the input embedding, and the norms of the decoder it feeds.
+
+    Takes a model that PEFT has not wrapped, or its config (then quantisation cannot be seen). Any family: they are found
+    by what they are, not by name. PEFT takes every module whose name *ends* so; where that would reach others, the whole
+    names are given. Raises `TrainableError`.
+    """
+    model = model_or_config if isinstance(model_or_config, nn.Module) else _skeleton(model_or_config)
+    places = {module: name for name, module in model.named_modules()}
+    embedding = _input_embedding(model)
+    weight, place = embedding.weight, places[embedding]
+    if embeddings and weight.dtype not in TRAINABLE_DTYPES:
+        raise TrainableError(
+            f"{place} is quantised ({weight.dtype}) and cannot be trained: set train_embeddings: false"
+        )
+    decoder = place.rpartition(".")[0]  # so a vision tower's norms stay as they are
+    wanted = [place] if embeddings else []
+    if norms:
+        found = [n for m, n in places.items() if n.startswith(decoder) and _is_norm(n, m)]
+        if odd := [n for n in found if model.get_submodule(n).weight.dtype not in TRAINABLE_DTYPES]:
+            raise TrainableError(f"{odd[0]} is quantised and cannot be trained: set train_norms: false")
+        wanted += found
+    short = list(dict.fromkeys(name.rpartition(".")[2] for name in wanted))
+    for names in (short, wanted):
+        if {n for n in places.values() if n.endswith(tuple(names))} <= set(wanted):
+            return names
+    raise TrainableError(f"PEFT cannot tell {wanted[0]} from other modules by its name: set train_embeddings: false")
+
+
+def _skeleton(config: Any) -> nn.Module:
+    """The model without weights."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    except ValueError:
+        raise TrainableError(
+            f"{type(config).__name__} is no config of a causal language model: no norms found"
+        ) from None
+    return model
+
+
+def _input_embedding(model: Any) -> Any:
+    try:
+        embedding = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        embedding = None
+    if getattr(embedding, "weight", None) is None:
+        raise TrainableError(f"{type(model).__name__} has no input embeddings: not a language model of transformers")
+    return embedding
+
+
+def _is_norm(name: str, module: nn.Module) -> bool:
+    """By its own or its class's name (GPT-2's ln_1 is a LayerNorm); norms without weights have nothing to train."""
+    called = f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
+    own = list(module.parameters(recurse=False))
+    return "norm" in called and hasattr(module, "weight") and bool(own) and all(p.ndim == 1 for p in own)
+
+
+# ---- after PEFT -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CastOutput:
+    """Forward hook: what leaves the module has this dtype, or with None that of what came in."""
+
+    dtype: torch.dtype | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        dtype = self.dtype or (args[0].dtype if args else None)
+        return output.to(dtype) if isinstance(output, torch.Tensor) else output
+
+
+def prepare(model: Any, dtype: torch.dtype | None = None) -> None:
+    """All that is trained in fp32; what embedding and norms put out, back in `dtype` (default: the base's own).
+
+    For a model PEFT has wrapped, before the optimizer is built; a second call changes nothing. Under DeepSpeed ZeRO-3
+    weights stay as they are: its optimizer keeps fp32 masters itself. Raises `TrainableError`: nothing is trainable, a
+    trainable parameter would not be saved, or tied weights would part.
+    """
+    rows = [(kind, name) for kind, name, _, _ in _trained(model)]
+    if not rows:
+        raise TrainableError("nothing is trainable: set adapter: lora, and prepare the model once PEFT has wrapped it")
+    for kind, name in rows:
+        if kind == "unsaved":
+            raise TrainableError(
+                f"{name} is trainable but no part of the adapter, so it would be lost: "
+                "name its module in lora_modules_to_save, and leave unfrozen_parameters out"
+            )
+    _check_tie(model)
+    for _, _, parameter, _ in _trained(model):  # LoRA too: TRL casts it to bf16 for quantised models
+        if not hasattr(parameter, "ds_id"):
+            parameter.data = parameter.data.float()  # in place of the old data: what is tied stays tied
+    for kind, _, wrapper in _wrappers(model):
+        if kind in ("embedding", "norm") and not any(
+            isinstance(h, CastOutput) for h in wrapper._forward_hooks.values()
+        ):
+            embed_dtype = dtype or wrapper.original_module.weight.dtype
+            wrapper.register_forward_hook(CastOutput(embed_dtype if kind == "embedding" else None))
+
+
+def counts(model: Any) -> list[Count]:
+    """What is trained, by kind (`KINDS`) and dtype."""
+    found: dict[tuple[str, torch.dtype], list[int]] = {}
+    for kind, _, parameter, elements in _trained(model):
+        found.setdefault((kind, parameter.dtype), []).append(elements)
+    order = (*KINDS, "unsaved")
+    rows = [Count(kind, len(sizes), sum(sizes), dtype) for (kind, dtype), sizes in found.items()]
+    return sorted(rows, key=lambda row: (order.index(row.kind), str(row.dtype)))
+
+
+def parameter_groups(
+    model: Any,
+    lr: float,
+    embedding_lr: float | None = None,
+    norm_lr: float | None = None,
+    weight_decay: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer; a rate left out is `lr`. Embedding and head share theirs.
+
+    Only LoRA is decayed: towards zero is towards the base model there, and away from it for embeddings and norms.
+    """
+    rates = {"embedding": embedding_lr, "head": embedding_lr, "norm": norm_lr}
+    groups: dict[str, dict[str, Any]] = {}
+    for kind, _, parameter, _ in _trained(model):
+        rate = rates.get(kind)
+        decay = weight_decay if kind == "lora" else 0.0
+        new = {"name": kind, "params": [], "lr": lr if rate is None else rate, "weight_decay": decay}
+        groups.setdefault(kind, new)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _wrappers(model: Any) -> Iterator[tuple[str, str, Any]]:
+    """Kind, name and wrapper of PEFT's `modules_to_save`; the embedding first, so that what it shares is its own."""
+    from peft.utils import ModulesToSaveWrapper
+
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    rows = []
+    for name, module in model.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            original = module.original_module
+            kind = "head" if module is head else "norm" if _is_norm(name, original) else "other"
+            rows.append(("embedding" if isinstance(original, nn.Embedding) else kind, name, module))
+    yield from sorted(rows, key=lambda row: row[0] != "embedding")
+
+
+def _trained(model: Any) -> Iterator[tuple[str, str, nn.Parameter, int]]:
+    """Kind, name, parameter and elements of all that is trainable; `unsaved`: of what PEFT would not save."""
+    kinds: dict[int, str] = {}
+    for kind, _, wrapper in _wrappers(model):
+        for parameter in wrapper.modules_to_save.parameters():
+            kinds.setdefault(id(parameter), kind)
+    prefix = getattr(getattr(model, "base_model", None), "prefix", "lora_")  # of the tuner's own weights
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kind = kinds.get(id(parameter), "lora" if prefix in name else "unsaved")
+            yield kind, name, parameter, getattr(parameter, "ds_numel", parameter.numel())
+
+
+def _check_tie(model: Any) -> None:
+    """Raises `TrainableError` if the trained embedding has left the head it was tied to."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    frozen = getattr(embedding, "original_module", None)
+    if head is None or frozen is None or frozen.weight is not getattr(head, "original_module", head).weight:
+        return
+    if embedding.weight is not head.weight:
+        from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
+        name = next(n for n, m in model.named_modules() if m is embedding).rpartition(".")[2]
+        known = name in EMBEDDING_LAYER_NAMES
+        fix = "peft_ensure_weight_tying: true" if known else "train_embeddings: false (PEFT ties only embed_tokens)"
+        raise TrainableError(f"{name} is trained but the head tied to it is not, so they would part: set {fix}")
