@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 REFILLS = 3  # rounds of requests for one group when a server returns fewer completions than asked
 TRIES = 3  # of a request that gets a bad reply
 AWAY_SECONDS = 600.0  # a server may be restarted, and load its model, within them
+ANNOUNCED_SECONDS = 5.0  # an outage that is over sooner is not worth a line: a busy endpoint has one a second
 PAUSE = tenacity.wait_random_exponential(multiplier=1, max=30)
 PREFLIGHT_SECONDS = 10
 
@@ -93,7 +94,7 @@ async def _insist(
                 try:
                     replies = await call(endpoint, n)
                 except AskError as error:
-                    if endpoint.failed(error):
+                    if endpoint.failed(error, ANNOUNCED_SECONDS):
                         logger.warning("%s; waiting for it, up to %.0f s", error, AWAY_SECONDS)
                     raise
             if (lasted := endpoint.answered()) is not None:
@@ -152,7 +153,7 @@ async def check_server(config: Any) -> None:
     headers = {"Authorization": f"Bearer {config.api_key}"}
     timeout = aiohttp.ClientTimeout(total=PREFLIGHT_SECONDS)
     try:
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers) as session:
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as session:
             async with session.get(path) as reply:
                 status, models = reply.status, (await reply.json(content_type=None) if reply.status == 200 else {})
             if status == 404 and not url.endswith("/v1"):

@@ -166,6 +166,7 @@ class Collection:
 
     def _start(self, name: str, module: str, args: list[str]) -> None:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+        environment.setdefault("WANDB_DIR", os.getcwd())  # the folder of the run is removed at its end
         if name != "environment":  # nothing else needs the key
             environment = {key: value for key, value in environment.items() if key not in KEY_VARIABLES}
         with (self.folder / f"{name}.log").open("wb") as log:
@@ -175,16 +176,17 @@ class Collection:
             )  # fmt: skip
 
     def _end(self) -> None:
-        """The newest first; those that take too long are killed."""
+        """The newest first, each given its time to end in order; those that take too long are killed."""
         deadline = time.monotonic() + GRACE
         for number in (signal.SIGTERM, signal.SIGKILL):
             for child in reversed(self.children.values()):
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.pid, number)  # a session of its own: what it has started goes with it
-                if child.stdin:
-                    child.stdin.close()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(max(0.0, deadline - time.monotonic()) if number == signal.SIGTERM else None)
+        for child in self.children.values():
+            if child.stdin:
+                child.stdin.close()
 
     def _problem(self) -> str | None:
         if self.stopped:

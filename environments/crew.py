@@ -38,6 +38,15 @@ class Tally:
         self.read += len(rollout.prompt)
         self.written += sum(len(c.tokens) for c in rollout.completions)
 
+    def said(self) -> str:
+        """This run in a line."""
+        mean = (
+            f"mean score {self.score / self.completions:.2f} of {self.completions} completions, "
+            if self.completions
+            else ""
+        )
+        return f"{mean}{self.failed} failed"
+
     def shown(self, seconds: float) -> dict[str, Any]:
         rates = (f"{tqdm.format_sizeof(n / max(seconds, 1e-9))} tok/s" for n in (self.read, self.written))
         mean = self.score / self.completions if self.completions else 0.0
@@ -59,13 +68,17 @@ class Crew:
         """All items that are not in the store. Raises what is no item's fault: a full disk, a server that refuses."""
         todo = [item for item in items if key(item) not in store.done]
         queue, stop, tally = iter(todo), asyncio.Event(), Tally()
+        keeping: set[asyncio.Task[None]] = set()  # not cancelled by Ctrl-C: it is made and paid for
         bar = tqdm(total=len(items), initial=len(items) - len(todo), unit=self.unit, desc=self.name, smoothing=0.1)
 
         async def worker() -> None:
             for item in queue:
                 try:
                     rollout = await self.roll(item)
-                    await asyncio.to_thread(lambda: store.add(key(item), self.keep(rollout)))  # noqa: B023 - awaited
+                    kept = asyncio.create_task(asyncio.to_thread(self._put, store, key(item), rollout))
+                    keeping.add(kept)
+                    kept.add_done_callback(keeping.discard)
+                    await asyncio.shield(kept)
                 except Refused as error:
                     raise RunError(f"{error}; the same command continues where this one stopped") from None
                 except EXPECTED as error:
@@ -90,11 +103,15 @@ class Crew:
                 for task in (*crew, ended, stopped):
                     task.cancel()
                 outcomes = await asyncio.gather(*crew, return_exceptions=True)
+                await asyncio.gather(*keeping, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
         tally.finished = not stop.is_set()
         return tally
+
+    def _put(self, store: Rows, key: Any, rollout: Rollout) -> None:
+        store.add(key, self.keep(rollout))
 
 
 def said(error: Exception) -> str:

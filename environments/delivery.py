@@ -18,6 +18,7 @@ from environments.posting import pack
 
 logger = logging.getLogger(__name__)
 SECONDS = 600  # for one POST: the API answers nobody while it writes a batch, 8 s for 8 x 128k tokens
+PAUSE = 1.0  # seconds before a group is packed again
 TRIES = 3  # of a group that the API, though registered, answers with an error
 
 
@@ -57,6 +58,7 @@ class Delivery:
             status = await self._post(body)
             if status is None:  # away: whoever polls its status finds out, registers again and sets `connected`
                 self.connected.clear()
+                await asyncio.sleep(PAUSE)
             elif status < 300:
                 self.sent += 1
                 return

@@ -68,6 +68,7 @@ class Endpoint:
         self.takes_n = not self.config.n_kwarg_is_ignored
         self.away_since: float | None = None
         self.failed_at = 0.0
+        self.announced = False
 
     @property
     def url(self) -> str:
@@ -86,7 +87,9 @@ class Endpoint:
         body |= body.pop("extra_body", {})
         reply = await self._post(f"{self.url}/chat/completions", await asyncio.to_thread(dumps, body))
         try:
-            replies = [Reply(c["message"].get("content"), c.get("finish_reason")) for c in reply["choices"]]
+            replies = [
+                Reply(_text(c["message"].get("content")), _text(c.get("finish_reason"))) for c in reply["choices"]
+            ]
         except (AttributeError, KeyError, TypeError):
             raise BadReply(f"{self.url} gave a reply without completions: {_shortened(reply)}") from None
         self.takes_n &= not (len(replies) == 1 < n)
@@ -143,20 +146,29 @@ class Endpoint:
         """Whether to ask another first. A server that was away is tried again every `PROBE_SECONDS`."""
         return self.away_since is not None and time.monotonic() - self.failed_at < PROBE_SECONDS
 
-    def failed(self, error: AskError) -> bool:
-        """Notes a failure. True for the first of an outage."""
+    def failed(self, error: AskError, patience: float) -> bool:
+        """Notes a failure. True once an outage, when it has lasted for `patience` seconds."""
         if not isinstance(error, Away):  # it answers
-            self.away_since = None
+            self.away_since, self.announced = None, False
             return False
-        first, self.failed_at = self.away_since is None, time.monotonic()
+        self.failed_at = time.monotonic()
         self.away_since = self.failed_at if self.away_since is None else self.away_since
         error.lasted = self.failed_at - self.away_since
-        return first
+        worth_it = not self.announced and error.lasted >= patience
+        self.announced |= worth_it
+        return worth_it
 
     def answered(self) -> float | None:
-        """Notes a reply. The seconds of the outage that it ends."""
-        since, self.away_since = self.away_since, None
-        return None if since is None else time.monotonic() - since
+        """Notes a reply. The seconds of the announced outage that it ends."""
+        since, announced = self.away_since, self.announced
+        self.away_since, self.announced = None, False
+        return time.monotonic() - since if announced and since is not None else None
+
+
+def _text(value: Any) -> str | None:
+    if not isinstance(value, str | None):
+        raise TypeError
+    return value
 
 
 def _failure(url: str, status: int, content: bytes, retry_after: str) -> AskError:

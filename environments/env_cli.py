@@ -11,6 +11,7 @@ atroposlib parses `sys.argv` itself, so what has to be mended is mended there, b
 - A user's mistake ends in one line and exit code 2, a failed run in one line and exit code 1.
 """
 
+import asyncio
 import difflib
 import errno
 import logging
@@ -101,6 +102,8 @@ def main(env: Any, argv: list[str] | None = None) -> None:
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted", 130)
+    except asyncio.CancelledError:  # `serve`, told to end
+        _fail("terminated", 143)
     finally:
         sys.argv = old
 
@@ -121,7 +124,7 @@ def _fail(message: str, code: int = 2) -> None:
 
 def prepare(argv: list[str], config_cls: Any, scratch: Path) -> list[str]:
     """The arguments as atroposlib should see them. Raises `ConfigError`."""
-    args = join_values(argv)
+    args = join_values(argv) or ["--help"]
     if not args or args[0] not in COMMANDS:
         return args
     _check_flags(args[1:], config_cls)
@@ -182,6 +185,7 @@ def _read_yaml(path: Path, config_cls: Any) -> dict[str, Any]:
     if not all(isinstance(section, dict) for section in (env, *servers)):
         raise ConfigError(f"--config {path}: the sections env and openai must hold names with values")
     given = {*map(str, config), *(f"env.{key}" for key in env), *(f"openai.{key}" for part in servers for key in part)}
+    _check_sections(path, env, servers, config_cls)
     known = {
         "env",
         "openai",
@@ -194,6 +198,23 @@ def _read_yaml(path: Path, config_cls: Any) -> dict[str, Any]:
     if unknown := sorted(given - known):
         raise ConfigError(f"--config {path} has unknown keys {', '.join(unknown)}")
     return config
+
+
+def _check_sections(path: Path, env: dict[str, Any], servers: list[dict[str, Any]], config_cls: Any) -> None:
+    """Lists and numbers where the command line has comma strings become those; other mistakes are one line."""
+    for name, value in env.items():
+        if name in config_cls.model_fields and config_cls.model_fields[name].annotation is str:
+            if isinstance(value, list):
+                env[name] = ",".join(map(str, value))
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                env[name] = str(value)
+    for server in servers:
+        try:
+            APIServerConfig(**{name: value for name, value in server.items() if name in APIServerConfig.model_fields})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"--config {path}: openai.{where}: {first['msg'].lower()}") from None
 
 
 def _servers(config: dict[str, Any]) -> list[dict[str, Any]]:

@@ -113,6 +113,11 @@ def check(config: Any, servers: Iterable[Any]) -> tuple[list[str], list[int], li
             raise ConfigError(
                 f"--openai.server_type {server.server_type!r} is none of openai, {', '.join(TOKEN_SERVERS)}"
             )
+        for name, low in (("num_max_requests_at_once", 1), ("num_requests_for_eval", 1), ("timeout", 0)):
+            if (value := getattr(server, name, low)) < low:
+                raise ConfigError(
+                    f"--openai.{name} {value} must be at least {low}" + ("; 0 is no limit" if not low else "")
+                )
     check_batch(config.batch_size, config.group_size)
     return tasks, lengths, depths
 

@@ -5,9 +5,11 @@ with its test, in `environments/README.md`.
 """
 
 import asyncio
+import contextlib
 import gc
 import logging
 import threading
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
@@ -266,9 +268,12 @@ class HaystackEnv(ServingEnv):
                     tally = await crew.work_off(items, lambda i: i.index, store, signals=True)
                 finally:  # whatever ended it: what is there is shown
                     self.rollout_log.send(run, final=True)
+                    print(f"rollouts  {store.path}")
                     page = store.path.with_suffix(".html")
-                    report.write_rollouts_html(rows.read_rows(store.path), page, title=f"{self.name}: rollouts")
-                    print(f"rollouts  {store.path}\nviewer    {page}")
+                    with _on_a_full_disk(page):
+                        report.write_rollouts_html(rows.read_rows(store.path), page, title=f"{self.name}: rollouts")
+                        print(f"viewer    {page}")
+            print(f"{len(store.done)} of {len(items)} groups; {tally.said()}")
             _stop_if_unfinished(tally, len(items), len(store.done))
 
     # ---- evaluate ----
@@ -283,8 +288,12 @@ class HaystackEnv(ServingEnv):
                 base = base / f"step-{self.curr_step}"
             crew = self._crew("samples", self.config.max_eval_workers, 1, "eval")
             with rows.Rows(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
-                tally = await crew.work_off(items, lambda i: i.key, store, signals=not self.serving)
-            await asyncio.to_thread(self._report, store.path, _folder_of(store.path, base), run)
+                try:
+                    tally = await crew.work_off(items, lambda i: i.key, store, signals=not self.serving)
+                finally:
+                    out = _folder_of(store.path, base)
+                    with _on_a_full_disk(out):
+                        await asyncio.to_thread(self._report, store.path, out, run)
             if not self.serving:  # an evaluation that lacks a sample does not end the training
                 _stop_if_unfinished(tally, len(items), len(store.done))
 
@@ -324,9 +333,19 @@ class HaystackEnv(ServingEnv):
             name: config[name] for name in HaystackEnvConfig.model_fields if name not in BaseEnvConfig.model_fields
         }
         del shaping["max_failures"]
+        shaping |= {name: config[name] for name in config if "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.servers[0].model_name, "env": self.name}
         shaping["token_exact"] = self.token_exact
         return rows.digest({**shaping, "tokenizer": self.haystacks.tokens.fingerprint})
+
+
+@contextlib.contextmanager
+def _on_a_full_disk(path: Path) -> Iterator[None]:
+    """Pictures and pages can be made again from the rows; that they could not be written hides no other error."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning("cannot write %s (%s); longthread report makes it from the rows", path, error.strerror)
 
 
 def _folder_of(samples: Path, base: Path) -> Path:

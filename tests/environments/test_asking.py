@@ -219,6 +219,7 @@ async def test_a_server_that_is_away_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More often than a bad reply would be borne, said once, until it has been away for too long."""
+    monkeypatch.setattr(asking, "ANNOUNCED_SECONDS", 0.0)  # shorter outages are not told
     server.reply = faulty(AWAY[fault], 7, token_exact)
     completions = await asked(server, tokenizer, 2, token_exact)
     assert [c.text for c in completions] == ["late"] * 2 and len(server.requests) == 8

@@ -61,8 +61,9 @@ def app_of(api: Api) -> web.Application:
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[tuple[Api, Delivery]]:
+async def api(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Api, Delivery]]:
     api = Api()
+    monkeypatch.setattr(module, "PAUSE", 0.0)
     async with TestServer(app_of(api)) as server:
         delivery = Delivery(str(server.make_url("")).rstrip("/"), lambda: 7)
         delivery.connected.set()

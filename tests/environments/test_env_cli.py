@@ -315,3 +315,31 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NeedleEnv, "atropos_cli", classmethod(fail))
     with pytest.raises(ValueError, match="a bug of ours"):
         run_cli(["process"])
+
+
+def test_lists_and_numbers_in_yaml(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:
+    """The command line takes comma strings alone; YAML has words for them."""
+    file = tmp_path / "c.yaml"
+    config = {"env": {"lengths": [1300, 1400], "hops": 3, "depths": 3}, "openai": {"base_url": server.url}}
+    file.write_text(yaml.safe_dump(config))
+    argv = prepared("process", "--config", str(file), tmp_path=tmp_path)
+    read = yaml.safe_load(Path(next(a for a in argv if a.startswith("--config=")).partition("=")[2]).read_text())
+    assert read["env"] == {"lengths": "1300,1400", "hops": "3", "depths": "3"}
+    file.write_text(yaml.safe_dump({"openai": {"base_url": 5}}))
+    with pytest.raises(ConfigError, match="openai.base_url: input should be a valid string"):
+        prepared("process", "--config", str(file), tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"), [("num_max_requests_at_once", 0), ("num_requests_for_eval", 0), ("timeout", -1)]
+)
+def test_a_server_that_could_never_be_asked(
+    flag: str, value: int, server: ChatServer, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With no slots a run stood at 0 of 100 for ever."""
+    assert run_cli(command("process", tokenizer, server.url, **{f"openai_{flag}": value})) == 2
+    assert f"--openai.{flag} {value} must be at least" in capsys.readouterr().err
+
+
+def test_no_arguments_are_a_question_for_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli([]) == 0 and "serve" in capsys.readouterr().out

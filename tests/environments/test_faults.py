@@ -200,3 +200,33 @@ async def test_evaluate_survives_as_process_does(server: ChatServer, tokenizer: 
     assert len(kept) == len(wanted) - 1 and Path("out/report.html").exists()
     await run_of(server, tokenizer, **settings).evaluate()
     assert sorted(row["item"] for row in rows_of(Path("out/samples.jsonl"))) == wanted
+
+
+async def test_content_that_is_no_text_is_a_bad_reply(server: ChatServer, tokenizer: Path) -> None:
+    """Some servers send parts: the whole run ended in a traceback."""
+    server.reply = meets([choice("x") | {"message": {"content": [{"type": "text", "text": "x"}]}}] * 3, 1)
+    await run_of(server, tokenizer).process_manager()
+    assert whole()
+
+
+async def test_a_page_that_cannot_be_written_hides_nothing(
+    server: ChatServer, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a full disk neither rows nor page fit: it is the rows' error that is told."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("environments.report.write_rollouts_html", full)
+    server.reply = meets(status(401), 99)
+    with pytest.raises(RunError, match="HTTP 401"):
+        await run_of(server, tokenizer).process_manager()
+    assert "cannot write data/needle.html (No space left on device)" in caplog.text
+
+
+async def test_an_evaluation_that_is_refused_shows_what_it_has(server: ChatServer, tokenizer: Path) -> None:
+    server.reply = meets(status(401), 99)
+    settings = {"depths": "3", "repeats": 2, "max_eval_workers": 1, "data_dir_to_save_evals": "out"}
+    with pytest.raises(RunError, match="HTTP 401"):
+        await run_of(server, tokenizer, **settings).evaluate()
+    assert len(rows_of(Path("out/samples.jsonl"))) == 2 and Path("out/report.html").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 from collections import Counter
@@ -265,3 +267,18 @@ async def test_a_group_makes_its_lists_when_something_looks_into_it(server: Chat
     assert dict(scored) == whole == {**scored} and scored["tokens"][1][:1300] == prompt and set(scored) == set(whole)
     scored["scores"][0] = 0.25
     assert scored.sent_as() == (scored.data, []) and scored.data["scores"][0] == 0.25
+
+
+async def test_sigterm_ends_it_in_order(
+    api: Api, server: ChatServer, tokenizer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """systemd, Slurm and docker send it; what is under way is sent, and the file is named."""
+    hurry(monkeypatch)
+    server.reply = MIXED
+    await api.register()
+    async with serve(env_of(api.url, server, tokenizer, data_path_to_save_groups="served.jsonl")) as running:
+        await api.take(2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert "rollouts  served.jsonl" in capsys.readouterr().out

@@ -89,6 +89,8 @@ class LongLoRAPlugin(BasePlugin):
             return
         if not self.prepared:  # preference trainers wrap the model themselves
             self._prepare(trainer.model)
+            # Axolotl then saves the inner model too, into the adapter's folder: tied weights fail there, others litter it.
+            trainer.model.get_base_model().save_pretrained = trainer.model.save_pretrained
         settings = cfg.longlora
         trainer.create_optimizer = with_rates(trainer, settings.get("embedding_lr"), settings.get("norm_lr"))
         if self.attentions:
