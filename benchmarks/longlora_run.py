@@ -4,8 +4,8 @@
     python -m benchmarks.longlora_run run OUT --model MODEL --rows ROWS.parquet --held-out NOVEL.txt
 
 `rows`: a quarter plain text, the others a haystack of fiction or of the texts with 32 facts and 32 questions; loss on all
-of the text, or on the answers and as many tokens of the haystack drawn at random: plain tokenised rows know no weights,
-and 500 answer tokens among 32,000 of text would teach no retrieval. `run`: the model as it is, with YaRN alone, and after
+of the text, or on the answers alone: with as many tokens of the haystack beside them, full attention found 44 % of the
+needles after 200 steps instead of 89 % after 300. `run`: the model as it is, with YaRN alone, and after
 LongLoRA with full attention, with shifted sparse attention, and with a quarter of its steps full. Names, values and
 novels of the evaluation are in no training row. While one training loads, the model before it is evaluated.
 Every result is in OUT/results.json as soon as it is there; the same command goes on where it was cut.
@@ -67,11 +67,11 @@ def question_row(haystacks: Haystacks, seed: int, length: int, questions: int = 
     for _ in range(2):  # the second time with what the first one's turns took
         rng = Random(f"longlora_run {seed} {room}")
         messages = _chat(haystacks.variant(options), haystacks, seed, room, rng)
-        row = chat_row(haystacks.tokens, messages, rng)
+        row = chat_row(haystacks.tokens, messages)
         room += length - SPARE - len(row["input_ids"])
     while len(row["input_ids"]) > length:
         del messages[-2:]
-        row = chat_row(haystacks.tokens, messages, rng)
+        row = chat_row(haystacks.tokens, messages)
     return row
 
 
@@ -94,12 +94,12 @@ def _relation(name: str) -> Any:
     return next(relation for relation in BY_KIND.values() if relation.name == name)
 
 
-def chat_row(tokens: Tokens, messages: list[dict[str, str]], rng: Random) -> dict[str, list[int]]:
-    """Labels on the answers with the mark that ends them, and on as many tokens of the first message."""
+def chat_row(tokens: Tokens, messages: list[dict[str, str]]) -> dict[str, list[int]]:
+    """Labels on the answers, with the mark that ends each."""
     chat = tokens.tokenizer.apply_chat_template(messages, tokenize=False)
     ids, offsets = tokens.offsets(chat)
     labels = [-100] * len(ids)
-    at = first = position = 0
+    at = position = 0
     for message in messages:
         at = chat.index(message["content"], at)
         end = at + len(message["content"])
@@ -110,12 +110,7 @@ def chat_row(tokens: Tokens, messages: list[dict[str, str]], rng: Random) -> dic
             position += 1
         if message["role"] == "assistant":
             labels[begin : position + 1] = ids[begin : position + 1]
-        elif not first:
-            first = position
         at = end
-    wanted = sum(label != -100 for label in labels)
-    for i in rng.sample(range(1, first), min(wanted, first - 1)):
-        labels[i] = ids[i]
     return {"input_ids": ids, "labels": labels, "attention_mask": [1] * len(ids)}
 
 

@@ -5,7 +5,6 @@ import sys
 import time
 from itertools import groupby
 from pathlib import Path
-from random import Random
 
 import pytest
 import yaml
@@ -64,7 +63,7 @@ def labelled(row, tokens):
     return [tokens.decode(run) for run in runs]
 
 
-def test_a_row_asks_for_each_fact_and_learns_answers_and_as_much_text(haystacks, monkeypatch):
+def test_a_row_asks_for_each_fact_and_learns_answers_alone(haystacks, monkeypatch):
     monkeypatch.setattr(longlora_run, "SPARE", 900)  # bytes: turns differ more than in words
     row = question_row(haystacks, 3, LENGTH, QUESTIONS)
     assert LENGTH * 0.8 < len(row["input_ids"]) <= LENGTH
@@ -82,7 +81,7 @@ def test_a_row_asks_for_each_fact_and_learns_answers_and_as_much_text(haystacks,
     end = haystacks.tokens.tokenizer.eos_token_id
     count = sum(label != -100 for label in row["labels"])
     assert sum(label == end for label in row["labels"]) == QUESTIONS  # each answer's end is learnt, no other mark
-    assert count == 2 * sum(len(haystacks.tokens.encode(run)) for run in learnt)
+    assert count == sum(len(haystacks.tokens.encode(run)) for run in learnt)
 
 
 def test_a_row_drops_questions_rather_than_overflow_and_is_reproducible(haystacks, monkeypatch):
@@ -98,7 +97,7 @@ def test_rows_are_what_axolotl_reads_as_tokenised(haystacks, tmp_path):
     import datasets
 
     messages = [{"role": "user", "content": "What? " * 9}, {"role": "assistant", "content": "That."}]
-    row = chat_row(haystacks.tokens, messages, Random(0))
+    row = chat_row(haystacks.tokens, messages)
     assert labelled(row, haystacks.tokens)[-1] == "That.<|im_end|>"
     write_rows([row, row], tmp_path / "rows.parquet")
     read = datasets.load_dataset(
