@@ -44,7 +44,7 @@ LENGTHS = (4096, 8192, 16_384, TARGET)
 DEPTHS = tuple(round(0.05 + 0.1 * i, 2) for i in range(10))
 UNTRAINED = ("before", "yarn")  # the model as it is, and with its RoPE extended
 METHODS: dict[str, dict[str, Any]] = {  # of the recipe's `longlora` section; the one most is expected of comes first
-    "full": {"attention": "full"},
+    "full": {"attention": "full", "full_attention_steps": 1.0},
     "quarter": {"attention": "shifted", "full_attention_steps": 0.25},
     "shifted": {"attention": "shifted", "full_attention_steps": 0.0},
 }
