@@ -32,7 +32,7 @@ from typer.core import TyperCommand
 from environments import env_config
 from environments.asking import check_server
 from environments.collection import ENDLESS, ENVIRONMENTS, Collection, Plan
-from environments.env_cli import ConfigError, join_values, ours, prepare, redact, secret
+from environments.env_cli import ConfigError, complaint, join_values, ours, prepare, redact, secret
 
 # Tokens of one batch. run-api needs 3.3 us a token to hand it on when it has a core, and the generator waits 300 s.
 BATCH_TOKENS = 16_000_000
@@ -99,9 +99,7 @@ def _configured(cls: Any, args: Sequence[str]) -> tuple[Any, Any]:
         section = "openai"
         return config, type(server)(**server.model_dump() | given[section])
     except ValidationError as error:
-        first = error.errors()[0]
-        name = f"--{section}.{'.'.join(map(str, first['loc']))}"
-        raise ConfigError(f"{name} {first.get('input')!r}: {first['msg']}") from None
+        raise ConfigError(complaint(error, f"--{section}.")) from None
 
 
 def _check_batch(plan: Plan, longest: int) -> None:

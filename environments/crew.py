@@ -38,19 +38,22 @@ class Tally:
         self.read += len(rollout.prompt)
         self.written += sum(len(c.tokens) for c in rollout.completions)
 
+    @property
+    def mean(self) -> float:
+        return self.score / self.completions if self.completions else 0.0
+
     def said(self) -> str:
         """This run in a line."""
-        mean = (
-            f"mean score {self.score / self.completions:.2f} of {self.completions} completions, "
-            if self.completions
-            else ""
-        )
-        return f"{mean}{self.failed} failed"
+        scores = f"mean score {self.mean:.2f} of {self.completions} completions, " if self.completions else ""
+        return f"{scores}{self.failed} failed"
 
     def shown(self, seconds: float) -> dict[str, Any]:
         rates = (f"{tqdm.format_sizeof(n / max(seconds, 1e-9))} tok/s" for n in (self.read, self.written))
-        mean = self.score / self.completions if self.completions else 0.0
-        return {"score": f"{mean:.2f}", **dict(zip(("read", "written"), rates, strict=True)), "failed": self.failed}
+        return {
+            "score": f"{self.mean:.2f}",
+            **dict(zip(("read", "written"), rates, strict=True)),
+            "failed": self.failed,
+        }
 
 
 @dataclass
@@ -92,7 +95,8 @@ class Crew:
                     bar.set_postfix(tally.shown(bar.format_dict["elapsed"]), refresh=False)
                     bar.update()
 
-        with _signals(stop) if signals else contextlib.nullcontext(), logging_redirect_tqdm(), bar:
+        numbers = (signal.SIGINT, signal.SIGTERM) if signals else ()
+        with on_signals(numbers, stop.set), logging_redirect_tqdm(), bar:
             crew = [asyncio.create_task(worker()) for _ in range(max(1, min(self.workers, len(todo))))]
             ended = asyncio.create_task(asyncio.wait(crew, return_when=asyncio.FIRST_EXCEPTION))
             stopped = asyncio.create_task(stop.wait())
@@ -120,12 +124,12 @@ def said(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `stop`, in the main thread: what is there is then kept and shown."""
+def on_signals(numbers: Sequence[int], act: Callable[[], Any]) -> Iterator[None]:
+    """These signals call `act`, in the main thread: what is there can then be kept and shown."""
     loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    numbers = numbers if threading.current_thread() is threading.main_thread() else ()
     for number in numbers:
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, act)
     try:
         yield
     finally:

@@ -86,8 +86,7 @@ def main(env: Any, argv: list[str] | None = None) -> None:
             base.rprint = _log  # a hundred lines of settings before the first progress bar
             env.atropos_cli()
     except ValidationError as error:
-        first = error.errors()[0]
-        _fail(f"{'.'.join(map(str, first['loc']))} {first.get('input')!r}: {first['msg']}")
+        _fail(complaint(error))
     except RuntimeError as error:
         if not ours(error):
             raise
@@ -110,6 +109,12 @@ def main(env: Any, argv: list[str] | None = None) -> None:
 
 def _log(config: Any) -> None:
     logging.getLogger(__name__).info("%s", config)
+
+
+def complaint(error: ValidationError, prefix: str = "") -> str:
+    """The first of what pydantic found, in one line."""
+    first = error.errors()[0]
+    return f"{prefix}{'.'.join(map(str, first['loc']))} {first.get('input')!r}: {first['msg']}"
 
 
 def ours(error: BaseException) -> bool:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import signal
-import threading
 import time
 import uuid
 from collections import UserDict
@@ -16,6 +15,7 @@ from tenacity import RetryError
 
 from environments import posting, rows, tracking
 from environments.asking import reason
+from environments.crew import on_signals
 from environments.delivery import Delivery, batch_size
 from environments.env_cli import ConfigError, RunError
 from environments.env_config import check_batch
@@ -113,20 +113,17 @@ class ServingEnv(BaseEnv):
     async def env_manager(self) -> None:
         out = self.config.data_path_to_save_groups
         self.delivery = Delivery(self.config.rollout_server_url, lambda: self.env_id)
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        main = threading.current_thread() is threading.main_thread()
-        if main and task:  # as Ctrl-C does: systemd, Slurm and docker send SIGTERM
-            loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        task = asyncio.current_task()
+        assert task is not None
         try:
             if out:  # a file of its own: what the model of another moment said is no continuation
                 self.store = rows.Rows(Path(out), f"{self.run_digest()}-{uuid.uuid4().hex[:8]}", [])
-            with tracking.finishing(self.config):
+            # As Ctrl-C does: systemd, Slurm and docker send SIGTERM.
+            with on_signals([signal.SIGTERM], task.cancel), tracking.finishing(self.config):
                 await super().env_manager()
         except RetryError as error:
             raise RunError(f"{self._no_api(error)}; start it, or give another --env.rollout_server_url") from None
         finally:
-            if main:
-                loop.remove_signal_handler(signal.SIGTERM)
             lost = await self.delivery.drain(DRAIN_SECONDS if self.delivery.connected.is_set() else 0)
             if lost:
                 logger.warning("%d groups were not sent", lost)

@@ -26,25 +26,37 @@ def started(argv: list[str], *program: str) -> subprocess.Popen[str]:
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
+class RunApi:
+    """run-api on one port, to be killed and started again."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.process = started(["--host", "127.0.0.1", "--port", str(self.port)], "atroposlib.cli.run_api")
+        assert self.process.stderr is not None
+        if not any("running on" in line for line in self.process.stderr):
+            pytest.fail("run-api did not start")
+
+    def kill(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.communicate()
+
+
 @contextlib.contextmanager
 def running_api() -> Iterator[str]:
     """run-api's URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = ["--host", "127.0.0.1", "--port", str(port)]
-    process = started(argv, "atroposlib.cli.run_api")
+    api = RunApi()
     try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "running on" in line:
-                break
-        else:
-            pytest.fail("run-api did not start")
-        yield f"http://127.0.0.1:{port}"
+        api.start()
+        yield api.url
     finally:
-        process.kill()
-        process.communicate()
+        api.kill()
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,12 +72,22 @@ async def call(api: str, method: str, path: str, body: Any = None) -> Any:
         return await reply.json() if reply.content_type == "application/json" else None
 
 
+async def register(api: str, batch_size: int, steps: int, longest: int = 4096) -> None:
+    """What a trainer says of itself."""
+    registration: dict[str, Any] = {
+        "wandb_group": "g",
+        "wandb_project": "p",
+        "batch_size": batch_size,
+        "max_token_len": longest,
+    }
+    registration |= {"checkpoint_dir": "", "save_checkpoint_interval": -1, "starting_step": 0, "num_steps": steps}
+    await call(api, "POST", "/register", registration)
+
+
 async def take_batches(api: str, batch_size: int, steps: int, longest: int = 4096) -> list[list[dict[str, Any]]]:
     """A trainer: registers, and takes batches until the API has counted more than so many steps. The batches."""
     await call(api, "GET", "/reset_data")
-    registration = {"wandb_group": "g", "wandb_project": "p", "batch_size": batch_size, "max_token_len": longest}
-    registration |= {"checkpoint_dir": "", "save_checkpoint_interval": -1, "starting_step": 0, "num_steps": steps}
-    await call(api, "POST", "/register", registration)
+    await register(api, batch_size, steps, longest)
     batches: list[list[dict[str, Any]]] = []
     while True:
         batch = (await call(api, "GET", "/batch"))["batch"]

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
+from atropos_api import PATIENCE, call, hurry, running_api, started, train
 from loopback import ChatServer, choice, command, make_env, rows_of, run_cli, said
 from tiny_model import EOS, tiny_tokenizer
 
@@ -23,15 +19,6 @@ from environments import env_cli
 from environments.needle_env import NeedleEnv
 
 pytestmark = pytest.mark.usefixtures("clean")
-
-ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds after which a test gives up on another process
-
-
-def started(argv: list[str], *program: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    line = [sys.executable, "-m", *(program or ("environments.needle_env",)), *argv]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def blocking_after(server: ChatServer, rows: int) -> asyncio.Event:
@@ -120,54 +107,13 @@ def test_ctrl_c_while_the_server_is_looked_for_is_one_line(server: ChatServer, t
 
 @pytest.fixture(scope="module")
 def run_api() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    argv = ["--host", "127.0.0.1", "--port", str(port)]
-    process = started(argv, "atroposlib.cli.run_api")
-    try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "running on" in line:
-                break
-        else:
-            pytest.fail("run-api did not start")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.communicate()
+    with running_api() as url:
+        yield url
 
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """atroposlib waits five seconds "for other instances" and a second for a trainer."""
-    sleep = asyncio.sleep
-    monkeypatch.setattr(asyncio, "sleep", lambda seconds, *_: sleep(min(seconds, 0.02)))
-
-
-async def call(api: str, method: str, path: str, body: Any = None) -> Any:
-    async with aiohttp.ClientSession() as session, session.request(method, api + path, json=body) as reply:
-        assert reply.status == 200, (path, await reply.text())
-        return (
-            await reply.json() if reply.content_type == "application/json" else None
-        )  # /reset_data says "Reset successful"
-
-
-async def train(api: str, batch_size: int, steps: int, longest: int = 4096) -> list[dict[str, Any]]:
-    """A trainer: registers, and takes batches until it has had so many steps. The groups."""
-    await call(api, "GET", "/reset_data")
-    registration = {"wandb_group": "g", "wandb_project": "p", "batch_size": batch_size, "max_token_len": longest}
-    registration |= {"checkpoint_dir": "", "save_checkpoint_interval": -1, "starting_step": 0, "num_steps": steps}
-    await call(api, "POST", "/register", registration)
-    groups: list[dict[str, Any]] = []
-    while True:
-        batch = (await call(api, "GET", "/batch"))["batch"]
-        groups += batch or []
-        # One call forms all batches that it can and counts them as steps, but gives one of them.
-        if batch is None:
-            if (await call(api, "GET", "/status"))["current_step"] > steps:
-                return groups
-            await asyncio.sleep(0.02)
+    hurry(monkeypatch)
 
 
 def generated(body: dict[str, Any], _: int) -> web.Response:

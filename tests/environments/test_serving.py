@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from atropos_api import PATIENCE, call, hurry, started
+from atropos_api import PATIENCE, RunApi, call, hurry, register
 from loopback import ChatServer, make_env, rows_of, said
 
 from environments import rows, serving
@@ -27,32 +25,12 @@ pytestmark = pytest.mark.usefixtures("clean")
 MIXED = said("<answer>none</answer>", "wrong")
 
 
-class Api:
-    """run-api on one port, to be killed and started again."""
-
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        self.process = started(["--host", "127.0.0.1", "--port", str(self.port)], "atroposlib.cli.run_api")
-        assert self.process.stderr is not None
-        if not any("running on" in line for line in self.process.stderr):
-            pytest.fail("run-api did not start")
-
-    def kill(self) -> None:
-        if self.process:
-            self.process.kill()
-            self.process.communicate()
+class Api(RunApi):
+    """With a trainer that registers and takes what it wants."""
 
     async def register(self, batch_size: int = 4) -> None:
-        """A trainer: it has registered and asked for its first batch."""
-        body = {"wandb_group": "g", "wandb_project": "p", "batch_size": batch_size, "max_token_len": 4096}
-        body |= {"checkpoint_dir": "", "save_checkpoint_interval": -1, "starting_step": 0, "num_steps": 99}
-        await call(self.url, "POST", "/register", body)
+        """The trainer has asked for its first batch too, without which no environment may register."""
+        await register(self.url, batch_size, 99)
         await self.batch()
 
     async def batch(self) -> list[dict[str, Any]]:
