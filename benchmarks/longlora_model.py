@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from trainer_configs.longlora.loss import linear_cross_entropy
-
 RANK, ALPHA = 8, 16
 LOGIT_BYTES = 14  # a logit of the usual loss: bf16, fp32, log-probability, gradients
 LOGITS_FIT = 24e9  # bytes; above that the usual loss is computed in chunks
@@ -149,6 +147,23 @@ def build(shape: Shape, length: int, device: str, dtype: torch.dtype = torch.bfl
     return model.train()
 
 
+# ---- loss ----
+
+
+def usual_loss(model: Any, ids: Tensor) -> tuple[Tensor, str]:
+    """transformers' own; in checkpointed chunks where its logits would not fit. With its name."""
+    if ids.numel() * model.config.vocab_size * LOGIT_BYTES < LOGITS_FIT:
+        return model(input_ids=ids, labels=ids).loss, "default"
+    hidden, labels = model.model(input_ids=ids).last_hidden_state[0, :-1], ids[0, 1:]
+
+    def part(hidden: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model.lm_head(hidden).float(), labels, reduction="sum")
+
+    pairs = zip(hidden.split(LOSS_CHUNK), labels.split(LOSS_CHUNK), strict=True)
+    losses = [checkpoint(part, *pair, use_reentrant=False) for pair in pairs]
+    return torch.stack(losses).sum() / labels.numel(), "chunked"
+
+
 # ---- kernels ----
 
 
@@ -179,9 +194,10 @@ class Kernels:
     norm: Callable[..., Tensor]
     swiglu: Callable[..., Tensor]
     rotary: Callable[..., tuple[Tensor, Tensor]]
+    loss: Callable[..., tuple[Tensor, str]]  # of a model and its tokens, with its name
 
 
-EAGER = Kernels("off", norm, swiglu, rotary)
+EAGER = Kernels("off", norm, swiglu, rotary, usual_loss)
 
 
 def _liger() -> Kernels:
@@ -191,15 +207,23 @@ def _liger() -> Kernels:
         out: Tensor = ops.liger_rms_norm(x, weight, epsilon, in_place=False)  # the gradient is the residual's too
         return out
 
-    return Kernels(
-        "liger", liger_norm, ops.liger_swiglu, lambda q, k, cos, sin, *_, **__: ops.liger_rope(q, k, cos, sin)
-    )
+    def liger_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = ops.liger_rope(q, k, cos, sin)
+        return out
+
+    def liger_loss(model: Any, ids: Tensor) -> tuple[Tensor, str]:
+        """Without logits. The weight is fp32, under autocast: as in a trainer."""
+        hidden = model.model(input_ids=ids).last_hidden_state[0, :-1]
+        with torch.autocast(ids.device.type, hidden.dtype):
+            return ops.liger_fused_linear_cross_entropy(hidden, model.lm_head.weight, ids[0, 1:]), "fused"
+
+    return Kernels("liger", liger_norm, ops.liger_swiglu, liger_rotary, liger_loss)
 
 
 def _compiled() -> Kernels:
     torch._dynamo.config.cache_size_limit = 64  # four shapes, several lengths
     fast = partial(torch.compile, dynamic=None)
-    return Kernels("compile", fast(norm), fast(swiglu), fast(rotary))
+    return Kernels("compile", fast(norm), fast(swiglu), fast(rotary), usual_loss)
 
 
 def kernels(wanted: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Kernels:
@@ -281,25 +305,3 @@ def checkpointing(model: Any, attention: bool = False, wide_layers: int = 0) -> 
 
         options["context_fn"] = contexts
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-
-
-# ---- loss ----
-
-
-def usual_loss(model: Any, ids: Tensor) -> tuple[Tensor, str]:
-    """transformers' own; in checkpointed chunks where its logits would not fit. With its name."""
-    if ids.numel() * model.config.vocab_size * LOGIT_BYTES < LOGITS_FIT:
-        return model(input_ids=ids, labels=ids).loss, "default"
-    hidden, labels = model.model(input_ids=ids).last_hidden_state[0, :-1], ids[0, 1:]
-
-    def part(hidden: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(model.lm_head(hidden).float(), labels, reduction="sum")
-
-    pairs = zip(hidden.split(LOSS_CHUNK), labels.split(LOSS_CHUNK), strict=True)
-    losses = [checkpoint(part, *pair, use_reentrant=False) for pair in pairs]
-    return torch.stack(losses).sum() / labels.numel(), "chunked"
-
-
-def fused_loss(model: Any, ids: Tensor) -> tuple[Tensor, str]:
-    hidden = model.model(input_ids=ids).last_hidden_state
-    return linear_cross_entropy(hidden[0, :-1], model.lm_head.weight, ids[0, 1:]), "fused"

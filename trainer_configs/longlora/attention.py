@@ -120,26 +120,34 @@ def _causal(q: Tensor, k: Tensor, v: Tensor, scale: float | None, dropout: float
 
 
 def _chunked(q: Tensor, k: Tensor, v: Tensor, first: int, size: int, sinks: int, attend: Attend) -> Tensor:
-    """A chunk of `first` tokens, chunks of `size` folded into the batch, and what is left. To each but the first the sink
-    tokens are put in front, queries too: the mask then is causal, and their outputs are dropped."""
+    """A chunk of `first` tokens, n chunks of `size` folded into the batch, and what is left. To each but the first the
+    sink tokens are put in front, queries too: the mask then is causal, and their outputs are dropped."""
     rows, length = q.shape[0], q.shape[2]
     first = min(first, length)
     n = (length - first) // size
-    rest = first + n * size
-    outs = [attend(q[:, :, :first], k[:, :, :first], v[:, :, :first])] if first else []
+    sizes = (first, n * size, length - first - n * size)
+    # Split, not sliced: the gradient of every slice would be a tensor of zeros as long as the row, to be filled and added.
+    heads, bodies, tails = zip(*(x.split(sizes, dim=2) for x in (q, k, v)), strict=True)
+    sink = [x[:, :, :sinks] for x in (q, k, v)]
+    outs = []
+    if first and sizes[2] == first and not sinks:  # two half groups: one batch
+        ends = attend(*(torch.cat(pair) for pair in zip(heads, tails, strict=True)))
+        outs = [ends[:rows], ends[rows:]]
+    else:
+        outs = [attend(*heads)] if first else []
+        if sizes[2]:
+            outs.append(attend(*(torch.cat(pair, dim=2) for pair in zip(sink, tails, strict=True)))[:, :, sinks:])
     if n:
-        body = attend(*(_folded(x, first, n, size, sinks) for x in (q, k, v)))[:, :, sinks:]
-        outs.append(body.unflatten(0, (rows, n)).transpose(1, 2).flatten(2, 3))
-    if rest < length:
-        outs.append(attend(*(torch.cat([x[:, :, :sinks], x[:, :, rest:]], 2) for x in (q, k, v)))[:, :, sinks:])
+        body = attend(*(_folded(*pair, n) for pair in zip(sink, bodies, strict=True)))[:, :, sinks:]
+        outs.insert(1 if first else 0, body.unflatten(0, (rows, n)).transpose(1, 2).flatten(2, 3))
     return torch.cat(outs, dim=2) if len(outs) > 1 else outs[0]
 
 
-def _folded(x_BhLD: Tensor, first: int, n: int, size: int, sinks: int) -> Tensor:
-    """(B·n, h, sinks + size, D)."""
-    chunks = x_BhLD[:, :, first : first + n * size].unflatten(2, (n, size)).transpose(1, 2)  # (B, n, h, size, D)
-    if sinks:
-        chunks = torch.cat([x_BhLD[:, None, :, :sinks].expand(-1, n, -1, -1, -1), chunks], dim=3)
+def _folded(sink_BhsD: Tensor, x_BhLD: Tensor, n: int) -> Tensor:
+    """n chunks as rows, sink tokens in front of each: (B·n, h, s + L/n, D)."""
+    chunks = x_BhLD.unflatten(2, (n, -1)).transpose(1, 2)  # (B, n, h, L/n, D)
+    if sink_BhsD.shape[2]:
+        chunks = torch.cat([sink_BhsD[:, None].expand(-1, n, -1, -1, -1), chunks], dim=3)
     return chunks.flatten(0, 1)
 
 
