@@ -1,16 +1,11 @@
 """The run's rows, its grid and its restarts, at toy size; Axolotl is a process that prints what Axolotl prints."""
 
 import json
-import sys
 import time
 from itertools import groupby
-from pathlib import Path
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "environments"))
-
 from tiny_model import save_tiny
 
 from benchmarks import longlora_run

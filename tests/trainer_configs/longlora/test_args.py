@@ -6,15 +6,11 @@ import copy
 import json
 import pickle
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "environments"))
-
 from tiny_model import tiny_config
 
 from trainer_configs.longlora import args

@@ -2,7 +2,6 @@
 
 import json
 import stat
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from tiny_model import tiny_tokenizer  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "environments"))
-from tiny_model import tiny_tokenizer  # noqa: E402
 
 from trainer_configs.longlora import merge as merging  # noqa: E402
 from trainer_configs.longlora.merge import CheckError, MergeError, app, merge  # noqa: E402

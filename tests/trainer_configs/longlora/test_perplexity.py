@@ -2,19 +2,14 @@
 
 import gzip
 import math
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn.functional import log_softmax
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "environments"))
-
 from tiny_model import tiny_model
+from torch.nn.functional import log_softmax
 
 from trainer_configs.longlora.perplexity import (
     Bucket,

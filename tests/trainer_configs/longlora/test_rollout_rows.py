@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test may reach the network
-sys.path.insert(0, str(Path(__file__).parents[2] / "environments"))
 
 from datasets import load_dataset
 from tiny_model import tiny_tokenizer
