@@ -178,8 +178,10 @@ def _attention_complaints(cfg: Any, settings: LongLoRA) -> Iterator[str]:
         yield f"longlora.sink_tokens {settings.sink_tokens} is over half of group_size {group}: lower it"
     if settings.sink_tokens and cfg.get("sample_packing"):
         yield "longlora.sink_tokens need rows of one document each: set sample_packing false or sink_tokens 0"
-    if (cfg.get("context_parallel_size") or 1) > 1:
-        yield "context_parallel_size splits sequences across GPUs, where groups are not: set it 1 or longlora.attention full"
+    for key in ("context_parallel_size", "sequence_parallel_degree", "context_parallel"):  # the last from 0.20 on
+        size = cfg.get(key)
+        if ((size.get("size") if isinstance(size, dict) else size) or 1) > 1:
+            yield f"{key} splits sequences across GPUs, where groups are not: leave it out or set longlora.attention full"
     if cfg.get("rl") and cfg["rl"] not in PREFERENCE:
         yield f"rl {cfg['rl']} has no shifted attention: set longlora.attention full, or rl to {', '.join(PREFERENCE)}"
     if cfg.get("rl_adapter_ref_model"):
@@ -197,6 +199,8 @@ def _trap_complaints(cfg: Any, settings: LongLoRA) -> Iterator[str]:
         yield "attn_implementation flash_attention_2 needs the package flash-attn: install it or set longlora"
     if settings.context_extension and cfg.get("merge_method") == "memory_efficient":
         yield "merge_method memory_efficient would drop the context extension: leave it out, or use longthread longlora merge"
+    if (cfg.get("fsdp_config") or {}).get("activation_checkpointing") and cfg.get("save_strategy") not in ("no", False):
+        yield f'save_strategy {cfg.get("save_strategy")!r}: PEFT cannot save while FSDP\'s checkpoints wrap layers: set "no"'
     if not torch.cuda.is_available():
         for key in KERNELS:
             if cfg.get(key):

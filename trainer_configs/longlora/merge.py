@@ -25,7 +25,7 @@ import typer
 from tqdm import tqdm
 
 DTYPES = ("float32", "bfloat16", "float16")
-TOLERANCE = 1e-5  # of a logit, for logits up to 1; above that, of the largest
+TOLERANCE = 3e-5  # of the largest logit, or of 1: fp32 rounds a right merge by up to 1e-5, a wrong one is off by 1e-2
 BATCH = (2, 64)  # random tokens that the check runs
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken")
 TEMPLATES = ("chat_template*", "additional_chat_templates/*", "*processor_config.json")

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from axolotl.integrations.base import BasePlugin
+from axolotl.integrations.expert_parallel import shard
 from peft import PeftModel
 from rich.console import Console
 from transformers import TrainerCallback
@@ -31,7 +32,7 @@ from trainer_configs.longlora.account import check_logits, table
 from trainer_configs.longlora.args import LongLoRAError
 from trainer_configs.longlora.attention import AttentionError
 from trainer_configs.longlora.interface import ShiftedSparse, install
-from trainer_configs.longlora.trainable import TrainableError, parameter_groups, prepare
+from trainer_configs.longlora.trainable import TrainableError, parameter_groups, prepare, save_sharded
 
 
 class LongLoRAPlugin(BasePlugin):
@@ -89,6 +90,8 @@ class LongLoRAPlugin(BasePlugin):
             trainer.model.get_base_model().save_pretrained = trainer.model.save_pretrained
         if torch.cuda.is_available() and not cfg.rl:
             check_logits(cfg, trainer.model)
+        if cfg.fsdp_config:
+            shard.save_fsdp2_lora_adapter = lambda _, folder: save_sharded(trainer.model, folder)
         settings = cfg.longlora
         trainer.create_optimizer = with_rates(trainer, settings.get("embedding_lr"), settings.get("norm_lr"))
         if self.attentions:

@@ -11,6 +11,7 @@ fp32 copies move, but hand fp32 on to the residual stream, RoPE and the attentio
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,6 +138,30 @@ def prepare(model: Any, dtype: torch.dtype | None = None) -> None:
         ):
             embed_dtype = dtype or wrapper.original_module.weight.dtype
             wrapper.register_forward_hook(CastOutput(embed_dtype if kind == "embedding" else None))
+
+
+def save_sharded(model: Any, folder: str | Path) -> bool:
+    """Writes the adapter of a model that FSDP2 has sharded as PEFT writes that of one that is not. All ranks call it. True:
+    it is saved, as Axolotl's `save_fsdp2_lora_adapter` says it, whose place it takes: that gathers LoRA alone, and then
+    ends the run because PEFT wants the rest too."""
+    import torch.distributed as dist
+    from safetensors.torch import save_file
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    # Whole on rank 0, nothing on others; without the names of checkpoint wrappers.
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
+    if dist.get_rank() == 0:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        adapter = {
+            name.replace(".modules_to_save.default.", ".").replace(".default.", "."): tensor
+            for name, tensor in state.items()
+            if "lora_" in name or ".modules_to_save." in name  # a tied frozen weight is there by its second name
+        }
+        save_file(adapter, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+        model.peft_config["default"].save_pretrained(folder)
+    dist.barrier()
+    return True
 
 
 def counts(model: Any) -> list[Count]:

@@ -1,12 +1,20 @@
 """Embeddings and norms beside LoRA: they are found in any family, move, stay tied, and cost nothing they need not."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+import torch.distributed as dist
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp.wrap import CustomPolicy
+from torch.multiprocessing import start_processes
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
@@ -19,6 +27,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from trainer_configs.longlora.trainable import (
@@ -29,6 +38,7 @@ from trainer_configs.longlora.trainable import (
     module_names,
     parameter_groups,
     prepare,
+    save_sharded,
 )
 
 SHAPE = {
@@ -285,3 +295,36 @@ def test_a_tie_that_peft_would_cut_is_refused() -> None:
     with pytest.raises(TrainableError) as unknown:  # PEFT ties only what is called embed_tokens
         prepare(gpt2)
     one_line(unknown, "wte", "train_embeddings: false")
+
+
+# ---- saved ------------------------------------------------------------------------------------------------------
+
+
+def one_of_two(rank: int, folder: Path, family: str) -> None:
+    """A rank: saves the model as PEFT does, then in two shards with a checkpoint around each layer, as FSDP2 has it."""
+    torch.set_num_threads(1)  # OpenMP's threads did not come along
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    model = base(family)
+    model = wrapped(model, module_names(model))
+    prepare(model)
+    train(model, 1, parameter_groups(model, lr=0.01))
+    if rank == 0:
+        model.save_pretrained(folder / "whole")
+    is_layer = CustomPolicy(lambda module: isinstance(module, GradientCheckpointingLayer))
+    apply_activation_checkpointing(model, auto_wrap_policy=is_layer)
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in [*model.base_model.model.model.layers, model]:
+        fully_shard(layer, mesh=mesh)
+    assert save_sharded(model, folder / "shards")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+def test_a_sharded_model_is_saved_as_one_that_is_whole(family: str, tmp_path: Path) -> None:
+    start_processes(one_of_two, (tmp_path, family), nprocs=2, start_method="fork")
+    whole, shards = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "shards"))
+    assert whole.keys() == shards.keys()
+    assert any("layernorm" in name for name in whole)
+    assert all(torch.equal(whole[name], shards[name]) for name in whole)
+    loaded = PeftModel.from_pretrained(base(family), str(tmp_path / "shards"))
+    assert get_peft_model_state_dict(loaded).keys() == whole.keys()
