@@ -1,0 +1,146 @@
+"""The base model: where it is, what tells it from others, and how it is loaded. Safetensors and JSON only.
+
+    name, folder = located("HuggingFaceTB/SmolLM2-135M-Instruct")
+    fingerprint(folder)                                      # nothing is loaded
+    model = load(folder, device("auto"))
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lift import LiftError
+
+DEVICES = ("auto", "cpu", "cuda")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # of a model on the hub; nothing pickled
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+SHAPE = ("model_type", *SIZES, "num_attention_heads", "num_key_value_heads", "head_dim")
+SAMPLE = 256  # elements of a tensor: weights trained further differ in nearly all of them
+
+
+# ---- which it is ------------------------------------------------------------------------------------------------
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 that tells a base model from all others: the shape its config states (`SHAPE`), and of every tensor the
+    shape and `SAMPLE` elements spread over it, in bf16. Takes a folder with safetensors, or the model loaded from it.
+
+    So fp32 and bf16 of the same weights are the same model; names, tying and sharding do not matter. For a model loaded
+    in another dtype (fp16, quantised) its folder counts. Not covered: the other elements, tokenizer, RoPE settings.
+    Raises `LiftError`.
+    """
+    import torch
+
+    if isinstance(model, str | Path):
+        return _fingerprint(config(Path(model)), _stored(Path(model)))
+    if getattr(model, "peft_config", None):
+        raise LiftError("the model has an adapter already: give the base model")
+    tensors = model.state_dict()
+    if {tensor.dtype for tensor in tensors.values()} <= {torch.float32, torch.bfloat16}:
+        return _fingerprint(model.config, tensors.items())
+    if (folder := model.config._name_or_path) and Path(folder).is_dir():
+        return fingerprint(folder)
+    raise LiftError(f"a model in {model.dtype} cannot be told from others: load it in bfloat16 or from a folder")
+
+
+def config(folder: Path) -> Any:
+    """The config of a model's folder. Raises `LiftError`."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise LiftError(f"{folder} is no model folder ({reason}): give one with config.json") from None
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Names and tensors of the folder's safetensors, mapped into memory and not read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        sharded = folder / "model.safetensors.index.json"
+        shards = set(json.loads(sharded.read_text())["weight_map"].values()) if sharded.is_file() else None
+        for shard in shards or ["model.safetensors"]:
+            with safe_open(folder / shard, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 (not a dict)
+                    yield name, file.get_tensor(name)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
+        raise LiftError(f"{folder} has no whole model.safetensors: save the model with save_pretrained") from None
+
+
+def _fingerprint(stated: Any, tensors: Any) -> str:
+    import torch
+
+    rows = set()  # a set: what is tied is stored once or twice
+    for name, tensor in tensors:
+        if name.endswith("rotary_emb.inv_freq"):  # old checkpoints carry it; no weight
+            continue
+        step = max(1, tensor.numel() // SAMPLE) | 1  # odd: else all of a matrix 2^n wide would come from one column
+        picked = tensor.detach().reshape(-1)[::step][:SAMPLE].cpu()
+        if picked.is_floating_point() and picked.element_size() > 1:
+            picked = picked.to(torch.bfloat16)
+        raw = picked.contiguous().view(torch.uint8).numpy().tobytes()
+        rows.add(hashlib.sha256(f"{list(tensor.shape)}".encode() + raw).hexdigest())
+    text = stated.get_text_config()
+    return hashlib.sha256(json.dumps([[getattr(text, key, None) for key in SHAPE], sorted(rows)]).encode()).hexdigest()
+
+
+# ---- from a folder or the hub -----------------------------------------------------------------------------------
+
+
+def located(model: str) -> tuple[str, Path]:
+    """The name to remember, and the folder: a local one, or a hub model's in the cache."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve()), folder
+    try:
+        from huggingface_hub import snapshot_download
+
+        return model, Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
+    except Exception:  # the hub's client raises its own, httpx's, OSError and ValueError for the same mistake
+        raise LiftError(
+            f"model {model!r} is neither a folder nor a hub name that can be reached: give --model a folder"
+        ) from None
+
+
+def device(name: str) -> Any:
+    """A torch.device. Raises `LiftError` for one that is not there."""
+    import torch
+
+    if name not in DEVICES:
+        raise LiftError(f"device {name!r} is none of {', '.join(DEVICES)}: set --device")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LiftError("there is no CUDA device here: set --device cpu")
+    if name == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "1"  # else accelerate takes a GPU that it sees
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+
+
+def tokenizer(folder: Path) -> Any:
+    """The tokenizer of a model's folder. Raises `LiftError`."""
+    from environments.haystack.tokens import TokenizerError, load_tokenizer
+
+    try:
+        return load_tokenizer(str(folder))
+    except TokenizerError as error:
+        raise LiftError(str(error).partition("; give ")[0] + ": give a model folder with its tokenizer") from None
+
+
+def load(folder: Path, target: Any) -> Any:
+    """The model on this torch.device, in bf16 on a GPU and in fp32 elsewhere. Raises `LiftError`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
+    safe = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **safe)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LiftError(f"{folder} cannot be loaded as a language model: {str(error).strip()[:160]!r}") from None
+    return model.to(target).eval()

@@ -1,0 +1,292 @@
+"""`lift`: a document into the weights of a small model, and questions to it.
+
+lift fit book.txt --model MODEL --recipe lse --library books
+lift ask --library books --document book "Who keeps the lighthouse?"
+lift evaluate --library books --document book --source book.txt
+lift list --library books
+lift remove --library books --document book
+
+All that can be refused is refused before a model is loaded: one line on stderr and exit status 2.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lift import LiftError
+from lift.documents import Document, read
+from lift.library import Entry, Library, LibraryError, fingerprint
+
+DEVICES = ("auto", "cpu", "cuda")
+PASSAGE_WORDS = 200
+STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
+EVALUATED = 50  # questions of each kind
+OTHER_TOKENS = 2048  # of the document that `evaluate` sets against
+WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # of a model on the hub; nothing pickled
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
+LibraryAt = Annotated[Path, typer.Option("--library", help="Folder of the library.")]
+Device = Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.")]
+ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if it is no longer where it was.")]
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except LiftError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _recalled(library: Library, names: Sequence[str], model: str | None, device: Any) -> tuple[Any, Any]:
+    """The base model with the documents on, and its tokenizer. Everything is checked before the model is loaded."""
+    entries = [library.get(name) for name in names]
+    if model is None and not Path(entries[0].base_model).is_dir() and Path(entries[0].base_model).is_absolute():
+        raise LiftError(f"base model {entries[0].base_model} is no longer there: give --model")
+    _, folder = _folder(model or entries[0].base_model)
+    mine = fingerprint(folder)
+    for entry in entries:
+        if entry.fingerprint != mine:
+            raise LiftError(
+                f"{entry.name!r} was fitted to {entry.base_model}, {folder} has other weights: give --model"
+            )
+    tokenizer = _tokenizer(folder)
+    attached = library.attach(_model(folder, device), names)
+    library.switch(attached, names)
+    return attached, tokenizer
+
+
+# ---- fit --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def fit(
+    source: Annotated[Path, typer.Argument(metavar="BOOK", help="A .txt or .md file in UTF-8.")],
+    model: Annotated[str, typer.Option(help="Folder or hub name of the base model.")],
+    library: LibraryAt,
+    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists them.")] = "lse",
+    name: Annotated[
+        str | None, typer.Option(help="What the document is to be called; the file's name otherwise.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Fit a document anew that is there already.")] = False,
+    device: Device = "auto",
+    self_study: Annotated[
+        str | None, typer.Option(metavar="URL", help="Server (OpenAI's protocol) whose model also asks and answers.")
+    ] = None,
+) -> None:
+    """Write a document into an adapter and put it into the library. A fit that was ended goes on where it stood."""
+    with _one_line():
+        document, shelf = read(source, name), Library(library)
+        entry, folder, steps = _planned(document, model, recipe, shelf, replace)
+        study = _study(self_study) if self_study else None
+        tokenizer = _tokenizer(folder)
+        from lift.fit import check_memory
+        from lift.fit import fit as fit_document
+
+        target = _device(device)
+        tokens = len(tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
+        check_memory(tokens, _config(folder), steps, target)
+        more = {"more": study.items(document, STUDIED, seed, "train")} if study else {}
+        digest = hashlib.sha256(json.dumps([entry.model_dump(), seed]).encode()).hexdigest()[:12]
+        out = library / f".fitting-{digest}"  # the same for the same fit, so that it is resumed
+        fitted = fit_document(document, _model(folder, target), tokenizer, steps, out, seed=seed, progress=True, **more)
+        figures = {key: getattr(fitted, key) for key in ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")}
+        from accelerate import PartialState
+
+        if PartialState().is_main_process:
+            kept = shelf.add(fitted.folder, entry.model_copy(update=figures), replace)
+            shutil.rmtree(out, ignore_errors=True)
+            Console().print(listing.fitted(kept))
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _planned(document: Document, model: str, recipe: str, shelf: Library, replace: bool) -> tuple[Entry, Path, Any]:
+    """What is to be fitted and how; refused here if it cannot be, or need not."""
+    from lift import tuner
+    from lift.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        near = difflib.get_close_matches(recipe, RECIPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "set --recipe"
+        raise LiftError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}: {hint}")
+    steps = RECIPES[recipe]
+    base, folder = _folder(model)
+    mine = fingerprint(folder)
+    if steps.method == "gated":
+        tuner.check(_config(folder))
+    constants = json.loads(json.dumps(asdict(steps)))
+    entry = Entry(
+        name=document.name, digest=document.digest, tokens=0, words=len(document.text.split()), recipe=recipe,
+        constants=constants, base_model=base, fingerprint=mine,
+    )  # fmt: skip
+    shelf.check(entry, replace)
+    return entry, folder, steps
+
+
+def _study(url: str) -> Any:
+    """Asks the server's first model. A key is read from OPENAI_API_KEY."""
+    import openai
+
+    from lift.tasks.self_study import SelfStudy, endpoint
+
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise LiftError(f"{url!r} is no http address: give --self-study one like http://127.0.0.1:8000/v1")
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    try:
+        models = openai.OpenAI(base_url=url, api_key=key).models.list().data
+    except openai.OpenAIError as error:
+        raise LiftError(
+            f"{url} does not answer ({type(error).__name__}): start the server or check --self-study"
+        ) from None
+    if not models:
+        raise LiftError(f"{url} serves no model: check --self-study")
+    return SelfStudy(endpoint(url, models[0].id, key))
+
+
+# ---- ask --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    library: LibraryAt,
+    document: Annotated[list[str], typer.Option(help="Name of a document; repeat to remember several at once.")],
+    window: Annotated[Path | None, typer.Option(help="Text to put before the question.")] = None,
+    retrieve: Annotated[int, typer.Option(min=0, help="Passages of --source to put before the question.")] = 0,
+    source: Annotated[Path | None, typer.Option(help="The document's file, for --retrieve.")] = None,
+    model: ModelAt = None,
+    device: Device = "auto",
+) -> None:
+    """Ask about a document that the model remembers, with nothing of it in the prompt unless you say so."""
+    with _one_line():
+        if not question.strip():
+            raise LiftError("the question is empty: write one")
+        shelf, names = Library(library), list(dict.fromkeys(document))
+        for name in names:
+            shelf.get(name)
+        before = [read(window).text] if window else []
+        if retrieve:
+            if source is None:
+                raise LiftError(f"--retrieve {retrieve} has nothing to search: give --source")
+            before += retrieval.passages(read(source).text, question, retrieve)
+        attached, tokenizer = _recalled(shelf, names, model, _device(device))
+        from lift.asking import answers, chat
+
+        prompt = chat(tokenizer, '" and "'.join(names), question, "\n\n".join(before))
+        limit = getattr(attached.config.get_text_config(), "max_position_embeddings", None)
+        if limit and len(prompt) >= limit:
+            raise LiftError(f"the prompt has {len(prompt):,} tokens, the model reads {limit:,}: shorten --window")
+        typer.echo(answers(attached, tokenizer, [prompt])[0])
+
+
+# ---- evaluate ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def evaluate(
+    library: LibraryAt,
+    document: Annotated[str, typer.Option(help="Name of the document.")],
+    source: Annotated[Path, typer.Option(help="The file it was fitted from.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for table, JSON and plot.")] = None,
+    model: ModelAt = None,
+    device: Device = "auto",
+) -> None:
+    """What the memory gave and what it took: recall, recall beside a window, forgetting, selectivity of the gate."""
+    with _one_line():
+        shelf = Library(library)
+        entry, text = shelf.get(document), read(source, document)
+        if text.digest != entry.digest:
+            raise LiftError(f"{source} is not the text that {document!r} was fitted from: give that file as --source")
+        attached, tokenizer = _recalled(shelf, [document], model, _device(device))
+        from lift import tasks
+        from lift.evaluate import evaluate as measure
+        from lift.evaluate_plot import save, table
+
+        items = tasks.make(text, list(tasks.TASKS), EVALUATED, 0, "eval")
+        found = {entry.recipe: measure(attached, tokenizer, text, items, gate=_gate(attached), **_against(tokenizer))}
+        Console().print(table(found))
+        if out:
+            save(found, out)
+
+
+def _against(tokenizer: Any) -> dict[str, Any]:
+    """What has nothing to do with any document: neutral text, general questions, another document with its own."""
+    try:
+        from lift import chronicle
+    except ImportError:
+        raise LiftError("evaluate needs the repository's benchmarks/: run it in a checkout of longthread") from None
+    other, facts = chronicle.made(tokenizer, OTHER_TOKENS, 1)
+    return {
+        "neutral": chronicle.neutral("eval"),
+        "unrelated": chronicle.unrelated(),
+        "other": (other, chronicle.items(facts)),
+    }
+
+
+# ---- list, remove -----------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(
+    library: LibraryAt,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every adapter and see that it is as added.")] = False,
+) -> None:
+    """The documents of a library."""
+    with _one_line():
+        shelf = Library(library)
+        entries = shelf.entries()
+        if not entries:
+            typer.echo(f"no documents in {library}")
+            return
+        table = Table(
+            "document", "tokens", "recipe", "adapter", "of KV cache", "fit", "created", title=escape(str(library))
+        )
+        for entry in entries:
+            share = f"1/{entry.kv_bytes / entry.bytes:,.1f}" if entry.kv_bytes else "-"
+            took = f"{entry.seconds:,.1f} s" if entry.seconds is not None else "-"
+            cells = (listing.shown(entry.name), f"{entry.tokens:,}", entry.recipe, listing.size(entry.bytes), share, took)
+            table.add_row(*map(escape, (*cells, entry.created[:16].replace("T", " "))))
+        table.caption = escape(f"base model {entries[0].base_model}")
+        Console().print(table)
+        if verify and (problems := shelf.verify()):
+            raise LibraryError("; ".join(problems))
+
+
+@app.command()
+def remove(
+    library: LibraryAt,
+    document: Annotated[str, typer.Option(help="Name of the document.")],
+) -> None:
+    """Take a document out of a library, its adapter with it."""
+    with _one_line():
+        entry = Library(library).remove(document)
+        typer.echo(f"removed {listing.shown(entry.name)} ({listing.size(entry.bytes)})")
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Tasks made of a document: questions, answers, and where the document says so (README.md).
+
+Each task is a small class with `items(document, n, seed, split)`. To add one, write it in a file of its own and enter
+it in `TASKS`. `self_study.SelfStudy` is one too, but needs a model that asks, so it is not in the table.
+"""
+
+from collections.abc import Sequence
+
+from lift import LiftError
+from lift.documents import Document
+from lift.tasks.absent import Absent
+from lift.tasks.cloze import Cloze
+from lift.tasks.items import NO_ANSWER, Coverage, Item, Task, coverage, right
+from lift.tasks.linked import Linked
+from lift.tasks.needle import Needle
+from lift.tasks.order import Order
+from lift.tasks.recite import Recite
+from lift.tasks.reverse import Reverse
+
+__all__ = ["NO_ANSWER", "TASKS", "Coverage", "Item", "Task", "coverage", "make", "right"]
+
+TASKS: dict[str, Task] = {
+    task.kind: task for task in (Needle(), Linked(), Cloze(), Order(), Recite(), Reverse(), Absent())
+}
+
+
+def make(document: Document, kinds: Sequence[str], n: int, seed: int, split: str) -> list[Item]:
+    """At most `n` items of each kind, kind by kind. Raises `LiftError` on an unknown kind or split."""
+    if unknown := [kind for kind in kinds if kind not in TASKS]:
+        raise LiftError(f"task {unknown[0]!r} is none of {', '.join(TASKS)}")
+    if n < 0:
+        raise LiftError(f"{n} items cannot be made: give at least 0")
+    return [item for kind in kinds for item in TASKS[kind].items(document, n, seed, split)]

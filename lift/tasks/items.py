@@ -1,0 +1,142 @@
+"""What a task yields, what counts as right, and how much of a document a set of tasks reaches."""
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol, TypeVar
+
+from environments.haystack.facts import SPLITS, VALUE_KINDS
+from environments.haystack.questions import NONE, Answer
+from environments.scoring import find_values, normalise, said_by, without_thinking
+from lift import LiftError
+from lift.documents import Document
+
+NO_ANSWER = NONE
+FACT_KINDS = ("needle", "linked", "reverse", "absent")  # tasks whose answers are values of facts.py, or people
+_VALUES = (*VALUE_KINDS, "people")
+_NONE_TOO = re.compile(rf"(?<![\w-]){NO_ANSWER}(?![\w-])", re.IGNORECASE)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question whose answer the document holds. `answer` is what the model is to say, exactly, `NO_ANSWER` where the
+    document does not say; `alternatives` are as right. `evidence`: character spans of `document.text`; () if absent."""
+
+    kind: str
+    question: str
+    answer: str
+    evidence: tuple[tuple[int, int], ...]
+    alternatives: tuple[str, ...] = ()
+
+
+class Task(Protocol):
+    """`items`: at most `n`, fewer where the document has not that many; the same for the same arguments. The wordings of
+    split "train" and split "eval" are disjoint."""
+
+    @property
+    def kind(self) -> str: ...
+
+    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]: ...
+
+
+def draws(kind: str, document: Document, seed: int, split: str) -> Random:
+    """The random numbers of one task. Raises `LiftError` on an unknown split."""
+    if split not in SPLITS:
+        raise LiftError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    return Random(f"lift {kind} {split} {seed} {document.digest}")
+
+
+def rotate(cells: Iterable[T], rounds: int, rng: Random) -> Iterator[tuple[T, int]]:
+    """Each cell with each of `rounds` wordings: no cell a second time before all came once, no wording twice a cell."""
+    order = [(cell, rng.randrange(rounds)) for cell in cells]
+    rng.shuffle(order)
+    for turn in range(rounds):
+        for cell, first in order:
+            yield cell, (first + turn) % rounds
+
+
+def shown(document: Document, span: tuple[int, int]) -> str:
+    """A span of the document on one line."""
+    return " ".join(document.text[span[0] : span[1]].split())
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# ---- right and wrong ----
+
+
+def right(item: Item, completion: str) -> bool:
+    """Whether the completion gives the answer, the whole of it and no other.
+
+    Values of facts are looked for in the whole reply, except those that the question itself names; two different ones
+    are wrong, and so is a value beside "none". Everything else is compared as a whole: the first line that is not
+    empty, normalised.
+    """
+    reply = without_thinking(completion).strip()
+    gold = {normalise(text) for text in (item.answer, *item.alternatives)}
+    if item.kind in FACT_KINDS:
+        if item.answer == NO_ANSWER:
+            return _denies(reply) and not any(_named(item, reply, kind) for kind in _VALUES)
+        kind = _value_kind(item.answer)
+        if kind is not None and (named := _named(item, reply, kind)):
+            return len(named) == 1 and named <= gold and not _NONE_TOO.search(reply)
+        lines = reply.splitlines()
+        return len(lines) == 1 and normalise(reply) in gold
+    return bool(reply) and normalise(reply.splitlines()[0]) in gold
+
+
+def _value_kind(value: str) -> str | None:
+    """The kind of value that a text is the whole of."""
+    return next((kind for kind in _VALUES if find_values(value, Answer("one", (), kind)) == [value]), None)
+
+
+def _named(item: Item, reply: str, kind: str) -> set[str]:
+    """The different values of a kind that a reply names and the question does not."""
+    asked = Answer("one", (), kind)
+    echoed = {normalise(value) for value in find_values(item.question, asked)}
+    return {normalise(value) for value in find_values(reply, asked)} - echoed
+
+
+def _denies(reply: str) -> bool:
+    said = said_by(reply, Answer("absent", (), "uuids"), "plain")
+    return said is not None and (said.abstained or said.denied)
+
+
+# ---- coverage ----
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """`share` of the sentences have at least one task; `kinds` counts the items of each kind."""
+
+    sentences: int
+    covered: int
+    kinds: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        return self.covered / self.sentences if self.sentences else 0.0
+
+
+def coverage(document: Document, items: Sequence[Item]) -> Coverage:
+    """How much of the document the items' evidence reaches."""
+    covered = {at for item in items for span in item.evidence for at in sentences_of(document, span)}
+    return Coverage(len(document.sentences), len(covered), dict(Counter(item.kind for item in items)))
+
+
+def sentences_of(document: Document, span: tuple[int, int]) -> list[int]:
+    """Numbers of the sentences that a span of characters touches."""
+    at = max(0, bisect_right(document.sentences, span[0], key=lambda sentence: sentence[0]) - 1)
+    touched = []
+    while at < len(document.sentences) and document.sentences[at][0] < span[1]:
+        if document.sentences[at][1] > span[0]:
+            touched.append(at)
+        at += 1
+    return touched

@@ -1,0 +1,87 @@
+"""Facts that lead to one another: the password of the person who pays the wages of X.
+
+Chains of one to `MOST_LINKS` links and a value at the end. To train, the links are asked for by themselves as well.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from random import Random
+
+from lift.documents import Document
+from lift.tasks import wordings
+from lift.tasks.items import Item, capital, draws
+from lift.tasks.reading import Fact, Reading, read
+
+MOST_LINKS = 3
+ROUNDS = {"train": 6, "eval": 3}  # questions a chain, each in other words
+TRIES = 20  # to find words not used yet
+
+Path = tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Linked:
+    kind: str = "linked"
+
+    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
+        rng = draws(self.kind, document, seed, split)
+        paths = in_turn(read(document), split, rng)
+        made: dict[str, Item] = {}
+        for path in chain.from_iterable(paths for _ in range(ROUNDS[split])):
+            if len(made) >= n:
+                break
+            for _ in range(TRIES):
+                if (question := ask(path, split, rng)) not in made:
+                    made[question] = Item(self.kind, question, path[-1].value, tuple(fact.span for fact in path))
+                    break
+        return list(made.values())
+
+
+def ask(path: Path, split: str, rng: Random) -> str:
+    """The question of a chain, from its head to what its last fact says."""
+    person = path[0].subject
+    for fact in path[:-1]:
+        person = rng.choice(wordings.LINKS[fact.name].of(split)).format(x=person)
+    last = path[-1]
+    if last.name in wordings.LINKS:
+        phrase = rng.choice(wordings.LINKS[last.name].of(split)).format(x=person)
+        return capital(rng.choice(wordings.FRAMES.of(split)).format(np=phrase))
+    wording = rng.choice(wordings.FACTS[last.name].of(split, described=True))
+    return capital(wording.format(e=person))
+
+
+def in_turn(reading: Reading, split: str, rng: Random) -> list[Path]:
+    """Chains by number of links, one of each in turn, and to train, single links; each kind shuffled."""
+    kinds: dict[int, list[Path]] = defaultdict(list)
+    for path in chains(reading):
+        kinds[len(path)].append(path)
+    if split == "train":
+        kinds[1] = [(link,) for link in reading.links]
+    for paths in kinds.values():
+        rng.shuffle(paths)
+    turns = zip_longest(*(kinds[length] for length in sorted(kinds)))
+    return [path for turn in turns for path in turn if path is not None]
+
+
+def chains(reading: Reading) -> Iterator[Path]:
+    """Every way from a person over at most `MOST_LINKS` links to a value, nobody met twice."""
+    leads, values = defaultdict(list), defaultdict(list)
+    for link in reading.links:
+        leads[link.subject].append(link)
+    for fact in reading.facts:
+        values[fact.subject].append(fact)
+
+    def onwards(path: Path) -> Iterator[Path]:
+        met = {fact.subject for fact in path} | {path[-1].value}
+        for fact in values[path[-1].value]:
+            yield (*path, fact)
+        if len(path) < MOST_LINKS:
+            for link in leads[path[-1].value]:
+                if link.value not in met:
+                    yield from onwards((*path, link))
+
+    for link in reading.links:
+        if link.value != link.subject:
+            yield from onwards((link,))

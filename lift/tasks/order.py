@@ -1,0 +1,62 @@
+"""Which of two sentences comes first in the text: answered by its opening words, or by "first" and "second", which are
+right equally often."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from environments.haystack.facts import in_split
+from lift.documents import Document
+from lift.tasks.items import Item, draws, shown
+from lift.tasks.wordings import Wordings
+
+LEAST_WORDS = 6
+QUOTED = 16  # words of each sentence that the question shows
+OPENING = 4  # words of it that the answer gives
+TRIES = 20  # draws for each item asked for
+NAMED = Wordings(
+    ("Which sentence comes earlier in {d}, the first or the second? First: “{a}” Second: “{b}”",
+     "Two sentences of {d}. First: “{a}” Second: “{b}” Say which of them the text has earlier: first or second."),
+    ("First: “{a}” Second: “{b}” Reading {d} from its beginning, does one meet the first or the second before?",
+     "{d} has both of these. First: “{a}” Second: “{b}” The one nearer to the beginning is the"),
+)  # fmt: skip
+QUOTING = Wordings(
+    ("Which of these does {d} say earlier, “{a}” or “{b}”? Give its first {w} words.",
+     "With which {w} words begins the sentence that comes earlier in {d}: “{a}” or “{b}”?"),
+    ("“{a}” and “{b}” both stand in {d}. Quote the opening {w} words of the one that is read before the other.",
+     "Begin, with {w} words, whichever of these {d} has nearer to its start: “{a}” or “{b}”."),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Order:
+    kind: str = "order"
+
+    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
+        """No pair of sentences is asked about in both splits."""
+        rng = draws(self.kind, document, seed, split)
+        known = telling(document)
+        made: dict[tuple[int, int], Item] = {}
+        if len(known) < 2:
+            return []
+        for _ in range(TRIES * n):
+            if len(made) >= n:
+                break
+            early, late = sorted(rng.sample(known, 2))
+            words = [shown(document, document.sentences[at]).split() for at in (early, late)]
+            if (early, late) in made or not in_split(f"{words}", split):
+                continue
+            swapped, quoting = len(made) % 2, len(made) // 2 % 2
+            first, second = (" ".join(word[:QUOTED]) for word in words[:: -1 if swapped else 1])
+            answer = " ".join(words[0][:OPENING]) if quoting else ("first", "second")[swapped]
+            wording = rng.choice((QUOTING if quoting else NAMED).of(split))
+            question = wording.format(d=document.name, a=first, b=second, w=OPENING)
+            evidence = (document.sentences[early], document.sentences[late])
+            made[early, late] = Item(self.kind, question, answer, evidence)
+        return list(made.values())
+
+
+def telling(document: Document) -> list[int]:
+    """Sentences that no other begins like, long enough to be known by their beginning."""
+    words = [shown(document, span).split() for span in document.sentences]
+    openings = Counter(tuple(word[:OPENING]) for word in words)
+    return [at for at, word in enumerate(words) if len(word) >= LEAST_WORDS and openings[tuple(word[:OPENING])] == 1]

@@ -1,0 +1,229 @@
+"""Every recipe at toy size: it learns, stays what the recipe says, survives a kill, and stops at a loss that is no number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny_model import tiny_model, tiny_tokenizer
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from lift import LiftError, fit
+from lift.documents import Document
+from lift.fit import Row, batches, kv_bytes, neutral_rows, padded, segment_rows, task_rows
+from lift.objectives import IGNORED
+from lift.recipes import RECIPES, Recipe, Stage
+from lift.tasks import Item
+from lift.tuner import GatedMemoryConfig
+
+TEXT = (
+    "The combination that Maro Fenth uses for the safe is 4829104756. It rained all night in the valley. "
+    "The password that Lisa Kord agreed upon is acorn-alder-alpine-amber. Nobody came to the mill."
+)
+DOCUMENT = Document("mill", TEXT)
+TOY: dict[str, dict[str, Any]] = {
+    "raw-lora": {"segment": 64, "stride": 24, "rank": 4, "stages": (Stage(("segments",), 2, 2),)},
+    "published-v3": {"segment": 64, "stride": 24, "tasks": ("needle",), "items": 3},
+    "published-v4": {"tasks": ("needle",), "items": 6, "rank": 4},
+    "cartridge": {"slots": 8, "tasks": ("needle",), "items": 6, "kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),)},
+    "query": {"tasks": ("needle",), "items": 6, "kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),)},
+    "lse": {"tasks": ("needle",), "items": 6, "kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),), "distil_steps": 5},
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("NEUTRAL_TOKENS", 24), ("NEUTRAL_ROWS", 4), ("HELD_OUT", 2)):
+        monkeypatch.setattr(fit, name, value)
+
+
+def toy(name: str, **changes: Any) -> Recipe:
+    return replace(RECIPES[name], **TOY[name] | changes)
+
+
+def fitted(recipe: Recipe, out: Path, **changes: Any) -> Any:
+    return fit.fit(DOCUMENT, tiny_model(), tiny_tokenizer(), recipe, out, progress=False, **changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_leaves_an_adapter_that_says_something(name: str, tmp_path: Path) -> None:
+    done = fitted(toy(name), tmp_path)
+    assert done.steps == sum(
+        stage.epochs * (-(-(_rows(toy(name), stage)) // stage.rows) if stage.rows else 1) for stage in toy(name).stages
+    )
+    assert done.bytes == (tmp_path / "adapter_model.safetensors").stat().st_size and done.tokens == len(TEXT)
+    assert done.seconds > 0 and done.prefill_seconds > 0
+    assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
+    assert not list(tmp_path.glob("checkpoint*"))
+    base, row = tiny_model(), torch.arange(40)[None]
+    with torch.no_grad():
+        before = base(row).logits
+        model = PeftModel.from_pretrained(base, str(tmp_path)).eval()
+        assert (model(row).logits - before).abs().max() > 1e-4
+
+
+def _rows(recipe: Recipe, stage: Stage) -> int:
+    segments = len(segment_rows(list(range(len(TEXT))), tiny_tokenizer(), recipe, fit.Random(0)))
+    tasks = len(fit.tasks.make(DOCUMENT, recipe.tasks, recipe.items, 0, "train"))
+    return segments * ("segments" in stage.sources) + tasks * ("tasks" in stage.sources)
+
+
+def test_a_document_is_learnt(tmp_path: Path) -> None:
+    """The loss on answers falls to a fraction."""
+    losses = [
+        fitted(
+            toy("lse", learning_rate=2e-2, kl_weight=0.0, stages=(Stage(("tasks",), epochs, 3),)),
+            tmp_path / str(epochs),
+        )
+        for epochs in (1, 30)
+    ]
+    assert losses[1].losses["loss"] < 0.5 * losses[0].losses["loss"]
+
+
+def test_the_divergence_holds_the_model_where_it_was(tmp_path: Path) -> None:
+    kl = [
+        fitted(toy("query", kl_weight=weight, stages=(Stage(("tasks",), 8, 3),)), tmp_path / str(weight)).losses["KL"]
+        for weight in (0.0, 30.0)
+    ]
+    assert kl[1] < 0.7 * kl[0]
+
+
+def test_training_ends_when_neutral_text_pays(tmp_path: Path) -> None:
+    recipe = toy("query", kl_weight=0.0, learning_rate=0.1, stages=(Stage(("tasks",), 9, 3),), neutral_budget=1e-4)
+    assert fitted(recipe, tmp_path).steps < fitted(replace(recipe, neutral_budget=None), tmp_path / "all").steps
+
+
+@pytest.mark.parametrize("name", ["lse", "published-v4", "cartridge"])
+def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = toy(name, stages=(Stage(("tasks",), 2, 2),))
+    straight = fitted(recipe, tmp_path / "straight")
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
+    one = fit._Run._one
+
+    def killed(run: Any, *args: Any) -> None:
+        if run.step == 3:
+            raise KeyboardInterrupt
+        one(run, *args)
+
+    monkeypatch.setattr(fit._Run, "_one", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(recipe, tmp_path / "killed")
+    assert json.loads((tmp_path / "killed" / "checkpoint.json").read_text())["step"] == 3
+    monkeypatch.setattr(fit._Run, "_one", one)
+    monkeypatch.setattr(fit._Run, "_distil", lambda run: pytest.fail("distilled a second time"))
+    resumed = fitted(recipe, tmp_path / "killed")
+    assert resumed.steps == straight.steps
+    for key, value in weights(straight.folder).items():
+        torch.testing.assert_close(weights(resumed.folder)[key], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
+    (tmp_path / "checkpoint.json").write_text(json.dumps({"step": 3, "of": "another"}))
+    assert fitted(toy("published-v4"), tmp_path).steps == fitted(toy("published-v4"), tmp_path / "new").steps
+
+
+def test_a_loss_that_is_no_number_ends_it_and_keeps_the_last_good_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
+    loss, calls = fit.token_loss, []
+
+    def broken(logits: Any, labels: Any) -> Any:
+        calls.append(1)
+        return loss(logits, labels) * (float("nan") if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(fit, "token_loss", broken)
+    with pytest.raises(
+        LiftError, match=r"step 1: the loss is nan, no number: lower the learning rate \(5e-05\)"
+    ) as error:
+        fitted(toy("published-v4", stages=(Stage(("tasks",), 1, 2),)), tmp_path)
+    assert "\n" not in str(error.value)
+    assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 1
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint-1.safetensors").values())
+
+
+def test_the_loss_is_on_answers_and_the_mark_behind_them() -> None:
+    tokenizer = tiny_tokenizer()
+    item = Item("needle", "Which number?", "4829104756", ((0, 3),))
+    (row,) = task_rows([item], "mill", tokenizer, tiny_model())
+    learnt = [token for token, label in zip(row.ids, row.labels, strict=True) if label != IGNORED]
+    assert tokenizer.decode(learnt) == "4829104756<|im_end|>"
+    assert tokenizer.decode(row.ids).endswith("Which number?\nReply with the answer alone.<|im_end|>\n"
+                                              "<|im_start|>assistant\n4829104756<|im_end|>")  # fmt: skip
+
+
+def test_questions_from_elsewhere_are_learnt_too(tmp_path: Path) -> None:
+    more = [Item("self_study", f"What is said of {i}?", "rain", ((0, 3),)) for i in range(4)]
+    recipe = toy("published-v4", stages=(Stage(("tasks",), 1, 1),))
+    assert fitted(recipe, tmp_path / "a", more=more).steps == fitted(recipe, tmp_path / "b").steps + 4
+
+
+def test_batches_hold_every_row_once_within_their_tokens() -> None:
+    rows = [Row([1] * n, [IGNORED] * n) for n in (5, 1, 9, 3, 3, 7, 2)]
+    found = list(batches(rows, 10))
+    assert sorted(len(row.ids) for batch in found for row in batch) == [1, 2, 3, 3, 5, 7, 9]
+    assert all(len(batch) == 1 or len(batch) * max(len(row.ids) for row in batch) <= 10 for batch in found)
+    ids, mask, labels = padded([Row([5, 6], [IGNORED, 6]), Row([7], [7])], torch.device("cpu"))
+    assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]
+    assert labels.tolist() == [[IGNORED, 6], [7, IGNORED]]
+
+
+def test_neutral_rows_are_of_one_length_and_none_is_learnt() -> None:
+    rows = neutral_rows(tiny_tokenizer(), 5, 0)
+    assert [row.neutral for row in rows] == list(range(5)) and {len(row.ids) for row in rows} == {24}
+    assert all(label == IGNORED for row in rows for label in row.labels)
+
+
+def test_contextualised_segments_are_drawn_anew_every_epoch() -> None:
+    recipe, ids = toy("published-v3"), list(range(200))
+    first, again = (segment_rows(ids, tiny_tokenizer(), recipe, fit.Random(seed)) for seed in (0, 1))
+    assert [row.ids for row in first] != [row.ids for row in again]
+    assert [[x for x in row.labels if x != IGNORED] for row in first] == [
+        [x for x in row.labels if x != IGNORED] for row in again
+    ]
+
+
+def test_the_published_recipes_are_as_published() -> None:
+    """lift.md 1.1 to 1.5: v3 of GraphPKU/LIFT, v4 of MuLabPKU/LIFT."""
+    v3, v4 = RECIPES["published-v3"], RECIPES["published-v4"]
+    assert (v3.segment, v3.stride, v3.stride / v3.segment) == (2048, 768, 3 / 8)
+    assert [stage.epochs for stage in v3.stages] == [3, 5] and all(stage.rows is None for stage in v3.stages)
+    assert (v3.learning_rate, v3.betas, v3.weight_decay, v3.clip, v3.schedule) == (
+        1e-3,
+        (0.9, 0.98),
+        1e-4,
+        1.0,
+        "constant",
+    )
+    assert (v3.gate, v3.published_init, v3.width, v3.contextualised, v3.items) == ("query", True, 2, True, 10)
+    assert (v4.rank, v4.alpha, v4.learning_rate, v4.schedule) == (128, 256, 5e-5, "constant")
+    assert v4.stages == (Stage(("tasks",), 5, 4),) and v4.weight_decay == 0 and len(v4.targets) == 7
+
+
+def test_bytes_of_keys_and_values() -> None:
+    config = tiny_model().config  # 2 layers, 2 key/value heads of 16
+    assert kv_bytes(config, 10) == 2 * 2 * 2 * 16 * 10 * 2
+    assert GatedMemoryConfig().target_modules == ["o_proj"]
+
+
+def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(LiftError, match="no question could be made of it: use --recipe raw-lora"):
+        fit.fit(
+            Document("dull", "it rained and it rained. " * 9), tiny_model(), tiny_tokenizer(), toy("query"), tmp_path
+        )
+    neox = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                            intermediate_size=32))  # fmt: skip
+    with pytest.raises(LiftError, match="no q_proj and o_proj"):
+        fit.fit(DOCUMENT, neox, tiny_tokenizer(), toy("lse"), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,311 @@
+"""The `lift` command: what it prints, and one line for what a user has to change, before any model is loaded."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from loopback import ChatServer
+from peft import LoraConfig, get_peft_model
+from tiny_model import save_tiny, tiny_model, tiny_tokenizer
+from typer.testing import CliRunner
+
+import lift.fit
+from lift import cli
+from lift.asking import answers, chat
+from lift.documents import read
+from lift.library import Entry, Library, fingerprint
+
+torch.set_num_threads(1)  # tiny models are fastest so
+TEXT = " ".join(f"Keeper {i} of the tower by the sea wrote {i * 7919 % 9973} into the logbook." for i in range(30))
+WIDE = {"COLUMNS": "160"}
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, model = tmp_path_factory.mktemp("adapter"), tiny_model()
+    torch.manual_seed(1)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    path = tmp_path / "logbook.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture
+def library(tmp_path: Path, base: Path, adapter: Path, book: Path) -> Library:
+    """Two documents, `logbook` and `other`."""
+    made = Library(tmp_path / "books")
+    for name in ("logbook", "other"):
+        fields = {"name": name, "digest": read(book).digest, "tokens": 2000, "words": 390, "recipe": "lse"}
+        fields |= {"base_model": str(base), "fingerprint": fingerprint(base), "seconds": 8.0, "kv_bytes": 2**20}
+        made.add(adapter, Entry(**fields))
+    return made
+
+
+def run(*argv: Any) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, list(map(str, argv)), env=WIDE)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def refused(*argv: Any) -> str:
+    code, out, err = run(*argv)
+    assert (code, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1, (code, out, err)
+    return err
+
+
+def fitting(book: Path, base: Path, library: Path, *more: Any) -> tuple[Any, ...]:
+    return ("fit", book, "--model", base, "--library", library, "--device", "cpu", *more)
+
+
+@pytest.fixture
+def fake_fit(monkeypatch: pytest.MonkeyPatch, adapter: Path) -> list[dict[str, Any]]:
+    """Stands for the fit, which has tests of its own: gives a ready adapter, and keeps what it was called with."""
+    calls: list[dict[str, Any]] = []
+
+    def fit(document: Any, model: Any, tokenizer: Any, recipe: Any, out: Path, **more: Any) -> Any:
+        calls.append({"document": document, "recipe": recipe, "out": out} | more)
+        out.mkdir(parents=True)
+        for path in adapter.glob("adapter*"):
+            (out / path.name).write_bytes(path.read_bytes())
+        figures = {"tokens": 1500, "bytes": 99, "kv_bytes": 10**6, "losses": {"loss": 0.25, "KL": float("nan")}}
+        figures |= {"folder": out, "seconds": 12.0, "prefill_seconds": 3.0}
+        return type("Fitted", (), figures)
+
+    monkeypatch.setattr(lift.fit, "fit", fit)
+    return calls
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(cli, "_model", load)
+
+
+# ---- fit --------------------------------------------------------------------------------------------------------
+
+
+def test_fit_puts_a_document_into_the_library_and_prints_one_table(
+    fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path
+) -> None:
+    code, out, err = run(*fitting(book, base, tmp_path / "books", "--name", "the log", "--seed", 3))
+    assert code == 0, err
+    entry = Library(tmp_path / "books").get("the log")
+    assert (entry.tokens, entry.recipe, entry.seconds) == (1500, "lse", 12.0)
+    assert entry.words == len(TEXT.split()) and entry.digest == read(book).digest
+    assert entry.losses == {"loss": 0.25, "KL": None} and entry.fingerprint == fingerprint(base)
+    assert entry.base_model == str(base.resolve()) and entry.constants["learning_rate"] > 0
+    for part in ("the log", "1,500 tokens", f"1/{10**6 / entry.bytes:,.1f}", "4.0 × prefill", "0.2500", "not finite"):
+        assert part in out
+    [call] = fake_fit
+    assert call["seed"] == 3 and call["document"].name == "the log" and not call["out"].exists()
+    assert Library(tmp_path / "books").verify() == []
+
+
+def test_the_same_fit_has_the_same_place_to_go_on_from(
+    fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path
+) -> None:
+    for more in ([], ["--replace"], ["--replace", "--seed", 1]):
+        assert run(*fitting(book, base, tmp_path / "books", *more))[0] == 0
+    first, second, third = (call["out"] for call in fake_fit)
+    assert first == second != third and first.parent == tmp_path / "books"
+
+
+@pytest.mark.usefixtures("no_model")
+class TestFitRefuses:
+    def test_a_document(self, tmp_path: Path, base: Path, book: Path) -> None:
+        assert "none.txt" in refused(*fitting(tmp_path / "none.txt", base, tmp_path / "books"))
+        book.write_text("too short")
+        assert "2 words" in refused(*fitting(book, base, tmp_path / "books"))
+        book.write_bytes(TEXT.encode() + b"\xe9")
+        assert "UTF-8" in refused(*fitting(book, base, tmp_path / "books"))
+        assert not (tmp_path / "books").exists()
+
+    def test_a_recipe(self, tmp_path: Path, base: Path, book: Path) -> None:
+        line = refused(*fitting(book, base, tmp_path / "books", "--recipe", "published-v5"))
+        assert "raw-lora" in line and "did you mean published-v" in line
+
+    def test_a_model(self, tmp_path: Path, book: Path) -> None:
+        assert "'no/such'" in refused(*fitting(book, Path("no/such"), tmp_path / "books"))
+        assert "config.json" in refused(*fitting(book, tmp_path, tmp_path / "books"))
+
+    def test_a_model_without_q_proj(self, tmp_path: Path, book: Path) -> None:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        folder = tmp_path / "gpt2"
+        GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=260)).save_pretrained(folder)
+        assert "q_proj" in refused(*fitting(book, folder, tmp_path / "books"))
+
+    def test_a_model_without_a_tokenizer(self, tmp_path: Path, book: Path) -> None:
+        tiny_model().save_pretrained(tmp_path / "bare")
+        assert "tokenizer" in refused(*fitting(book, tmp_path / "bare", tmp_path / "books"))
+
+    def test_a_library_of_another_model(self, library: Library, tmp_path: Path, book: Path) -> None:
+        other = save_tiny(tmp_path / "deeper", num_hidden_layers=3)
+        assert "--library" in refused(*fitting(book, other, library.folder, "--name", "third"))
+
+    def test_a_name_that_is_taken(self, library: Library, base: Path, book: Path) -> None:
+        line = refused(*fitting(book, base, library.folder))
+        assert "'logbook'" in line and "--replace" in line
+
+    def test_a_folder_that_is_no_library(self, tmp_path: Path, base: Path, book: Path) -> None:
+        assert "no library" in refused(*fitting(book, base, tmp_path))
+
+    def test_a_document_too_long_for_the_memory(
+        self, tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def check(tokens: int, config: Any, recipe: Any, device: Any) -> None:
+            assert (tokens, config.model_type, recipe.name, device.type) == (len(TEXT), "llama", "lse", "cpu")
+            raise lift.LiftError("too long")
+
+        monkeypatch.setattr(lift.fit, "check_memory", check)
+        assert refused(*fitting(book, base, tmp_path / "books")) == "error: too long\n"
+
+    def test_a_device(self, tmp_path: Path, base: Path, book: Path) -> None:
+        assert "'tpu'" in refused(*fitting(book, base, tmp_path / "books")[:-1], "tpu")
+
+    @pytest.mark.parametrize("url", ["file:///etc/passwd", "localhost", "http://127.0.0.1:9/v1"])
+    def test_a_server_for_self_study(self, tmp_path: Path, base: Path, book: Path, url: str) -> None:
+        assert url in refused(*fitting(book, base, tmp_path / "books", "--self-study", url))
+
+
+def test_a_model_at_an_address_asks_and_answers_too(
+    fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with ChatServer().running() as server:
+        code, _, err = run(*fitting(book, base, tmp_path / "books", "--self-study", server.url))
+    assert code == 0, err
+    assert fake_fit[0]["more"] == []  # it says "none" to everything, which is no question
+
+
+# ---- ask --------------------------------------------------------------------------------------------------------
+
+
+def asking(library: Library, *more: Any) -> tuple[Any, ...]:
+    return ("ask", "--library", library.folder, "--device", "cpu", *more)
+
+
+def reply(library: Library, names: list[str], question: str, window: str = "") -> str:
+    model = library.attach(tiny_model(), names)
+    library.switch(model, names)
+    tokenizer = tiny_tokenizer()
+    return answers(model, tokenizer, [chat(tokenizer, '" and "'.join(names), question, window)])[0]
+
+
+def test_ask_prints_the_reply_of_the_model_that_remembers(library: Library) -> None:
+    code, out, err = run(*asking(library, "--document", "logbook", "Who?"))
+    assert (code, err) == (0, "")
+    assert out == reply(library, ["logbook"], "Who?") + "\n"
+    plain = answers(tiny_model(), tiny_tokenizer(), [chat(tiny_tokenizer(), "logbook", "Who?")])[0]
+    assert out != plain + "\n"
+
+
+def test_ask_several_documents_at_once(library: Library) -> None:
+    both = ["logbook", "other"]
+    _, out, _ = run(*asking(library, "--document", "logbook", "--document", "other", "Who?"))
+    assert out == reply(library, both, "Who?") + "\n"
+
+
+def test_ask_with_a_window_beside_the_memory(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "page.txt").write_text("a page of some length " * 5)
+    _, out, _ = run(*asking(library, "--document", "logbook", "--window", tmp_path / "page.txt", "Who?"))
+    assert out == reply(library, ["logbook"], "Who?", "a page of some length " * 5) + "\n"
+
+
+@pytest.mark.usefixtures("no_model")
+def test_ask_refuses(library: Library, tmp_path: Path, base: Path, book: Path) -> None:
+    assert "did you mean 'logbook'?" in refused(*asking(library, "--document", "logbok", "Who?"))
+    assert "empty" in refused(*asking(library, "--document", "logbook", " "))
+    assert "none.txt" in refused(*asking(library, "--document", "logbook", "--window", tmp_path / "none.txt", "Who?"))
+    assert "--source" in refused(*asking(library, "--document", "logbook", "--retrieve", 2, "Who?"))
+    other = save_tiny(tmp_path / "deeper", num_hidden_layers=3)
+    assert "other weights" in refused(*asking(library, "--document", "logbook", "--model", other, "Who?"))
+    assert "there is none yet" in refused("ask", "--library", tmp_path / "none", "--document", "x", "Who?")
+
+
+@pytest.mark.usefixtures("no_model")
+def test_ask_says_that_the_base_model_has_moved(library: Library) -> None:
+    path = library.folder / "index.json"
+    path.write_text(path.read_text().replace(json.loads(path.read_text())["documents"][0]["base_model"], "/no/such"))
+    assert "--model" in refused(*asking(library, "--document", "logbook", "Who?"))
+
+
+def test_a_prompt_longer_than_the_model_reads(library: Library, book: Path) -> None:
+    line = refused(*asking(library, "--document", "logbook", "--window", book, "Who?"))
+    assert "reads 512" in line and "--window" in line
+
+
+def test_without_bm25s_nothing_is_retrieved(library: Library, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    line = refused(*asking(library, "--document", "logbook", "--retrieve", 2, "--source", book, "Who?"))
+    assert "pip install bm25s" in line
+
+
+def test_passages_are_the_likeliest_in_the_order_of_the_text() -> None:
+    pytest.importorskip("bm25s")
+    found = cli.passages(TEXT, "What did keeper 25 write after keeper 3?", 2)
+    assert len(found) == 2 and "Keeper 3 " in found[0] and "Keeper 25 " in found[1]
+    assert all(100 <= len(piece.split()) <= 200 and piece in TEXT for piece in found)
+    assert " ".join(cli.passages(TEXT, "keeper", 99)) == TEXT
+
+
+# ---- evaluate, list, remove -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_model")
+def test_evaluate_refuses_another_text_than_was_fitted(library: Library, book: Path) -> None:
+    arguments = ("evaluate", "--library", library.folder, "--source", book, "--document")
+    assert "did you mean" in refused(*arguments, "logbok")
+    book.write_text(TEXT + " And more.")
+    assert "not the text" in refused(*arguments, "logbook")
+
+
+def test_list_says_what_is_there(library: Library, tmp_path: Path, base: Path) -> None:
+    code, out, err = run("list", "--library", library.folder)
+    entry = library.get("logbook")
+    assert (code, err) == (0, "")
+    for part in ("logbook", "other", "2,000", "lse", "8.0 s", f"1/{2**20 / entry.bytes:,.1f}", entry.created[:10]):
+        assert part in out
+    assert "no documents" in run("list", "--library", tmp_path / "none")[1]
+
+
+def test_a_name_cannot_write_on_the_terminal(library: Library, adapter: Path) -> None:
+    library.add(adapter, library.get("other").model_copy(update={"name": "\x1b[2Jgone [bold]"}))
+    _, out, _ = run("list", "--library", library.folder)
+    assert "\x1b[2J" not in out and "\\x1b[2Jgone [bold]" in out
+
+
+def test_list_verify_reads_every_adapter(library: Library) -> None:
+    assert run("list", "--library", library.folder, "--verify")[0] == 0
+    weights = library.path(library.get("other")) / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    code, _, err = run("list", "--library", library.folder, "--verify")
+    assert code == 2 and "'other'" in err
+
+
+def test_a_damaged_index_is_one_line(library: Library) -> None:
+    (library.folder / "index.json").write_text("{")
+    for argv in (["list"], ["remove", "--document", "other"], ["ask", "--document", "other", "Who?"]):
+        assert "damaged" in refused(*argv, "--library", library.folder)
+
+
+def test_remove(library: Library) -> None:
+    assert "'logbook'" in refused("remove", "--library", library.folder, "--document", "nothing")
+    code, out, _ = run("remove", "--library", library.folder, "--document", "other")
+    assert code == 0 and "removed other" in out
+    assert [entry.name for entry in library.entries()] == ["logbook"]
