@@ -1,8 +1,8 @@
 """A base model that remembers documents of a library: attach, switch from one to another, several at once.
 
-    attached = Attached(Library(Path("books")), base_model, ["emma", "persuasion"])
-    attached.model                                           # a PEFT model, the first document on
-    attached.switch("persuasion")                            # flips flags: the disk is read for what is not loaded yet
+attached = Attached(Library(Path("books")), base_model, ["emma", "persuasion"])
+attached.model                                           # a PEFT model, the first document on
+attached.switch("persuasion")                            # flips flags: the disk is read for what is not loaded yet
 """
 
 import json
@@ -10,6 +10,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+from peft import PeftModel, PromptLearningConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import PeftType
+from peft.utils.other import AuxiliaryTrainingWrapper
 
 from lift.base_model import fingerprint
 from lift.library import CONFIG, Entry, Library, LibraryError, check_files
@@ -47,17 +53,14 @@ def _check_count(documents: int, method: Method) -> None:
 
 
 def _method(library: Library, entry: Entry) -> Method:
-    from peft import PeftConfig, PromptLearningConfig
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
     try:
         stated = json.loads((library.path(entry) / CONFIG).read_text(encoding="utf-8"))
-        kind = str(stated["peft_type"])
+        kind = PeftType(stated["peft_type"])
         gate = str(stated["gate"]) if kind == METHOD.upper() else ""
     except (OSError, ValueError, LookupError, TypeError):
         raise LibraryError(f"{entry.name!r} has no readable {CONFIG} in {library.path(entry)}: fit it again") from None
-    prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING.get(kind, PeftConfig), PromptLearningConfig)
-    return Method(f"{kind} with gate {gate}" if gate else kind, several=not prompt and gate != "query")
+    prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig)
+    return Method(f"{kind.value} with gate {gate}" if gate else kind.value, several=not prompt and gate != "query")
 
 
 class Attached:
@@ -68,8 +71,6 @@ class Attached:
     """
 
     def __init__(self, library: Library, model: Any, names: Sequence[str], loaded: int = LOADED):
-        from peft import PeftModel
-
         entries = [library.get(name) for name in names]
         if not entries:
             raise LibraryError(f"no document of {library.folder} was named: give at least one")
@@ -120,9 +121,6 @@ class Attached:
 
     def _activate(self, keys: list[str]) -> None:
         """As PEFT does it, which looks through all modules twice: 27 ms for LoRA on all matrices of 30 layers, this 6."""
-        from peft.tuners.tuners_utils import BaseTunerLayer
-        from peft.utils.other import AuxiliaryTrainingWrapper
-
         model = self.model
         if not self._layers:
             wanted = (BaseTunerLayer, AuxiliaryTrainingWrapper)

@@ -1,8 +1,8 @@
 """The base model: where it is, what tells it from others, and how it is loaded. Safetensors and JSON only.
 
-    name, folder = located("HuggingFaceTB/SmolLM2-135M-Instruct")
-    fingerprint(folder)                                      # nothing is loaded
-    model = load(folder, device("auto"))
+name, folder = located("HuggingFaceTB/SmolLM2-135M-Instruct")
+fingerprint(folder)                                      # nothing is loaded
+model = load(folder, device("auto"))
 """
 
 import hashlib

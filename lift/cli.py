@@ -13,9 +13,8 @@ import difflib
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -24,23 +23,17 @@ from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from lift import LiftError
+from lift import LiftError, base_model, listing, retrieval
 from lift.documents import Document, read
-from lift.library import Entry, Library, LibraryError, fingerprint
+from lift.library import Entry, Library, LibraryError
 
-DEVICES = ("auto", "cpu", "cuda")
-PASSAGE_WORDS = 200
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
-EVALUATED = 50  # questions of each kind
 OTHER_TOKENS = 2048  # of the document that `evaluate` sets against
-WEIGHTS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # of a model on the hub; nothing pickled
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
 LibraryAt = Annotated[Path, typer.Option("--library", help="Folder of the library.")]
-Device = Annotated[str, typer.Option(help=f"One of {', '.join(DEVICES)}.")]
+Device = Annotated[str, typer.Option(help=f"One of {', '.join(base_model.DEVICES)}.")]
 ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if it is no longer where it was.")]
 
 
@@ -55,20 +48,22 @@ def _one_line() -> Iterator[None]:
 
 def _recalled(library: Library, names: Sequence[str], model: str | None, device: Any) -> tuple[Any, Any]:
     """The base model with the documents on, and its tokenizer. Everything is checked before the model is loaded."""
-    entries = [library.get(name) for name in names]
+    from lift.attached import Attached, together
+
+    entries = together(library, names)
     if model is None and not Path(entries[0].base_model).is_dir() and Path(entries[0].base_model).is_absolute():
         raise LiftError(f"base model {entries[0].base_model} is no longer there: give --model")
-    _, folder = _folder(model or entries[0].base_model)
-    mine = fingerprint(folder)
+    _, folder = base_model.located(model or entries[0].base_model)
+    mine = base_model.fingerprint(folder)
     for entry in entries:
         if entry.fingerprint != mine:
             raise LiftError(
                 f"{entry.name!r} was fitted to {entry.base_model}, {folder} has other weights: give --model"
             )
-    tokenizer = _tokenizer(folder)
-    attached = library.attach(_model(folder, device), names)
-    library.switch(attached, names)
-    return attached, tokenizer
+    tokenizer = base_model.tokenizer(folder)
+    attached = Attached(library, base_model.load(folder, device), names)
+    attached.switch(names)
+    return attached.model, tokenizer
 
 
 # ---- fit --------------------------------------------------------------------------------------------------------
@@ -95,30 +90,30 @@ def fit(
         document, shelf = read(source, name), Library(library)
         entry, folder, steps = _planned(document, model, recipe, shelf, replace)
         study = _study(self_study) if self_study else None
-        tokenizer = _tokenizer(folder)
+        tokenizer = base_model.tokenizer(folder)
         from lift.fit import check_memory
         from lift.fit import fit as fit_document
 
-        target = _device(device)
+        target = base_model.device(device)
         tokens = len(tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
-        check_memory(tokens, _config(folder), steps, target)
-        more = {"more": study.items(document, STUDIED, seed, "train")} if study else {}
-        digest = hashlib.sha256(json.dumps([entry.model_dump(), seed]).encode()).hexdigest()[:12]
-        out = library / f".fitting-{digest}"  # the same for the same fit, so that it is resumed
-        fitted = fit_document(document, _model(folder, target), tokenizer, steps, out, seed=seed, progress=True, **more)
+        check_memory(tokens, base_model.config(folder), steps, target)
+        more = study.items(document, STUDIED, seed, "train") if study else []
+        fittings = f".fitting-{_short(entry.name)}-"  # of this document, by any recipe
+        out = library / f"{fittings}{_short([entry.model_dump(), seed])}"  # the same for the same fit: it is resumed
+        loaded = base_model.load(folder, target)
+        fitted = fit_document(document, loaded, tokenizer, steps, out, seed=seed, more=more)
         figures = {key: getattr(fitted, key) for key in ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")}
         from accelerate import PartialState
 
         if PartialState().is_main_process:
             kept = shelf.add(fitted.folder, entry.model_copy(update=figures), replace)
-            shutil.rmtree(out, ignore_errors=True)
+            for left in library.glob(f"{fittings}*"):
+                shutil.rmtree(left, ignore_errors=True)
             Console().print(listing.fitted(kept))
 
 
-def _config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+def _short(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
 def _planned(document: Document, model: str, recipe: str, shelf: Library, replace: bool) -> tuple[Entry, Path, Any]:
@@ -131,10 +126,10 @@ def _planned(document: Document, model: str, recipe: str, shelf: Library, replac
         hint = f"did you mean {near[0]}?" if near else "set --recipe"
         raise LiftError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}: {hint}")
     steps = RECIPES[recipe]
-    base, folder = _folder(model)
-    mine = fingerprint(folder)
+    base, folder = base_model.located(model)
+    mine = base_model.fingerprint(folder)
     if steps.method == "gated":
-        tuner.check(_config(folder))
+        tuner.check(base_model.config(folder))
     constants = json.loads(json.dumps(asdict(steps)))
     entry = Entry(
         name=document.name, digest=document.digest, tokens=0, words=len(document.text.split()), recipe=recipe,
@@ -190,7 +185,7 @@ def ask(
             if source is None:
                 raise LiftError(f"--retrieve {retrieve} has nothing to search: give --source")
             before += retrieval.passages(read(source).text, question, retrieve)
-        attached, tokenizer = _recalled(shelf, names, model, _device(device))
+        attached, tokenizer = _recalled(shelf, names, model, base_model.device(device))
         from lift.asking import answers, chat
 
         prompt = chat(tokenizer, '" and "'.join(names), question, "\n\n".join(before))
@@ -209,6 +204,8 @@ def evaluate(
     document: Annotated[str, typer.Option(help="Name of the document.")],
     source: Annotated[Path, typer.Option(help="The file it was fitted from.")],
     out: Annotated[Path | None, typer.Option(help="Folder for table, JSON and plot.")] = None,
+    questions: Annotated[int, typer.Option(min=1, help="About the document, of each kind.")] = 50,
+    window_tokens: Annotated[int, typer.Option(help="Of text beside the memory; less than the model reads.")] = 2048,
     model: ModelAt = None,
     device: Device = "auto",
 ) -> None:
@@ -218,13 +215,15 @@ def evaluate(
         entry, text = shelf.get(document), read(source, document)
         if text.digest != entry.digest:
             raise LiftError(f"{source} is not the text that {document!r} was fitted from: give that file as --source")
-        attached, tokenizer = _recalled(shelf, [document], model, _device(device))
-        from lift import tasks
+        attached, tokenizer = _recalled(shelf, [document], model, base_model.device(device))
+        from lift import tasks, tuner
         from lift.evaluate import evaluate as measure
         from lift.evaluate_plot import save, table
 
-        items = tasks.make(text, list(tasks.TASKS), EVALUATED, 0, "eval")
-        found = {entry.recipe: measure(attached, tokenizer, text, items, gate=_gate(attached), **_against(tokenizer))}
+        items = tasks.make(text, list(tasks.TASKS), questions, 0, "eval")
+        gate = tuner.gate if tuner.layers(attached) else None
+        sizes: dict[str, Any] = {"window_tokens": window_tokens, "gate": gate}
+        found = {entry.recipe: measure(attached, tokenizer, text, items, **sizes, **_against(tokenizer))}
         Console().print(table(found))
         if out:
             save(found, out)
@@ -232,10 +231,8 @@ def evaluate(
 
 def _against(tokenizer: Any) -> dict[str, Any]:
     """What has nothing to do with any document: neutral text, general questions, another document with its own."""
-    try:
-        from lift import chronicle
-    except ImportError:
-        raise LiftError("evaluate needs the repository's benchmarks/: run it in a checkout of longthread") from None
+    from lift import chronicle
+
     other, facts = chronicle.made(tokenizer, OTHER_TOKENS, 1)
     return {
         "neutral": chronicle.neutral("eval"),
@@ -259,16 +256,7 @@ def list_(
         if not entries:
             typer.echo(f"no documents in {library}")
             return
-        table = Table(
-            "document", "tokens", "recipe", "adapter", "of KV cache", "fit", "created", title=escape(str(library))
-        )
-        for entry in entries:
-            share = f"1/{entry.kv_bytes / entry.bytes:,.1f}" if entry.kv_bytes else "-"
-            took = f"{entry.seconds:,.1f} s" if entry.seconds is not None else "-"
-            cells = (listing.shown(entry.name), f"{entry.tokens:,}", entry.recipe, listing.size(entry.bytes), share, took)
-            table.add_row(*map(escape, (*cells, entry.created[:16].replace("T", " "))))
-        table.caption = escape(f"base model {entries[0].base_model}")
-        Console().print(table)
+        Console().print(listing.listed(entries, str(library)))
         if verify and (problems := shelf.verify()):
             raise LibraryError("; ".join(problems))
 

@@ -18,34 +18,26 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft import CartridgeConfig, LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from environments.haystack import prose
-from lift import LiftError, segments, tasks
-from lift.asking import chat, ends
+from lift import LiftError, checkpoint, tasks
+from lift.asking import chat
+from lift.captured import Captured
 from lift.documents import Document
+from lift.gated_memory import Observed
 from lift.objectives import IGNORED, Teacher, Top, distil, divergence, token_loss, top
 from lift.recipes import Recipe, Stage
+from lift.rows import EMPTY, QUIET_TOKENS, Row, batches, bucketed, padded, quiet_rows, segment_rows, task_rows
 from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig, check
 
-BATCH_TOKENS = 16_384  # of a forward pass with its backward pass; more rows are added up
-NEUTRAL_TOKENS = 128  # of a row of neutral text
-NEUTRAL_ROWS, HELD_OUT = 64, 16
+BATCH_TOKENS = 24_576  # of a forward pass with its backward pass; more rows are added up
+QUIET_ROWS, HELD_OUT = 96, 16
 OBSERVED_ROWS = 256  # of questions that the teacher reads
+SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a model has to spare
 CHECKPOINT_SECONDS = 60
 ADAPTER = "default"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A sequence to learn, or one (`neutral`: its number) on which the model is to stay as it was."""
-
-    ids: Sequence[int]
-    labels: Sequence[int]
-    neutral: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,18 +69,21 @@ def fit(
     model = model.to(accelerator.device)
     prefill = prefill_seconds(model, ids)
     began = time.perf_counter()
-    model = adapted(model, tokenizer, recipe, document)
     items = [*tasks.make(document, recipe.tasks, recipe.items, seed, "train"), *more]
     rows = task_rows(items, document.name, tokenizer, model)
-    run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, out, seed, progress)
+    if recipe.stages[0].sources == ("tasks",) and not rows:
+        raise LiftError(f"{document.name}: no question could be made of it: use --recipe raw-lora, or --self-study")
+    wanted = recipe.kl_rows or recipe.neutral_budget is not None
+    quiet = quiet_rows(model, tokenizer, QUIET_ROWS + HELD_OUT, seed) if wanted else []
+    model = adapted(model, tokenizer, recipe, document)
+    run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, quiet, out, seed, progress)
     losses = run.work()
     seconds = time.perf_counter() - began
     model.eval()
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(out)
-        for left in out.glob("checkpoint*"):
-            left.unlink()
+        checkpoint.remove(out)
     accelerator.wait_for_everyone()
     size = (out / "adapter_model.safetensors").stat().st_size
     return Fitted(out, seconds, prefill, len(ids), size, kv_bytes(model.config, len(ids)), run.step, losses)
@@ -153,64 +148,9 @@ def check_memory(tokens: int, config: Any, recipe: Recipe, device: torch.device)
         )
 
 
-# ---- rows -------------------------------------------------------------------------------------------------------
-
-
-def task_rows(items: Sequence[Item], name: str, tokenizer: Any, model: Any) -> list[Row]:
-    """Questions with their answers; the loss is on the answer and the mark that ends it."""
-    stop = next(iter(ends(model, tokenizer)), None)
-    rows = []
-    for item in items:
-        prompt = chat(tokenizer, name, item.question)
-        said = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
-        said = [*said, stop] if stop is not None else said
-        rows.append(Row([*prompt, *said], [IGNORED] * len(prompt) + list(said)))
-    return rows
-
-
-def segment_rows(ids: Sequence[int], tokenizer: Any, recipe: Recipe, rng: Random) -> list[Row]:
-    spans = segments.segments(len(ids), recipe.segment, recipe.stride)
-    if recipe.contextualised:
-        joints = segments.joints(tokenizer)
-        made = [segments.contextualised(ids, span, rng, joints) for span in spans]
-    else:
-        made = [segments.plain(ids, span) for span in spans]
-    return [Row(each.ids, each.labels) for each in made]
-
-
-def neutral_rows(tokenizer: Any, rows: int, seed: int) -> list[Row]:
-    """Fiction that has nothing to do with any document."""
-    ids: list[int] = []
-    for passage in prose.passages(1_000_000 + seed, "train"):
-        ids += tokenizer(prose.join(passage) + "\n\n", add_special_tokens=False)["input_ids"]
-        if len(ids) >= rows * NEUTRAL_TOKENS:
-            break
-    parts = [ids[i * NEUTRAL_TOKENS : (i + 1) * NEUTRAL_TOKENS] for i in range(rows)]
-    return [Row(part, [IGNORED] * len(part), i) for i, part in enumerate(parts)]
-
-
-def batches(rows: Sequence[Row], tokens: int = BATCH_TOKENS) -> Iterator[list[Row]]:
-    """Rows of like length together, at most so many tokens when padded."""
-    batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        if batch and (len(batch) + 1) * len(row.ids) > tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def padded(rows: Sequence[Row], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, mask and labels, (B, L), padded on the right."""
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows], device=device)
-    labels = torch.tensor([[*row.labels, *[IGNORED] * (width - len(row.ids))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows], device=device)
-    return ids, mask, labels
-
-
 # ---- the loop ---------------------------------------------------------------------------------------------------
+
+Batch = tuple[int, list[Row]]  # the width to which a step's rows are padded, 0 for that of the longest; and the rows
 
 
 class _Run:
@@ -218,96 +158,93 @@ class _Run:
 
     def __init__(
         self, accelerator: Accelerator, model: Any, tokenizer: Any, recipe: Recipe, document: Document,
-        ids: Sequence[int], tasks: list[Row], out: Path, seed: int, progress: bool,
+        ids: Sequence[int], tasks: list[Row], quiet: list[Row], out: Path, seed: int, progress: bool,
     ):  # fmt: skip
         self.accelerator, self.model, self.tokenizer, self.recipe = accelerator, model, tokenizer, recipe
-        self.document, self.ids, self.out, self.seed = document, ids, out, seed
+        self.document, self.ids, self.tasks, self.out, self.seed = document, ids, tasks, out, seed
         self.device = accelerator.device
-        self.tasks = tasks
-        if any("tasks" in stage.sources for stage in recipe.stages[:1]) and not self.tasks:
-            raise LiftError(f"{document.name}: no question could be made of it: use --recipe raw-lora, or --self-study")
-        self.neutral = neutral_rows(tokenizer, NEUTRAL_ROWS + HELD_OUT, seed)
+        self.quiet, self.held_out = quiet[:QUIET_ROWS], quiet[QUIET_ROWS:]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.digest = json.dumps([asdict(recipe), document.digest, seed, sorted(self.trained)], default=str)
-        self.total = sum(stage.epochs * self._steps(stage) for stage in recipe.stages)
+        self.digest = json.dumps([asdict(recipe), document.digest, seed, len(tasks), sorted(self.trained)], default=str)
+        self.total = sum(len(self._batches(stage, epoch)) for stage in recipe.stages for epoch in range(stage.epochs))
         self.step, self.saved = 0, time.monotonic()
+        self.teacher: list[Top] = []
+        self.captured: dict[int, Captured] = {}  # by width
         self.losses: dict[str, float] = {}
-        self.bar = tqdm(
-            total=self.total, desc=document.name, unit="step", disable=not (progress and accelerator.is_main_process)
-        )
+        shown = progress and accelerator.is_main_process
+        self.bar = tqdm(total=self.total, desc=document.name, unit="step", disable=not shown)
 
-    def _rows(self, stage: Stage, epoch: int) -> list[Row]:
+    def _batches(self, stage: Stage, epoch: int) -> list[Batch]:
+        """The optimizer steps of an epoch: questions of like length together, segments as they come."""
         rng = Random(f"{self.seed} {stage.sources} {epoch}")
+        if stage.sources == ("tasks",) and stage.rows:
+            return bucketed(self.tasks, stage.rows, rng)
         rows = segment_rows(self.ids, self.tokenizer, self.recipe, rng) if "segments" in stage.sources else []
         rows = rows + (self.tasks if "tasks" in stage.sources else [])
         rng.shuffle(rows)
-        return rows
-
-    def _steps(self, stage: Stage) -> int:
-        return math.ceil(len(self._rows(stage, 0)) / stage.rows) if stage.rows else 1
+        size = stage.rows or len(rows)
+        return [(0, rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def work(self) -> dict[str, float]:
-        teacher = self._teacher()
-        base = self._neutral_loss() if self.recipe.neutral_budget is not None else 0.0
+        """All steps that are still to do; the losses of the last."""
+        self.teacher = self._teacher()
+        base = self._quiet_loss() if self.recipe.neutral_budget is not None else 0.0
         optimizer = torch.optim.AdamW(
             self.trained.values(), lr=self.recipe.learning_rate, betas=self.recipe.betas,
-            weight_decay=self.recipe.weight_decay,
+            weight_decay=self.recipe.weight_decay, fused=self.device.type == "cuda",
         )  # fmt: skip
-        self._resume(optimizer)
+        self.step = checkpoint.load(self.out, self.digest, self.trained, optimizer)
+        self.bar.update(self.step)
         if self.recipe.distil_steps and not self.step:
             self._distil()
         self.model.train()
-        for rows, ends_epoch in self._plan(self.step):
-            self._one(rows, teacher, optimizer)
+        for (width, rows), size, ends_epoch in self._plan(self.step):
+            self._one(width, rows, size, optimizer)
             self.step += 1
             self.bar.update()
             if ends_epoch and self.recipe.neutral_budget is not None:
-                rise = self._neutral_loss() - base
-                self.losses["neutral rise"] = rise
+                rise = self._quiet_loss() - base
+                self.losses["rise"] = rise
                 if rise > self.recipe.neutral_budget and self.step < self.total:
-                    self.bar.write(f"step {self.step}: neutral text lost {rise:.3f} nats a token: stopped")
+                    self.bar.write(f"step {self.step}: other text lost {rise:.3f} nats a token: stopped")
                     break
             if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
-                self._checkpoint(optimizer)
+                self.saved = time.monotonic()
+                if self.accelerator.is_main_process:
+                    checkpoint.save(self.out, self.step, self.digest, self.trained, optimizer)
         self.bar.close()
         return self.losses
 
-    def _plan(self, done: int) -> Iterator[tuple[list[Row], bool]]:
-        """The rows of each optimizer step to come, and whether they end an epoch."""
+    def _plan(self, done: int) -> Iterator[tuple[Batch, int, bool]]:
+        """The steps to come, the rows that a whole one has, and whether it ends an epoch."""
         at = 0
         for stage in self.recipe.stages:
             for epoch in range(stage.epochs):
-                rows = self._rows(stage, epoch)
-                size = stage.rows or len(rows)
-                for start in range(0, len(rows), size):
+                made = self._batches(stage, epoch)
+                for i, batch in enumerate(made):
                     at += 1
                     if at > done:
-                        yield rows[start : start + size], start + size >= len(rows)
+                        yield batch, stage.rows or len(batch[1]), i + 1 == len(made)
 
-    def _rate(self, step: int) -> float:
+    def _rate(self) -> float:
+        """The share of the learning rate at this step."""
         if self.recipe.schedule == "constant":
             return 1.0
-        warm = min(1.0, (step + 1) / max(1, self.total // 20))
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, self.total))))
+        warm = min(1.0, (self.step + 1) / max(1, self.total // 20))
+        return warm * 0.5 * (1 + math.cos(math.pi * self.step / max(1, self.total)))
 
-    def _one(self, rows: list[Row], teacher: list[Top], optimizer: Any) -> None:
-        """One optimizer step: token losses of the rows, and the divergence on a draw of neutral text. Each process takes its
+    def _one(self, width: int, rows: list[Row], size: int, optimizer: Any) -> None:
+        """One optimizer step: token losses of the rows, and the divergence on a draw of other text. Each process takes its
         share of both; summed up, the gradients are those of one process."""
         labelled = max(1, sum(label != IGNORED for row in rows for label in row.labels))
-        drawn = Random(f"{self.seed} {self.step}").sample(self.neutral[:NEUTRAL_ROWS], self.recipe.kl_rows)
+        drawn = Random(f"{self.seed} {self.step}").sample(self.quiet, self.recipe.kl_rows)
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        parts = torch.zeros(2, device=self.device)
-        for batch in batches([*rows, *drawn][rank::ranks]):
-            ids, mask, labels = padded(batch, self.device)
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -ids.shape[1] :]
-            loss = token_loss(logits, labels) / labelled
-            kl = self._divergence(logits, batch, teacher) / max(1, len(drawn) * NEUTRAL_TOKENS)
-            self.accelerator.backward(loss + self.recipe.kl_weight * kl)
-            parts += torch.stack([loss.detach(), kl.detach()])
-        loss_now, kl_now = self.accelerator.reduce(parts, "sum").tolist()
-        if not math.isfinite(loss_now + kl_now):
+        mine, quiet = rows[rank::ranks], drawn[rank::ranks]
+        parts = self._gradients(width, mine, quiet, -(-size // ranks), 1 / labelled)
+        loss, kl = self.accelerator.reduce(parts, "sum").tolist()
+        if not math.isfinite(loss + kl):
             raise LiftError(
-                f"step {self.step}: the loss is {loss_now}, no number: lower the learning rate "
+                f"step {self.step}: the loss is {loss}, no number: lower the learning rate "
                 f"({self.recipe.learning_rate:g}); the last good checkpoint is kept"
             )
         if ranks > 1:
@@ -315,39 +252,69 @@ class _Run:
                 p.grad = self.accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
         self.accelerator.clip_grad_norm_(self.trained.values(), self.recipe.clip)
         for group in optimizer.param_groups:
-            group["lr"] = self.recipe.learning_rate * self._rate(self.step)
+            group["lr"] = self.recipe.learning_rate * self._rate()
         optimizer.step()
-        optimizer.zero_grad()
-        self.losses["loss"] = loss_now
+        self.losses["loss"] = loss
         if drawn:
-            self.losses["KL"] = kl_now
+            self.losses["KL"] = kl
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in self.losses.items()}, refresh=False)
 
-    def _divergence(self, logits: Tensor, batch: list[Row], teacher: list[Top]) -> Tensor:
-        at = [i for i, row in enumerate(batch) if row.neutral is not None]
-        if not at:
-            return logits.new_zeros((), dtype=torch.float32)
-        wanted = Top(*(torch.cat(x) for x in zip(*(teacher[batch[i].neutral or 0] for i in at), strict=True)))
-        return divergence(logits[at, :NEUTRAL_TOKENS].flatten(0, 1), wanted)
+    def _gradients(self, width: int, rows: list[Row], quiet: list[Row], size: int, share: float) -> Tensor:
+        """Leaves them in `.grad`; the step's loss and divergence. Steps of one width have one shape, and are captured;
+        others come as they are."""
+        each = torch.tensor(share, device=self.device)
+        if width and (size + len(quiet)) * width <= BATCH_TOKENS:
+            filled = [*rows, *[EMPTY] * (size - len(rows)), *quiet]
+            ids, _, labels = padded(filled, self.device, width)
+            if width not in self.captured:
+                self.captured[width] = Captured(self._losses, list(self.trained.values()))
+            return self.captured[width].run(ids, labels, each, *self._goal(quiet))
+        for p in self.trained.values():
+            p.grad = None
+        parts = torch.zeros(2, device=self.device)
+        for batch in [*batches(rows, BATCH_TOKENS), *([quiet] if quiet else [])]:
+            ids, _, labels = padded(batch, self.device)
+            goal = self._goal([row for row in batch if row.quiet is not None])
+            loss, figures = self._losses(ids, labels, each, *goal)
+            self.accelerator.backward(loss)
+            parts += figures.detach()
+        return parts
+
+    def _losses(
+        self, ids: Tensor, labels: Tensor, share: Tensor, top_ids: Tensor, log_p: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of a batch whose last rows are other text. No mask: what is padded stands on the right, where nothing sees it."""
+        logits = self.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
+        loss = token_loss(logits, labels) * share
+        kl = torch.zeros_like(loss)
+        if rows := len(top_ids) // QUIET_TOKENS:
+            quiet = logits[len(ids) - rows :, :QUIET_TOKENS].flatten(0, 1)
+            kl = divergence(quiet, Top(top_ids, log_p)) / (self.recipe.kl_rows * QUIET_TOKENS)
+        return loss + self.recipe.kl_weight * kl, torch.stack([loss, kl])
+
+    def _goal(self, quiet: list[Row]) -> Top:
+        """The base model's tokens on these rows."""
+        if not quiet:
+            nothing = torch.zeros(0, 1, device=self.device)
+            return Top(nothing.long(), nothing)
+        return Top(*(torch.cat(parts) for parts in zip(*(self.teacher[row.quiet or 0] for row in quiet), strict=True)))
 
     # ---- what the model was before ----
 
     @torch.no_grad()
     def _teacher(self) -> list[Top]:
-        """The base model's most likely tokens on every neutral row."""
-        if not self.recipe.kl_rows:
-            return []
+        """The base model's most likely tokens on every row of other text."""
         found: list[Top] = []
         with self.model.disable_adapter():
-            for at in range(0, NEUTRAL_ROWS, 32):
-                ids, _, _ = padded(self.neutral[at : min(at + 32, NEUTRAL_ROWS)], self.device)
+            for at in range(0, len(self.quiet), 32):
+                ids, _, _ = padded(self.quiet[at : at + 32], self.device)
                 found += [top(logits) for logits in self.model(input_ids=ids, use_cache=False).logits]
         return found
 
     @torch.no_grad()
-    def _neutral_loss(self) -> float:
-        """Nats a token on neutral text that is not trained on, with the adapter as it is."""
-        ids, _, _ = padded(self.neutral[NEUTRAL_ROWS:], self.device)
+    def _quiet_loss(self) -> float:
+        """Nats a token on other text that is not trained on, with the adapter as it is."""
+        ids, _, _ = padded(self.held_out, self.device)
         training = self.model.training
         self.model.eval()
         logits = self.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
@@ -355,53 +322,14 @@ class _Run:
         return (token_loss(logits, ids) / (ids.numel() - len(ids))).item()
 
     def _distil(self) -> None:
-        """Questions, and the document's own text, as the teacher sees them."""
+        """Questions with their answers, as the model that has the document beside its window reads them."""
         rows = list(self.tasks)
         Random(self.seed).shuffle(rows)
-        prefix = chat(self.tokenizer, self.document.name, "")[:4]  # what a model spends its spare attention on
+        prefix = chat(self.tokenizer, self.document.name, "")[:SINK_TOKENS]
         teacher = Teacher.read(self.model, prefix, self.ids, self.recipe.piece)
-        seen: list[Any] = []
-        for batch in batches(rows[:OBSERVED_ROWS]):
+        seen = []
+        for batch in batches(rows[:OBSERVED_ROWS], BATCH_TOKENS):
             ids, mask, _ = padded(batch, self.device)
             seen.append(teacher.logits(ids, mask)[1])
-        joined = [
-            type(parts[0])(*(torch.cat(x, 1) for x in zip(*parts, strict=True))) for parts in zip(*seen, strict=True)
-        ]
-        found = distil(self.model, joined, ADAPTER, self.recipe.distil_steps, self.recipe.distil_rate)
-        self.losses |= found
-
-    # ---- checkpoints ----
-
-    def _checkpoint(self, optimizer: Any) -> None:
-        """Weights and moments; the JSON comes last, and names the step."""
-        self.saved = time.monotonic()
-        if not self.accelerator.is_main_process:
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        tensors = {f"weight.{name}": p.detach().contiguous() for name, p in self.trained.items()}
-        for name, p in self.trained.items():
-            state = optimizer.state.get(p, {})
-            tensors |= {f"{key}.{name}": state[key].contiguous() for key in ("exp_avg", "exp_avg_sq") if key in state}
-        save_file(tensors, self.out / "checkpoint.tmp")
-        (self.out / "checkpoint.tmp").replace(self.out / f"checkpoint-{self.step}.safetensors")
-        scratch = self.out / "checkpoint.json.tmp"
-        scratch.write_text(json.dumps({"step": self.step, "of": self.digest}))
-        scratch.replace(self.out / "checkpoint.json")
-        for old in self.out.glob("checkpoint-*.safetensors"):
-            if old.name != f"checkpoint-{self.step}.safetensors":
-                old.unlink()
-
-    def _resume(self, optimizer: Any) -> None:
-        """Goes on where a checkpoint of the very same run stands, if there is one."""
-        path = self.out / "checkpoint.json"
-        if not path.is_file() or (said := json.loads(path.read_text()))["of"] != self.digest:
-            return
-        tensors = load_file(self.out / f"checkpoint-{said['step']}.safetensors", device=str(self.device))
-        with torch.no_grad():
-            for name, p in self.trained.items():
-                p.copy_(tensors[f"weight.{name}"])
-                if f"exp_avg.{name}" in tensors:
-                    moments = {key: tensors[f"{key}.{name}"] for key in ("exp_avg", "exp_avg_sq")}
-                    optimizer.state[p] = {"step": torch.tensor(float(said["step"])), **moments}
-        self.step = said["step"]
-        self.bar.update(self.step)
+        joined = [Observed(*(torch.cat(x, 1) for x in zip(*parts, strict=True))) for parts in zip(*seen, strict=True)]
+        self.losses |= distil(self.model, joined, ADAPTER, self.recipe.distil_steps, self.recipe.distil_rate)

@@ -26,8 +26,8 @@ IGNORED = -100
 
 def token_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
     """The sum of the cross entropies of the labelled tokens, each predicted from the one before it."""
-    wanted = labels_BL[:, 1:] != IGNORED
-    return F.cross_entropy(logits_BLV[:, :-1][wanted].float(), labels_BL[:, 1:][wanted], reduction="sum")
+    logits, labels = logits_BLV[:, :-1].flatten(0, 1).float(), labels_BL[:, 1:].flatten()
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
 
 
 class Top(NamedTuple):
@@ -100,10 +100,11 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, list[Observed]]:
-        """The model's logits with the document, and what each layer observed at the tokens that are there."""
+        """The model's logits with the document, and what each layer observed at the tokens that `mask_BL` says are there;
+        what is padded stands on the right."""
         positions = (mask_BL.cumsum(1) - 1).clamp(min=0) + self.length
         with self.beside() as seen:
-            out = self.model(input_ids=ids_BL, attention_mask=mask_BL, position_ids=positions, use_cache=False).logits
+            out = self.model(input_ids=ids_BL, position_ids=positions, use_cache=False).logits
         keep = mask_BL.bool()
         return out, [Observed(*(x[:, keep.flatten()] for x in mine[0])) for mine in seen]
 
@@ -126,7 +127,7 @@ def distil(
 ) -> dict[str, float]:
     """Regresses the memories of all layers on what was observed, opens them, and says how near they came: mean cosine of
     memory and document's attention, mean error of the log-sum-exp in nats, on a held-out tenth."""
-    memories = [layer.gm_memory[name] for layer in layers(model)]
+    memories: list[Any] = [layer.gm_memory[name] for layer in layers(model)]
     names = [key for key, p in memories[0].named_parameters() if key != "share"]
     weights = {key: torch.cat([dict(m.named_parameters())[key].detach() for m in memories]) for key in names}
     data = Observed(*(torch.cat(parts).float() for parts in zip(*seen, strict=True)))

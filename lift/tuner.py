@@ -165,7 +165,7 @@ class GatedMemoryModel(BaseTuner):
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         check(model.config)
 
-    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:
+    def _check_target_module_exists(self, peft_config: Any, key: str) -> bool:  # type: ignore[override]
         parent, _, name = key.rpartition(".")
         if name not in peft_config.target_modules:
             return False
@@ -173,8 +173,8 @@ class GatedMemoryModel(BaseTuner):
         return hasattr(attention, "q_proj") and layer_has_memory(self.model.config, getattr(attention, "layer_idx", 0))
 
     def _create_and_replace(
-        self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module, current_key: str,
-        **_: Any,
+        self, peft_config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: Any, current_key: str,
+        parameter_name: str | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(target, GatedMemoryLayer):
             install(self.model)

@@ -16,8 +16,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from lift import LiftError, fit
 from lift.documents import Document
-from lift.fit import Row, batches, kv_bytes, neutral_rows, padded, segment_rows, task_rows
-from lift.objectives import IGNORED
+from lift.fit import kv_bytes, segment_rows
 from lift.recipes import RECIPES, Recipe, Stage
 from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig
@@ -39,7 +38,7 @@ TOY: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("NEUTRAL_TOKENS", 24), ("NEUTRAL_ROWS", 4), ("HELD_OUT", 2)):
+    for name, value in (("QUIET_ROWS", 4), ("HELD_OUT", 2)):
         monkeypatch.setattr(fit, name, value)
 
 
@@ -99,7 +98,7 @@ def test_the_divergence_holds_the_model_where_it_was(tmp_path: Path) -> None:
 
 
 def test_training_ends_when_neutral_text_pays(tmp_path: Path) -> None:
-    recipe = toy("query", kl_weight=0.0, learning_rate=0.1, stages=(Stage(("tasks",), 9, 3),), neutral_budget=1e-4)
+    recipe = toy("query", kl_weight=0.0, learning_rate=0.1, stages=(Stage(("tasks",), 9, 3),), neutral_budget=-10.0)
     assert fitted(recipe, tmp_path).steps < fitted(replace(recipe, neutral_budget=None), tmp_path / "all").steps
 
 
@@ -153,45 +152,10 @@ def test_a_loss_that_is_no_number_ends_it_and_keeps_the_last_good_weights(
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint-1.safetensors").values())
 
 
-def test_the_loss_is_on_answers_and_the_mark_behind_them() -> None:
-    tokenizer = tiny_tokenizer()
-    item = Item("needle", "Which number?", "4829104756", ((0, 3),))
-    (row,) = task_rows([item], "mill", tokenizer, tiny_model())
-    learnt = [token for token, label in zip(row.ids, row.labels, strict=True) if label != IGNORED]
-    assert tokenizer.decode(learnt) == "4829104756<|im_end|>"
-    assert tokenizer.decode(row.ids).endswith("Which number?\nReply with the answer alone.<|im_end|>\n"
-                                              "<|im_start|>assistant\n4829104756<|im_end|>")  # fmt: skip
-
-
 def test_questions_from_elsewhere_are_learnt_too(tmp_path: Path) -> None:
     more = [Item("self_study", f"What is said of {i}?", "rain", ((0, 3),)) for i in range(4)]
     recipe = toy("published-v4", stages=(Stage(("tasks",), 1, 1),))
     assert fitted(recipe, tmp_path / "a", more=more).steps == fitted(recipe, tmp_path / "b").steps + 4
-
-
-def test_batches_hold_every_row_once_within_their_tokens() -> None:
-    rows = [Row([1] * n, [IGNORED] * n) for n in (5, 1, 9, 3, 3, 7, 2)]
-    found = list(batches(rows, 10))
-    assert sorted(len(row.ids) for batch in found for row in batch) == [1, 2, 3, 3, 5, 7, 9]
-    assert all(len(batch) == 1 or len(batch) * max(len(row.ids) for row in batch) <= 10 for batch in found)
-    ids, mask, labels = padded([Row([5, 6], [IGNORED, 6]), Row([7], [7])], torch.device("cpu"))
-    assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]
-    assert labels.tolist() == [[IGNORED, 6], [7, IGNORED]]
-
-
-def test_neutral_rows_are_of_one_length_and_none_is_learnt() -> None:
-    rows = neutral_rows(tiny_tokenizer(), 5, 0)
-    assert [row.neutral for row in rows] == list(range(5)) and {len(row.ids) for row in rows} == {24}
-    assert all(label == IGNORED for row in rows for label in row.labels)
-
-
-def test_contextualised_segments_are_drawn_anew_every_epoch() -> None:
-    recipe, ids = toy("published-v3"), list(range(200))
-    first, again = (segment_rows(ids, tiny_tokenizer(), recipe, fit.Random(seed)) for seed in (0, 1))
-    assert [row.ids for row in first] != [row.ids for row in again]
-    assert [[x for x in row.labels if x != IGNORED] for row in first] == [
-        [x for x in row.labels if x != IGNORED] for row in again
-    ]
 
 
 def test_the_published_recipes_are_as_published() -> None:

@@ -1,4 +1,4 @@
-"""The library: what it refuses, what is left of it when a write is killed, and which document a model remembers."""
+"""The library: what it refuses, and what is left of it when a write is killed."""
 
 import json
 import multiprocessing
@@ -11,121 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from shelf import entry_for, make_adapter, refused, three
 from tiny_model import tiny_model
 
-from lift.library import ADDING, CONFIG, INDEX, PREVIOUS, VERSION, WEIGHTS, Entry, Library, LibraryError, fingerprint
+from lift.base_model import fingerprint
+from lift.library import ADDING, CONFIG, INDEX, PREVIOUS, VERSION, WEIGHTS, Library
 
-torch.set_num_threads(1)  # tiny models are fastest so
 FORK = multiprocessing.get_context("fork")  # a process that has loaded torch already
-IDS = torch.arange(40).reshape(2, 20)
 
 
-def make_adapter(folder: Path, seed: int, config: Any = None) -> Path:
-    """A LoRA that does something, as PEFT saves it."""
-    model = tiny_model()
-    torch.manual_seed(seed)  # behind the model, which sets its own
-    config = config or LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False)
-    get_peft_model(model, config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [make_adapter(tmp_path_factory.mktemp("adapter"), seed) for seed in range(4)]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def base() -> str:
     return fingerprint(tiny_model())
 
 
-def entry_for(base: str, name: str = "logbook", **changes: Any) -> Entry:
-    fields = {"name": name, "digest": "d" * 64, "tokens": 900, "words": 600, "recipe": "lse", "base_model": "tiny"}
-    return Entry(**fields | {"fingerprint": base, "constants": {"lr": 1e-3}, "losses": {"segments": 0.5}} | changes)
-
-
 @pytest.fixture
 def library(tmp_path: Path, adapters: list[Path], base: str) -> Library:
-    """Three documents: a, b and c."""
-    made = Library(tmp_path / "books")
-    for name, adapter in zip("abc", adapters, strict=False):
-        made.add(adapter, entry_for(base, name))
-    return made
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
-
-
-def refused(action: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(LibraryError) as info:
-        action()
-    line = str(info.value)
-    assert "\n" not in line and all(part in line for part in parts), line
-
-
-# ---- the base model's fingerprint -------------------------------------------------------------------------------
-
-
-def test_folder_and_model_have_one_fingerprint_in_either_dtype_whole_or_in_shards(tmp_path: Path) -> None:
-    model = tiny_model()
-    model.save_pretrained(tmp_path / "whole")
-    model.save_pretrained(tmp_path / "shards", max_shard_size="60KB")
-    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
-    mine = fingerprint(model)
-    model.to(torch.bfloat16).save_pretrained(tmp_path / "bf16")
-    assert {fingerprint(tmp_path / name) for name in ("whole", "shards", "bf16")} | {fingerprint(model)} == {mine}
-
-
-def test_tied_weights_count_once(tmp_path: Path) -> None:
-    model = tiny_model(tie_word_embeddings=True)
-    mine = fingerprint(model)
-    model.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
-    assert "lm_head.weight" not in weights and fingerprint(tmp_path) == mine
-    save_file(
-        weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, tmp_path / "model.safetensors"
-    )
-    assert fingerprint(tmp_path) == mine
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000))
-def test_other_weights_in_any_one_tensor_are_another_model(which: int) -> None:
-    model = tiny_model()
-    before, weights = fingerprint(model), list(model.state_dict().values())
-    weights[which % len(weights)].mul_(1.01)  # in place: the model's own
-    assert fingerprint(model) != before
-
-
-def test_another_shape_of_heads_is_another_model_though_every_weight_is_the_same() -> None:
-    model = tiny_model()
-    before, model.config.num_attention_heads = fingerprint(model), 2
-    assert fingerprint(model) != before
-
-
-def test_a_model_in_float16_is_known_by_its_folder(tmp_path: Path) -> None:
-    tiny_model().save_pretrained(tmp_path)
-    model = tiny_model().half()
-    refused(lambda: fingerprint(model), "float16", "bfloat16")
-    model.config._name_or_path = str(tmp_path)
-    assert fingerprint(model) == fingerprint(tmp_path)
-
-
-def test_no_model_no_fingerprint(tmp_path: Path) -> None:
-    refused(lambda: fingerprint(tmp_path), str(tmp_path), "config.json")
-    tiny_model().config.save_pretrained(tmp_path)
-    refused(lambda: fingerprint(tmp_path), "model.safetensors")
-    (tmp_path / "model.safetensors").write_bytes(b"\x10" * 50)
-    refused(lambda: fingerprint(tmp_path), "model.safetensors")
-    adapted = get_peft_model(tiny_model(), LoraConfig(target_modules=["q_proj"]))
-    refused(lambda: fingerprint(adapted), "base model")
+    return three(tmp_path / "books", adapters, base)
 
 
 # ---- adding, finding, removing ----------------------------------------------------------------------------------
@@ -203,7 +110,6 @@ def test_only_safetensors_and_json(
     refused(lambda: library.add(folder, entry_for(base, "d")), name, "safetensors")
     inside = library.path(library.get("a")) / name
     inside.write_bytes(b"\x80\x04.")
-    refused(lambda: library.attach(tiny_model(), ["a"]), name)
     assert len(library.verify()) == 1
 
 
@@ -366,121 +272,3 @@ def test_a_full_disk_leaves_the_library_as_it_was(
         patch.setattr(os, "fsync", full)
         refused(lambda: library.add(adapters[3], entry_for(base, "d")), "No space left")
     assert len(library.entries()) == 3 and not (library.folder / ADDING).exists()
-
-
-# ---- in a model -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def alone(adapters: list[Path]) -> list[torch.Tensor]:
-    """What each adapter by itself says, loaded by PEFT."""
-    from peft import PeftModel
-
-    return [logits(PeftModel.from_pretrained(tiny_model(), str(folder)).eval()) for folder in adapters]
-
-
-def test_each_document_is_itself_in_any_order_and_the_base_is_the_base(library: Library, alone: list[Any]) -> None:
-    model = library.attach(tiny_model(), ["a", "b"])
-    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
-    for name in ("a", "b", "c", "a", "c", "b"):
-        if name != "a" or model.active_adapters:
-            library.switch(model, name)
-        assert torch.equal(logits(model), alone["abc".index(name)])
-        assert not any(parameter.requires_grad for parameter in model.parameters())
-    with model.disable_adapter():
-        assert torch.equal(logits(model), logits(tiny_model()))
-
-
-def test_the_first_of_the_attached_is_active(library: Library, alone: list[Any]) -> None:
-    assert torch.equal(logits(library.attach(tiny_model(), ["c", "a"])), alone[2])
-
-
-def test_switching_reads_nothing_from_disk_once_loaded(library: Library, alone: list[Any]) -> None:
-    model = library.attach(tiny_model(), ["a", "b"])
-    library.folder.rename(library.folder.with_name("gone"))
-    library.switch(model, "b")
-    assert torch.equal(logits(model), alone[1])
-    library.switch(model, "a")
-    assert torch.equal(logits(model), alone[0])
-    refused(lambda: library.switch(model, "c"), "'c'")
-    assert torch.equal(logits(model), alone[0])
-
-
-def test_several_documents_at_once_and_one_again(library: Library, adapters: list[Path], alone: list[Any]) -> None:
-    model = library.attach(tiny_model(), ["a"])
-    library.switch(model, ["a", "b"])
-    both = logits(model)
-    reference = tiny_model()
-    for folder in adapters[:2]:  # LoRA adds up
-        weights = load_file(folder / WEIGHTS)
-        scaling = json.loads((folder / CONFIG).read_text())["lora_alpha"] / 2
-        for key in [key for key in weights if "lora_A" in key]:
-            module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-            change = weights[key.replace("lora_A", "lora_B")] @ weights[key] * scaling
-            reference.get_submodule(module).weight.data += change
-    torch.testing.assert_close(both, logits(reference), atol=1e-3, rtol=1e-4)
-    assert not torch.allclose(both, alone[0])
-    library.switch(model, "b")
-    assert torch.equal(logits(model), alone[1])
-
-
-def test_the_least_recently_used_goes(library: Library, alone: list[Any]) -> None:
-    small = Library(library.folder, loaded=2)
-    model = small.attach(tiny_model(), ["a", "b"])
-    small.switch(model, "b")
-    small.switch(model, "a")
-    small.switch(model, "c")  # b is the one unused for longest
-    keys = {name: small.get(name).folder for name in "abc"}
-    assert set(model.peft_config) == {keys["a"], keys["c"]}
-    assert torch.equal(logits(model), alone[2])
-    small.switch(model, ["a", "b", "c"])  # more at once than are kept
-    assert set(model.peft_config) == set(keys.values())
-    small.switch(model, "b")
-    assert len(model.peft_config) == 2 and torch.equal(logits(model), alone[1])
-
-
-def test_another_base_model_is_refused_though_it_has_the_same_shape(library: Library) -> None:
-    other = tiny_model()
-    other.model.layers[1].mlp.up_proj.weight.data.add_(0.01)
-    refused(lambda: library.attach(other, ["a"]), "'a'", "another model", "tiny")
-    refused(lambda: library.attach(tiny_model(num_hidden_layers=3), ["a"]), "another model")
-
-
-def test_what_was_never_attached_cannot_be_switched(library: Library) -> None:
-    refused(lambda: library.switch(tiny_model(), "a"), "attach")
-    refused(lambda: library.attach(tiny_model(), []), "at least one")
-    model = library.attach(tiny_model(), ["a"])
-    refused(lambda: library.switch(model, []), "no document")
-    refused(lambda: library.attach(model, ["a"]), "base model")
-
-
-@pytest.mark.parametrize("damage", ["cut", "lacking", "resized"])
-def test_weights_that_do_not_fit_are_one_line(library: Library, damage: str) -> None:
-    path = library.path(library.get("b")) / WEIGHTS
-    weights = load_file(path)
-    name = next(iter(weights))
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-100])
-    else:
-        weights.pop(name) if damage == "lacking" else weights.update({name: torch.zeros(3, 3)})
-        save_file(weights, path)
-    refused(lambda: library.attach(tiny_model(), ["b"]), "'b'", "cannot be loaded", "--replace")
-    model = library.attach(tiny_model(), ["a"])
-    refused(lambda: library.switch(model, "b"), "'b'", "cannot be loaded")
-
-
-def test_a_cartridge_is_a_document_too_but_not_beside_a_lora(library: Library, tmp_path: Path, base: str) -> None:
-    from peft import PrefixTuningConfig, TaskType
-
-    prefix = PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
-    for seed, name in enumerate("pq"):
-        library.add(make_adapter(tmp_path / name, seed, prefix), entry_for(base, name))
-    small = Library(library.folder, loaded=1)
-    model = small.attach(tiny_model(), ["p"])
-    first = logits(model)
-    small.switch(model, "q")
-    assert list(model.peft_config) == [small.get("q").folder] and not torch.allclose(logits(model), first)
-    small.switch(model, "p")
-    assert torch.equal(logits(model), first)
-    refused(lambda: small.switch(model, ["p", "q"]), "2 documents")
-    refused(lambda: small.switch(model, "a"), "LORA", "PREFIX_TUNING")

@@ -13,12 +13,15 @@ from tiny_model import save_tiny, tiny_model, tiny_tokenizer
 from typer.testing import CliRunner
 
 import lift.fit
-from lift import cli
+from lift import base_model, cli
 from lift.asking import answers, chat
+from lift.attached import Attached
+from lift.base_model import fingerprint
 from lift.documents import read
-from lift.library import Entry, Library, fingerprint
+from lift.evaluate_plot import load
+from lift.library import Entry, Library
+from lift.tuner import GatedMemoryConfig
 
-torch.set_num_threads(1)  # tiny models are fastest so
 TEXT = " ".join(f"Keeper {i} of the tower by the sea wrote {i * 7919 % 9973} into the logbook." for i in range(30))
 WIDE = {"COLUMNS": "160"}
 
@@ -93,7 +96,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(cli, "_model", load)
+    monkeypatch.setattr(base_model, "load", load)
 
 
 # ---- fit --------------------------------------------------------------------------------------------------------
@@ -123,6 +126,27 @@ def test_the_same_fit_has_the_same_place_to_go_on_from(
         assert run(*fitting(book, base, tmp_path / "books", *more))[0] == 0
     first, second, third = (call["out"] for call in fake_fit)
     assert first == second != third and first.parent == tmp_path / "books"
+
+
+def test_what_other_fits_of_the_document_left_goes_when_one_succeeds(
+    fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeeds = lift.fit.fit
+
+    def ended(document: Any, model: Any, tokenizer: Any, recipe: Any, out: Path, **_: Any) -> None:
+        made.append(out)
+        out.mkdir(parents=True)
+        (out / "checkpoint.json").write_text("{}")
+        raise lift.LiftError("ended")
+
+    made: list[Path] = []
+    monkeypatch.setattr(lift.fit, "fit", ended)
+    for more in (["--recipe", "query"], ["--seed", 1], ["--name", "another"]):
+        assert run(*fitting(book, base, tmp_path / "books", *more))[0] == 2
+    monkeypatch.setattr(lift.fit, "fit", succeeds)
+    assert [path.is_dir() for path in made] == [True, True, True]
+    assert run(*fitting(book, base, tmp_path / "books"))[0] == 0
+    assert [path.is_dir() for path in made] == [False, False, True]
 
 
 @pytest.mark.usefixtures("no_model")
@@ -201,10 +225,9 @@ def asking(library: Library, *more: Any) -> tuple[Any, ...]:
 
 
 def reply(library: Library, names: list[str], question: str, window: str = "") -> str:
-    model = library.attach(tiny_model(), names)
-    library.switch(model, names)
-    tokenizer = tiny_tokenizer()
-    return answers(model, tokenizer, [chat(tokenizer, '" and "'.join(names), question, window)])[0]
+    memory, tokenizer = Attached(library, tiny_model(), names), tiny_tokenizer()
+    memory.switch(names)
+    return answers(memory.model, tokenizer, [chat(tokenizer, '" and "'.join(names), question, window)])[0]
 
 
 def test_ask_prints_the_reply_of_the_model_that_remembers(library: Library) -> None:
@@ -239,6 +262,14 @@ def test_ask_refuses(library: Library, tmp_path: Path, base: Path, book: Path) -
 
 
 @pytest.mark.usefixtures("no_model")
+def test_ask_refuses_documents_of_two_methods(library: Library, tmp_path: Path) -> None:
+    get_peft_model(tiny_model(), GatedMemoryConfig()).save_pretrained(tmp_path / "gated")
+    library.add(tmp_path / "gated", library.get("other").model_copy(update={"name": "third"}))
+    line = refused(*asking(library, "--document", "logbook", "--document", "third", "Who?"))
+    assert "LORA" in line and "GATED_MEMORY" in line and "'third'" in line
+
+
+@pytest.mark.usefixtures("no_model")
 def test_ask_says_that_the_base_model_has_moved(library: Library) -> None:
     path = library.folder / "index.json"
     path.write_text(path.read_text().replace(json.loads(path.read_text())["documents"][0]["base_model"], "/no/such"))
@@ -256,12 +287,10 @@ def test_without_bm25s_nothing_is_retrieved(library: Library, book: Path, monkey
     assert "pip install bm25s" in line
 
 
-def test_passages_are_the_likeliest_in_the_order_of_the_text() -> None:
-    pytest.importorskip("bm25s")
-    found = cli.passages(TEXT, "What did keeper 25 write after keeper 3?", 2)
-    assert len(found) == 2 and "Keeper 3 " in found[0] and "Keeper 25 " in found[1]
-    assert all(100 <= len(piece.split()) <= 200 and piece in TEXT for piece in found)
-    assert " ".join(cli.passages(TEXT, "keeper", 99)) == TEXT
+def test_ask_beside_retrieved_passages(library: Library, book: Path) -> None:
+    book.write_text(TEXT[:200])  # one passage
+    _, out, _ = run(*asking(library, "--document", "logbook", "--retrieve", 1, "--source", book, "Keeper 1?"))
+    assert out == reply(library, ["logbook"], "Keeper 1?", read(book).text) + "\n"
 
 
 # ---- evaluate, list, remove -------------------------------------------------------------------------------------
@@ -273,6 +302,26 @@ def test_evaluate_refuses_another_text_than_was_fitted(library: Library, book: P
     assert "did you mean" in refused(*arguments, "logbok")
     book.write_text(TEXT + " And more.")
     assert "not the text" in refused(*arguments, "logbook")
+
+
+@pytest.mark.parametrize("method", ["LORA", "GATED_MEMORY"])
+def test_evaluate_from_the_library_to_the_files(
+    method: str, library: Library, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if method == "GATED_MEMORY":
+        get_peft_model(tiny_model(), GatedMemoryConfig()).save_pretrained(tmp_path / "gated")
+        library.add(tmp_path / "gated", library.get("logbook"), replace=True)
+    monkeypatch.setattr(cli, "OTHER_TOKENS", 6000)  # a token is a byte here
+    code, out, err = run(
+        "evaluate", "--library", library.folder, "--source", book, "--document", "logbook", "--device", "cpu",
+        "--questions", 1, "--window-tokens", 200, "--out", tmp_path / "measured",
+    )  # fmt: skip
+    assert code == 0, err
+    results = load(tmp_path / "measured")["lse"]
+    assert (results.document, results.digest, results.tokens) == ("logbook", read(book).digest, len(TEXT))
+    assert (results.unrelated.asked, results.other.asked) == (40, 20)
+    assert results.closed and all(rate.asked == 1 for rate in results.closed.values())
+    assert (results.gate_auroc is None) == (method == "LORA") and "lse" in out
 
 
 def test_list_says_what_is_there(library: Library, tmp_path: Path, base: Path) -> None:

@@ -1,0 +1,223 @@
+"""What it is worth to write a document into the weights, method against method, at equal adapter bytes.
+
+    python -m benchmarks.lift run OUT --model MODEL [--tokens 2048,8192,32768] [--seeds 0,1,2] [--methods …] [--seconds S]
+    python -m benchmarks.lift tune OUT --model MODEL                    # each method's learning rate, on another document
+
+Made-up documents with 16 single facts and 4 chains of two (`lift.chronicle`), questions in wordings that no method was
+trained on. Closed book: nothing but the weights. `others`: questions about another document that stands in the window, with
+the memory on, against off. Every result is in OUT/results.json as soon as it is there; the same command goes on.
+"""
+
+import gc
+import json
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lift import chronicle, tasks
+from lift.asking import answers, chat
+from lift.evaluate import evaluate
+from lift.evaluate_plot import Rate, Results, plot
+from lift.fit import fit
+from lift.recipes import RECIPES, Recipe
+from lift.tasks import Item
+from lift.tuner import gate, layers
+
+EQUAL: dict[str, Any] = {
+    "rank": 16,
+    "alpha": 32,
+    "slots": 400,
+}  # 18 to 20 MB of SmolLM2-135M in fp32, as a gated memory has
+# Found by `tune`; published-v3's is its authors'.
+RATES = {"raw-lora": 5e-4, "published-v4": 1e-3, "cartridge": 2e-2, "query": 6e-3, "lse": 2e-3}
+STEPS = 20  # times over the questions, for every method that has them
+NEEDLES, ABSENT, OTHERS = 32, 12, 16  # questions of an evaluation, beside all linked ones, cloze and order
+TOKENS = (2048, 8192, 32_768)
+BATCH_TOKENS = 131_072
+
+
+def recipe(method: str, rate: float | None = None) -> Recipe:
+    """A method's recipe at the same bytes and, where it is trained on questions, the same questions as often."""
+    base = RECIPES[method]
+    given = replace(base, **EQUAL, learning_rate=rate or RATES.get(method, base.learning_rate))
+    if method == "published-v4":
+        stages = tuple(replace(stage, epochs=STEPS, rows=64) for stage in base.stages)
+        kept: dict[str, Any] = {"kl_weight": RECIPES["lse"].kl_weight, "kl_rows": RECIPES["lse"].kl_rows}
+        return replace(given, stages=stages, items=RECIPES["lse"].items, schedule="cosine", **kept)
+    return given
+
+
+def questions(document: Any, facts: Sequence[Any], seed: int) -> list[Item]:
+    """In held-out wordings, every fact as often as any other."""
+    asked = tasks.make(document, ("needle",), NEEDLES, seed, "eval")
+    asked += [item for item in chronicle.items(facts) if item.kind == "linked"]
+    asked += tasks.make(document, ("linked",), 8, seed, "eval")
+    asked += tasks.make(document, ("absent",), ABSENT, seed, "eval")
+    return asked + tasks.make(document, ("cloze", "order"), 8, seed, "eval")
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    return model.to(device), AutoTokenizer.from_pretrained(folder)
+
+
+def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> dict[str, Any]:
+    """One fit and its evaluation."""
+    model, tokenizer = load(folder)
+    document, facts = chronicle.made(tokenizer, tokens, seed)
+    other, others = chronicle.made(tokenizer, 2048, 1000 + seed)
+    done = fit(document, model, tokenizer, given, out, seed=seed, progress=False)
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(load(folder)[0], str(out)).eval()
+    results = evaluate(
+        model, tokenizer, document, questions(document, facts, seed),
+        neutral=chronicle.neutral("eval"), unrelated=chronicle.unrelated(),
+        other=(other, tasks.make(other, ("needle",), OTHERS, seed, "eval")), window_tokens=1024, progress=False,
+        gate=(lambda model, ids: gate(model, ids)[0]) if layers(model) else None,
+        answer=lambda asked: answers(model, tokenizer, [chat(tokenizer, *each) for each in asked], 40, BATCH_TOKENS),
+    )  # fmt: skip
+    figures = {"seconds": done.seconds, "prefill": done.prefill_seconds, "bytes": done.bytes, "kv": done.kv_bytes}
+    return {"results": results.to_json(), "steps": done.steps, "losses": done.losses, **figures}
+
+
+# ---- what it says -----------------------------------------------------------------------------------------------
+
+
+def pooled(rates: Sequence[Rate]) -> Rate:
+    return sum(rates, Rate())
+
+
+def table(found: dict[str, dict[str, Any]]) -> Table:
+    """A row for each length and method; rates pool the seeds, times are means."""
+    rows: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
+    for key, value in found.items():
+        tokens, method, _ = key.split()
+        rows[int(tokens), method].append(value)
+    made = Table(title="closed book, in wordings not trained on")
+    heads = "tokens method seeds needles linked absent cloze neutral others unrelated fit,s ×prefill MB 1/KV AUROC"
+    for head in heads.split():
+        made.add_column(head, justify="left" if head == "method" else "right")
+    for (length, method), values in rows.items():
+        results = [Results.from_json(value["results"]) for value in values]
+        closed = {kind: pooled([r.closed.get(kind, Rate()) for r in results]) for kind in (
+            "needle", "linked", "absent", "cloze")}  # fmt: skip
+        aurocs = [r.gate_auroc for r in results if r.gate_auroc is not None]
+        made.add_row(
+            f"{length}", method, f"{len(values)}", *(percent(rate) for rate in closed.values()),
+            f"{mean(r.nll - r.nll_off for r in results):+.3f}",
+            f"{percent(pooled([r.other for r in results]))}/{percent(pooled([r.other_off for r in results]))}",
+            f"{percent(pooled([r.unrelated for r in results]))}/{percent(pooled([r.unrelated_off for r in results]))}",
+            f"{mean(v['seconds'] for v in values):.1f}", f"{mean(v['seconds'] / v['prefill'] for v in values):.0f}",
+            f"{mean(v['bytes'] for v in values) / 1e6:.1f}", f"{mean(v['kv'] / v['bytes'] for v in values):.0f}",
+            f"{mean(aurocs):.2f}" if aurocs else "",
+        )  # fmt: skip
+    return made
+
+
+def percent(rate: Rate) -> str:
+    return f"{100 * rate.right / rate.asked:.0f}" if rate.asked else "–"
+
+
+def draw(found: dict[str, dict[str, Any]], out: Path) -> None:
+    """Accuracy against neutral text, a picture a length, of the first seed."""
+    for tokens in sorted({int(key.split()[0]) for key in found}):
+        first: dict[str, Results] = {}
+        for key, value in found.items():
+            length, name, _ = key.split()
+            if int(length) == tokens:
+                first.setdefault(name, Results.from_json(value["results"]))
+        plot(first, out / f"lift-{tokens}.png")
+
+
+class Store:
+    """OUT/results.json, rewritten whenever something was added."""
+
+    def __init__(self, out: Path, name: str):
+        out.mkdir(parents=True, exist_ok=True)
+        self.path = out / name
+        self.found: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def add(self, key: str, value: dict[str, Any]) -> None:
+        self.found[key] = value
+        scratch = self.path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(self.found, indent=1))
+        scratch.replace(self.path)
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+OUT = Annotated[Path, typer.Argument(help="Folder for adapters, results.json and pictures.")]
+MODEL = Annotated[Path, typer.Option(help="Folder of the base model.")]
+
+
+@app.command()
+def run(
+    out: OUT,
+    model: MODEL,
+    tokens: Annotated[str, typer.Option(help="Lengths of the documents.")] = ",".join(map(str, TOKENS)),
+    seeds: Annotated[str, typer.Option(help="Of documents and fits.")] = "0,1,2",
+    methods: Annotated[str, typer.Option(help="Of lift's recipes.")] = ",".join(RECIPES),
+    seconds: Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")] = 1e9,
+) -> None:
+    """Fit, ask, print the table."""
+    store, began = Store(out, "results.json"), time.monotonic()
+    if unknown := set(methods.split(",")) - RECIPES.keys():
+        raise SystemExit(f"error: methods {', '.join(sorted(unknown))} unknown: use {', '.join(RECIPES)}")
+    for seed in map(int, seeds.split(",")):
+        for size in map(int, tokens.split(",")):
+            for method in methods.split(","):
+                key = f"{size} {method} {seed}"
+                if key in store.found or time.monotonic() - began > seconds:
+                    continue
+                found = measured(model, recipe(method), size, seed, out / key.replace(" ", "-"))
+                store.add(key, found)
+                closed = {kind: rate["share"] for kind, rate in found["results"]["closed"].items()}
+                change = found["results"]["nll"] - found["results"]["nll_off"]
+                print(f"{time.monotonic() - began:6.0f} s  {key}: {closed} neutral {change:+.3f} "
+                      f"fit {found['seconds']:.1f} s {found['losses']}", flush=True)  # fmt: skip
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+    Console(width=170).print(table(store.found))
+    draw(store.found, out)
+
+
+@app.command()
+def tune(
+    out: OUT,
+    model: MODEL,
+    tokens: Annotated[int, typer.Option(help="Length of the document.")] = 8192,
+    methods: Annotated[str, typer.Option(help="Of lift's recipes.")] = ",".join(RATES),
+    factors: Annotated[str, typer.Option(help="Times today's learning rate.")] = "0.5,1,2",
+    seconds: Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")] = 1e9,
+) -> None:
+    """Each method at several learning rates, on a document of a seed that `run` does not use."""
+    store, began = Store(out, "rates.json"), time.monotonic()
+    for method in methods.split(","):
+        for factor in map(float, factors.split(",")):
+            rate = RATES[method] * factor
+            key = f"{tokens} {method}@{rate:g} 100"
+            if key in store.found or time.monotonic() - began > seconds:
+                continue
+            store.add(key, measured(model, recipe(method, rate), tokens, 100, out / key.replace(" ", "-")))
+    Console(width=170).print(table(store.found))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,66 @@
+"""Rows: what is learnt of them, how they are batched, and the other text that is to stay as it was."""
+
+from dataclasses import replace
+from random import Random
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import tiny_model, tiny_tokenizer
+
+from lift.objectives import IGNORED
+from lift.recipes import RECIPES
+from lift.rows import QUIET_TOKENS, WIDTHS, Row, batches, bucketed, padded, quiet_rows, segment_rows, task_rows
+from lift.tasks import Item
+
+
+def test_the_loss_is_on_answers_and_the_mark_behind_them() -> None:
+    tokenizer = tiny_tokenizer()
+    item = Item("needle", "Which number?", "4829104756", ((0, 3),))
+    (row,) = task_rows([item], "mill", tokenizer, tiny_model())
+    learnt = [token for token, label in zip(row.ids, row.labels, strict=True) if label != IGNORED]
+    assert tokenizer.decode(learnt) == "4829104756<|im_end|>"
+    assert tokenizer.decode(row.ids).endswith("Which number?\nReply with the answer alone.<|im_end|>\n"
+                                              "<|im_start|>assistant\n4829104756<|im_end|>")  # fmt: skip
+
+
+def test_batches_hold_every_row_once_within_their_tokens() -> None:
+    rows = [Row([1] * n, [IGNORED] * n) for n in (5, 1, 9, 3, 3, 7, 2)]
+    found = list(batches(rows, 10))
+    assert sorted(len(row.ids) for batch in found for row in batch) == [1, 2, 3, 3, 5, 7, 9]
+    assert all(len(batch) == 1 or len(batch) * max(len(row.ids) for row in batch) <= 10 for batch in found)
+    ids, mask, labels = padded([Row([5, 6], [IGNORED, 6]), Row([7], [7])], torch.device("cpu"))
+    assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]
+    assert labels.tolist() == [[IGNORED, 6], [7, IGNORED]]
+
+
+def test_contextualised_segments_are_drawn_anew_every_epoch() -> None:
+    recipe, ids = replace(RECIPES["published-v3"], segment=64, stride=24), list(range(200))
+    first, again = (segment_rows(ids, tiny_tokenizer(), recipe, Random(seed)) for seed in (0, 1))
+    assert [row.ids for row in first] != [row.ids for row in again]
+    assert [[x for x in row.labels if x != IGNORED] for row in first] == [
+        [x for x in row.labels if x != IGNORED] for row in again
+    ]
+
+
+@given(lengths=st.lists(st.integers(1, 700), max_size=60), size=st.integers(1, 9), seed=st.integers(0, 9))
+def test_buckets_hold_every_row_once_and_one_step_at_most_is_small(lengths: list[int], size: int, seed: int) -> None:
+    rows = [Row([i] * n, [IGNORED] * n) for i, n in enumerate(lengths)]
+    made = bucketed(rows, size, Random(seed))
+    assert sorted(row.ids[0] for _, batch in made for row in batch) == list(range(len(rows)))
+    assert sum(len(batch) < size for _, batch in made) <= 1 and all(0 < len(batch) <= size for _, batch in made)
+    for width, batch in made:
+        longest = max(len(row.ids) for row in batch)
+        assert width >= longest and (width in WIDTHS or width % 8 == 0)
+    assert made == bucketed(rows, size, Random(seed))
+
+
+def test_quiet_rows_are_full_numbered_and_half_of_them_talk() -> None:
+    tokenizer = tiny_tokenizer()
+    rows = quiet_rows(tiny_model(), tokenizer, 6, 0)
+    assert [row.quiet for row in rows] == list(range(6)) and {len(row.ids) for row in rows} == {QUIET_TOKENS}
+    assert all(label == IGNORED for row in rows for label in row.labels)
+    talks = "".join(tokenizer.decode(row.ids) for row in rows[1::2])
+    stories = "".join(tokenizer.decode(row.ids) for row in rows[::2])
+    assert "Reply with the answer alone." in talks and "<|im_start|>" not in stories
+    assert rows == quiet_rows(tiny_model(), tokenizer, 6, 0) != quiet_rows(tiny_model(), tokenizer, 6, 1)
