@@ -92,7 +92,8 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         self.exact: tuple[Tensor, Tensor, list[Any]] | None = None
 
     def update_layer(self, name: str, config: GatedMemoryConfig) -> None:
-        dim = self.get_base_layer().weight.shape[1] // self.heads
+        base: Any = self.get_base_layer()
+        dim = base.in_features // self.heads
         if self.gm_memory and config.gate != self.gate:
             raise LiftError(f"gate {config.gate} beside an adapter of gate {self.gate}: ask one document at a time")
         self.gate = config.gate  # type: ignore[assignment]
