@@ -37,6 +37,7 @@ QUIET_ROWS, HELD_OUT = 96, 16
 OBSERVED_ROWS = 256  # of questions that the teacher reads
 SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a model has to spare
 CHECKPOINT_SECONDS = 60
+CAPTURED_ON = "cuda"  # elsewhere the rows that fill a step up would only cost time
 ADAPTER = "default"
 
 
@@ -263,7 +264,7 @@ class _Run:
         """Leaves them in `.grad`; the step's loss and divergence. Steps of one width have one shape, and are captured;
         others come as they are."""
         each = torch.tensor(share, device=self.device)
-        if width and (size + len(quiet)) * width <= BATCH_TOKENS:
+        if self.device.type == CAPTURED_ON and width and (size + len(quiet)) * width <= BATCH_TOKENS:
             filled = [*rows, *[EMPTY] * (size - len(rows)), *quiet]
             ids, _, labels = padded(filled, self.device, width)
             if width not in self.captured:

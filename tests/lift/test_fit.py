@@ -126,6 +126,21 @@ def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, mon
         torch.testing.assert_close(weights(resumed.folder)[key], value, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["lse", "published-v4", "cartridge"])
+def test_steps_filled_to_one_shape_learn_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA graph replays, against rows as they come."""
+    recipe = toy(name, stages=(Stage(("tasks",), 2, 4),))
+    plain = fitted(recipe, tmp_path / "plain")
+    runs: list[int] = []
+    run = fit.Captured.run
+    monkeypatch.setattr(fit.Captured, "run", lambda self, *inputs: runs.append(len(inputs[0])) or run(self, *inputs))
+    monkeypatch.setattr(fit, "CAPTURED_ON", "cpu")
+    filled = fitted(recipe, tmp_path / "filled")
+    assert runs == [4 + recipe.kl_rows] * filled.steps and filled.steps == plain.steps
+    for key, value in weights(plain.folder).items():
+        torch.testing.assert_close(weights(filled.folder)[key], value, atol=2e-5, rtol=1e-3)
+
+
 def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
     (tmp_path / "checkpoint.json").write_text(json.dumps({"step": 3, "of": "another"}))
