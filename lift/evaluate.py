@@ -12,7 +12,6 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,8 +82,11 @@ class Placed:
 
     def away(self, evidence: Sequence[Span], tokens: int) -> str:
         """The middle of the longest stretch that holds none of the evidence, at most `tokens` tokens."""
-        spans = [(0, 0), *sorted(map(self.span, evidence)), (len(self.ids), len(self.ids))]
-        first, behind = max(((a, b) for (_, a), (b, _) in pairwise(spans)), key=lambda gap: gap[1] - gap[0])
+        gaps, reach = [], 0
+        for first, behind in [*sorted(map(self.span, evidence)), (len(self.ids), len(self.ids))]:
+            gaps.append((reach, first))
+            reach = max(reach, behind)  # of two spans the later may end first
+        first, behind = max(gaps, key=lambda gap: gap[1] - gap[0])
         spare = max(behind - first - tokens, 0) // 2
         return self._piece((first + spare, min(behind, first + spare + tokens)))
 

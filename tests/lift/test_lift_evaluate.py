@@ -13,7 +13,7 @@ import numpy as np
 import peft
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
 from tiny_model import tiny_model, tiny_tokenizer
@@ -199,6 +199,7 @@ def test_window_around_holds_all_evidence_and_no_more_tokens(evidence: list[tupl
 
 
 @given(spans, st.integers(32, 1000))
+@example([(0, 1), (300, 320), (309, 316)], 463)  # one within another
 def test_window_away_is_of_the_document_and_holds_no_evidence(evidence: list[tuple[int, int]], tokens: int) -> None:
     marked = list("abcdefgh" * 99)[: len(TEXT)]
     for first, behind in evidence:
