@@ -69,7 +69,7 @@ RECIPES = {
         # questions too, one optimizer step an epoch, AdamW(0.9, 0.98), weight decay 1e-4.
         Recipe(
             "published-v3", "gated", (Stage(("segments",), 3, None), Stage(("segments", "tasks"), 5, None)), 1e-3,
-            gate="query", published_init=True, contextualised=True, tasks=("needle", "cloze"), items=10, betas=(0.9, 0.98),
+            gate="query", published_init=True, contextualised=True, tasks=("needle", "cloze"), items=5, betas=(0.9, 0.98),
             weight_decay=1e-4,
         ),
         # LIFT v4 (ICML 2026, lora_128.yaml): questions alone, LoRA of rank 128 on all matrices, 5 epochs of 4 rows a step.

@@ -1,0 +1,100 @@
+"""The benchmark of lift: equal bytes, nothing measured twice, and a table and pictures of what was."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig
+from typer.testing import CliRunner
+
+from benchmarks import lift as benchmark
+from benchmarks.lift import RATES, Store, app, recipe
+from lift.evaluate_plot import Rate, Results
+from lift.fit import adapter_config
+from lift.recipes import RECIPES
+
+SMOLLM2 = LlamaConfig(
+    hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+    vocab_size=49_152, tie_word_embeddings=True,
+)  # fmt: skip
+
+
+def results(needles: int) -> Results:
+    rates = {"needle": Rate(needles, 32), "linked": Rate(6, 12), "absent": Rate(11, 12)}
+    return Results(
+        document="d", digest="0", tokens=2048, window_tokens=1024, closed=rates, depths={}, window=rates, window_off=rates,
+        elsewhere=rates, other=Rate(3, 16), other_off=Rate(4, 16), unrelated=Rate(30, 40), unrelated_off=Rate(32, 40),
+        nll=2.5, nll_off=2.4, nll_change=(0.09, 0.11), gate_auroc=0.6,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, int, int]]:
+    made: list[tuple[str, float, int, int]] = []
+
+    def measured(folder: Path, given: Any, tokens: int, seed: int, out: Path) -> dict[str, Any]:
+        made.append((given.name, given.learning_rate, tokens, seed))
+        figures = {"seconds": 3.0, "prefill": 0.1, "bytes": 18e6, "kv": 180e6, "steps": 9, "losses": {"loss": 0.1}}
+        return {"results": results(20 + len(made)).to_json(), **figures}
+
+    monkeypatch.setattr(benchmark, "measured", measured)
+    return made
+
+
+@pytest.mark.parametrize("method", [name for name in RECIPES if name != "cartridge"])
+def test_every_adapter_has_the_same_bytes(method: str) -> None:
+    """Within a tenth, on the model that is measured; a cartridge's are its slots."""
+    with torch.device("meta"):
+        model = get_peft_model(AutoModelForCausalLM.from_config(SMOLLM2), adapter_config(recipe(method)))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    slots = recipe("cartridge").slots * 30 * 2 * 3 * 64
+    assert trained == pytest.approx(slots, rel=0.1)
+
+
+def test_methods_with_questions_have_the_same_ones_as_often_and_their_own_rate() -> None:
+    mine = {name: recipe(name) for name in ("published-v4", "cartridge", "query", "lse")}
+    assert len({(each.tasks, each.items, each.stages, each.kl_weight, each.kl_rows) for each in mine.values()}) == 1
+    assert {name: each.learning_rate for name, each in mine.items()} == {name: RATES[name] for name in mine}
+    assert recipe("published-v3").learning_rate == RECIPES["published-v3"].learning_rate
+    assert recipe("lse", 0.5).learning_rate == 0.5
+
+
+def test_run_goes_on_where_it_was_and_shows_everything(tmp_path: Path, calls: list[Any]) -> None:
+    arguments = [
+        "run",
+        str(tmp_path),
+        "--model",
+        "m",
+        "--tokens",
+        "2048,8192",
+        "--seeds",
+        "0,1",
+        "--methods",
+        "lse,raw-lora",
+    ]
+    first = CliRunner().invoke(app, [*arguments, "--seconds", "-1"])
+    assert first.exit_code == 0 and not calls
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert sorted(calls) == sorted(
+        (name, RATES[name], tokens, seed) for name in ("lse", "raw-lora") for tokens in (2048, 8192) for seed in (0, 1)
+    )
+    assert CliRunner().invoke(app, arguments).exit_code == 0 and len(calls) == 8
+    assert len(Store(tmp_path, "results.json").found) == 8
+    row = next(line for line in done.output.splitlines() if "2048" in line and "lse" in line and "│" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[:5] == ["2048", "lse", "2", f"{100 * (21 + 25) / 64:.0f}", "50"]  # seeds pooled
+    assert cells[7:] == ["+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60"]
+    assert all((tmp_path / f"lift-{tokens}.png").stat().st_size > 10_000 for tokens in (2048, 8192))
+
+
+def test_tune_tries_each_rate_on_a_document_of_its_own(tmp_path: Path, calls: list[Any]) -> None:
+    assert CliRunner().invoke(app, ["tune", str(tmp_path), "--model", "m", "--methods", "lse"]).exit_code == 0
+    assert [(rate / RATES["lse"], seed) for _, rate, _, seed in calls] == [(0.5, 100), (1.0, 100), (2.0, 100)]
+
+
+def test_an_unknown_method_is_refused(tmp_path: Path, calls: list[Any]) -> None:
+    refused = CliRunner().invoke(app, ["run", str(tmp_path), "--model", "m", "--methods", "lse,magic"])
+    assert refused.exit_code == 1 and not calls
