@@ -60,7 +60,7 @@ def questions(document: Any, facts: Sequence[Any], seed: int) -> list[Item]:
     """In held-out wordings, every fact as often as any other."""
     asked = tasks.make(document, ("needle",), NEEDLES, seed, "eval")
     asked += [item for item in chronicle.items(facts) if item.kind == "linked"]
-    asked += tasks.make(document, ("linked",), 8, seed, "eval")
+    asked += tasks.make(document, ("linked",), 12, seed, "eval")
     asked += tasks.make(document, ("absent",), ABSENT, seed, "eval")
     return asked + tasks.make(document, ("cloze", "order"), 8, seed, "eval")
 

@@ -9,7 +9,13 @@ from typing import Any
 
 import torch
 
+from lift import LiftError
+
 BATCH_TOKENS = 16_384  # of a batch, padding and reply included: a GiB of keys and values where a token takes 64 KiB
+NEW_TOKENS = 48  # of a reply, at most
+WINDOW_TOKENS = 2048  # of text before a question in an evaluation, where nobody says otherwise
+MIN_WINDOW = 32  # tokens: less holds no sentence
+SEAM_TOKENS = 32  # that a window's pieces and the text around them may add when they are tokenised as one
 SAID = "\ue000"  # private use area: no template contains it
 
 
@@ -42,6 +48,25 @@ def ends(model: Any, tokenizer: Any) -> list[int]:
     return list(dict.fromkeys(token for token in ids if token is not None))
 
 
+def window_size(wanted: int | None, limit: int | None, tokenizer: Any, asked: Sequence[tuple[str, Any]]) -> int:
+    """Tokens of text beside the memory that leave the model room for the longest question and its reply. Raises
+    `LiftError`.
+
+    `wanted`: of the user, None for `WINDOW_TOKENS` or as many as there is room for. `limit`: what the model reads, None
+    where that is not known. `asked`: names of documents with the items asked about each.
+    """
+    longest = max(len(chat(tokenizer, name, item.question)) for name, items in asked for item in items)
+    taken = longest + NEW_TOKENS + SEAM_TOKENS
+    room = limit - taken if limit else None
+    if room is not None and room < max(MIN_WINDOW, wanted or 0):
+        what = f"--window-tokens {wanted:,}" if wanted else f"a window of {MIN_WINDOW} tokens"
+        fix = f"give at most {room:,}" if room >= MIN_WINDOW else "fit the document to a model that reads more"
+        raise LiftError(f"{what} and {taken:,} for question and reply: the model reads {limit:,}, {fix}")
+    if wanted is not None and wanted < MIN_WINDOW:
+        raise LiftError(f"--window-tokens {wanted} is below {MIN_WINDOW}: give more")
+    return wanted or min(WINDOW_TOKENS, room or WINDOW_TOKENS)
+
+
 def batches(lengths: Sequence[int], new: int, batch_tokens: int) -> list[list[int]]:
     """Indices, longest prompts first, in batches of at most `batch_tokens` when each row is padded to the longest."""
     found: list[list[int]] = []
@@ -56,7 +81,7 @@ def answers(
     model: Any,
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
-    max_new_tokens: int = 48,
+    max_new_tokens: int = NEW_TOKENS,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[str]:
     """The greedy reply to each prompt, without special tokens and outer white space, in the order of the prompts.

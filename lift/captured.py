@@ -22,6 +22,7 @@ class Captured:
         self.work, self.parameters = work, list(parameters)
         self.graph: Any = None
         self.inputs: list[Tensor] = []
+        self.gradients: list[Tensor] = []  # where the graph writes them, whatever `.grad` has become since
         self.figures = torch.empty(0)
         self.eager = False
 
@@ -41,6 +42,8 @@ class Captured:
         for held, given in zip(self.inputs, inputs, strict=True):
             held.copy_(given)
         self.graph.replay()
+        for p, gradient in zip(self.parameters, self.gradients, strict=True):
+            p.grad = gradient
         return self.figures
 
     def _computed(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -52,8 +55,9 @@ class Captured:
 
     def _capture(self, inputs: Sequence[Tensor]) -> None:
         self.inputs = [each.clone() for each in inputs]
-        for p in self.parameters:
-            p.grad = torch.zeros_like(p)
+        self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        for p, gradient in zip(self.parameters, self.gradients, strict=True):
+            p.grad = gradient
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(beside):
@@ -62,7 +66,7 @@ class Captured:
         torch.cuda.current_stream().wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
-            torch._foreach_zero_([p.grad for p in self.parameters if p.grad is not None])
+            torch._foreach_zero_(self.gradients)
             loss, figures = self.work(*self.inputs)
             loss.backward()
             self.figures = figures.detach()

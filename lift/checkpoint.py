@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -32,11 +33,14 @@ def save(folder: Path, step: int, digest: str, trained: Mapping[str, Tensor], op
 
 @torch.no_grad()
 def load(folder: Path, digest: str, trained: Mapping[str, Tensor], optimizer: Any) -> int:
-    """Puts the state back and returns its step; 0 and nothing changed where there is none of this very fit."""
-    path = folder / STATE
-    if not path.is_file() or (said := json.loads(path.read_text()))["of"] != digest:
+    """Puts the state back and returns its step; 0 and nothing changed where there is none of this very fit, whole."""
+    try:
+        said = json.loads((folder / STATE).read_text())
+        if said["of"] != digest:
+            return 0
+        tensors = load_file(folder / f"checkpoint-{said['step']}.safetensors")
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError):
         return 0
-    tensors = load_file(folder / f"checkpoint-{said['step']}.safetensors")
     for name, p in trained.items():
         p.copy_(tensors[f"weight.{name}"])
         if f"{MOMENTS[0]}.{name}" in tensors:
@@ -46,5 +50,6 @@ def load(folder: Path, digest: str, trained: Mapping[str, Tensor], optimizer: An
 
 
 def remove(folder: Path) -> None:
+    (folder / STATE).unlink(missing_ok=True)  # first: it names another
     for file in folder.glob("checkpoint*"):
         file.unlink()

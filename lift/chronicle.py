@@ -34,6 +34,8 @@ KINDS = ("numbers", "words") * 7 + ("names", "dates")  # mostly short: the reply
 CHAIN_KINDS = ("numbers", "words") * 2
 TOLERANCE = 0.01  # of the tokens asked for
 MARGIN = 0.3  # of its stratum that a fact keeps from each border, as it moves to the end of a sentence
+ENOUGH, ENOUGH_DRAWS, ENOUGH_STEP = 2.5, 8, 256  # above the 2 that are required: drafts differ in length
+OTHER_TOKENS = 2048  # of another document to set against one, or more where its facts take more
 TRIES = 40  # layouts, until every fact stands in its stratum
 NEUTRAL_PASSAGES = 5  # some 400 tokens each
 NEUTRAL_SEED = 1_000_000  # a stream of prose that no document is cut from
@@ -56,7 +58,7 @@ def made(tokenizer: Any, tokens: int, seed: int) -> tuple[Document, list[Planted
     """A document of `tokens` tokens within 1 %, and its facts: the singles in order of depth, then the chains.
 
     No value stands in it twice, and nobody in two sentences but who joins the two of a chain. Raises `LiftError` if it
-    is too short for them.
+    is too short for them, naming a length that is not.
     """
     rng = Random(f"lift document {tokens} {seed}")
     counter = Tokens(tokenizer)
@@ -69,7 +71,8 @@ def made(tokenizer: Any, tokens: int, seed: int) -> tuple[Document, list[Planted
         costs = np.array(counter.mid(texts))
         if 2 * costs.sum() > tokens:
             raise LiftError(
-                f"a document of {tokens} tokens is too short for {costs.sum()} tokens of facts: ask for 2048"
+                f"a document of {tokens} tokens is too short for {costs.sum()} tokens of facts: "
+                f"ask for {enough(tokenizer)}"
             )
         laid = lay_out(pool, texts, _places(strata, costs, tokens, rng), budget, rng)
         ids, offsets = counter.offsets(laid.text)
@@ -82,6 +85,13 @@ def made(tokenizer: Any, tokens: int, seed: int) -> tuple[Document, list[Planted
         if covered and all(_once(draft, laid.text) for draft in drafts):
             return Document(f"chronicle-{tokens}-{seed}", laid.text), _placed(drafts, spans, depths)
     raise LiftError(f"no document of {tokens} tokens came out in {TRIES} tries: ask for more tokens")
+
+
+def enough(tokenizer: Any) -> int:
+    """Tokens with which a document holds its facts, whichever are drawn: a tokenizer of bytes needs thousands more."""
+    counter, rng = Tokens(tokenizer), Random("lift document enough")
+    drawn = ([text for draft in _drafts(rng) for text in draft.sentences] for _ in range(ENOUGH_DRAWS))
+    return ENOUGH_STEP * -(-int(ENOUGH * max(sum(counter.mid(texts)) for texts in drawn)) // ENOUGH_STEP)
 
 
 def items(facts: Sequence[Planted]) -> list[Item]:
@@ -170,6 +180,16 @@ def unrelated() -> list[Item]:
         Item("unrelated", question, right, (), tuple(others))
         for question, right, *others in (line.split(" = ") for line in UNRELATED.strip().splitlines())
     ]
+
+
+def against(tokenizer: Any) -> dict[str, Any]:
+    """What has nothing to do with any document: neutral text, general questions, another document with its own."""
+    other, facts = made(tokenizer, max(OTHER_TOKENS, enough(tokenizer)), 1)
+    return {
+        "neutral": neutral("eval"),
+        "unrelated": unrelated(),
+        "other": (other, items(facts)),
+    }
 
 
 UNRELATED = """

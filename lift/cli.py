@@ -25,11 +25,10 @@ import typer
 from rich.console import Console
 
 from lift import LiftError, base_model, listing, retrieval
-from lift.documents import Document, read
+from lift.documents import Document, read, read_text
 from lift.library import Entry, Library, LibraryError
 
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
-OTHER_TOKENS = 2048  # of the document that `evaluate` sets against
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
 LibraryAt = Annotated[Path, typer.Option("--library", help="Folder of the library.")]
@@ -46,9 +45,9 @@ def _one_line() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def _recalled(library: Library, names: Sequence[str], model: str | None, device: Any) -> tuple[Any, Any]:
-    """The base model with the documents on, and its tokenizer. Everything is checked before the model is loaded."""
-    from lift.attached import Attached, together
+def _base(library: Library, names: Sequence[str], model: str | None) -> Path:
+    """The folder of the model that all of the documents were fitted to, as far as it can be told without loading it."""
+    from lift.attached import together
 
     entries = together(library, names)
     if model is None and not Path(entries[0].base_model).is_dir() and Path(entries[0].base_model).is_absolute():
@@ -60,10 +59,22 @@ def _recalled(library: Library, names: Sequence[str], model: str | None, device:
             raise LiftError(
                 f"{entry.name!r} was fitted to {entry.base_model}, {folder} has other weights: give --model"
             )
-    tokenizer = base_model.tokenizer(folder)
+    return folder
+
+
+def _recalled(library: Library, names: Sequence[str], folder: Path, device: Any) -> Any:
+    """The base model with the documents on."""
+    from lift.attached import Attached
+
     attached = Attached(library, base_model.load(folder, device), names)
     attached.switch(names)
-    return attached.model, tokenizer
+    return attached.model
+
+
+def _context(folder: Path) -> int | None:
+    """Tokens that the model reads, where its config says so."""
+    limit: int | None = getattr(base_model.config(folder).get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 # ---- fit --------------------------------------------------------------------------------------------------------
@@ -130,6 +141,8 @@ def _planned(document: Document, model: str, recipe: str, shelf: Library, replac
     mine = base_model.fingerprint(folder)
     if steps.method == "gated":
         tuner.check(base_model.config(folder))
+    if steps.method == "lora":
+        base_model.check_matrices(folder, steps.targets)
     constants = json.loads(json.dumps(asdict(steps)))
     entry = Entry(
         name=document.name, digest=document.digest, tokens=0, words=len(document.text.split()), recipe=recipe,
@@ -180,19 +193,25 @@ def ask(
         shelf, names = Library(library), list(dict.fromkeys(document))
         for name in names:
             shelf.get(name)
-        before = [read(window).text] if window else []
-        if retrieve:
-            if source is None:
-                raise LiftError(f"--retrieve {retrieve} has nothing to search: give --source")
-            before += retrieval.passages(read(source).text, question, retrieve)
-        attached, tokenizer = _recalled(shelf, names, model, base_model.device(device))
-        from lift.asking import answers, chat
+        if retrieve and source is None:
+            raise LiftError(f"--retrieve {retrieve} has nothing to search: give --source")
+        if source and not retrieve:
+            raise LiftError(f"--source {source} is only searched with --retrieve: give --retrieve 3, or --window")
+        before = [read_text(window)] if window else []
+        before += retrieval.passages(read_text(source), question, retrieve) if source else []
+        target, folder = base_model.device(device), _base(shelf, names, model)
+        tokenizer = base_model.tokenizer(folder)
+        from lift.asking import NEW_TOKENS, answers, chat
 
         prompt = chat(tokenizer, '" and "'.join(names), question, "\n\n".join(before))
-        limit = getattr(attached.config.get_text_config(), "max_position_embeddings", None)
-        if limit and len(prompt) >= limit:
-            raise LiftError(f"the prompt has {len(prompt):,} tokens, the model reads {limit:,}: shorten --window")
-        typer.echo(answers(attached, tokenizer, [prompt])[0])
+        limit = _context(folder)
+        if limit and len(prompt) + NEW_TOKENS > limit:
+            given = [name for name, on in (("--window", window), ("--retrieve", retrieve)) if on]
+            raise LiftError(
+                f"the prompt has {len(prompt):,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
+                f"shorten {' or '.join(given) or 'the question'}"
+            )
+        typer.echo(answers(_recalled(shelf, names, folder, target), tokenizer, [prompt])[0])
 
 
 # ---- evaluate ---------------------------------------------------------------------------------------------------
@@ -205,7 +224,10 @@ def evaluate(
     source: Annotated[Path, typer.Option(help="The file it was fitted from.")],
     out: Annotated[Path | None, typer.Option(help="Folder for table, JSON and plot.")] = None,
     questions: Annotated[int, typer.Option(min=1, help="About the document, of each kind.")] = 50,
-    window_tokens: Annotated[int, typer.Option(help="Of text beside the memory; less than the model reads.")] = 2048,
+    window_tokens: Annotated[
+        int | None,
+        typer.Option(help="Of text beside the memory; 2,048, or what the model reads, where not given."),
+    ] = None,
     model: ModelAt = None,
     device: Device = "auto",
 ) -> None:
@@ -215,30 +237,26 @@ def evaluate(
         entry, text = shelf.get(document), read(source, document)
         if text.digest != entry.digest:
             raise LiftError(f"{source} is not the text that {document!r} was fitted from: give that file as --source")
-        attached, tokenizer = _recalled(shelf, [document], model, base_model.device(device))
-        from lift import tasks, tuner
+        target, folder = base_model.device(device), _base(shelf, [document], model)
+        tokenizer = base_model.tokenizer(folder)
+        from lift import chronicle, tasks, tuner
+        from lift.asking import window_size
+        from lift.evaluate import GENERAL
         from lift.evaluate import evaluate as measure
-        from lift.evaluate_plot import save, table
+        from lift.evaluate_plot import check_folder, save, upright
 
+        if out:
+            check_folder(out)
         items = tasks.make(text, list(tasks.TASKS), questions, 0, "eval")
+        against = chronicle.against(tokenizer)
+        asked = [(text.name, items), (against["other"][0].name, against["other"][1]), (GENERAL, against["unrelated"])]
+        window = window_size(window_tokens, _context(folder), tokenizer, asked)
+        attached = _recalled(shelf, [document], folder, target)
         gate = tuner.gate if tuner.layers(attached) else None
-        sizes: dict[str, Any] = {"window_tokens": window_tokens, "gate": gate}
-        found = {entry.recipe: measure(attached, tokenizer, text, items, **sizes, **_against(tokenizer))}
-        Console().print(table(found))
+        found = {entry.recipe: measure(attached, tokenizer, text, items, window_tokens=window, gate=gate, **against)}
+        Console().print(upright(found))
         if out:
             save(found, out)
-
-
-def _against(tokenizer: Any) -> dict[str, Any]:
-    """What has nothing to do with any document: neutral text, general questions, another document with its own."""
-    from lift import chronicle
-
-    other, facts = chronicle.made(tokenizer, OTHER_TOKENS, 1)
-    return {
-        "neutral": chronicle.neutral("eval"),
-        "unrelated": chronicle.unrelated(),
-        "other": (other, chronicle.items(facts)),
-    }
 
 
 # ---- list, remove -----------------------------------------------------------------------------------------------

@@ -36,12 +36,22 @@ class Document:
 
 def read(path: Path, name: str | None = None) -> Document:
     """A .txt or .md file in UTF-8, named after the file. Raises `LiftError`."""
+    text = read_text(path)
+    if (words := len(text.split())) < MIN_WORDS:
+        raise LiftError(f"{path} has {words} words, at least {MIN_WORDS} are needed: put it into the prompt instead")
+    return Document(path.stem if name is None else name, text)
+
+
+def read_text(path: Path) -> str:
+    """Of a file in UTF-8, of any length but empty. Raises `LiftError`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LiftError(f"{path}: byte {error.start} is not UTF-8: save the file as UTF-8") from None
     except OSError as error:
         raise LiftError(f"{path}: {error.strerror}: give a text file") from None
-    if (words := len(text.split())) < MIN_WORDS:
-        raise LiftError(f"{path} has {words} words, at least {MIN_WORDS} are needed: put it into the prompt instead")
-    return Document(name or path.stem, text)
+    if "\0" in text:
+        raise LiftError(f"{path}: character {text.index(chr(0))} is NUL, this is no text: save the file as UTF-8 text")
+    if not text.strip():
+        raise LiftError(f"{path} is empty: give a file with text")
+    return text

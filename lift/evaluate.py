@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from environments.scoring import normalise
 from lift import LiftError
-from lift.asking import answers, chat
+from lift.asking import MIN_WINDOW, answers, chat
 from lift.documents import Document
 from lift.evaluate_plot import Z95, Rate, Results
 from lift.tasks import Item, right
@@ -28,7 +28,6 @@ from lift.tasks import Item, right
 BINS = 10  # of depth
 GENERAL = "general knowledge"  # the name under which unrelated questions are asked
 LOGIT_BYTES = 2**30  # of the 32-bit logits held at once
-MIN_WINDOW = 32  # tokens: less holds no sentence
 OF_DOCUMENT = 4  # the first stages ask about the document itself: told apart by kind
 GAP = "\n[...]\n"  # between the pieces of a window that stand apart in the document
 Span = tuple[int, int]

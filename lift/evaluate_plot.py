@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -146,6 +147,16 @@ def table(results: Mapping[str, Results]) -> Table:
     return shown
 
 
+def upright(results: Mapping[str, Results]) -> Table:
+    """The same with a column for each method: for a terminal, which is too narrow for the other."""
+    first, *figures = table(results).columns
+    shown = Table("", *map(str, first.cells), title="Closed book, beside a window, forgetting")
+    for column in figures:
+        cells = (str(cell).replace("\n", "  (", 1) + (")" if "\n" in str(cell) else "") for cell in column.cells)
+        shown.add_row(str(column.header).replace("\n", " "), *cells)
+    return shown
+
+
 def _cell(rate: Rate) -> str:
     if rate.share is None:
         return "–"
@@ -203,6 +214,14 @@ def _point(axis: Any, each: Results, rate: Rate, method: str, number: int) -> No
 
 
 # ---- files ----
+
+
+def check_folder(folder: Path) -> None:
+    """Before hours of measuring: raises `LiftError` if `save` could not write there."""
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        what = "cannot be written" if above.is_dir() else "is no folder"
+        raise LiftError(f"{above} {what}: give another --out")
 
 
 def save(results: Mapping[str, Results], folder: Path) -> None:

@@ -6,6 +6,7 @@ The adapter is PEFT's format (adapter_config.json, adapter_model.safetensors). A
 checkpoint stands, which is safetensors and JSON too. A loss that is no number ends the run with the last good weights kept.
 """
 
+import hashlib
 import json
 import math
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import CartridgeConfig, LoraConfig, get_peft_model
+from peft import CartridgeConfig, LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 
@@ -67,15 +68,17 @@ def fit(
     ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
     torch.manual_seed(seed)
     accelerator = Accelerator()
-    model = model.to(accelerator.device)
+    if getattr(model, "hf_quantizer", None) is None:  # a quantised model may not be moved
+        model = model.to(accelerator.device)
+    model.eval()
     prefill = prefill_seconds(model, ids)
     began = time.perf_counter()
     items = [*tasks.make(document, recipe.tasks, recipe.items, seed, "train"), *more]
     rows = task_rows(items, document.name, tokenizer, model)
-    if recipe.stages[0].sources == ("tasks",) and not rows:
+    if not rows and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):
         raise LiftError(f"{document.name}: no question could be made of it: use --recipe raw-lora, or --self-study")
     wanted = recipe.kl_rows or recipe.neutral_budget is not None
-    quiet = quiet_rows(model, tokenizer, QUIET_ROWS + HELD_OUT, seed) if wanted else []
+    quiet = quiet_rows(model, tokenizer, max(QUIET_ROWS, recipe.kl_rows) + HELD_OUT, seed) if wanted else []
     model = adapted(model, tokenizer, recipe, document)
     run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, quiet, out, seed, progress)
     losses = run.work()
@@ -93,17 +96,18 @@ def fit(
 # ---- the model --------------------------------------------------------------------------------------------------
 
 
+def adapter_config(recipe: Recipe) -> PeftConfig:
+    if recipe.method == "gated":
+        return GatedMemoryConfig(gate=recipe.gate, width=recipe.width, published_init=recipe.published_init)
+    if recipe.method == "lora":
+        targets = list(recipe.targets)
+        return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets, task_type="CAUSAL_LM")
+    return CartridgeConfig(num_virtual_tokens=recipe.slots, task_type="CAUSAL_LM")
+
+
 def adapted(model: Any, tokenizer: Any, recipe: Recipe, document: Document) -> Any:
     """The model with a new adapter of the recipe's method."""
-    if recipe.method == "gated":
-        config: Any = GatedMemoryConfig(gate=recipe.gate, width=recipe.width, published_init=recipe.published_init)
-    elif recipe.method == "lora":
-        config = LoraConfig(
-            r=recipe.rank, lora_alpha=recipe.alpha, target_modules=list(recipe.targets), task_type="CAUSAL_LM"
-        )
-    else:
-        config = CartridgeConfig(num_virtual_tokens=recipe.slots, task_type="CAUSAL_LM")
-    made = get_peft_model(model, config)
+    made = get_peft_model(model, adapter_config(recipe))
     if recipe.method == "cartridge":
         from peft import initialize_kv_prefix_from_text
 
@@ -164,9 +168,9 @@ class _Run:
         self.accelerator, self.model, self.tokenizer, self.recipe = accelerator, model, tokenizer, recipe
         self.document, self.ids, self.tasks, self.out, self.seed = document, ids, tasks, out, seed
         self.device = accelerator.device
-        self.quiet, self.held_out = quiet[:QUIET_ROWS], quiet[QUIET_ROWS:]
+        self.quiet, self.held_out = quiet[:-HELD_OUT], quiet[-HELD_OUT:]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.digest = json.dumps([asdict(recipe), document.digest, seed, len(tasks), sorted(self.trained)], default=str)
+        self.digest = self._digest(tasks)
         self.total = sum(len(self._batches(stage, epoch)) for stage in recipe.stages for epoch in range(stage.epochs))
         self.step, self.saved = 0, time.monotonic()
         self.teacher: list[Top] = []
@@ -174,6 +178,13 @@ class _Run:
         self.losses: dict[str, float] = {}
         shown = progress and accelerator.is_main_process
         self.bar = tqdm(total=self.total, desc=document.name, unit="step", disable=not shown)
+
+    def _digest(self, tasks: list[Row]) -> str:
+        """What a checkpoint has to be of: recipe, document and seed, questions as they are tokenised, the base model."""
+        frozen = [p.detach().flatten()[:16].float() for p in self.model.parameters() if not p.requires_grad]
+        said = [asdict(self.recipe), self.document.digest, self.seed, sorted(self.trained), [row.ids for row in tasks]]
+        base = torch.cat([p.to(self.device) for p in frozen]).cpu().numpy().tobytes()
+        return hashlib.sha256(json.dumps(said).encode() + base).hexdigest()
 
     def _batches(self, stage: Stage, epoch: int) -> list[Batch]:
         """The optimizer steps of an epoch: questions of like length together, segments as they come."""
@@ -183,13 +194,14 @@ class _Run:
         rows = segment_rows(self.ids, self.tokenizer, self.recipe, rng) if "segments" in stage.sources else []
         rows = rows + (self.tasks if "tasks" in stage.sources else [])
         rng.shuffle(rows)
-        size = stage.rows or len(rows)
+        size = stage.rows or max(1, len(rows))
         return [(0, rows[start : start + size]) for start in range(0, len(rows), size)]
 
     def work(self) -> dict[str, float]:
         """All steps that are still to do; the losses of the last."""
         self.teacher = self._teacher()
-        base = self._quiet_loss() if self.recipe.neutral_budget is not None else 0.0
+        with self.model.disable_adapter():
+            base = self._quiet_loss() if self.recipe.neutral_budget is not None else 0.0
         optimizer = torch.optim.AdamW(
             self.trained.values(), lr=self.recipe.learning_rate, betas=self.recipe.betas,
             weight_decay=self.recipe.weight_decay, fused=self.device.type == "cuda",
@@ -237,21 +249,23 @@ class _Run:
     def _one(self, width: int, rows: list[Row], size: int, optimizer: Any) -> None:
         """One optimizer step: token losses of the rows, and the divergence on a draw of other text. Each process takes its
         share of both; summed up, the gradients are those of one process."""
-        labelled = max(1, sum(label != IGNORED for row in rows for label in row.labels))
+        labelled = max(1, sum(label != IGNORED for row in rows for label in row.labels[1:]))
         drawn = Random(f"{self.seed} {self.step}").sample(self.quiet, self.recipe.kl_rows)
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         mine, quiet = rows[rank::ranks], drawn[rank::ranks]
         parts = self._gradients(width, mine, quiet, -(-size // ranks), 1 / labelled)
-        loss, kl = self.accelerator.reduce(parts, "sum").tolist()
-        if not math.isfinite(loss + kl):
-            raise LiftError(
-                f"step {self.step}: the loss is {loss}, no number: lower the learning rate "
-                f"({self.recipe.learning_rate:g}); the last good checkpoint is kept"
-            )
+        parts = self.accelerator.reduce(parts, "sum")
         if ranks > 1:
             for p in self.trained.values():
                 p.grad = self.accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
-        self.accelerator.clip_grad_norm_(self.trained.values(), self.recipe.clip)
+        norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.recipe.clip)
+        loss, kl, length = torch.stack([*parts, norm]).tolist()  # the device is asked once
+        if not math.isfinite(loss + kl + length):
+            what = f"gradient's length is {length}" if math.isfinite(loss + kl) else f"loss is {loss + kl}"
+            raise LiftError(
+                f"step {self.step}: the {what}, no number: lower the learning rate "
+                f"({self.recipe.learning_rate:g}); the last good checkpoint is kept"
+            )
         for group in optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate * self._rate()
         optimizer.step()
@@ -277,7 +291,7 @@ class _Run:
             ids, _, labels = padded(batch, self.device)
             goal = self._goal([row for row in batch if row.quiet is not None])
             loss, figures = self._losses(ids, labels, each, *goal)
-            self.accelerator.backward(loss)
+            loss.backward()
             parts += figures.detach()
         return parts
 
@@ -333,4 +347,5 @@ class _Run:
             ids, mask, _ = padded(batch, self.device)
             seen.append(teacher.logits(ids, mask)[1])
         joined = [Observed(*(torch.cat(x, 1) for x in zip(*parts, strict=True))) for parts in zip(*seen, strict=True)]
+        del seen  # megabytes a token of a larger model
         self.losses |= distil(self.model, joined, ADAPTER, self.recipe.distil_steps, self.recipe.distil_rate)

@@ -46,8 +46,10 @@ class GatedMemory(nn.Module):
         self.w_out = nn.Parameter(_uniform(heads, width * dim, dim, published))
         self.gate_in = nn.Parameter(_uniform(heads, dim, narrow, published))
         self.gate_out = nn.Parameter(_uniform(heads, narrow, 1, published))
-        self.share = nn.Parameter(torch.ones(heads) if published else torch.zeros(heads))
-        self.share.requires_grad_(not published)
+        if published:  # no parameter: PEFT turns on the gradients of all that an active adapter has
+            self.register_buffer("share", torch.ones(heads))
+        else:
+            self.share = nn.Parameter(torch.zeros(heads))
         if gate == "lse":  # the log-sum-exp is nearly linear in the query wherever one key outweighs the others
             self.slope = nn.Parameter(torch.zeros(heads, dim))
             self.level = nn.Parameter(torch.zeros(heads))
@@ -77,12 +79,18 @@ def recall(q_HTD: Tensor, weights: dict[str, Tensor], gate: Gate) -> tuple[Tenso
 def gates(recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tensor | None) -> list[Tensor]:
     """The share of each document in the attention, (B, L, H) each; what is left to 1 is the window's."""
     if gate == "query":
-        return [each.share_H * torch.sigmoid(each.score_BLH) for each in recalled]
+        return [_within(each.share_H, 1.0) * torch.sigmoid(each.score_BLH) for each in recalled]
     assert lse_BLH is not None
     top = torch.stack([lse_BLH, *(each.score_BLH for each in recalled)]).amax(0).detach()
-    documents = [each.share_H.clamp(min=0) * torch.exp(each.score_BLH - top) for each in recalled]
+    documents = [_within(each.share_H) * torch.exp(each.score_BLH - top) for each in recalled]
     whole = torch.exp(lse_BLH - top) + torch.stack(documents).sum(0)
     return [each / whole.clamp(min=1e-30) for each in documents]
+
+
+def _within(share_H: Tensor, most: float | None = None) -> Tensor:
+    """The share between 0 and `most`; its gradient is as if it were not held there, or a memory whose first step is towards
+    less than nothing would stay closed for good."""
+    return share_H + (share_H.clamp(0, most) - share_H).detach()
 
 
 def mixed(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tensor | None) -> Tensor:

@@ -211,6 +211,7 @@ class Library:
 
     def remove(self, name: str) -> Entry:
         """Takes a document out, its adapter with it."""
+        self.get(name)  # a folder that holds no library is not made one
         with self._writing() as entries:
             entry = self.get(name)
             self._write([other for other in entries if other.name != name])

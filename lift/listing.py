@@ -13,7 +13,7 @@ def fitted(entry: Entry) -> Table:
     table = Table("", "", title=escape(shown(entry.name)), show_header=False)
     table.add_row("recipe", entry.recipe)
     table.add_row("document", f"{entry.tokens:,} tokens, {entry.words:,} words")
-    share = f", 1/{entry.kv_bytes / entry.bytes:,.1f} of its keys and values" if entry.kv_bytes else ""
+    share = f", {of_cache(entry)} its keys and values" if entry.kv_bytes else ""
     table.add_row("adapter", size(entry.bytes) + share)
     seconds = entry.seconds or 0.0
     times = f", {seconds / entry.prefill_seconds:,.1f} × prefill" if entry.prefill_seconds else ""
@@ -27,12 +27,18 @@ def listed(entries: Sequence[Entry], title: str) -> Table:
     """A row a document. At least one entry."""
     table = Table("document", "tokens", "recipe", "adapter", "of KV cache", "fit", "created", title=escape(title))
     for entry in entries:
-        share = f"1/{entry.kv_bytes / entry.bytes:,.1f}" if entry.kv_bytes else "-"
+        share = of_cache(entry).removesuffix(" of") if entry.kv_bytes else "-"
         took = f"{entry.seconds:,.1f} s" if entry.seconds is not None else "-"
         cells = (shown(entry.name), f"{entry.tokens:,}", entry.recipe, size(entry.bytes), share, took)
         table.add_row(*map(escape, (*cells, entry.created[:16].replace("T", " "))))
     table.caption = escape(f"base model {entries[0].base_model}")
     return table
+
+
+def of_cache(entry: Entry) -> str:
+    """An adapter against the document's keys and values, which those of a short document may undercut."""
+    ratio = (entry.kv_bytes or 0) / entry.bytes
+    return f"1/{ratio:,.1f} of" if ratio >= 1 else f"{1 / ratio:,.1f} ×"
 
 
 def size(count: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from lift.gated_memory import Observed, recall
 from lift.tuner import layers
@@ -75,7 +76,10 @@ class Teacher:
         with model.disable_adapter():
             for start in starts:
                 row = torch.tensor([[*prefix, *ids[start : start + piece]]], device=model.device)
-                cache = model(input_ids=row, use_cache=True, logits_to_keep=1).past_key_values
+                # A sliding window's own cache would drop what has left the window.
+                slides = getattr(model.config.get_text_config(), "sliding_window", None)
+                own = DynamicCache() if slides else None
+                cache = model(input_ids=row, past_key_values=own, use_cache=True, logits_to_keep=1).past_key_values
                 new = len(prefix) + max(0, done - start)  # the last piece overlaps the one before
                 for i, layer in enumerate(layers(model)):
                     held = cache.layers[layer.index]
@@ -133,13 +137,14 @@ def distil(
     data = Observed(*(torch.cat(parts).float() for parts in zip(*seen, strict=True)))
     weights["level"] += data.lse_document_HT.mean(1)  # where a linear fit would begin
     order = torch.randperm(data.q_HTD.shape[1], generator=torch.Generator().manual_seed(0)).to(data.q_HTD.device)
-    held, order = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
+    held, order = order[: max(1, len(order) // 10)], order[len(order) // 10 :]
+    batch = min(batch, len(order))
     for weight in weights.values():
         weight.requires_grad_()
     optimizer = torch.optim.AdamW(weights.values(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(2, steps), pct_start=0.1)
     for step in range(steps):
-        at = (step * batch) % max(1, len(order))
+        at = (step * batch) % len(order)
         part = order[at : at + batch]
         loss = gap(Observed(*(x[:, part] for x in data)), weights)
         optimizer.zero_grad()

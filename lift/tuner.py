@@ -4,7 +4,8 @@
 
 Works on any decoder with separate q_proj and o_proj: Llama, Qwen2, Qwen3, Gemma3, SmolLM3, Mistral. The query before RoPE is
 what `q_proj` puts out, through `q_norm` where there is one; the window's log-sum-exp is taken where attention is computed,
-in transformers' attention interface. Several active adapters are several documents at once (gate "lse").
+in transformers' attention interface: a model of eager or flash attention is asked for sdpa until `unload`. Several active
+adapters are several documents at once (gate "lse"). Not under `nn.DataParallel`, whose replicas would share what they see.
 """
 
 from copy import deepcopy
@@ -49,6 +50,7 @@ class Tap:
 
     def __init__(self, norm: nn.Module | None) -> None:
         self.norm = norm  # of queries, before RoPE
+        self.hook: Any = None  # on q_proj
         self.wanted = False  # by an open document: the log-sum-exp
         self.query: Tensor | None = None  # before norm and RoPE, (B, L, H D)
         self.turned: Tensor | None = None  # after it, (B, H, L, D)
@@ -114,6 +116,10 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         if self.gate == "query" and len(names) > 1:
             raise LiftError("gates of kind query do not compose: ask one document at a time, or fit with gate lse")
         query, lse, turned = self.tap.take(self.heads)
+        if lse is None and self.tap.wanted:
+            raise LiftError(
+                f"the model's attention was changed after its memory was attached: set_attn_implementation({WATCHED!r})"
+            )
         o_BLHD = x.unflatten(-1, (self.heads, -1))
         recalled = (
             [self._exactly(o_BLHD, query, lse, turned)] if self.exact else [self.gm_memory[n](query) for n in names]
@@ -159,6 +165,7 @@ class GatedMemoryModel(BaseTuner):
     prefix = PREFIX
     tuner_layer_cls = GatedMemoryLayer
     target_module_mapping: dict[str, list[str]] = {}
+    before: str | None = None  # the model's own attention implementation
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         return peft_config
@@ -168,7 +175,8 @@ class GatedMemoryModel(BaseTuner):
 
     def _check_target_module_exists(self, peft_config: Any, key: str) -> bool:  # type: ignore[override]
         parent, _, name = key.rpartition(".")
-        if name not in peft_config.target_modules:
+        wanted = peft_config.target_modules
+        if name not in ([wanted] if isinstance(wanted, str) else wanted):
             return False
         attention = self.model.get_submodule(parent)
         return hasattr(attention, "q_proj") and layer_has_memory(self.model.config, getattr(attention, "layer_idx", 0))
@@ -178,13 +186,23 @@ class GatedMemoryModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(target, GatedMemoryLayer):
+            self.before = self.before or self.model.config._attn_implementation
             install(self.model)
-            if not hasattr(parent, "lift_tap"):
-                parent.lift_tap = Tap(getattr(parent, "q_norm", None))
-                parent.q_proj.register_forward_hook(parent.lift_tap.keep)
+            parent.lift_tap = Tap(getattr(parent, "q_norm", None))
+            parent.lift_tap.hook = parent.q_proj.register_forward_hook(parent.lift_tap.keep)
             target = GatedMemoryLayer(target, parent, self.model.config.get_text_config().num_attention_heads)
             setattr(parent, target_name, target)
         target.update_layer(adapter_name, peft_config)
+
+    def unload(self) -> nn.Module:
+        """The base model as it was: its own attention, nothing tapped."""
+        for module in self.model.modules():
+            if isinstance(tap := getattr(module, "lift_tap", None), Tap):
+                tap.hook.remove()
+                del module.lift_tap
+        if self.before:
+            self.model.set_attn_implementation(self.before)
+        return super().unload()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         """It is fp32 already, and stays so."""
@@ -200,11 +218,17 @@ def check(config: Any) -> None:
         raise LiftError(
             f"{kind} compresses keys and values (MLA): gated memory needs q_proj, use --recipe published-v4"
         )
-    names = {module for module, _ in _modules(config)}
+    modules = _modules(config)
+    names = {name for name, _ in modules}
     if not {"q_proj", "o_proj"} <= names:
         raise LiftError(
             f"{kind} has no q_proj and o_proj of its own: gated memory needs both, use --recipe published-v4"
         )
+    attention: Any
+    for _, attention in modules:
+        both = hasattr(attention, "q_proj") and hasattr(attention, "o_proj")
+        if both and attention.q_proj.out_features != attention.o_proj.in_features:
+            raise LiftError(f"{kind} has more than queries in its q_proj: use --recipe published-v4")
     if getattr(text, "attn_logit_softcapping", None) or "sinks" in names:
         raise LiftError(f"{kind} has softcapping or learnt sinks in its attention: use --recipe published-v4")
 
@@ -238,7 +262,9 @@ def _watched(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tenso
     tap: Tap | None = getattr(module, "lift_tap", None)
     if tap is not None and tap.wanted:
         tap.scale, tap.turned = kwargs.get("scaling") or query.shape[-1] ** -0.5, query
-        tap.lse = log_sum_exp(query, key, mask, tap.scale, causal=mask is None)
+        first = mask is None and query.shape[2] > 1  # of a static cache: what is behind is still empty
+        seen = key[:, :, : query.shape[2]] if first else key
+        tap.lse = log_sum_exp(query, seen, mask, tap.scale, causal=mask is None)
     return AttentionInterface()[BASE](module, query, key, value, mask, **kwargs)
 
 
@@ -249,7 +275,9 @@ def layers(model: nn.Module) -> list[GatedMemoryLayer]:
 @torch.no_grad()
 def gate(model: Any, ids_BL: Tensor) -> Tensor:
     """The share of the attention that goes to the documents, at each token: mean over layers and heads, (B, L)."""
-    gated = layers(model)
+    gated = [layer for layer in layers(model) if layer.documents]
+    if not gated:
+        raise LiftError("no gated memory is on: set_adapter, or leave disable_adapter")
     try:
         for layer in gated:
             layer.watching = True

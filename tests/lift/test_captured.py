@@ -37,6 +37,28 @@ def test_every_run_has_its_own_inputs_gradients(device: str) -> None:
                 p.sub_(0.1)  # as an optimizer would: the next run must see it
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_passes_of_several_shapes_take_turns(device: str) -> None:
+    """Each leaves its own gradients in `.grad`, also where another, or a pass without a graph, came between."""
+    net, first = made(device)
+    second = Captured(first.work, first.parameters)
+    for turn, rows in enumerate((5, 3, 5, 0, 3, 5, 5, 3)):
+        torch.manual_seed(turn)
+        x, share = torch.randn(rows or 7, 4, device=device), torch.rand((), device=device)
+        if rows:
+            (first if rows == 5 else second).run(x, share)
+        else:
+            for p in net.parameters():
+                p.grad = None
+            first.work(x, share)[0].backward()
+        held = [torch.randn(99, device=device) for _ in range(9)]  # takes what was let go
+        found = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+        loss = (net(x).square().sum(-1) * share).sum()
+        for mine, right in zip(found, torch.autograd.grad(loss, list(net.parameters())), strict=True):
+            torch.testing.assert_close(mine, right)
+        assert all(each.isfinite().all() for each in held)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_what_cannot_be_captured_is_computed() -> None:
     weight = torch.ones(3, device="cuda", requires_grad=True)

@@ -4,10 +4,11 @@ from functools import cache
 from typing import Any
 
 import pytest
+from tiny_model import tiny_tokenizer
 
 from environments.haystack.facts import VALUE_KINDS
 from lift import LiftError
-from lift.chronicle import CHAINS, SINGLES, Planted, items, made, neutral, unrelated
+from lift.chronicle import CHAINS, SINGLES, Planted, enough, items, made, neutral, unrelated
 from lift.documents import Document
 from tests.conftest import build_tokenizer
 
@@ -102,6 +103,16 @@ def test_the_same_again_from_the_same_seed_and_another_from_another() -> None:
 def test_too_short_is_said_in_one_line() -> None:
     with pytest.raises(LiftError, match="too short"):
         made(build_tokenizer("gpt2"), 512, 0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bytes"])
+def test_what_is_said_to_be_enough_is(name: str) -> None:
+    built = tiny_tokenizer() if name == "bytes" else build_tokenizer(name)
+    with pytest.raises(LiftError, match=f"ask for {enough(built)}$"):
+        made(built, 768, 0)
+    for seed in range(2):
+        _, facts = made(built, enough(built), seed)
+        assert len(facts) == SINGLES + CHAINS
 
 
 @pytest.mark.parametrize("split", ["train", "eval"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
@@ -106,19 +110,8 @@ def test_training_ends_when_neutral_text_pays(tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = toy(name, stages=(Stage(("tasks",), 2, 2),))
     straight = fitted(recipe, tmp_path / "straight")
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
-    one = fit._Run._one
-
-    def killed(run: Any, *args: Any) -> None:
-        if run.step == 3:
-            raise KeyboardInterrupt
-        one(run, *args)
-
-    monkeypatch.setattr(fit._Run, "_one", killed)
-    with pytest.raises(KeyboardInterrupt):
-        fitted(recipe, tmp_path / "killed")
+    killed_at(3, recipe, tmp_path / "killed", monkeypatch)
     assert json.loads((tmp_path / "killed" / "checkpoint.json").read_text())["step"] == 3
-    monkeypatch.setattr(fit._Run, "_one", one)
     monkeypatch.setattr(fit._Run, "_distil", lambda run: pytest.fail("distilled a second time"))
     resumed = fitted(recipe, tmp_path / "killed")
     assert resumed.steps == straight.steps
@@ -167,6 +160,113 @@ def test_a_loss_that_is_no_number_ends_it_and_keeps_the_last_good_weights(
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint-1.safetensors").values())
 
 
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A finite loss may have one; the checkpoint behind that step would be of no use."""
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
+    gradients, calls = fit._Run._gradients, []
+
+    def broken(run: Any, *args: Any) -> Any:
+        parts = gradients(run, *args)
+        calls.append(1)
+        if len(calls) == 2:
+            next(p for p in run.trained.values() if p.grad is not None).grad.fill_(float("inf"))
+        return parts
+
+    monkeypatch.setattr(fit._Run, "_gradients", broken)
+    with pytest.raises(LiftError, match=r"step 1: the gradient's length is (inf|nan), no number"):
+        fitted(toy("published-v4", stages=(Stage(("tasks",), 1, 2),)), tmp_path)
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint-1.safetensors").values())
+
+
+def killed_at(step: int, recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = fit._Run._one
+
+    def killed(run: Any, *args: Any) -> None:
+        if run.step == step:
+            raise KeyboardInterrupt
+        one(run, *args)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fit, "CHECKPOINT_SECONDS", -1)
+        patch.setattr(fit._Run, "_one", killed)
+        fitted(recipe, out)
+
+
+@pytest.mark.parametrize("change", ["model", "name", "questions", "file", "JSON", "nothing"])
+def test_only_a_whole_checkpoint_of_this_very_fit_is_taken(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = toy("published-v4", stages=(Stage(("tasks",), 1, 1),))
+    killed_at(2, recipe, tmp_path, monkeypatch)
+    if change == "file":
+        (tmp_path / "checkpoint-2.safetensors").write_bytes(b"cut")
+    if change == "JSON":
+        (tmp_path / "checkpoint.json").write_text("")
+    document = Document("mills", TEXT) if change == "name" else DOCUMENT
+    model = tiny_model(initializer_range=0.2) if change == "model" else tiny_model()
+    made, found, load = fit.tasks.make, [], fit.checkpoint.load
+
+    def noted(*args: Any) -> int:
+        found.append(load(*args))
+        return found[-1]
+
+    monkeypatch.setattr(fit.checkpoint, "load", noted)
+    if change == "questions":
+        monkeypatch.setattr(fit.tasks, "make", lambda *args: made(*args)[::-1])
+    fit.fit(document, model, tiny_tokenizer(), recipe, tmp_path, progress=False)
+    assert found == [2 if change == "nothing" else 0]
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """Forked: all is imported already."""
+    alone = fitted(toy("lse", stages=(Stage(("tasks",), 2, 3),)), tmp_path / "one")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    made = multiprocessing.get_context("fork")
+    ranks = [made.Process(target=one_of_two, args=(tmp_path / "two", rank, port)) for rank in range(2)]
+    try:
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(60)
+        assert [rank.exitcode for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    for key, value in weights(alone.folder).items():
+        torch.testing.assert_close(weights(tmp_path / "two")[key], value, atol=2e-5, rtol=1e-3)
+
+
+def one_of_two(out: Path, rank: int, port: int) -> None:
+    """What each process of the test above runs."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1",
+    }  # fmt: skip
+    AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
+    assert fit.Accelerator().num_processes == 2
+    fitted(toy("lse", stages=(Stage(("tasks",), 2, 3),)), out)
+
+
+def test_more_other_text_in_a_step_than_there_is_is_made(tmp_path: Path) -> None:
+    assert fitted(toy("query", kl_rows=fit.QUIET_ROWS + 3), tmp_path).steps > 0
+
+
+def test_a_later_stage_may_have_nothing_to_learn(tmp_path: Path) -> None:
+    stages = (Stage(("segments",), 1, None), Stage(("tasks",), 2, None))
+    assert fitted(toy("raw-lora", stages=stages), tmp_path).steps == 1
+
+
+def test_other_text_is_measured_against_the_model_without_any_adapter(tmp_path: Path) -> None:
+    """A new cartridge is no identity."""
+    recipe = toy("cartridge", learning_rate=0.0, neutral_budget=1e9)
+    assert abs(fitted(recipe, tmp_path).losses["rise"]) > 1e-2
+
+
 def test_questions_from_elsewhere_are_learnt_too(tmp_path: Path) -> None:
     more = [Item("self_study", f"What is said of {i}?", "rain", ((0, 3),)) for i in range(4)]
     recipe = toy("published-v4", stages=(Stage(("tasks",), 1, 1),))
@@ -185,7 +285,8 @@ def test_the_published_recipes_are_as_published() -> None:
         1.0,
         "constant",
     )
-    assert (v3.gate, v3.published_init, v3.width, v3.contextualised, v3.items) == ("query", True, 2, True, 10)
+    assert (v3.gate, v3.published_init, v3.width, v3.contextualised) == ("query", True, 2, True)
+    assert len(v3.tasks) * v3.items == 10
     assert (v4.rank, v4.alpha, v4.learning_rate, v4.schedule) == (128, 256, 5e-5, "constant")
     assert v4.stages == (Stage(("tasks",), 5, 4),) and v4.weight_decay == 0 and len(v4.targets) == 7
 
@@ -201,6 +302,8 @@ def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> Non
         fit.fit(
             Document("dull", "it rained and it rained. " * 9), tiny_model(), tiny_tokenizer(), toy("query"), tmp_path
         )
+    with pytest.raises(LiftError, match="no question could be made of it"):  # nothing to distil on
+        fitted(toy("lse", tasks=(), stages=(Stage(("segments",), 1, 1),)), tmp_path)
     neox = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
                                             intermediate_size=32))  # fmt: skip
     with pytest.raises(LiftError, match="no q_proj and o_proj"):

@@ -67,6 +67,17 @@ def test_a_closed_memory_can_be_opened_by_its_gradient() -> None:
     assert memory.share.grad is not None and memory.share.grad.abs().min() > 0
 
 
+@pytest.mark.parametrize("gate", ["lse", "query"])
+def test_a_memory_pushed_below_nothing_is_closed_and_can_open_again(gate: str) -> None:
+    memory, q, o = opened(3, 8, gate), normal(2, 5, 3, 8, dtype=torch.float32), normal(2, 5, 3, 8, dtype=torch.float32)
+    memory.share.data.fill_(-0.1)
+    out = mixed(o, [memory(q)], gate, torch.zeros(2, 5, 3))  # type: ignore[arg-type]
+    assert torch.equal(out, o)
+    out.square().sum().backward()
+    assert isinstance(memory.share, torch.nn.Parameter)
+    assert memory.share.grad is not None and memory.share.grad.abs().min() > 0
+
+
 def test_every_head_recalls_by_its_own_weights() -> None:
     memory, q = opened(3, 8), normal(2, 5, 3, 8, dtype=torch.float32)
     said = memory(q)

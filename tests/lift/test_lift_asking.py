@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_model import EOS, tiny_model, tiny_tokenizer
 
-from lift.asking import answers, batches, chat, ends
+from lift.asking import NEW_TOKENS, SEAM_TOKENS, answers, batches, chat, ends, window_size
+from lift.tasks import Item
 
 torch.set_num_threads(1)  # tiny models are fastest so
 TOKENIZER = tiny_tokenizer()
@@ -150,3 +151,10 @@ def test_batches_hold_all_once_within_the_limit(lengths: list[int], new: int, li
         assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + new) <= limit
     sizes = [lengths[index] for batch in found for index in batch]
     assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_window_that_is_not_given_is_what_the_model_reads() -> None:
+    tokenizer, item = tiny_tokenizer(), Item("needle", "?", "!", ())
+    taken = len(chat(tokenizer, "x", "?")) + NEW_TOKENS + SEAM_TOKENS
+    for limit, window in ((None, 2048), (100_000, 2048), (512, 512 - taken)):
+        assert window_size(None, limit, tokenizer, [("x", [item])]) == window

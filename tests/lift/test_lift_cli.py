@@ -10,6 +10,7 @@ import torch
 from loopback import ChatServer
 from peft import LoraConfig, get_peft_model
 from tiny_model import save_tiny, tiny_model, tiny_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 import lift.fit
@@ -174,6 +175,21 @@ class TestFitRefuses:
         GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=260)).save_pretrained(folder)
         assert "q_proj" in refused(*fitting(book, folder, tmp_path / "books"))
 
+    def test_a_model_without_the_matrices_that_lora_changes(self, tmp_path: Path, book: Path) -> None:
+        config = GPT2Config(n_layer=1, n_head=2, n_embd=32, vocab_size=260, bos_token_id=0, eos_token_id=0)
+        GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+        for recipe in ("raw-lora", "published-v4"):
+            line = refused(*fitting(book, tmp_path / "gpt2", tmp_path / "books", "--recipe", recipe))
+            assert "none of the matrices q_proj" in line
+
+    def test_a_text_that_is_none(self, tmp_path: Path, base: Path, book: Path) -> None:
+        book.write_text(TEXT + "\0")
+        assert f"character {len(TEXT)} is NUL" in refused(*fitting(book, base, tmp_path / "books"))
+        assert "Is a directory" in refused(*fitting(tmp_path, base, tmp_path / "books"))
+
+    def test_an_empty_name(self, tmp_path: Path, base: Path, book: Path) -> None:
+        assert "give --name" in refused(*fitting(book, base, tmp_path / "books", "--name", ""))
+
     def test_a_model_without_a_tokenizer(self, tmp_path: Path, book: Path) -> None:
         tiny_model().save_pretrained(tmp_path / "bare")
         assert "tokenizer" in refused(*fitting(book, tmp_path / "bare", tmp_path / "books"))
@@ -256,6 +272,7 @@ def test_ask_refuses(library: Library, tmp_path: Path, base: Path, book: Path) -
     assert "empty" in refused(*asking(library, "--document", "logbook", " "))
     assert "none.txt" in refused(*asking(library, "--document", "logbook", "--window", tmp_path / "none.txt", "Who?"))
     assert "--source" in refused(*asking(library, "--document", "logbook", "--retrieve", 2, "Who?"))
+    assert "--retrieve" in refused(*asking(library, "--document", "logbook", "--source", book, "Who?"))
     other = save_tiny(tmp_path / "deeper", num_hidden_layers=3)
     assert "other weights" in refused(*asking(library, "--document", "logbook", "--model", other, "Who?"))
     assert "there is none yet" in refused("ask", "--library", tmp_path / "none", "--document", "x", "Who?")
@@ -276,9 +293,22 @@ def test_ask_says_that_the_base_model_has_moved(library: Library) -> None:
     assert "--model" in refused(*asking(library, "--document", "logbook", "Who?"))
 
 
+@pytest.mark.usefixtures("no_model")
 def test_a_prompt_longer_than_the_model_reads(library: Library, book: Path) -> None:
     line = refused(*asking(library, "--document", "logbook", "--window", book, "Who?"))
-    assert "reads 512" in line and "--window" in line
+    assert "reads 512" in line and "shorten --window" in line
+    retrieved = ("--retrieve", 3, "--source", book)
+    assert "shorten --retrieve" in refused(*asking(library, "--document", "logbook", *retrieved, "Who?"))
+    assert "shorten the question" in refused(*asking(library, "--document", "logbook", "Who? " * 90))
+
+
+def test_a_window_may_be_one_line_but_not_nothing(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "line.txt").write_text("One line.")
+    arguments = asking(library, "--document", "logbook", "--window", tmp_path / "line.txt", "Who?")
+    _, out, _ = run(*arguments)
+    assert out == reply(library, ["logbook"], "Who?", "One line.") + "\n"
+    (tmp_path / "line.txt").write_text(" \n")
+    assert "is empty" in refused(*arguments)
 
 
 def test_without_bm25s_nothing_is_retrieved(library: Library, book: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,16 +335,14 @@ def test_evaluate_refuses_another_text_than_was_fitted(library: Library, book: P
 
 
 @pytest.mark.parametrize("method", ["LORA", "GATED_MEMORY"])
-def test_evaluate_from_the_library_to_the_files(
-    method: str, library: Library, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluate_from_the_library_to_the_files(method: str, library: Library, book: Path, tmp_path: Path) -> None:
     if method == "GATED_MEMORY":
         get_peft_model(tiny_model(), GatedMemoryConfig()).save_pretrained(tmp_path / "gated")
         library.add(tmp_path / "gated", library.get("logbook"), replace=True)
-    monkeypatch.setattr(cli, "OTHER_TOKENS", 6000)  # a token is a byte here
     code, out, err = run(
         "evaluate", "--library", library.folder, "--source", book, "--document", "logbook", "--device", "cpu",
         "--questions", 1, "--window-tokens", 200, "--out", tmp_path / "measured",
+        "--model", save_tiny(tmp_path / "far", max_position_embeddings=2048),  # the same weights
     )  # fmt: skip
     assert code == 0, err
     results = load(tmp_path / "measured")["lse"]
@@ -322,6 +350,19 @@ def test_evaluate_from_the_library_to_the_files(
     assert (results.unrelated.asked, results.other.asked) == (40, 20)
     assert results.closed and all(rate.asked == 1 for rate in results.closed.values())
     assert (results.gate_auroc is None) == (method == "LORA") and "lse" in out
+
+
+@pytest.mark.usefixtures("no_model")
+def test_evaluate_refuses_a_window_that_the_model_cannot_read(library: Library, book: Path, tmp_path: Path) -> None:
+    arguments = ("evaluate", "--library", library.folder, "--source", book, "--document", "logbook", "--questions", 1)
+    line = refused(*arguments, "--window-tokens", 500)
+    assert "--window-tokens 500" in line and "reads 512" in line
+    room = int(line.rpartition("at most ")[2])
+    with pytest.raises(AssertionError, match="a model was loaded"):  # the largest that is offered is not refused
+        run(*arguments, "--window-tokens", room)
+    assert "below 32" in refused(*arguments, "--window-tokens", 8)
+    (tmp_path / "file").write_text("")
+    assert "is no folder: give another --out" in refused(*arguments, "--out", tmp_path / "file" / "report")
 
 
 def test_list_says_what_is_there(library: Library, tmp_path: Path, base: Path) -> None:
@@ -351,6 +392,11 @@ def test_a_damaged_index_is_one_line(library: Library) -> None:
     (library.folder / "index.json").write_text("{")
     for argv in (["list"], ["remove", "--document", "other"], ["ask", "--document", "other", "Who?"]):
         assert "damaged" in refused(*argv, "--library", library.folder)
+
+
+def test_remove_of_what_is_not_there_makes_no_library(tmp_path: Path) -> None:
+    assert "there is none yet" in refused("remove", "--library", tmp_path / "typo", "--document", "x")
+    assert not (tmp_path / "typo").exists()
 
 
 def test_remove(library: Library) -> None:

@@ -22,7 +22,7 @@ from lift import LiftError, evaluate_plot
 from lift import evaluate as module
 from lift.documents import Document
 from lift.evaluate import Placed, Prompt, auroc, evaluate, nll
-from lift.evaluate_plot import Z95, Rate, Results, draw, load, plot, save, table
+from lift.evaluate_plot import Z95, Rate, Results, draw, load, plot, save, table, upright
 from lift.tasks import NO_ANSWER, Item
 
 SENTENCES = [
@@ -454,6 +454,14 @@ def test_table_has_a_row_a_method_and_a_column_a_kind() -> None:
     text = console.export_text()
     assert "88 %" in text  # 14 of 16 …
     assert "64–97" in text  # … and its interval
+
+
+def test_a_terminal_of_80_columns_shows_every_figure() -> None:
+    console = Console(file=io.StringIO(), width=80, record=True)
+    results = {"published-v4": six_methods()["published-v4"]}
+    console.print(upright(results))
+    text = console.export_text()
+    assert "…" not in text and "75 %  (" in text and "linked" in text and "gate AUROC" in text
 
 
 def test_no_text_of_the_plot_overlaps_another() -> None:

@@ -30,6 +30,8 @@ def test_what_is_not_known_is_left_out() -> None:
         assert "2.0 KiB" in text and "1/" not in text and "prefill" not in text
     known = entry.model_copy(update={"kv_bytes": 8192, "seconds": 6.0, "prefill_seconds": 2.0})
     assert "1/4.0 of its keys and values" in printed(fitted(known)) and "3.0 × prefill" in printed(fitted(known))
+    short = known.model_copy(update={"kv_bytes": 512})
+    assert "4.0 × its keys and values" in printed(fitted(short)) and "4.0 ×" in printed(listed([short], "books"))
     assert "1/4.0" in printed(listed([known], "books")) and "6.0 s" in printed(listed([known], "books"))
 
 

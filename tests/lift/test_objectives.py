@@ -10,6 +10,7 @@ from test_tuner import ids, make
 from torch import Tensor
 from torch.nn import functional as F
 
+from lift import objectives
 from lift.gated_memory import Observed
 from lift.objectives import IGNORED, Teacher, distil, divergence, gap, token_loss, top
 from lift.tuner import GatedMemoryConfig, layers
@@ -64,10 +65,10 @@ def test_the_teacher_is_the_model_with_the_document_in_its_prompt(family: str) -
 
 
 def test_pieces_hold_every_token_once_and_their_prefix_never() -> None:
-    model = adapted("Llama")
-    for length, piece in ((20, 20), (20, 7), (21, 7), (5, 9)):
-        teacher = Teacher.read(model, [3, 4, 5], ids(1, length)[0].tolist(), piece)
-        assert {k.shape[1] for k in (*teacher.keys, *teacher.values)} == {length}
+    for model in (adapted("Llama"), adapted("Mistral")):  # Mistral's window is shorter than these
+        for length, piece in ((20, 20), (20, 7), (21, 7), (5, 9)):
+            teacher = Teacher.read(model, [3, 4, 5], ids(1, length)[0].tolist(), piece)
+            assert {k.shape[1] for k in (*teacher.keys, *teacher.values)} == {length}
 
 
 def observed(heads: int = 6, tokens: int = 400, dim: int = 8, keys: int = 5) -> list[Observed]:
@@ -98,6 +99,24 @@ def test_distillation_brings_every_layer_s_memory_nearer_and_opens_it() -> None:
     assert all(b < 0.5 * a for a, b in zip(before, after, strict=True)), (before, after)
     assert figures["cosine"] > 0.8 and figures["lse_error"] < 1.0
     assert all(w["share"].eq(1).all() for w in weights_of(model))
+
+
+def test_distillation_takes_all_there_is_where_it_is_less_than_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = get_peft_model(
+        make("Llama", num_attention_heads=3, hidden_size=24, num_key_value_heads=1), GatedMemoryConfig()
+    )
+    sizes: list[int] = []
+
+    def noted(part: Observed, weights: dict[str, Tensor]) -> Tensor:
+        sizes.append(part.q_HTD.shape[1])
+        return gap(part, weights)
+
+    monkeypatch.setattr(objectives, "gap", noted)
+    for tokens, used in ((40, 36), (1, 1)):
+        sizes.clear()
+        distil(model, observed(tokens=tokens), "default", steps=3, rate=1e-3)
+        assert sizes == [used] * 3
+    assert all(tensor.isfinite().all() for weights in weights_of(model) for tensor in weights.values())
 
 
 def test_gap_is_nothing_only_for_what_is_exact() -> None:

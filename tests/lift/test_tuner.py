@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from lift import LiftError
-from lift.tuner import GatedMemoryConfig, GatedMemoryLayer, check, layers
+from lift.tuner import WATCHED, GatedMemoryConfig, GatedMemoryLayer, check, gate, layers
 
 SHAPE = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -170,6 +170,54 @@ def test_the_window_s_log_sum_exp_is_that_of_its_attention_pattern() -> None:
             assert gates.shape == (1, 12, 4) and gates.min() > 0 and gates.max() < 1
 
 
+def test_a_static_cache_s_empty_places_are_not_counted() -> None:
+    model = adapted("Llama")
+    cache = transformers.StaticCache(config=model.config, max_cache_len=40)
+    with torch.no_grad():
+        found = model(ids(), past_key_values=cache, use_cache=True).logits
+    torch.testing.assert_close(found, logits(model, input_ids=ids()))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_an_unloaded_model_is_as_it_was_and_can_be_adapted_anew(attention: str) -> None:
+    model = make("Llama")
+    model.set_attn_implementation(attention)
+    base = logits(model)
+    copy = deepcopy(opened(get_peft_model(model, GatedMemoryConfig()).eval()))  # a copy has hooks of its own
+    model = copy.unload()
+    for _ in range(2):
+        assert torch.equal(logits(model), base) and model.config._attn_implementation == attention
+        assert not any(hasattr(module, "lift_tap") or module._forward_hooks for module in model.modules())
+        found = opened(get_peft_model(model, GatedMemoryConfig()).eval())
+        assert torch.equal(logits(found), logits(adapted("Llama")))
+        model = found.unload()
+
+
+def test_an_attention_that_was_changed_is_complained_of() -> None:
+    model = adapted("Llama")
+    model.set_attn_implementation("eager")
+    with pytest.raises(LiftError, match=r"attention was changed .* set_attn_implementation\('lift_sdpa'\)"):
+        logits(model)
+    model.set_attn_implementation(WATCHED)
+    assert torch.equal(logits(model), logits(adapted("Llama")))
+
+
+def test_the_published_memory_has_no_share_to_train(tmp_path: Path) -> None:
+    model = get_peft_model(make("Llama"), GatedMemoryConfig(gate="query", published_init=True)).eval()
+    with model.disable_adapter():  # turns the gradients of an adapter off, and on again
+        pass
+    assert not [name for name, p in model.named_parameters() if p.requires_grad and "share" in name]
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(make("Llama"), str(tmp_path)).eval()), logits(model))
+
+
+def test_gates_are_those_of_memories_that_are_on() -> None:
+    model = adapted("Llama")
+    assert gate(model, ids()).shape == (2, 12)
+    with model.disable_adapter(), pytest.raises(LiftError, match="no gated memory is on"):
+        gate(model, ids())
+
+
 def test_only_layers_that_see_far_have_a_memory() -> None:
     def places(family: str) -> list[int]:
         return [layer.index for layer in layers(adapted(family))]
@@ -190,6 +238,10 @@ def test_checking_a_model_leaves_its_config_alone() -> None:
         (lambda: transformers.Phi3Config(**SHAPE), "has no q_proj and o_proj of its own"),
         (lambda: transformers.GPTNeoXConfig(vocab_size=64, hidden_size=32, num_attention_heads=4), "no q_proj"),
         (lambda: transformers.Gemma2Config(**SHAPE, head_dim=8), "softcapping or learnt sinks"),
+        (
+            lambda: transformers.Qwen3NextConfig(**SHAPE, head_dim=16, layer_types=["full_attention"] * 2),
+            "more than queries",
+        ),
         (lambda: transformers.DeepseekV3Config(**SHAPE), r"compresses keys and values \(MLA\)"),
     ],
 )
