@@ -18,8 +18,11 @@ class Captured:
     """`work` takes tensors of always the same shapes and returns a loss and figures; `run` leaves the loss's gradients in
     the parameters' `.grad` and returns the figures."""
 
-    def __init__(self, work: Callable[..., tuple[Tensor, Tensor]], parameters: Sequence[Tensor]):
+    def __init__(self, work: Callable[..., tuple[Tensor, Tensor]], parameters: Sequence[Tensor], pool: Any = None):
         self.work, self.parameters = work, list(parameters)
+        self.pool = (
+            pool  # of memory, which passes of several shapes can share: one runs at a time, and its figures are read
+        )
         self.graph: Any = None
         self.inputs: list[Tensor] = []
         self.gradients: list[Tensor] = []  # where the graph writes them, whatever `.grad` has become since
@@ -65,7 +68,7 @@ class Captured:
                 self.work(*self.inputs)[0].backward()
         torch.cuda.current_stream().wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, pool=self.pool):
             torch._foreach_zero_(self.gradients)
             loss, figures = self.work(*self.inputs)
             loss.backward()

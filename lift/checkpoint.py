@@ -32,15 +32,15 @@ def save(folder: Path, step: int, digest: str, trained: Mapping[str, Tensor], op
 
 
 @torch.no_grad()
-def load(folder: Path, digest: str, trained: Mapping[str, Tensor], optimizer: Any) -> int:
-    """Puts the state back and returns its step; 0 and nothing changed where there is none of this very fit, whole."""
+def load(folder: Path, digest: str, trained: Mapping[str, Tensor], optimizer: Any) -> int | None:
+    """Puts the state back and returns its step; None and nothing changed where there is none of this very fit, whole."""
     try:
         said = json.loads((folder / STATE).read_text())
         if said["of"] != digest:
-            return 0
+            return None
         tensors = load_file(folder / f"checkpoint-{said['step']}.safetensors")
     except (OSError, ValueError, LookupError, TypeError, SafetensorError):
-        return 0
+        return None
     for name, p in trained.items():
         p.copy_(tensors[f"weight.{name}"])
         if f"{MOMENTS[0]}.{name}" in tensors:

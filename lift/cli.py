@@ -107,7 +107,7 @@ def fit(
 
         target = base_model.device(device)
         tokens = len(tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
-        check_memory(tokens, base_model.config(folder), steps, target)
+        check_memory(tokens, base_model.config(folder), target)
         more = study.items(document, STUDIED, seed, "train") if study else []
         fittings = f".fitting-{_short(entry.name)}-"  # of this document, by any recipe
         out = library / f"{fittings}{_short([entry.model_dump(), seed])}"  # the same for the same fit: it is resumed

@@ -141,7 +141,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def check_memory(tokens: int, config: Any, recipe: Recipe, device: torch.device) -> None:
+def check_memory(tokens: int, config: Any, device: torch.device) -> None:
     """Raises `LiftError` where the document's keys and values, which prefill and teacher hold, cannot fit."""
     if device.type != "cuda":
         return
@@ -175,6 +175,7 @@ class _Run:
         self.step, self.saved = 0, time.monotonic()
         self.teacher: list[Top] = []
         self.captured: dict[int, Captured] = {}  # by width
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self.losses: dict[str, float] = {}
         shown = progress and accelerator.is_main_process
         self.bar = tqdm(total=self.total, desc=document.name, unit="step", disable=not shown)
@@ -206,10 +207,12 @@ class _Run:
             self.trained.values(), lr=self.recipe.learning_rate, betas=self.recipe.betas,
             weight_decay=self.recipe.weight_decay, fused=self.device.type == "cuda",
         )  # fmt: skip
-        self.step = checkpoint.load(self.out, self.digest, self.trained, optimizer)
+        found = checkpoint.load(self.out, self.digest, self.trained, optimizer)
+        self.step = found or 0
         self.bar.update(self.step)
-        if self.recipe.distil_steps and not self.step:
+        if self.recipe.distil_steps and found is None:
             self._distil()
+            self._save(optimizer)
         self.model.train()
         for (width, rows), size, ends_epoch in self._plan(self.step):
             self._one(width, rows, size, optimizer)
@@ -222,11 +225,14 @@ class _Run:
                     self.bar.write(f"step {self.step}: other text lost {rise:.3f} nats a token: stopped")
                     break
             if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
-                self.saved = time.monotonic()
-                if self.accelerator.is_main_process:
-                    checkpoint.save(self.out, self.step, self.digest, self.trained, optimizer)
+                self._save(optimizer)
         self.bar.close()
         return self.losses
+
+    def _save(self, optimizer: Any) -> None:
+        self.saved = time.monotonic()
+        if self.accelerator.is_main_process:
+            checkpoint.save(self.out, self.step, self.digest, self.trained, optimizer)
 
     def _plan(self, done: int) -> Iterator[tuple[Batch, int, bool]]:
         """The steps to come, the rows that a whole one has, and whether it ends an epoch."""
@@ -282,7 +288,7 @@ class _Run:
             filled = [*rows, *[EMPTY] * (size - len(rows)), *quiet]
             ids, _, labels = padded(filled, self.device, width)
             if width not in self.captured:
-                self.captured[width] = Captured(self._losses, list(self.trained.values()))
+                self.captured[width] = Captured(self._losses, list(self.trained.values()), self.pool)
             return self.captured[width].run(ids, labels, each, *self._goal(quiet))
         for p in self.trained.values():
             p.grad = None
@@ -343,9 +349,13 @@ class _Run:
         prefix = chat(self.tokenizer, self.document.name, "")[:SINK_TOKENS]
         teacher = Teacher.read(self.model, prefix, self.ids, self.recipe.piece)
         seen = []
-        for batch in batches(rows[:OBSERVED_ROWS], BATCH_TOKENS):
+        hidden = self.bar.disable
+        parts = list(batches(rows[:OBSERVED_ROWS], BATCH_TOKENS))
+        for batch in tqdm(parts, desc="reading with the document", unit="batch", disable=hidden, leave=False):
             ids, mask, _ = padded(batch, self.device)
             seen.append(teacher.logits(ids, mask)[1])
-        joined = [Observed(*(torch.cat(x, 1) for x in zip(*parts, strict=True))) for parts in zip(*seen, strict=True)]
+        joined = [Observed(*(torch.cat(x, 1) for x in zip(*each, strict=True))) for each in zip(*seen, strict=True)]
         del seen  # megabytes a token of a larger model
-        self.losses |= distil(self.model, joined, ADAPTER, self.recipe.distil_steps, self.recipe.distil_rate)
+        self.losses |= distil(
+            self.model, joined, ADAPTER, self.recipe.distil_steps, self.recipe.distil_rate, progress=not hidden
+        )

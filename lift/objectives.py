@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 from transformers import DynamicCache
 
 from lift.gated_memory import Observed, recall
@@ -127,7 +128,7 @@ def gap(seen: Observed, weights: dict[str, Tensor]) -> Tensor:
 
 
 def distil(
-    model: Any, seen: Sequence[Observed], name: str, steps: int, rate: float, batch: int = 2048
+    model: Any, seen: Sequence[Observed], name: str, steps: int, rate: float, batch: int = 2048, progress: bool = False
 ) -> dict[str, float]:
     """Regresses the memories of all layers on what was observed, opens them, and says how near they came: mean cosine of
     memory and document's attention, mean error of the log-sum-exp in nats, on a held-out tenth."""
@@ -143,7 +144,7 @@ def distil(
         weight.requires_grad_()
     optimizer = torch.optim.AdamW(weights.values(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(2, steps), pct_start=0.1)
-    for step in range(steps):
+    for step in tqdm(range(steps), desc="distilling attention", unit="step", disable=not progress, leave=False):
         at = (step * batch) % len(order)
         part = order[at : at + batch]
         loss = gap(Observed(*(x[:, part] for x in data)), weights)

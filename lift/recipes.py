@@ -91,6 +91,7 @@ RECIPES = {
         Recipe(
             "lse", "gated", (Stage(("tasks",), 20, 64),), 2e-3, tasks=(*FACTS, "cloze"), items=150, schedule="cosine",
             betas=(0.9, 0.95), distil_steps=200, kl_weight=4.0, kl_rows=16,
+            neutral_budget=0.25,  # ten times what a fit costs: one that goes astray is stopped, no other
         ),
     )
 }  # fmt: skip

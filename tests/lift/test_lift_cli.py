@@ -208,8 +208,8 @@ class TestFitRefuses:
     def test_a_document_too_long_for_the_memory(
         self, tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def check(tokens: int, config: Any, recipe: Any, device: Any) -> None:
-            assert (tokens, config.model_type, recipe.name, device.type) == (len(TEXT), "llama", "lse", "cpu")
+        def check(tokens: int, config: Any, device: Any) -> None:
+            assert (tokens, config.model_type, device.type) == (len(TEXT), "llama", "cpu")
             raise lift.LiftError("too long")
 
         monkeypatch.setattr(lift.fit, "check_memory", check)
