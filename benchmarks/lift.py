@@ -90,7 +90,7 @@ def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> 
         model, tokenizer, document, questions(document, facts, seed),
         neutral=chronicle.neutral("eval"), unrelated=chronicle.unrelated(),
         other=(other, tasks.make(other, ("needle",), OTHERS, seed, "eval")), window_tokens=1024, progress=False,
-        gate=(lambda model, ids: gate(model, ids)[0]) if layers(model) else None,
+        gate=gate if layers(model) else None,
         answer=lambda asked: answers(model, tokenizer, [chat(tokenizer, *each) for each in asked], 40, BATCH_TOKENS),
     )  # fmt: skip
     figures = {"seconds": done.seconds, "prefill": done.prefill_seconds, "bytes": done.bytes, "kv": done.kv_bytes}

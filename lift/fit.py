@@ -27,9 +27,10 @@ from lift.asking import chat
 from lift.captured import Captured
 from lift.documents import Document
 from lift.gated_memory import Observed
-from lift.objectives import IGNORED, Teacher, Top, distil, divergence, token_loss, top
+from lift.objectives import Teacher, Top, distil, divergence, token_loss, top
 from lift.recipes import Recipe, Stage
 from lift.rows import EMPTY, QUIET_TOKENS, Row, batches, bucketed, padded, quiet_rows, segment_rows, task_rows
+from lift.segments import IGNORED
 from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig, check
 
@@ -171,7 +172,7 @@ class _Run:
         self.quiet, self.held_out = quiet[:-HELD_OUT], quiet[-HELD_OUT:]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.digest = self._digest(tasks)
-        self.total = sum(len(self._batches(stage, epoch)) for stage in recipe.stages for epoch in range(stage.epochs))
+        self.total = sum(stage.epochs * len(self._batches(stage, 0)) for stage in recipe.stages)
         self.step, self.saved = 0, time.monotonic()
         self.teacher: list[Top] = []
         self.captured: dict[int, Captured] = {}  # by width

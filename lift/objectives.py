@@ -20,10 +20,10 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from lift.gated_memory import Observed, recall
+from lift.segments import IGNORED
 from lift.tuner import layers
 
 TOP = 64  # logits kept of a teacher's, and the rest as one
-IGNORED = -100
 
 
 def token_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:

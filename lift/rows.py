@@ -11,10 +11,10 @@ from torch import Tensor
 
 from environments.haystack import prose
 from environments.haystack.facts import BY_KIND, WORDS, Fact, draw_entity, draw_value, state
-from lift import segments
+from lift import asking, segments
 from lift.asking import answers, chat, ends
-from lift.objectives import IGNORED
 from lift.recipes import Recipe
+from lift.segments import IGNORED
 from lift.tasks import Item
 
 QUIET_TOKENS = 128  # of a row of other text
@@ -115,15 +115,9 @@ def _stranger(tokenizer: Any, rng: Random) -> list[int]:
 
 
 def batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
-    """Rows of like length together, at most so many tokens when padded."""
-    batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: len(row.ids)):
-        if batch and (len(batch) + 1) * len(row.ids) > tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+    """Rows of like length together, longest first, at most so many tokens when padded."""
+    for batch in asking.batches([len(row.ids) for row in rows], 0, tokens):
+        yield [rows[i] for i in batch]
 
 
 def bucketed(rows: Sequence[Row], size: int, rng: Random) -> list[tuple[int, list[Row]]]:

@@ -8,12 +8,11 @@ import pytest
 import torch
 from peft import PeftModel, PrefixTuningConfig, TaskType
 from safetensors.torch import load_file, save_file
-from shelf import entry_for, make_adapter, refused, three
+from shelf import entry_for, make_adapter, refused
 from tiny_model import tiny_model
 
 from lift import LiftError
 from lift.attached import Attached, together
-from lift.base_model import fingerprint
 from lift.library import CONFIG, WEIGHTS, Library
 from lift.tuner import GatedMemoryConfig
 
@@ -23,21 +22,6 @@ IDS = torch.arange(40).reshape(2, 20)
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=IDS).logits
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return [make_adapter(tmp_path_factory.mktemp("adapter"), seed) for seed in range(4)]
-
-
-@pytest.fixture(scope="module")
-def base() -> str:
-    return fingerprint(tiny_model())
-
-
-@pytest.fixture
-def library(tmp_path: Path, adapters: list[Path], base: str) -> Library:
-    return three(tmp_path / "books", adapters, base)
 
 
 @pytest.fixture(scope="module")

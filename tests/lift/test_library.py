@@ -11,28 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shelf import entry_for, make_adapter, refused, three
-from tiny_model import tiny_model
+from shelf import entry_for, refused
 
-from lift.base_model import fingerprint
 from lift.library import ADDING, CONFIG, INDEX, PREVIOUS, VERSION, WEIGHTS, Library
 
 FORK = multiprocessing.get_context("fork")  # a process that has loaded torch already
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return [make_adapter(tmp_path_factory.mktemp("adapter"), seed) for seed in range(4)]
-
-
-@pytest.fixture(scope="module")
-def base() -> str:
-    return fingerprint(tiny_model())
-
-
-@pytest.fixture
-def library(tmp_path: Path, adapters: list[Path], base: str) -> Library:
-    return three(tmp_path / "books", adapters, base)
 
 
 # ---- adding, finding, removing ----------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import tiny_model, tiny_tokenizer
 
-from lift.objectives import IGNORED
 from lift.recipes import RECIPES
 from lift.rows import QUIET_TOKENS, WIDTHS, Row, batches, bucketed, padded, quiet_rows, segment_rows, task_rows
+from lift.segments import IGNORED
 from lift.tasks import Item
 
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from lift import objectives
 from lift.gated_memory import Observed
-from lift.objectives import IGNORED, Teacher, distil, divergence, gap, token_loss, top
+from lift.objectives import Teacher, distil, divergence, gap, token_loss, top
+from lift.segments import IGNORED
 from lift.tuner import GatedMemoryConfig, layers
 
 FAMILIES = ("Llama", "Qwen3", "Gemma3Text", "SmolLM3", "Olmo2")

@@ -18,15 +18,12 @@ os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test 
 import axolotl.core.builders  # noqa: F401 (here, or each of the forks would import it)
 import torch
 import yaml
-from axolotl.cli.args import TrainerCliArgs
 from axolotl.cli.config import load_cfg, prepare_plugins
-from axolotl.cli.train import do_train
-from axolotl.integrations.base import PluginManager
 from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
 from datasets import Dataset
 from safetensors import safe_open
-from test_plugin import NAME, finish, start
+from test_plugin import finish, start, watched
 from tiny_model import tiny_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -165,15 +162,7 @@ PAIRS.append({k: v for k, v in PAIRS[0].items() if not k.startswith("field_")} |
 def run(recipe: dict[str, Any]) -> dict[str, Any]:
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
     cfg = load_cfg("recipe.yaml")
-    plugin, seen = PluginManager.get_instance().plugins[NAME], {}
-    create = plugin.post_trainer_create
-
-    def post_trainer_create(cfg: Any, trainer: Any) -> None:
-        create(cfg, trainer)
-        seen["trainer"], seen["attentions"] = trainer, list(plugin.attentions)
-
-    plugin.post_trainer_create = post_trainer_create
-    do_train(cfg, TrainerCliArgs())
+    seen = watched(cfg)
     with safe_open(Path(cfg.output_dir) / "adapter_model.safetensors", "pt") as adapter:
         keys = list(adapter.keys())
     state = seen["trainer"].state

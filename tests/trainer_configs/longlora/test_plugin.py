@@ -76,10 +76,9 @@ def finish(pid: int, folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
-def trained(cfg: DictDefault) -> dict[str, Any]:
-    """Trains, and says what can be seen of the plugin while it does."""
-    plugin = PluginManager.get_instance().plugins[NAME]
-    seen: dict[str, Any] = {}
+def watched(cfg: DictDefault) -> dict[str, Any]:
+    """Trains; the trainer, and the attentions that the plugin put in."""
+    plugin, seen = PluginManager.get_instance().plugins[NAME], {}
     create = plugin.post_trainer_create
 
     def post_trainer_create(cfg: Any, trainer: Any) -> None:
@@ -88,6 +87,12 @@ def trained(cfg: DictDefault) -> dict[str, Any]:
 
     plugin.post_trainer_create = post_trainer_create
     do_train(cfg, TrainerCliArgs())
+    return seen
+
+
+def trained(cfg: DictDefault) -> dict[str, Any]:
+    """Trains, and says what can be seen of the plugin while it does."""
+    seen = watched(cfg)
     callback = next(c for c in seen["trainer"].callback_handler.callbacks if isinstance(c, Schedule))
     return {
         "plugins": list(PluginManager.get_instance().plugins),
