@@ -163,7 +163,7 @@ def depth_curve(records: Iterable[Record], title: str = "Score by needle depth")
                 depth, np.clip(mean - error, 0, 1), np.clip(mean + error, 0, 1), color=colour, alpha=0.12, linewidth=0
             )
     axes.set(xlim=(-2, 102), ylim=(-0.02, 1.02), xlabel="needle depth (% of the text)")
-    axes.set_ylabel(f"mean score (band: ±1 standard error, from {BAND_FROM} samples)")
+    axes.set_ylabel(f"mean score\n(band: ±1 standard error, from {BAND_FROM} samples)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if labels:
