@@ -5,7 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -77,6 +77,15 @@ def make_haystacks(name: str, **options: Any) -> Haystacks:
     made = Haystacks(base.tokens.tokenizer, replace(base.options, **options))
     made.tokens, made._pool = base.tokens, base._pool
     return made
+
+
+@pytest.fixture(autouse=True)
+def _one_environment() -> Iterator[None]:
+    """After a `map` in several processes, datasets leaves a copy as `os.environ`; rich goes on reading the first one,
+    so that later tests of the same process would set a `COLUMNS` that nobody reads."""
+    first = os.environ
+    yield
+    os.environ = first  # noqa: B003
 
 
 @pytest.fixture(scope="session")
