@@ -27,9 +27,20 @@ from lift.asking import chat
 from lift.captured import Captured
 from lift.documents import Document
 from lift.gated_memory import Observed
-from lift.objectives import Teacher, Top, distil, divergence, token_loss, top
+from lift.objectives import Teacher, Top, distil, divergence, logits_at, token_loss, top
 from lift.recipes import Recipe, Stage
-from lift.rows import EMPTY, QUIET_TOKENS, Row, batches, bucketed, padded, quiet_rows, segment_rows, task_rows
+from lift.rows import (
+    EMPTY,
+    QUIET_TOKENS,
+    Row,
+    batches,
+    bucketed,
+    padded,
+    quiet_rows,
+    segment_rows,
+    supervised,
+    task_rows,
+)
 from lift.segments import IGNORED
 from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig, check
@@ -172,6 +183,9 @@ class _Run:
         self.quiet, self.held_out = quiet[:-HELD_OUT], quiet[-HELD_OUT:]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.digest = self._digest(tasks)
+        self.answer = max(
+            (sum(label != IGNORED for label in row.labels[1:]) for row in tasks), default=0
+        )  # the longest
         self.total = sum(stage.epochs * len(self._batches(stage, 0)) for stage in recipe.stages)
         self.step, self.saved = 0, time.monotonic()
         self.teacher: list[Top] = []
@@ -287,31 +301,32 @@ class _Run:
         each = torch.tensor(share, device=self.device)
         if self.device.type == CAPTURED_ON and width and (size + len(quiet)) * width <= BATCH_TOKENS:
             filled = [*rows, *[EMPTY] * (size - len(rows)), *quiet]
-            ids, _, labels = padded(filled, self.device, width)
+            ids, _ = padded(filled, self.device, width)
             if width not in self.captured:
                 self.captured[width] = Captured(self._losses, list(self.trained.values()), self.pool)
-            return self.captured[width].run(ids, labels, each, *self._goal(quiet))
+            wanted = supervised(filled, width, self.device, size * self.answer)
+            return self.captured[width].run(ids, *wanted, each, *self._goal(quiet))
         for p in self.trained.values():
             p.grad = None
         parts = torch.zeros(2, device=self.device)
         for batch in [*batches(rows, BATCH_TOKENS), *([quiet] if quiet else [])]:
-            ids, _, labels = padded(batch, self.device)
+            ids, _ = padded(batch, self.device)
             goal = self._goal([row for row in batch if row.quiet is not None])
-            loss, figures = self._losses(ids, labels, each, *goal)
+            loss, figures = self._losses(ids, *supervised(batch, ids.shape[1], self.device), each, *goal)
             loss.backward()
             parts += figures.detach()
         return parts
 
     def _losses(
-        self, ids: Tensor, labels: Tensor, share: Tensor, top_ids: Tensor, log_p: Tensor
+        self, ids: Tensor, at: Tensor, targets: Tensor, share: Tensor, top_ids: Tensor, log_p: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of a batch whose last rows are other text. No mask: what is padded stands on the right, where nothing sees it."""
-        logits = self.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
-        loss = token_loss(logits, labels) * share
+        """Of a batch, at these places: first those of answers, then those of other text. No mask: what is padded stands on
+        the right, where nothing sees it."""
+        logits = logits_at(self.model, ids, at)
+        loss = token_loss(logits[: len(targets)], targets) * share
         kl = torch.zeros_like(loss)
-        if rows := len(top_ids) // QUIET_TOKENS:
-            quiet = logits[len(ids) - rows :, :QUIET_TOKENS].flatten(0, 1)
-            kl = divergence(quiet, Top(top_ids, log_p)) / (self.recipe.kl_rows * QUIET_TOKENS)
+        if len(top_ids):
+            kl = divergence(logits[len(targets) :], Top(top_ids, log_p)) / (self.recipe.kl_rows * QUIET_TOKENS)
         return loss + self.recipe.kl_weight * kl, torch.stack([loss, kl])
 
     def _goal(self, quiet: list[Row]) -> Top:
@@ -329,19 +344,19 @@ class _Run:
         found: list[Top] = []
         with self.model.disable_adapter():
             for at in range(0, len(self.quiet), 32):
-                ids, _, _ = padded(self.quiet[at : at + 32], self.device)
+                ids, _ = padded(self.quiet[at : at + 32], self.device)
                 found += [top(logits) for logits in self.model(input_ids=ids, use_cache=False).logits]
         return found
 
     @torch.no_grad()
     def _quiet_loss(self) -> float:
         """Nats a token on other text that is not trained on, with the adapter as it is."""
-        ids, _, _ = padded(self.held_out, self.device)
+        ids, _ = padded(self.held_out, self.device)
         training = self.model.training
         self.model.eval()
         logits = self.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
         self.model.train(training)
-        return (token_loss(logits, ids) / (ids.numel() - len(ids))).item()
+        return (token_loss(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) / (ids.numel() - len(ids))).item()
 
     def _distil(self) -> None:
         """Questions with their answers, as the model that has the document beside its window reads them."""
@@ -353,7 +368,7 @@ class _Run:
         hidden = self.bar.disable
         parts = list(batches(rows[:OBSERVED_ROWS], BATCH_TOKENS))
         for batch in tqdm(parts, desc="reading with the document", unit="batch", disable=hidden, leave=False):
-            ids, mask, _ = padded(batch, self.device)
+            ids, mask = padded(batch, self.device)
             seen.append(teacher.logits(ids, mask)[1])
         joined = [Observed(*(torch.cat(x, 1) for x in zip(*each, strict=True))) for each in zip(*seen, strict=True)]
         del seen  # megabytes a token of a larger model

@@ -26,10 +26,24 @@ from lift.tuner import layers
 TOP = 64  # logits kept of a teacher's, and the rest as one
 
 
-def token_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
-    """The sum of the cross entropies of the labelled tokens, each predicted from the one before it."""
-    logits, labels = logits_BLV[:, :-1].flatten(0, 1).float(), labels_BL[:, 1:].flatten()
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+def logits_at(model: Any, ids_BL: Tensor, at_N: Tensor) -> Tensor:
+    """The model's logits at these places of the rows one after the other, (N, V), and nowhere else: a number for every
+    token of the vocabulary at every place is most of a small model's step. Differentiable."""
+
+    def picked(head: Any, args: Any) -> Any:
+        own = args[0][:, -ids_BL.shape[1] :]  # without what an adapter has put in front
+        return (own.flatten(0, 1).index_select(0, at_N)[None], *args[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(picked)
+    try:
+        return model(input_ids=ids_BL, use_cache=False).logits[0]
+    finally:
+        hook.remove()
+
+
+def token_loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """The sum of the cross entropies of the targets that are not `IGNORED`."""
+    return F.cross_entropy(logits_NV.float(), targets_N, ignore_index=IGNORED, reduction="sum")
 
 
 class Top(NamedTuple):

@@ -140,10 +140,20 @@ def bucketed(rows: Sequence[Row], size: int, rng: Random) -> list[tuple[int, lis
     return made
 
 
-def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids, mask and labels, (B, L), padded on the right: L is `width`, or that of the longest row."""
+def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (B, L), padded on the right: L is `width`, or that of the longest row."""
     width = width or max(len(row.ids) for row in rows)
     ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows])
-    labels = torch.tensor([[*row.labels, *[IGNORED] * (width - len(row.ids))] for row in rows])
     mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
-    return ids.to(device), mask.to(device), labels.to(device)
+    return ids.to(device), mask.to(device)
+
+
+def supervised(rows: Sequence[Row], width: int, device: torch.device, room: int = 0) -> tuple[Tensor, Tensor]:
+    """Where padded rows predict something, as places of the rows one after the other, and the tokens to predict: `room` of
+    them, filled up with `IGNORED`, or as many as there are. Behind these stand the places of other text, without a token."""
+    at = [i * width + t for i, row in enumerate(rows) for t, label in enumerate(row.labels[1:]) if label != IGNORED]
+    targets = [label for row in rows for label in row.labels[1:] if label != IGNORED]
+    spare = max(0, room - len(at))
+    quiet = [i * width + t for i, row in enumerate(rows) if row.quiet is not None for t in range(QUIET_TOKENS)]
+    places = torch.tensor([*at, *[0] * spare, *quiet], dtype=torch.long)
+    return places.to(device), torch.tensor([*targets, *[IGNORED] * spare], dtype=torch.long).to(device)

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 from tiny_model import tiny_model, tiny_tokenizer
 
 from lift.recipes import RECIPES
-from lift.rows import QUIET_TOKENS, WIDTHS, Row, batches, bucketed, padded, quiet_rows, segment_rows, task_rows
+from lift.rows import (
+    EMPTY,
+    QUIET_TOKENS,
+    WIDTHS,
+    Row,
+    batches,
+    bucketed,
+    padded,
+    quiet_rows,
+    segment_rows,
+    supervised,
+    task_rows,
+)
 from lift.segments import IGNORED
 from lift.tasks import Item
 
@@ -29,9 +41,18 @@ def test_batches_hold_every_row_once_within_their_tokens() -> None:
     found = list(batches(rows, 10))
     assert sorted(len(row.ids) for batch in found for row in batch) == [1, 2, 3, 3, 5, 7, 9]
     assert all(len(batch) == 1 or len(batch) * max(len(row.ids) for row in batch) <= 10 for batch in found)
-    ids, mask, labels = padded([Row([5, 6], [IGNORED, 6]), Row([7], [7])], torch.device("cpu"))
+    ids, mask = padded([Row([5, 6], [IGNORED, 6]), Row([7], [7])], torch.device("cpu"))
     assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]
-    assert labels.tolist() == [[IGNORED, 6], [7, IGNORED]]
+
+
+def test_places_of_padded_rows_and_what_each_is_to_predict() -> None:
+    rows = [Row([5, 6, 8], [IGNORED, 6, 8]), EMPTY, Row([7, 9], [7, 9]), Row([3] * 130, [IGNORED] * 130, quiet=0)]
+    at, targets = supervised(rows, 130, torch.device("cpu"), room=5)
+    assert targets.tolist() == [6, 8, 9, IGNORED, IGNORED]
+    assert at[:5].tolist() == [0, 1, 260, 0, 0] and at[5:].tolist() == list(range(390, 390 + QUIET_TOKENS))
+    ids, _ = padded(rows, torch.device("cpu"))
+    follows = ids.flatten()[at[:3] + 1]
+    assert follows.tolist() == targets[:3].tolist()
 
 
 def test_contextualised_segments_are_drawn_anew_every_epoch() -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lift import objectives
 from lift.gated_memory import Observed
-from lift.objectives import Teacher, distil, divergence, gap, token_loss, top
+from lift.objectives import Teacher, distil, divergence, gap, logits_at, token_loss, top
 from lift.segments import IGNORED
 from lift.tuner import GatedMemoryConfig, layers
 
@@ -23,17 +23,28 @@ def adapted(family: str, **changes: Any) -> Any:
     return get_peft_model(make(family, **changes), GatedMemoryConfig()).eval()
 
 
-def test_token_loss_is_the_sum_over_labelled_tokens() -> None:
-    logits, labels = torch.randn(2, 6, 11), torch.randint(11, (2, 6))
-    labels[0, :3] = labels[1, 5] = IGNORED
-    right = sum(
-        F.cross_entropy(logits[row, at - 1], labels[row, at])
-        for row in range(2)
-        for at in range(1, 6)
-        if labels[row, at] != IGNORED
-    )
-    torch.testing.assert_close(token_loss(logits, labels), right)
-    assert token_loss(logits, torch.full_like(labels, IGNORED)) == 0
+def test_token_loss_is_the_sum_over_targets() -> None:
+    logits, targets = torch.randn(6, 11), torch.tensor([3, IGNORED, 0, 10, IGNORED, 7])
+    right = sum(F.cross_entropy(logits[at], targets[at]) for at in (0, 2, 3, 5))
+    torch.testing.assert_close(token_loss(logits, targets), right)
+    assert token_loss(logits, torch.full_like(targets, IGNORED)) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_at_are_the_models_own_and_so_are_their_gradients(family: str) -> None:
+    model, rows, at = adapted(family), ids(2, 9), torch.tensor([3, 0, 17, 3])
+    for layer in layers(model):
+        layer.gm_memory["default"].share.data.fill_(0.5)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    found, whole = logits_at(model, rows, at), model(input_ids=rows).logits.flatten(0, 1)[at]
+    torch.testing.assert_close(found, whole)
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), weights),
+        torch.autograd.grad(whole.square().sum(), weights),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert model(input_ids=rows).logits.shape[:2] == rows.shape  # nothing is left behind
 
 
 def test_divergence_is_kl_when_every_token_is_kept_and_zero_of_itself() -> None:
