@@ -5,15 +5,15 @@
 
 Made-up documents with 16 single facts and 4 chains of two (`lift.chronicle`), questions in wordings that no method was
 trained on. Closed book: nothing but the weights. `others`: questions about another document that stands in the window, with
-the memory on, against off. Every result is in OUT/results.json as soon as it is there; the same command goes on.
+the memory on, against off. Each visible GPU takes a fit at a time. Every result is in OUT/results.json as soon as it is
+there, with its recipe; the same command goes on, and measures anew what was of another recipe or base model.
 """
 
 import gc
 import json
-import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Annotated, Any
@@ -22,9 +22,12 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
+from benchmarks.spread import spread
 from lift import chronicle, tasks
 from lift.asking import answers, chat
+from lift.base_model import fingerprint
 from lift.evaluate import evaluate
 from lift.evaluate_plot import Rate, Results, plot
 from lift.fit import fit
@@ -79,6 +82,9 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> dict[str, Any]:
     """One fit and its evaluation."""
+    gc.collect()  # of the last
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     model, tokenizer = load(folder)
     document, facts = chronicle.made(tokenizer, tokens, seed)
     other, others = chronicle.made(tokenizer, 2048, 1000 + seed)
@@ -147,18 +153,34 @@ def draw(found: dict[str, dict[str, Any]], out: Path) -> None:
 
 
 class Store:
-    """OUT/results.json, rewritten whenever something was added."""
+    """A JSON file of results by key, rewritten whenever something was added."""
 
-    def __init__(self, out: Path, name: str):
-        out.mkdir(parents=True, exist_ok=True)
-        self.path = out / name
-        self.found: dict[str, dict[str, Any]] = json.loads(self.path.read_text()) if self.path.exists() else {}
+    def __init__(self, path: Path, base: str):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.base = path, base
+        self.found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
-    def add(self, key: str, value: dict[str, Any]) -> None:
-        self.found[key] = value
-        scratch = self.path.with_suffix(".tmp")
-        scratch.write_text(json.dumps(self.found, indent=1))
-        scratch.replace(self.path)
+    def measure(self, model: Path, jobs: dict[str, tuple[Recipe, int, int]], seconds: float) -> None:
+        """Whatever of these (recipe, tokens, seed) is not there yet, of this recipe and base model."""
+        said = {key: {"recipe": json.loads(json.dumps(asdict(job[0]))), "base": self.base} for key, job in jobs.items()}
+        new = {
+            key: (model, *job, self.path.parent / key.replace(" ", "-"))
+            for key, job in jobs.items()
+            if not said[key].items() <= self.found.get(key, {}).items()
+        }
+        with tqdm(total=len(new), unit="fit") as bar:
+            for key, found in spread(measured, new, torch.cuda.device_count(), seconds):
+                bar.update()
+                if isinstance(found, Exception):
+                    bar.write(f"{key}: {type(found).__name__}: {found}")
+                    continue
+                self.found[key] = {**found, **said[key]}
+                scratch = self.path.with_suffix(".tmp")
+                scratch.write_text(json.dumps(self.found, indent=1))
+                scratch.replace(self.path)
+                closed = {kind: rate["share"] for kind, rate in found["results"]["closed"].items()}
+                change = found["results"]["nll"] - found["results"]["nll_off"]
+                bar.write(f"{key}: {closed} neutral {change:+.3f} fit {found['seconds']:.1f} s {found['losses']}")
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -176,24 +198,16 @@ def run(
     seconds: Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")] = 1e9,
 ) -> None:
     """Fit, ask, print the table."""
-    store, began = Store(out, "results.json"), time.monotonic()
     if unknown := set(methods.split(",")) - RECIPES.keys():
         raise SystemExit(f"error: methods {', '.join(sorted(unknown))} unknown: use {', '.join(RECIPES)}")
-    for seed in map(int, seeds.split(",")):
-        for size in map(int, tokens.split(",")):
-            for method in methods.split(","):
-                key = f"{size} {method} {seed}"
-                if key in store.found or time.monotonic() - began > seconds:
-                    continue
-                found = measured(model, recipe(method), size, seed, out / key.replace(" ", "-"))
-                store.add(key, found)
-                closed = {kind: rate["share"] for kind, rate in found["results"]["closed"].items()}
-                change = found["results"]["nll"] - found["results"]["nll_off"]
-                print(f"{time.monotonic() - began:6.0f} s  {key}: {closed} neutral {change:+.3f} "
-                      f"fit {found['seconds']:.1f} s {found['losses']}", flush=True)  # fmt: skip
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+    jobs = {
+        f"{size} {method} {seed}": (recipe(method), size, seed)
+        for seed in map(int, seeds.split(","))
+        for size in map(int, tokens.split(","))
+        for method in methods.split(",")
+    }
+    store = Store(out / "results.json", fingerprint(model))
+    store.measure(model, jobs, seconds)
     Console(width=170).print(table(store.found))
     draw(store.found, out)
 
@@ -208,14 +222,12 @@ def tune(
     seconds: Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")] = 1e9,
 ) -> None:
     """Each method at several learning rates, on a document of a seed that `run` does not use."""
-    store, began = Store(out, "rates.json"), time.monotonic()
-    for method in methods.split(","):
-        for factor in map(float, factors.split(",")):
-            rate = RATES[method] * factor
-            key = f"{tokens} {method}@{rate:g} 100"
-            if key in store.found or time.monotonic() - began > seconds:
-                continue
-            store.add(key, measured(model, recipe(method, rate), tokens, 100, out / key.replace(" ", "-")))
+    rates = {
+        (method, RATES[method] * factor) for method in methods.split(",") for factor in map(float, factors.split(","))
+    }
+    jobs = {f"{tokens} {m}@{rate:g} 100": (recipe(m, rate), tokens, 100) for m, rate in sorted(rates)}
+    store = Store(out / "rates.json", fingerprint(model))
+    store.measure(model, jobs, seconds)
     Console(width=170).print(table(store.found))
 
 

@@ -40,6 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, int, int]]:
         return {"results": results(20 + len(made)).to_json(), **figures}
 
     monkeypatch.setattr(benchmark, "measured", measured)
+    monkeypatch.setattr(benchmark, "fingerprint", str)
     return made
 
 
@@ -82,12 +83,43 @@ def test_run_goes_on_where_it_was_and_shows_everything(tmp_path: Path, calls: li
         (name, RATES[name], tokens, seed) for name in ("lse", "raw-lora") for tokens in (2048, 8192) for seed in (0, 1)
     )
     assert CliRunner().invoke(app, arguments).exit_code == 0 and len(calls) == 8
-    assert len(Store(tmp_path, "results.json").found) == 8
+    assert len(Store(tmp_path / "results.json", "m").found) == 8
     row = next(line for line in done.output.splitlines() if "2048" in line and "lse" in line and "│" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells[:5] == ["2048", "lse", "2", f"{100 * (21 + 25) / 64:.0f}", "50"]  # seeds pooled
     assert cells[7:] == ["+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60"]
     assert all((tmp_path / f"lift-{tokens}.png").stat().st_size > 10_000 for tokens in (2048, 8192))
+
+
+def test_what_another_recipe_or_model_gave_is_measured_anew(
+    tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["run", str(tmp_path), "--tokens", "2048", "--seeds", "0", "--methods", "lse", "--model"]
+    for model in ("m", "m", "n"):
+        assert CliRunner().invoke(app, [*arguments, model]).exit_code == 0
+    assert len(calls) == 2
+    monkeypatch.setitem(benchmark.RATES, "lse", 0.5)
+    CliRunner().invoke(app, [*arguments, "n"])
+    assert [rate for _, rate, _, _ in calls[2:]] == [0.5]
+    assert {
+        (row["base"], row["recipe"]["learning_rate"]) for row in Store(tmp_path / "results.json", "").found.values()
+    } == {("n", 0.5)}
+
+
+def test_a_fit_that_fails_costs_no_other(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = benchmark.measured
+
+    def one_fails(*given: Any) -> Any:
+        if given[2] == 2048:
+            raise ValueError("no number")
+        return measured(*given)
+
+    monkeypatch.setattr(benchmark, "measured", one_fails)
+    done = CliRunner().invoke(
+        app, ["run", str(tmp_path), "--model", "m", "--tokens", "2048,8192", "--seeds", "0", "--methods", "lse"]
+    )
+    assert done.exit_code == 0 and "2048 lse 0: ValueError: no number" in done.output
+    assert list(Store(tmp_path / "results.json", "m").found) == ["8192 lse 0"]
 
 
 def test_tune_tries_each_rate_on_a_document_of_its_own(tmp_path: Path, calls: list[Any]) -> None:
