@@ -122,14 +122,13 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
         made.add_column(head, justify="left" if head == "method" else "right")
     for (length, method), values in rows.items():
         results = [Results.from_json(value["results"]) for value in values]
-        closed = {kind: pooled([r.closed.get(kind, Rate()) for r in results]) for kind in (
-            "needle", "linked", "absent", "cloze")}  # fmt: skip
+        all_of = together(results)
+        closed = [percent(all_of.closed.get(kind, Rate())) for kind in ("needle", "linked", "absent", "cloze")]
         aurocs = [r.gate_auroc for r in results if r.gate_auroc is not None]
         made.add_row(
-            f"{length}", method, f"{len(values)}", *(percent(rate) for rate in closed.values()),
-            f"{mean(r.nll - r.nll_off for r in results):+.3f}",
-            f"{percent(pooled([r.other for r in results]))}/{percent(pooled([r.other_off for r in results]))}",
-            f"{percent(pooled([r.unrelated for r in results]))}/{percent(pooled([r.unrelated_off for r in results]))}",
+            f"{length}", method, f"{len(values)}", *closed,
+            f"{all_of.nll - all_of.nll_off:+.3f}", f"{percent(all_of.other)}/{percent(all_of.other_off)}",
+            f"{percent(all_of.unrelated)}/{percent(all_of.unrelated_off)}",
             f"{mean(v['seconds'] for v in values):.1f}", f"{mean(v['seconds'] / v['prefill'] for v in values):.0f}",
             f"{mean(v['bytes'] for v in values) / 1e6:.1f}", f"{mean(v['kv'] / v['bytes'] for v in values):.0f}",
             f"{mean(aurocs):.2f}" if aurocs else "",
@@ -141,15 +140,27 @@ def percent(rate: Rate) -> str:
     return f"{100 * rate.right / rate.asked:.0f}" if rate.asked else "–"
 
 
+def together(results: Sequence[Results]) -> Results:
+    """Of several seeds: rates pooled, nats averaged."""
+    low, high = (mean(r.nll_change[i] for r in results) for i in (0, 1))
+    return replace(
+        results[0],
+        closed={kind: pooled([r.closed.get(kind, Rate()) for r in results]) for kind in results[0].closed},
+        other=pooled([r.other for r in results]), other_off=pooled([r.other_off for r in results]),
+        unrelated=pooled([r.unrelated for r in results]), unrelated_off=pooled([r.unrelated_off for r in results]),
+        nll=mean(r.nll for r in results), nll_off=mean(r.nll_off for r in results), nll_change=(low, high),
+    )  # fmt: skip
+
+
 def draw(found: dict[str, dict[str, Any]], out: Path) -> None:
-    """Accuracy against neutral text, a picture a length, of the first seed."""
+    """Accuracy against neutral text, a picture a length."""
     for tokens in sorted({int(key.split()[0]) for key in found}):
-        first: dict[str, Results] = {}
+        methods: dict[str, list[Results]] = defaultdict(list)
         for key, value in found.items():
             length, name, _ = key.split()
             if int(length) == tokens:
-                first.setdefault(name, Results.from_json(value["results"]))
-        plot(first, out / f"lift-{tokens}.png")
+                methods[name].append(Results.from_json(value["results"]))
+        plot({name: together(results) for name, results in methods.items()}, out / f"lift-{tokens}.png")
 
 
 class Store:

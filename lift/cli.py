@@ -102,12 +102,9 @@ def fit(
         entry, folder, steps = _planned(document, model, recipe, shelf, replace)
         study = _study(self_study) if self_study else None
         tokenizer = base_model.tokenizer(folder)
-        from lift.fit import check_memory
         from lift.fit import fit as fit_document
 
         target = base_model.device(device)
-        tokens = len(tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"])
-        check_memory(tokens, base_model.config(folder), target)
         more = study.items(document, STUDIED, seed, "train") if study else []
         fittings = f".fitting-{_short(entry.name)}-"  # of this document, by any recipe
         out = library / f"{fittings}{_short([entry.model_dump(), seed])}"  # the same for the same fit: it is resumed
@@ -211,7 +208,8 @@ def ask(
                 f"the prompt has {len(prompt):,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
                 f"shorten {' or '.join(given) or 'the question'}"
             )
-        typer.echo(answers(_recalled(shelf, names, folder, target), tokenizer, [prompt])[0])
+        reply = answers(_recalled(shelf, names, folder, target), tokenizer, [prompt])[0]
+        typer.echo("\n".join(map(listing.shown, reply.split("\n"))))
 
 
 # ---- evaluate ---------------------------------------------------------------------------------------------------

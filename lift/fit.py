@@ -10,12 +10,15 @@ import hashlib
 import json
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from peft import CartridgeConfig, LoraConfig, PeftConfig, get_peft_model
@@ -43,15 +46,17 @@ from lift.rows import (
 )
 from lift.segments import IGNORED
 from lift.tasks import Item
-from lift.tuner import GatedMemoryConfig, check
+from lift.tuner import GatedMemoryConfig, check, layers
 
 BATCH_TOKENS = 24_576  # of a forward pass with its backward pass; more rows are added up
 QUIET_ROWS, HELD_OUT = 96, 16
 OBSERVED_ROWS = 256  # of questions that the teacher reads
+OBSERVED_BYTES = 8 * 2**30  # of what it is shown, at most; 190 KB a token of SmolLM2-135M, 1.6 MB of Llama-3.1-8B
 SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a model has to spare
 CHECKPOINT_SECONDS = 60
 CAPTURED_ON = "cuda"  # elsewhere the rows that fill a step up would only cost time
 ADAPTER = "default"
+LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,8 @@ def fit(
     self-study's. `model` comes back with the adapter on. Raises `LiftError`."""
     if recipe.method == "gated":
         check(model.config)
-    ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+    check_length(len(ids), model)
     torch.manual_seed(seed)
     accelerator = Accelerator()
     if getattr(model, "hf_quantizer", None) is None:  # a quantised model may not be moved
@@ -153,16 +159,25 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def check_memory(tokens: int, config: Any, device: torch.device) -> None:
-    """Raises `LiftError` where the document's keys and values, which prefill and teacher hold, cannot fit."""
-    if device.type != "cuda":
-        return
-    free, needed = torch.cuda.mem_get_info(device)[0], 2 * kv_bytes(config, tokens)
+def check_length(tokens: int, model: Any) -> None:
+    """Raises `LiftError` for a document that the model has no positions for, or whose keys and values, which prefill and
+    teacher hold, cannot fit."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in LEARNT_POSITIONS and tokens > getattr(module, "num_embeddings", math.inf):
+            raise LiftError(
+                f"{tokens:,} tokens, and the model has learnt {module.num_embeddings:,} positions: "
+                "split the document, or use a model with rotary positions"
+            )
+    free, needed = free_bytes(model.device), 2 * kv_bytes(model.config, tokens)
     if needed > free:
         raise LiftError(
             f"{tokens:,} tokens need {needed / 2**30:.1f} GiB for keys and values, {free / 2**30:.1f} are free: "
             "split the document, one adapter a part (gate lse composes them)"
         )
+
+
+def free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -366,12 +381,21 @@ class _Run:
         teacher = Teacher.read(self.model, prefix, self.ids, self.recipe.piece)
         seen = []
         hidden = self.bar.disable
-        parts = list(batches(rows[:OBSERVED_ROWS], BATCH_TOKENS))
+        parts = list(batches(self._observed(rows[:OBSERVED_ROWS]), BATCH_TOKENS))
         for batch in tqdm(parts, desc="reading with the document", unit="batch", disable=hidden, leave=False):
             ids, mask = padded(batch, self.device)
             seen.append(teacher.logits(ids, mask)[1])
         joined = [Observed(*(torch.cat(x, 1) for x in zip(*each, strict=True))) for each in zip(*seen, strict=True)]
-        del seen  # megabytes a token of a larger model
+        del seen
         self.losses |= distil(
             self.model, joined, ADAPTER, self.recipe.distil_steps, self.recipe.distil_rate, progress=not hidden
         )
+
+    def _observed(self, rows: list[Row]) -> list[Row]:
+        """As many of the rows, at least one, as there is memory for."""
+        text = self.model.config.get_text_config()
+        heads = len(layers(self.model)) * text.num_attention_heads
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        room = OBSERVED_BYTES // (4 * heads * (3 * size + 2))  # tokens of `Observed`
+        reached = list(accumulate(len(row.ids) for row in rows))
+        return rows[: max(1, bisect_right(reached, room))]

@@ -50,6 +50,6 @@ def size(count: float) -> str:
     return f"{count:,.1f} GiB"
 
 
-def shown(name: str) -> str:
-    """A name may be any text; what would move the cursor is spelled out."""
-    return name if name.isprintable() else repr(name)
+def shown(line: str) -> str:
+    """A name, or a line that a model wrote, may be any text; what would move the cursor is spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

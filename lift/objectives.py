@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import DynamicCache
 
+from lift import LiftError
 from lift.gated_memory import Observed, recall
 from lift.segments import IGNORED
 from lift.tuner import layers
@@ -145,7 +146,7 @@ def distil(
     model: Any, seen: Sequence[Observed], name: str, steps: int, rate: float, batch: int = 2048, progress: bool = False
 ) -> dict[str, float]:
     """Regresses the memories of all layers on what was observed, opens them, and says how near they came: mean cosine of
-    memory and document's attention, mean error of the log-sum-exp in nats, on a held-out tenth."""
+    memory and document's attention, mean error of the log-sum-exp in nats, on a held-out tenth. Raises `LiftError`."""
     memories: list[Any] = [layer.gm_memory[name] for layer in layers(model)]
     names = [key for key, p in memories[0].named_parameters() if key != "share"]
     weights = {key: torch.cat([dict(m.named_parameters())[key].detach() for m in memories]) for key in names}
@@ -166,6 +167,8 @@ def distil(
         loss.backward()
         optimizer.step()
         plan.step()
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise LiftError(f"distillation came to what is no number: lower its learning rate (distil_rate {rate:g})")
     with torch.no_grad():
         memory, score = recall(data.q_HTD[:, held], weights, "lse")
         cosine = F.cosine_similarity(memory, data.memory_HTD[:, held], dim=-1).mean().item()

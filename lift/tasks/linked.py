@@ -15,7 +15,7 @@ from lift.tasks.items import Item, capital, draws
 from lift.tasks.reading import Fact, Reading, read
 
 MOST_LINKS = 3
-ROUNDS = {"train": 6, "eval": 3}  # questions a chain, each in other words
+ROUNDS = {"train": 20, "eval": 3}  # questions a chain, each in other words
 TRIES = 20  # to find words not used yet
 
 Path = tuple[Fact, ...]

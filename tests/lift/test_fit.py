@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCausalLM
 
 from lift import LiftError, fit
 from lift.documents import Document
@@ -306,6 +306,36 @@ def test_bytes_of_keys_and_values() -> None:
     config = tiny_model().config  # 2 layers, 2 key/value heads of 16
     assert kv_bytes(config, 10) == 2 * 2 * 2 * 16 * 10 * 2
     assert GatedMemoryConfig().target_modules == ["o_proj"]
+
+
+def test_a_document_too_long_for_model_or_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    positions = OPTForCausalLM(OPTConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+                                         ffn_dim=32, word_embed_proj_dim=32, max_position_embeddings=64))  # fmt: skip
+    tokens = len(TEXT)
+    with pytest.raises(LiftError, match=f"{tokens} tokens, and the model has learnt 66 positions"):
+        fit.fit(DOCUMENT, positions, tiny_tokenizer(), toy("raw-lora"), tmp_path)
+    needed = 2 * kv_bytes(tiny_model().config, tokens)
+    monkeypatch.setattr(fit, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(LiftError, match=f"{tokens} tokens need .* GiB for keys and values, .* split the document"):
+        fitted(toy("raw-lora"), tmp_path)
+    monkeypatch.setattr(fit, "free_bytes", lambda device: needed)
+    assert fitted(toy("raw-lora"), tmp_path).tokens == tokens
+
+
+def test_a_larger_models_teacher_is_shown_fewer_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[int] = []
+    distil = fit.distil
+
+    def counted(model: Any, seen: Any, *args: Any, **kwargs: Any) -> Any:
+        assert sum(x.nbytes for layer in seen for x in layer) <= fit.OBSERVED_BYTES
+        shown.append(seen[0].q_HTD.shape[1])
+        return distil(model, seen, *args, **kwargs)
+
+    monkeypatch.setattr(fit, "distil", counted)
+    fitted(toy("lse"), tmp_path / "all")
+    monkeypatch.setattr(fit, "OBSERVED_BYTES", 2**19)
+    fitted(toy("lse"), tmp_path / "few")
+    assert 0 < shown[1] < shown[0]
 
 
 def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> None:

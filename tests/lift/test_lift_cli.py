@@ -21,6 +21,7 @@ from lift.base_model import fingerprint
 from lift.documents import read
 from lift.evaluate_plot import load
 from lift.library import Entry, Library
+from lift.listing import shown
 from lift.tuner import GatedMemoryConfig
 
 TEXT = " ".join(f"Keeper {i} of the tower by the sea wrote {i * 7919 % 9973} into the logbook." for i in range(30))
@@ -205,16 +206,6 @@ class TestFitRefuses:
     def test_a_folder_that_is_no_library(self, tmp_path: Path, base: Path, book: Path) -> None:
         assert "no library" in refused(*fitting(book, base, tmp_path))
 
-    def test_a_document_too_long_for_the_memory(
-        self, tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def check(tokens: int, config: Any, device: Any) -> None:
-            assert (tokens, config.model_type, device.type) == (len(TEXT), "llama", "cpu")
-            raise lift.LiftError("too long")
-
-        monkeypatch.setattr(lift.fit, "check_memory", check)
-        assert refused(*fitting(book, base, tmp_path / "books")) == "error: too long\n"
-
     def test_a_device(self, tmp_path: Path, base: Path, book: Path) -> None:
         assert "'tpu'" in refused(*fitting(book, base, tmp_path / "books")[:-1], "tpu")
 
@@ -243,7 +234,8 @@ def asking(library: Library, *more: Any) -> tuple[Any, ...]:
 def reply(library: Library, names: list[str], question: str, window: str = "") -> str:
     memory, tokenizer = Attached(library, tiny_model(), names), tiny_tokenizer()
     memory.switch(names)
-    return answers(memory.model, tokenizer, [chat(tokenizer, '" and "'.join(names), question, window)])[0]
+    said = answers(memory.model, tokenizer, [chat(tokenizer, '" and "'.join(names), question, window)])[0]
+    return "\n".join(map(shown, said.split("\n")))  # an untrained model writes anything
 
 
 def test_ask_prints_the_reply_of_the_model_that_remembers(library: Library) -> None:
