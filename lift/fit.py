@@ -10,27 +10,24 @@ import hashlib
 import json
 import math
 import time
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import psutil
 import torch
 from accelerate import Accelerator
 from peft import CartridgeConfig, LoraConfig, PeftConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 
-from lift import LiftError, checkpoint, tasks
+from lift import LiftError, checkpoint, tasks, teaching
 from lift.asking import chat
 from lift.captured import Captured
 from lift.documents import Document
-from lift.gated_memory import Observed
-from lift.objectives import Teacher, Top, distil, divergence, logits_at, token_loss, top
+from lift.model_size import check_length, kv_bytes, prefill_seconds
+from lift.objectives import Top, divergence, logits_at, token_loss
 from lift.recipes import Recipe, Stage
 from lift.rows import (
     EMPTY,
@@ -46,17 +43,13 @@ from lift.rows import (
 )
 from lift.segments import IGNORED
 from lift.tasks import Item
-from lift.tuner import GatedMemoryConfig, check, layers
+from lift.tuner import GatedMemoryConfig, check
 
 BATCH_TOKENS = 24_576  # of a forward pass with its backward pass; more rows are added up
 QUIET_ROWS, HELD_OUT = 96, 16
-OBSERVED_ROWS = 256  # of questions that the teacher reads
-OBSERVED_BYTES = 8 * 2**30  # of what it is shown, at most; 190 KB a token of SmolLM2-135M, 1.6 MB of Llama-3.1-8B
-SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a model has to spare
 CHECKPOINT_SECONDS = 60
 CAPTURED_ON = "cuda"  # elsewhere the rows that fill a step up would only cost time
 ADAPTER = "default"
-LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,7 @@ def fit(
     prefill = prefill_seconds(model, ids)
     began = time.perf_counter()
     items = [*tasks.make(document, recipe.tasks, recipe.items, seed, "train"), *more]
-    rows = task_rows(items, document.name, tokenizer, model)
+    rows = task_rows(items, document, tokenizer, model, recipe.window if recipe.learnt == "logits" else 0)
     if not rows and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):
         raise LiftError(f"{document.name}: no question could be made of it: use --recipe raw-lora, or --self-study")
     wanted = recipe.kl_rows or recipe.neutral_budget is not None
@@ -133,53 +126,6 @@ def adapted(model: Any, tokenizer: Any, recipe: Recipe, document: Document) -> A
     return made
 
 
-def kv_bytes(config: Any, tokens: int, itemsize: int = 2) -> int:
-    """Of a document's keys and values in bf16."""
-    text = config.get_text_config()
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return (
-        2 * text.num_hidden_layers * (text.num_key_value_heads or text.num_attention_heads) * size * tokens * itemsize
-    )
-
-
-@torch.no_grad()
-def prefill_seconds(model: Any, ids: Sequence[int]) -> float:
-    """The second of two readings of the whole document, what a prompt would cost."""
-    row = torch.tensor([ids], device=model.device)
-    for _ in range(2):
-        _wait(model.device)
-        began = time.perf_counter()
-        model(input_ids=row, use_cache=True, logits_to_keep=1)
-        _wait(model.device)
-    return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def check_length(tokens: int, model: Any) -> None:
-    """Raises `LiftError` for a document that the model has no positions for, or whose keys and values, which prefill and
-    teacher hold, cannot fit."""
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] in LEARNT_POSITIONS and tokens > getattr(module, "num_embeddings", math.inf):
-            raise LiftError(
-                f"{tokens:,} tokens, and the model has learnt {module.num_embeddings:,} positions: "
-                "split the document, or use a model with rotary positions"
-            )
-    free, needed = free_bytes(model.device), 2 * kv_bytes(model.config, tokens)
-    if needed > free:
-        raise LiftError(
-            f"{tokens:,} tokens need {needed / 2**30:.1f} GiB for keys and values, {free / 2**30:.1f} are free: "
-            "split the document, one adapter a part (gate lse composes them)"
-        )
-
-
-def free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-
-
 # ---- the loop ---------------------------------------------------------------------------------------------------
 
 Batch = tuple[int, list[Row]]  # the width to which a step's rows are padded, 0 for that of the longest; and the rows
@@ -203,7 +149,6 @@ class _Run:
         )  # the longest
         self.total = sum(stage.epochs * len(self._batches(stage, 0)) for stage in recipe.stages)
         self.step, self.saved = 0, time.monotonic()
-        self.teacher: list[Top] = []
         self.captured: dict[int, Captured] = {}  # by width
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self.losses: dict[str, float] = {}
@@ -230,7 +175,12 @@ class _Run:
 
     def work(self) -> dict[str, float]:
         """All steps that are still to do; the losses of the last."""
-        self.teacher = self._teacher()
+        hidden = self.bar.disable
+        self.quiet = teaching.taught(
+            self.model, self.quiet, BATCH_TOKENS // 6, hidden
+        )  # a row of logits for every token
+        if self.recipe.learnt == "logits":
+            self.tasks = teaching.taught(self.model, self.tasks, BATCH_TOKENS, hidden)
         with self.model.disable_adapter():
             base = self._quiet_loss() if self.recipe.neutral_budget is not None else 0.0
         optimizer = torch.optim.AdamW(
@@ -241,7 +191,10 @@ class _Run:
         self.step = found or 0
         self.bar.update(self.step)
         if self.recipe.distil_steps and found is None:
-            self._distil()
+            prefix = chat(self.tokenizer, self.document.name, "")
+            self.losses |= teaching.distilled(
+                self.model, prefix, self.ids, self.tasks, ADAPTER, self.recipe, self.seed, BATCH_TOKENS, hidden
+            )
             self._save(optimizer)
         self.model.train()
         for (width, rows), size, ends_epoch in self._plan(self.step):
@@ -285,7 +238,7 @@ class _Run:
     def _one(self, width: int, rows: list[Row], size: int, optimizer: Any) -> None:
         """One optimizer step: token losses of the rows, and the divergence on a draw of other text. Each process takes its
         share of both; summed up, the gradients are those of one process."""
-        labelled = max(1, sum(label != IGNORED for row in rows for label in row.labels[1:]))
+        labelled = max(1, sum(row.places for row in rows))
         drawn = Random(f"{self.seed} {self.step}").sample(self.quiet, self.recipe.kl_rows)
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         mine, quiet = rows[rank::ranks], drawn[rank::ranks]
@@ -319,14 +272,17 @@ class _Run:
             ids, _ = padded(filled, self.device, width)
             if width not in self.captured:
                 self.captured[width] = Captured(self._losses, list(self.trained.values()), self.pool)
-            wanted = supervised(filled, width, self.device, size * self.answer)
-            return self.captured[width].run(ids, *wanted, each, *self._goal(quiet))
+            room = size * self.answer
+            wanted = supervised(filled, width, self.device, room)
+            return self.captured[width].run(ids, *wanted, each, *teaching.goal(rows, quiet, self.device, room))
         for p in self.trained.values():
             p.grad = None
         parts = torch.zeros(2, device=self.device)
         for batch in [*batches(rows, BATCH_TOKENS), *([quiet] if quiet else [])]:
             ids, _ = padded(batch, self.device)
-            goal = self._goal([row for row in batch if row.quiet is not None])
+            goal = teaching.goal(
+                [row for row in batch if not row.quiet], [row for row in batch if row.quiet], self.device
+            )
             loss, figures = self._losses(ids, *supervised(batch, ids.shape[1], self.device), each, *goal)
             loss.backward()
             parts += figures.detach()
@@ -338,30 +294,17 @@ class _Run:
         """Of a batch, at these places: first those of answers, then those of other text. No mask: what is padded stands on
         the right, where nothing sees it."""
         logits = logits_at(self.model, ids, at)
-        loss = token_loss(logits[: len(targets)], targets) * share
+        answers, wanted = len(targets), Top(top_ids, log_p)
+        if self.recipe.learnt == "logits":
+            told = Top(*(x[:answers] for x in wanted))
+            loss = torch.where(targets != IGNORED, divergence(logits[:answers], told), 0).sum() * share
+        else:
+            loss = token_loss(logits[:answers], targets) * share
         kl = torch.zeros_like(loss)
-        if len(top_ids):
-            kl = divergence(logits[len(targets) :], Top(top_ids, log_p)) / (self.recipe.kl_rows * QUIET_TOKENS)
+        if others := len(at) - answers:
+            quiet = Top(*(x[-others:] for x in wanted))
+            kl = divergence(logits[answers:], quiet).sum() / (self.recipe.kl_rows * QUIET_TOKENS)
         return loss + self.recipe.kl_weight * kl, torch.stack([loss, kl])
-
-    def _goal(self, quiet: list[Row]) -> Top:
-        """The base model's tokens on these rows."""
-        if not quiet:
-            nothing = torch.zeros(0, 1, device=self.device)
-            return Top(nothing.long(), nothing)
-        return Top(*(torch.cat(parts) for parts in zip(*(self.teacher[row.quiet or 0] for row in quiet), strict=True)))
-
-    # ---- what the model was before ----
-
-    @torch.no_grad()
-    def _teacher(self) -> list[Top]:
-        """The base model's most likely tokens on every row of other text."""
-        found: list[Top] = []
-        with self.model.disable_adapter():
-            for at in range(0, len(self.quiet), 32):
-                ids, _ = padded(self.quiet[at : at + 32], self.device)
-                found += [top(logits) for logits in self.model(input_ids=ids, use_cache=False).logits]
-        return found
 
     @torch.no_grad()
     def _quiet_loss(self) -> float:
@@ -372,30 +315,3 @@ class _Run:
         logits = self.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
         self.model.train(training)
         return (token_loss(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) / (ids.numel() - len(ids))).item()
-
-    def _distil(self) -> None:
-        """Questions with their answers, as the model that has the document beside its window reads them."""
-        rows = list(self.tasks)
-        Random(self.seed).shuffle(rows)
-        prefix = chat(self.tokenizer, self.document.name, "")[:SINK_TOKENS]
-        teacher = Teacher.read(self.model, prefix, self.ids, self.recipe.piece)
-        seen = []
-        hidden = self.bar.disable
-        parts = list(batches(self._observed(rows[:OBSERVED_ROWS]), BATCH_TOKENS))
-        for batch in tqdm(parts, desc="reading with the document", unit="batch", disable=hidden, leave=False):
-            ids, mask = padded(batch, self.device)
-            seen.append(teacher.logits(ids, mask)[1])
-        joined = [Observed(*(torch.cat(x, 1) for x in zip(*each, strict=True))) for each in zip(*seen, strict=True)]
-        del seen
-        self.losses |= distil(
-            self.model, joined, ADAPTER, self.recipe.distil_steps, self.recipe.distil_rate, progress=not hidden
-        )
-
-    def _observed(self, rows: list[Row]) -> list[Row]:
-        """As many of the rows, at least one, as there is memory for."""
-        text = self.model.config.get_text_config()
-        heads = len(layers(self.model)) * text.num_attention_heads
-        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        room = OBSERVED_BYTES // (4 * heads * (3 * size + 2))  # tokens of `Observed`
-        reached = list(accumulate(len(row.ids) for row in rows))
-        return rows[: max(1, bisect_right(reached, room))]

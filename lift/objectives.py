@@ -60,11 +60,11 @@ def top(logits_TV: Tensor, k: int = TOP) -> Top:
 
 
 def divergence(logits_TV: Tensor, teacher: Top) -> Tensor:
-    """The sum of KL(teacher || model) over tokens, with all that is not among the teacher's top tokens as one more."""
+    """KL(teacher || model) of each token, (T), with all that is not among the teacher's top tokens as one more."""
     log_q = logits_TV.float().log_softmax(-1).gather(-1, teacher.ids)
     p, q = teacher.log_p.exp(), log_q.exp()
     p_rest, q_rest = ((1 - x.sum(-1)).clamp(min=1e-6) for x in (p, q))
-    return (p * (teacher.log_p - log_q)).sum() + (p_rest * (p_rest.log() - q_rest.log())).sum()
+    return (p * (teacher.log_p - log_q)).sum(-1) + p_rest * (p_rest.log() - q_rest.log())
 
 
 # ---- attention distillation -------------------------------------------------------------------------------------

@@ -41,6 +41,9 @@ class Recipe:
     contextualised: bool = False
     tasks: tuple[str, ...] = ()
     items: int = 0  # of each task, at most
+    # answers, or the logits of the base model with `window` tokens of the document around the evidence in its window
+    learnt: Literal["answers", "logits"] = "answers"
+    window: int = 512  # the shortest of Cartridges' chunks
     # the optimizer
     schedule: Literal["constant", "cosine"] = "constant"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -78,10 +81,11 @@ RECIPES = {
             "published-v4", "lora", (Stage(("tasks",), 5, 4),), 5e-5, rank=128, alpha=256, tasks=(*FACTS, "cloze"),
             items=2000,
         ),
-        # Cartridges (arXiv 2506.06266): trained keys and values, from the document's first tokens; learning rate theirs.
+        # Cartridges (arXiv 2506.06266): trained keys and values, from the document's first tokens, on what the model itself
+        # says with the document in its window; learning rate theirs.
         Recipe(
             "cartridge", "cartridge", (Stage(("tasks",), 20, 64),), 2e-2, tasks=(*FACTS, "cloze"), items=150,
-            schedule="cosine", kl_weight=4.0, kl_rows=16,
+            learnt="logits", schedule="cosine", kl_weight=4.0, kl_rows=16,
         ),
         # The published gate, otherwise as `lse`: what the gate alone is worth.
         Recipe(

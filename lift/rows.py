@@ -1,7 +1,7 @@
 """Training rows: a document's questions and segments, and other text on which the model is to stay as it was."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from random import Random
 from typing import Any
@@ -13,6 +13,9 @@ from environments.haystack import prose
 from environments.haystack.facts import BY_KIND, WORDS, Fact, draw_entity, draw_value, state
 from lift import asking, segments
 from lift.asking import answers, chat, ends
+from lift.documents import Document
+from lift.objectives import Top
+from lift.placed import Placed
 from lift.recipes import Recipe
 from lift.segments import IGNORED
 from lift.tasks import Item
@@ -24,26 +27,39 @@ WIDTHS = (128, 192, 256, 384, 512)  # tokens to which steps of questions are pad
 
 @dataclass(frozen=True)
 class Row:
-    """A sequence to learn, or one (`quiet`: its number) on which the model is to stay as it was."""
+    """A sequence to learn, or one (`quiet`) on which the model is to stay as it was. `open_book`: the same answer with the
+    document in the window. `taught`: what a teacher says at the places of `supervised`."""
 
     ids: Sequence[int]
     labels: Sequence[int]
-    quiet: int | None = None
+    quiet: bool = False
+    open_book: "Row | None" = None
+    taught: Top | None = None
+
+    @property
+    def places(self) -> int:
+        return QUIET_TOKENS if self.quiet else sum(label != IGNORED for label in self.labels[1:])
 
 
 EMPTY = Row([0], [IGNORED])
 
 
-def task_rows(items: Sequence[Item], name: str, tokenizer: Any, model: Any) -> list[Row]:
-    """Questions with their answers; the loss is on the answer and the mark that ends it."""
-    stop = next(iter(ends(model, tokenizer)), None)
+def task_rows(items: Sequence[Item], document: Document, tokenizer: Any, model: Any, window: int = 0) -> list[Row]:
+    """Questions with their answers; the loss is on the answer and the mark that ends it. `window`: tokens of the document
+    around the evidence, for a teacher."""
+    stop = ends(model, tokenizer)[:1]
+    placed = Placed(tokenizer, document.text) if window else None
     rows = []
     for item in items:
-        prompt = chat(tokenizer, name, item.question)
-        said = tokenizer(item.answer, add_special_tokens=False)["input_ids"]
-        said = [*said, stop] if stop is not None else said
-        rows.append(Row([*prompt, *said], [IGNORED] * len(prompt) + list(said)))
+        said = [*tokenizer(item.answer, add_special_tokens=False)["input_ids"], *stop]
+        beside = placed.around(item.evidence, window) if placed else ""
+        closed, opened = (_answered(chat(tokenizer, document.name, item.question, text), said) for text in ("", beside))
+        rows.append(replace(closed, open_book=opened) if placed else closed)
     return rows
+
+
+def _answered(prompt: Sequence[int], said: Sequence[int]) -> Row:
+    return Row([*prompt, *said], [IGNORED] * len(prompt) + list(said))
 
 
 def segment_rows(ids: Sequence[int], tokenizer: Any, recipe: Recipe, rng: Random) -> list[Row]:
@@ -74,7 +90,7 @@ def quiet_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
         for passage in prose.passages(1_000_000 + seed, "train")
     )
     sources = [_parts(story), _parts(iter(cycle(list(talks))))]
-    return [Row(next(sources[i % 2]), [IGNORED] * QUIET_TOKENS, i) for i in range(rows)]
+    return [Row(next(sources[i % 2]), [IGNORED] * QUIET_TOKENS, quiet=True) for i in range(rows)]
 
 
 def _parts(texts: Iterator[list[int]]) -> Iterator[list[int]]:
@@ -154,6 +170,6 @@ def supervised(rows: Sequence[Row], width: int, device: torch.device, room: int 
     at = [i * width + t for i, row in enumerate(rows) for t, label in enumerate(row.labels[1:]) if label != IGNORED]
     targets = [label for row in rows for label in row.labels[1:] if label != IGNORED]
     spare = max(0, room - len(at))
-    quiet = [i * width + t for i, row in enumerate(rows) if row.quiet is not None for t in range(QUIET_TOKENS)]
+    quiet = [i * width + t for i, row in enumerate(rows) if row.quiet for t in range(QUIET_TOKENS)]
     places = torch.tensor([*at, *[0] * spare, *quiet], dtype=torch.long)
     return places.to(device), torch.tensor([*targets, *[IGNORED] * spare], dtype=torch.long).to(device)

@@ -16,14 +16,13 @@ from accelerate.state import AcceleratorState
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, OPTConfig, OPTForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from lift import LiftError, fit
+from lift import LiftError, fit, teaching
 from lift.documents import Document
-from lift.fit import kv_bytes, segment_rows
+from lift.fit import segment_rows
 from lift.recipes import RECIPES, Recipe, Stage
 from lift.tasks import Item
-from lift.tuner import GatedMemoryConfig
 
 TEXT = (
     "The combination that Maro Fenth uses for the safe is 4829104756. It rained all night in the valley. "
@@ -101,6 +100,21 @@ def test_the_divergence_holds_the_model_where_it_was(tmp_path: Path) -> None:
     assert kl[1] < 0.7 * kl[0]
 
 
+def test_logits_are_learnt_from_the_model_that_reads_the_document(tmp_path: Path) -> None:
+    """The divergence from the model with the document open falls; to what it says, not to the answers."""
+    recipe = toy("query", learnt="logits", window=300, kl_weight=0.0, kl_rows=0, learning_rate=3e-2)
+    recipe = replace(recipe, stages=(Stage(("tasks",), 30, 3),))
+    first = fitted(replace(recipe, stages=(Stage(("tasks",), 1, 3),)), tmp_path / "first").losses["loss"]
+    last = fitted(recipe, tmp_path / "last").losses["loss"]
+    answers = fitted(replace(recipe, learnt="answers"), tmp_path / "answers").losses["loss"]
+    assert 0 <= last < 0.5 * first and answers > last  # an untrained teacher's words are no answers
+
+
+def test_only_questions_are_learnt_from_logits() -> None:
+    for recipe in RECIPES.values():
+        assert recipe.learnt == "answers" or all(stage.sources == ("tasks",) for stage in recipe.stages)
+
+
 def test_training_ends_when_neutral_text_pays(tmp_path: Path) -> None:
     recipe = toy("query", kl_weight=0.0, learning_rate=0.1, stages=(Stage(("tasks",), 9, 3),), neutral_budget=-10.0)
     assert fitted(recipe, tmp_path).steps < fitted(replace(recipe, neutral_budget=None), tmp_path / "all").steps
@@ -112,7 +126,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, mon
     straight = fitted(recipe, tmp_path / "straight")
     killed_at(3, recipe, tmp_path / "killed", monkeypatch)
     assert json.loads((tmp_path / "killed" / "checkpoint.json").read_text())["step"] == 3
-    monkeypatch.setattr(fit._Run, "_distil", lambda run: pytest.fail("distilled a second time"))
+    monkeypatch.setattr(teaching, "distilled", lambda *given: pytest.fail("distilled a second time"))
     resumed = fitted(recipe, tmp_path / "killed")
     assert resumed.steps == straight.steps
     for key, value in weights(straight.folder).items():
@@ -139,7 +153,7 @@ def test_what_was_distilled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     recipe = toy("lse")
     straight = fitted(recipe, tmp_path / "straight")
     killed_at(0, recipe, tmp_path / "killed", monkeypatch)
-    monkeypatch.setattr(fit._Run, "_distil", lambda run: pytest.fail("distilled a second time"))
+    monkeypatch.setattr(teaching, "distilled", lambda *given: pytest.fail("distilled a second time"))
     resumed = fitted(recipe, tmp_path / "killed")
     for key, value in weights(straight.folder).items():
         torch.testing.assert_close(weights(resumed.folder)[key], value, atol=1e-6, rtol=1e-5)
@@ -300,42 +314,6 @@ def test_the_published_recipes_are_as_published() -> None:
     assert len(v3.tasks) * v3.items == 10
     assert (v4.rank, v4.alpha, v4.learning_rate, v4.schedule) == (128, 256, 5e-5, "constant")
     assert v4.stages == (Stage(("tasks",), 5, 4),) and v4.weight_decay == 0 and len(v4.targets) == 7
-
-
-def test_bytes_of_keys_and_values() -> None:
-    config = tiny_model().config  # 2 layers, 2 key/value heads of 16
-    assert kv_bytes(config, 10) == 2 * 2 * 2 * 16 * 10 * 2
-    assert GatedMemoryConfig().target_modules == ["o_proj"]
-
-
-def test_a_document_too_long_for_model_or_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    positions = OPTForCausalLM(OPTConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                                         ffn_dim=32, word_embed_proj_dim=32, max_position_embeddings=64))  # fmt: skip
-    tokens = len(TEXT)
-    with pytest.raises(LiftError, match=f"{tokens} tokens, and the model has learnt 66 positions"):
-        fit.fit(DOCUMENT, positions, tiny_tokenizer(), toy("raw-lora"), tmp_path)
-    needed = 2 * kv_bytes(tiny_model().config, tokens)
-    monkeypatch.setattr(fit, "free_bytes", lambda device: needed - 1)
-    with pytest.raises(LiftError, match=f"{tokens} tokens need .* GiB for keys and values, .* split the document"):
-        fitted(toy("raw-lora"), tmp_path)
-    monkeypatch.setattr(fit, "free_bytes", lambda device: needed)
-    assert fitted(toy("raw-lora"), tmp_path).tokens == tokens
-
-
-def test_a_larger_models_teacher_is_shown_fewer_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[int] = []
-    distil = fit.distil
-
-    def counted(model: Any, seen: Any, *args: Any, **kwargs: Any) -> Any:
-        assert sum(x.nbytes for layer in seen for x in layer) <= fit.OBSERVED_BYTES
-        shown.append(seen[0].q_HTD.shape[1])
-        return distil(model, seen, *args, **kwargs)
-
-    monkeypatch.setattr(fit, "distil", counted)
-    fitted(toy("lse"), tmp_path / "all")
-    monkeypatch.setattr(fit, "OBSERVED_BYTES", 2**19)
-    fitted(toy("lse"), tmp_path / "few")
-    assert 0 < shown[1] < shown[0]
 
 
 def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import tiny_model, tiny_tokenizer
 
+from lift.documents import Document
 from lift.recipes import RECIPES
 from lift.rows import (
     EMPTY,
@@ -29,11 +30,26 @@ from lift.tasks import Item
 def test_the_loss_is_on_answers_and_the_mark_behind_them() -> None:
     tokenizer = tiny_tokenizer()
     item = Item("needle", "Which number?", "4829104756", ((0, 3),))
-    (row,) = task_rows([item], "mill", tokenizer, tiny_model())
+    (row,) = task_rows([item], Document("mill", "text"), tokenizer, tiny_model())
     learnt = [token for token, label in zip(row.ids, row.labels, strict=True) if label != IGNORED]
     assert tokenizer.decode(learnt) == "4829104756<|im_end|>"
     assert tokenizer.decode(row.ids).endswith("Which number?\nReply with the answer alone.<|im_end|>\n"
                                               "<|im_start|>assistant\n4829104756<|im_end|>")  # fmt: skip
+
+
+def test_a_teachers_row_has_the_evidence_in_its_window_and_the_same_answer() -> None:
+    tokenizer = tiny_tokenizer()
+    text = "It rained. " * 40 + "The number is 4829104756. " + "It rained. " * 40
+    at = text.index("The number")
+    item = Item("needle", "Which number?", "4829104756", ((at, at + 25),))
+    (row,) = task_rows([item], Document("mill", text), tokenizer, tiny_model(), window=60)
+    read = row.open_book
+    assert read and "The number is 4829104756." in tokenizer.decode(read.ids) and row.places == read.places
+    plain = task_rows([item], Document("mill", text), tokenizer, tiny_model())[0]
+    assert (row.ids, row.labels) == (plain.ids, plain.labels) and plain.open_book is None
+    for each in (row, read):
+        places, targets = supervised([each], len(each.ids), torch.device("cpu"))
+        assert len(places) == each.places and tokenizer.decode(targets) == "4829104756<|im_end|>"
 
 
 def test_batches_hold_every_row_once_within_their_tokens() -> None:
@@ -46,7 +62,7 @@ def test_batches_hold_every_row_once_within_their_tokens() -> None:
 
 
 def test_places_of_padded_rows_and_what_each_is_to_predict() -> None:
-    rows = [Row([5, 6, 8], [IGNORED, 6, 8]), EMPTY, Row([7, 9], [7, 9]), Row([3] * 130, [IGNORED] * 130, quiet=0)]
+    rows = [Row([5, 6, 8], [IGNORED, 6, 8]), EMPTY, Row([7, 9], [7, 9]), Row([3] * 130, [IGNORED] * 130, quiet=True)]
     at, targets = supervised(rows, 130, torch.device("cpu"), room=5)
     assert targets.tolist() == [6, 8, 9, IGNORED, IGNORED]
     assert at[:5].tolist() == [0, 1, 260, 0, 0] and at[5:].tolist() == list(range(390, 390 + QUIET_TOKENS))
@@ -76,10 +92,12 @@ def test_buckets_hold_every_row_once_and_one_step_at_most_is_small(lengths: list
     assert made == bucketed(rows, size, Random(seed))
 
 
-def test_quiet_rows_are_full_numbered_and_half_of_them_talk() -> None:
+def test_quiet_rows_are_full_and_half_of_them_talk() -> None:
     tokenizer = tiny_tokenizer()
     rows = quiet_rows(tiny_model(), tokenizer, 6, 0)
-    assert [row.quiet for row in rows] == list(range(6)) and {len(row.ids) for row in rows} == {QUIET_TOKENS}
+    assert all(row.quiet and row.places == QUIET_TOKENS for row in rows) and {len(row.ids) for row in rows} == {
+        QUIET_TOKENS
+    }
     assert all(label == IGNORED for row in rows for label in row.labels)
     talks = "".join(tokenizer.decode(row.ids) for row in rows[1::2])
     stories = "".join(tokenizer.decode(row.ids) for row in rows[::2])

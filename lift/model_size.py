@@ -1,0 +1,63 @@
+"""What a document costs a model in its window: time, keys and values; and whether it fits there at all."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import torch
+
+from lift import LiftError
+
+LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
+
+
+def head_size(config: Any) -> int:
+    text = config.get_text_config()
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def kv_bytes(config: Any, tokens: int, itemsize: int = 2) -> int:
+    """Of a document's keys and values in bf16."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    return 2 * text.num_hidden_layers * heads * head_size(config) * tokens * itemsize
+
+
+@torch.no_grad()
+def prefill_seconds(model: Any, ids: Sequence[int]) -> float:
+    """The second of two readings of the whole document, what a prompt would cost."""
+    row = torch.tensor([ids], device=model.device)
+    for _ in range(2):
+        _wait(model.device)
+        began = time.perf_counter()
+        model(input_ids=row, use_cache=True, logits_to_keep=1)
+        _wait(model.device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check_length(tokens: int, model: Any) -> None:
+    """Raises `LiftError` for a document that the model has no positions for, or whose keys and values, which prefill and
+    teacher hold, cannot fit."""
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in LEARNT_POSITIONS and tokens > getattr(module, "num_embeddings", math.inf):
+            raise LiftError(
+                f"{tokens:,} tokens, and the model has learnt {module.num_embeddings:,} positions: "
+                "split the document, or use a model with rotary positions"
+            )
+    free, needed = free_bytes(model.device), 2 * kv_bytes(model.config, tokens)
+    if needed > free:
+        raise LiftError(
+            f"{tokens:,} tokens need {needed / 2**30:.1f} GiB for keys and values, {free / 2**30:.1f} are free: "
+            "split the document, one adapter a part (gate lse composes them)"
+        )
+
+
+def free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -1,0 +1,81 @@
+"""What teachers say and see, before training: the base model on other text and on questions with the document in its window,
+and its attention over the whole document."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from random import Random
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lift import asking
+from lift.gated_memory import Observed
+from lift.model_size import head_size
+from lift.objectives import Teacher, Top, distil, logits_at, top
+from lift.recipes import Recipe
+from lift.rows import Row, batches, padded, supervised
+from lift.tuner import layers
+
+OBSERVED_ROWS = 256  # of questions that the teacher reads
+OBSERVED_BYTES = 8 * 2**30  # of what it is shown, at most; 190 KB a token of SmolLM2-135M, 1.6 MB of Llama-3.1-8B
+SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a model has to spare
+
+
+@torch.no_grad()
+def taught(model: Any, rows: Sequence[Row], tokens: int, hidden: bool) -> list[Row]:
+    """Rows, all of other text or none, with what the base model says: of questions, with the document open. `tokens`: of a
+    batch."""
+    made = []
+    read = [row.open_book or row for row in rows]
+    parts = asking.batches([len(row.ids) for row in read], 0, tokens)
+    with model.disable_adapter():
+        for part in tqdm(parts, desc="asking the base model", unit="batch", disable=hidden, leave=False):
+            batch = [read[i] for i in part]
+            ids, _ = padded(batch, model.device)
+            at, _ = supervised(batch, ids.shape[1], model.device)
+            told = top(logits_at(model, ids, at))
+            each = zip(*(x.split([row.places for row in batch]) for x in told), strict=True)
+            made += [replace(rows[i], taught=Top(*those)) for i, those in zip(part, each, strict=True)]
+    return made
+
+
+def goal(rows: Sequence[Row], quiet: Sequence[Row], device: torch.device, room: int = 0) -> Top:
+    """What rows were taught, at the places of `supervised`: at answers, filled up to `room`, and on other text."""
+    told = [row.taught for row in rows if row.taught]
+    if told:
+        spare = max(0, room - sum(len(each.ids) for each in told))
+        told.append(Top(*(x.new_zeros(spare, x.shape[1]) for x in told[0])))
+    told += [row.taught for row in quiet if row.taught]
+    if not told:
+        nothing = torch.zeros(0, 1, device=device)
+        return Top(nothing.long(), nothing)
+    return Top(*(torch.cat(parts) for parts in zip(*told, strict=True)))
+
+
+def distilled(
+    model: Any, prompt: Sequence[int], ids: Sequence[int], rows: Sequence[Row], name: str, recipe: Recipe, seed: int,
+    tokens: int, hidden: bool,
+) -> dict[str, float]:  # fmt: skip
+    """Attention distillation of the adapter `name` on questions with their answers, as the model that has the document,
+    `ids`, beside its window reads them. `prompt`: how any question begins."""
+    asked = list(rows)
+    Random(seed).shuffle(asked)
+    teacher = Teacher.read(model, prompt[:SINK_TOKENS], ids, recipe.piece)
+    seen = []
+    parts = list(batches(within_memory(model, asked[:OBSERVED_ROWS]), tokens))
+    for batch in tqdm(parts, desc="reading with the document", unit="batch", disable=hidden, leave=False):
+        ids_BL, mask_BL = padded(batch, model.device)
+        seen.append(teacher.logits(ids_BL, mask_BL)[1])
+    joined = [Observed(*(torch.cat(x, 1) for x in zip(*each, strict=True))) for each in zip(*seen, strict=True)]
+    del seen
+    return distil(model, joined, name, recipe.distil_steps, recipe.distil_rate, progress=not hidden)
+
+
+def within_memory(model: Any, rows: Sequence[Row]) -> Sequence[Row]:
+    """As many rows, at least one, as `OBSERVED_BYTES` hold of `Observed`."""
+    heads = len(layers(model)) * model.config.get_text_config().num_attention_heads
+    room = OBSERVED_BYTES // (4 * heads * (3 * head_size(model.config) + 2))
+    return rows[: max(1, bisect_right(list(accumulate(len(row.ids) for row in rows)), room))]
