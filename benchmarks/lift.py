@@ -2,6 +2,7 @@
 
     python -m benchmarks.lift run OUT --model MODEL [--tokens 2048,8192,32768] [--seeds 0,1,2] [--methods …] [--seconds S]
     python -m benchmarks.lift tune OUT --model MODEL                    # each method's learning rate, on another document
+    python -m benchmarks.lift ablate OUT --model MODEL                  # what each part of `lse` is worth, on that document
 
 Made-up documents with 16 single facts and 4 chains of two (`lift.chronicle`), questions in wordings that no method was
 trained on. Closed book: nothing but the weights. `others`: questions about another document that stands in the window, with
@@ -31,7 +32,7 @@ from lift.base_model import fingerprint
 from lift.evaluate import evaluate
 from lift.evaluate_plot import Rate, Results, plot
 from lift.fit import fit
-from lift.recipes import RECIPES, Recipe
+from lift.recipes import RECIPES, Recipe, Stage
 from lift.tasks import Item
 from lift.tuner import gate, layers
 
@@ -44,6 +45,15 @@ EQUAL: dict[str, Any] = {
 # Found by `tune`; published-v3's is its authors'.
 RATES = {"raw-lora": 5e-4, "published-v4": 1e-3, "cartridge": 2e-2, "query": 6e-3, "lse": 2e-3}
 STEPS = 20  # times over the questions, for every method that has them
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "lse": {},
+    "lse,undistilled": {"distil_steps": 0},
+    "lse,no-other-text": {"kl_weight": 0.0, "kl_rows": 0, "neutral_budget": None},
+    "lse,narrow": {"width": 1},
+    "lse,from-logits": {"learnt": "logits"},
+    **{f"lse,{epochs}-epochs": {"stages": (Stage(("tasks",), epochs, 64),)} for epochs in (2, 5, 10, 40)},
+}
+TUNED_ON = 100  # the seed of a document that `run` does not use
 NEEDLES, ABSENT, OTHERS = 32, 12, 16  # questions of an evaluation, beside all linked ones, cloze and order
 TOKENS = (2048, 8192, 32_768)
 BATCH_TOKENS = 131_072
@@ -237,9 +247,27 @@ def tune(
     rates = {
         (method, RATES[method] * factor) for method in methods.split(",") for factor in map(float, factors.split(","))
     }
-    jobs = {f"{tokens} {m}@{rate:g} 100": (recipe(m, rate), tokens, 100) for m, rate in sorted(rates)}
-    store = Store(out / "rates.json", fingerprint(model))
-    store.measure(model, jobs, seconds)
+    _aside(out / "rates.json", model, {f"{m}@{rate:g}": recipe(m, rate) for m, rate in sorted(rates)}, tokens, seconds)
+
+
+@app.command()
+def ablate(
+    out: OUT,
+    model: MODEL,
+    tokens: Annotated[int, typer.Option(help="Length of the document.")] = 8192,
+    changes: Annotated[str, typer.Option(help="Separated by spaces.")] = " ".join(ABLATIONS),
+    seconds: Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")] = 1e9,
+) -> None:
+    """`lse` without one part, or with more or less of it."""
+    if unknown := set(changes.split()) - ABLATIONS.keys():
+        raise SystemExit(f"error: changes {' '.join(sorted(unknown))} unknown: use {' '.join(ABLATIONS)}")
+    recipes = {name: replace(recipe("lse"), **ABLATIONS[name]) for name in changes.split()}
+    _aside(out / "ablations.json", model, recipes, tokens, seconds)
+
+
+def _aside(path: Path, model: Path, recipes: dict[str, Recipe], tokens: int, seconds: float) -> None:
+    store = Store(path, fingerprint(model))
+    store.measure(model, {f"{tokens} {n} {TUNED_ON}": (each, tokens, TUNED_ON) for n, each in recipes.items()}, seconds)
     Console(width=170).print(table(store.found))
 
 

@@ -1,5 +1,6 @@
 """The benchmark of lift: equal bytes, nothing measured twice, and a table and pictures of what was."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,20 @@ def test_a_fit_that_fails_costs_no_other(tmp_path: Path, calls: list[Any], monke
 def test_tune_tries_each_rate_on_a_document_of_its_own(tmp_path: Path, calls: list[Any]) -> None:
     assert CliRunner().invoke(app, ["tune", str(tmp_path), "--model", "m", "--methods", "lse"]).exit_code == 0
     assert [(rate / RATES["lse"], seed) for _, rate, _, seed in calls] == [(0.5, 100), (1.0, 100), (2.0, 100)]
+
+
+def test_ablations_change_one_thing_each(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    measured = benchmark.measured
+    monkeypatch.setattr(benchmark, "measured", lambda *given: made.append(given[1]) or measured(*given))
+    done = CliRunner().invoke(app, ["ablate", str(tmp_path), "--model", "m"])
+    assert done.exit_code == 0, done.output
+    found = Store(tmp_path / "ablations.json", "m").found
+    assert list(found) == [f"8192 {name} 100" for name in benchmark.ABLATIONS] and found[next(iter(found))]
+    plain = asdict(recipe("lse"))
+    for given, change in zip(made, benchmark.ABLATIONS.values(), strict=True):
+        assert {key for key, value in asdict(given).items() if value != plain[key]} == set(change)
+    assert CliRunner().invoke(app, ["ablate", str(tmp_path), "--model", "m", "--changes", "lse,magic"]).exit_code == 1
 
 
 def test_an_unknown_method_is_refused(tmp_path: Path, calls: list[Any]) -> None:
