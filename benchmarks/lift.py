@@ -5,7 +5,8 @@
     python -m benchmarks.lift ablate OUT --model MODEL                  # what each part of `lse` is worth, on that document
 
 Made-up documents with 16 single facts and 4 chains of two (`lift.chronicle`), questions in wordings that no method was
-trained on. Closed book: nothing but the weights. `others`: questions about another document that stands in the window, with
+trained on. Closed book: nothing but the weights. `window`: needles with the document around them in the window, with the
+memory on, against off. `others`: questions about another document that stands in the window, with
 the memory on, against off. Each visible GPU takes a fit at a time. Every result is in OUT/results.json as soon as it is
 there, with its recipe; the same command goes on, and measures anew what was of another recipe or base model.
 """
@@ -49,6 +50,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "lse": {},
     "lse,undistilled": {"distil_steps": 0},
     "lse,no-other-text": {"kl_weight": 0.0, "kl_rows": 0, "neutral_budget": None},
+    "lse,closed-book": {"window_share": 0.0},
     "lse,narrow": {"width": 1},
     "lse,from-logits": {"learnt": "logits"},
     **{f"lse,{epochs}-epochs": {"stages": (Stage(("tasks",), epochs, 64),)} for epochs in (2, 5, 10, 40)},
@@ -65,8 +67,8 @@ def recipe(method: str, rate: float | None = None) -> Recipe:
     given = replace(base, **EQUAL, learning_rate=rate or RATES.get(method, base.learning_rate))
     if method == "published-v4":
         stages = tuple(replace(stage, epochs=STEPS, rows=64) for stage in base.stages)
-        kept: dict[str, Any] = {"kl_weight": RECIPES["lse"].kl_weight, "kl_rows": RECIPES["lse"].kl_rows}
-        return replace(given, stages=stages, items=RECIPES["lse"].items, schedule="cosine", **kept)
+        same = ("items", "window_share", "schedule", "kl_weight", "kl_rows")
+        return replace(given, stages=stages, **{name: getattr(RECIPES["lse"], name) for name in same})
     return given
 
 
@@ -128,7 +130,9 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
         tokens, method, _ = key.split()
         rows[int(tokens), method].append(value)
     made = Table(title="closed book, in wordings not trained on")
-    heads = "tokens method seeds needles linked absent cloze neutral others unrelated fit,s ×prefill MB 1/KV AUROC"
+    heads = (
+        "tokens method seeds needles linked absent cloze window neutral others unrelated fit,s ×prefill MB 1/KV AUROC"
+    )
     for head in heads.split():
         made.add_column(head, justify="left" if head == "method" else "right")
     for (length, method), values in rows.items():
@@ -138,6 +142,7 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
         aurocs = [r.gate_auroc for r in results if r.gate_auroc is not None]
         made.add_row(
             f"{length}", method, f"{len(values)}", *closed,
+            "/".join(percent(rates.get("needle", Rate())) for rates in (all_of.window, all_of.window_off)),
             f"{all_of.nll - all_of.nll_off:+.3f}", f"{percent(all_of.other)}/{percent(all_of.other_off)}",
             f"{percent(all_of.unrelated)}/{percent(all_of.unrelated_off)}",
             f"{mean(v['seconds'] for v in values):.1f}", f"{mean(v['seconds'] / v['prefill'] for v in values):.0f}",
@@ -151,12 +156,17 @@ def percent(rate: Rate) -> str:
     return f"{100 * rate.right / rate.asked:.0f}" if rate.asked else "–"
 
 
+def by_kind(rates: Sequence[dict[str, Rate]]) -> dict[str, Rate]:
+    return {kind: pooled([each.get(kind, Rate()) for each in rates]) for kind in rates[0]}
+
+
 def together(results: Sequence[Results]) -> Results:
     """Of several seeds: rates pooled, nats averaged."""
     low, high = (mean(r.nll_change[i] for r in results) for i in (0, 1))
     return replace(
         results[0],
-        closed={kind: pooled([r.closed.get(kind, Rate()) for r in results]) for kind in results[0].closed},
+        closed=by_kind([r.closed for r in results]),
+        window=by_kind([r.window for r in results]), window_off=by_kind([r.window_off for r in results]),
         other=pooled([r.other for r in results]), other_off=pooled([r.other_off for r in results]),
         unrelated=pooled([r.unrelated for r in results]), unrelated_off=pooled([r.unrelated_off for r in results]),
         nll=mean(r.nll for r in results), nll_off=mean(r.nll_off for r in results), nll_change=(low, high),

@@ -85,7 +85,7 @@ def fit(
     prefill = prefill_seconds(model, ids)
     began = time.perf_counter()
     items = [*tasks.make(document, recipe.tasks, recipe.items, seed, "train"), *more]
-    rows = task_rows(items, document, tokenizer, model, recipe.window if recipe.learnt == "logits" else 0)
+    rows = task_rows(items, document, tokenizer, model, recipe, seed)
     if not rows and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):
         raise LiftError(f"{document.name}: no question could be made of it: use --recipe raw-lora, or --self-study")
     wanted = recipe.kl_rows or recipe.neutral_budget is not None

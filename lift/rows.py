@@ -21,6 +21,7 @@ from lift.segments import IGNORED
 from lift.tasks import Item
 
 QUIET_TOKENS = 128  # of a row of other text
+WINDOW_TOKENS = 160  # of the document beside a question: with the question, one of `WIDTHS`
 REPLY_TOKENS = 24  # of the base model's reply to a question that has nothing to do with any document
 WIDTHS = (128, 192, 256, 384, 512)  # tokens to which steps of questions are padded
 
@@ -44,17 +45,25 @@ class Row:
 EMPTY = Row([0], [IGNORED])
 
 
-def task_rows(items: Sequence[Item], document: Document, tokenizer: Any, model: Any, window: int = 0) -> list[Row]:
-    """Questions with their answers; the loss is on the answer and the mark that ends it. `window`: tokens of the document
-    around the evidence, for a teacher."""
-    stop = ends(model, tokenizer)[:1]
-    placed = Placed(tokenizer, document.text) if window else None
+def task_rows(
+    items: Sequence[Item], document: Document, tokenizer: Any, model: Any, recipe: Recipe, seed: int
+) -> list[Row]:
+    """Questions with their answers; the loss is on the answer and the mark that ends it. A share of them is asked a second
+    time beside a piece of the document, every other time one without the evidence."""
+    stop, rng = ends(model, tokenizer)[:1], Random(f"windows {seed}")
+    placed = Placed(tokenizer, document.text)
     rows = []
     for item in items:
         said = [*tokenizer(item.answer, add_special_tokens=False)["input_ids"], *stop]
-        beside = placed.around(item.evidence, window) if placed else ""
-        closed, opened = (_answered(chat(tokenizer, document.name, item.question, text), said) for text in ("", beside))
-        rows.append(replace(closed, open_book=opened) if placed else closed)
+        texts = [""]
+        if rng.random() < recipe.window_share:
+            texts.append(rng.choice((placed.around, placed.away))(item.evidence, WINDOW_TOKENS))
+        asked = [_answered(chat(tokenizer, document.name, item.question, text), said) for text in texts]
+        if recipe.learnt == "logits":
+            evidence = placed.around(item.evidence, recipe.open_tokens)
+            opened = _answered(chat(tokenizer, document.name, item.question, evidence), said)
+            asked = [replace(row, open_book=opened) for row in asked]
+        rows += asked
     return rows
 
 

@@ -57,7 +57,8 @@ def test_every_adapter_has_the_same_bytes(method: str) -> None:
 
 def test_methods_with_questions_have_the_same_ones_as_often_and_their_own_rate() -> None:
     mine = {name: recipe(name) for name in ("published-v4", "cartridge", "query", "lse")}
-    assert len({(each.tasks, each.items, each.stages, each.kl_weight, each.kl_rows) for each in mine.values()}) == 1
+    same = ("tasks", "items", "window_share", "stages", "schedule", "learnt", "kl_weight", "kl_rows")
+    assert len({tuple(getattr(each, name) for name in same) for each in mine.values()}) == 1
     assert {name: each.learning_rate for name, each in mine.items()} == {name: RATES[name] for name in mine}
     assert recipe("published-v3").learning_rate == RECIPES["published-v3"].learning_rate
     assert recipe("lse", 0.5).learning_rate == 0.5
@@ -88,7 +89,7 @@ def test_run_goes_on_where_it_was_and_shows_everything(tmp_path: Path, calls: li
     row = next(line for line in done.output.splitlines() if "2048" in line and "lse" in line and "│" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells[:5] == ["2048", "lse", "2", f"{100 * (21 + 25) / 64:.0f}", "50"]  # seeds pooled
-    assert cells[7:] == ["+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60"]
+    assert cells[7:] == ["72/72", "+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60"]
     assert all((tmp_path / f"lift-{tokens}.png").stat().st_size > 10_000 for tokens in (2048, 8192))
 
 

@@ -1,5 +1,6 @@
 """What teachers say is what the base model says, and what they are shown stays within memory."""
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_model import tiny_model, tiny_tokenizer
 from lift import teaching
 from lift.documents import Document
 from lift.objectives import TOP
+from lift.recipes import RECIPES
 from lift.rows import EMPTY, quiet_rows, supervised, task_rows
 from lift.tasks import Item
 from lift.teaching import goal, taught, within_memory
@@ -17,12 +19,13 @@ from lift.tuner import GatedMemoryConfig
 
 TEXT = "The number is 4829104756. " + "It rained. " * 30
 ITEMS = [Item("needle", f"Which number, {'please, ' * i}?", str(4829104756 * (i + 1)), ((0, 25),)) for i in range(5)]
+OPEN = replace(RECIPES["published-v4"], learnt="logits", open_tokens=100)
 CPU = torch.device("cpu")
 
 
 def test_what_was_taught_is_what_the_model_says_that_reads_the_document() -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
-    rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, window=100)
+    rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN, 0)
     for row in taught(model, rows, 600, True):
         assert row.taught and row.open_book and row.taught.ids.shape == (row.places, TOP)
         ids = torch.tensor([list(row.open_book.ids)])
@@ -34,7 +37,7 @@ def test_what_was_taught_is_what_the_model_says_that_reads_the_document() -> Non
 
 def test_a_goal_stands_at_the_places_of_its_rows() -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
-    rows = taught(model, task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, window=100), 9999, True)[:2]
+    rows = taught(model, task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN, 0), 9999, True)[:2]
     quiet = taught(model, quiet_rows(model, tokenizer, 2, 0), 9999, True)
     room = sum(row.places for row in rows) + 3
     width = max(len(row.ids) for row in (*rows, *quiet))
@@ -48,7 +51,7 @@ def test_a_goal_stands_at_the_places_of_its_rows() -> None:
 
 def test_a_larger_models_teacher_is_shown_fewer_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
-    rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model)
+    rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, RECIPES["published-v4"], 0)
     assert list(within_memory(model, rows)) == rows
     seen = teaching.Teacher.read(model, [], list(range(40)), 40)
     for room in (1, *Random(0).sample(range(10**5, 10**6), 5)):
