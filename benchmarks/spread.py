@@ -23,25 +23,41 @@ def spread(
             if time.monotonic() - began < seconds:
                 yield key, _tried(work, jobs[key])
         return
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    free = context.Queue()
-    for device in range(devices):
-        free.put(device)
-    running: dict[Future, str] = {}
-    with ProcessPoolExecutor(devices, mp_context=context, initializer=_on_one_of, initargs=(free,)) as pool:
+    free = _pools(devices)
+    running: dict[Future, tuple[str, ProcessPoolExecutor]] = {}
+    everyone = list(free)
+    try:
         while left or running:
-            while left and len(running) < devices and time.monotonic() - began < seconds:
-                key = left.pop(0)
-                running[pool.submit(_tried, work, jobs[key])] = key
+            while left and free and time.monotonic() - began < seconds:
+                key, pool = left.pop(0), free.pop()
+                running[pool.submit(_tried, work, jobs[key])] = key, pool
             if not running:
                 return
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(done), done.result()
+                key, pool = running.pop(done)
+                free.append(pool)
+                yield key, done.result()
+    finally:
+        for pool in everyone:
+            pool.shutdown(cancel_futures=True)
 
 
-def _on_one_of(free: Any) -> None:
-    """Before torch looks for devices."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = str(free.get())
+def _pools(devices: int) -> list[ProcessPoolExecutor]:
+    """A process for each visible device that sees no other. It has to be started with that in its environment: what it
+    imports may have asked for devices before it could set anything."""
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    pools = []
+    try:
+        for device in given.split(",") if given else map(str, range(devices)):
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+            pools.append(ProcessPoolExecutor(1, mp_context=context))
+            pools[-1].submit(os.getpid)  # starts it
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        if given:
+            os.environ["CUDA_VISIBLE_DEVICES"] = given
+    return pools
 
 
 def _tried(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # passes before the capture, as PyTorch asks for: libraries set themselves up
+WARM_UP = 1  # passes before the capture, in which libraries set themselves up: launched one by one, each takes long
 
 
 class Captured:

@@ -21,9 +21,9 @@ from lift.segments import IGNORED
 from lift.tasks import Item
 
 QUIET_TOKENS = 128  # of a row of other text
-WINDOW_TOKENS = 160  # of the document beside a question: with the question, one of `WIDTHS`
+WINDOW_TOKENS = 128  # of the document beside a question: with the question, one of `WIDTHS`
 REPLY_TOKENS = 24  # of the base model's reply to a question that has nothing to do with any document
-WIDTHS = (128, 192, 256, 384, 512)  # tokens to which steps of questions are padded
+WIDTHS = (128, 256, 512)  # tokens to which steps of questions are padded; each is captured by itself, in a second
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def quiet_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
     """Rows of `QUIET_TOKENS`, half of them fiction, half questions that are not about the document with the base model's own
     replies, or a model that is taught nothing but a document's answers gives them to everything."""
     rng = Random(f"quiet {seed}")
-    prompts = [_stranger(tokenizer, rng) if i % 2 else _general(tokenizer, rng) for i in range(2 * rows)]
+    prompts = [_stranger(tokenizer, rng) if i % 2 else _general(tokenizer, rng) for i in range(rows)]
     replies = answers(model, tokenizer, prompts, REPLY_TOKENS)
     stop = ends(model, tokenizer)[:1]
     talks = (
