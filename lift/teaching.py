@@ -21,6 +21,7 @@ from lift.tuner import layers
 
 OBSERVED_ROWS = 256  # of questions that the teacher reads
 OBSERVED_BYTES = 8 * 2**30  # of what it is shown, at most; 190 KB a token of SmolLM2-135M, 1.6 MB of Llama-3.1-8B
+DISTIL_BATCH = {"cuda": 2048}  # tokens of a step, whose time there is the host's launches
 SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a model has to spare
 
 
@@ -71,7 +72,8 @@ def distilled(
         seen.append(teacher.logits(ids_BL, mask_BL)[1])
     joined = [Observed(*(torch.cat(x, 1) for x in zip(*each, strict=True))) for each in zip(*seen, strict=True)]
     del seen
-    return distil(model, joined, name, recipe.distil_steps, recipe.distil_rate, progress=not hidden)
+    batch = DISTIL_BATCH.get(model.device.type, 512)
+    return distil(model, joined, name, recipe.distil_steps, recipe.distil_rate, batch, progress=not hidden)
 
 
 def within_memory(model: Any, rows: Sequence[Row]) -> Sequence[Row]:
