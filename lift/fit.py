@@ -144,9 +144,7 @@ class _Run:
         self.quiet, self.held_out = quiet[:-HELD_OUT], quiet[-HELD_OUT:]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.digest = self._digest(tasks)
-        self.answer = max(
-            (sum(label != IGNORED for label in row.labels[1:]) for row in tasks), default=0
-        )  # the longest
+        self.answer = max((row.places for row in tasks), default=0)  # tokens of the longest
         self.total = sum(stage.epochs * len(self._batches(stage, 0)) for stage in recipe.stages)
         self.step, self.saved = 0, time.monotonic()
         self.captured: dict[int, Captured] = {}  # by width
@@ -176,9 +174,8 @@ class _Run:
     def work(self) -> dict[str, float]:
         """All steps that are still to do; the losses of the last."""
         hidden = self.bar.disable
-        self.quiet = teaching.taught(
-            self.model, self.quiet, BATCH_TOKENS // 6, hidden
-        )  # a row of logits for every token
+        # Of other text, every token has logits to keep for a moment.
+        self.quiet = teaching.taught(self.model, self.quiet, BATCH_TOKENS // 6, hidden)
         if self.recipe.learnt == "logits":
             self.tasks = teaching.taught(self.model, self.tasks, BATCH_TOKENS, hidden)
         with self.model.disable_adapter():
