@@ -1,0 +1,112 @@
+"""Documents that `benchmarks.lift run` has fitted, in one library: how long a switch takes, and what each still says when
+all of them are on at once.
+
+    python -m benchmarks.lift_together OUT --model MODEL [--tokens 8192] [--method lse]
+
+OUT is the folder of `run`. `alone`: facts asked in wordings not trained on, with the document's own memory on; `all`: with
+all of them on, each question to the one that it is about; `another's`: with another document's memory on instead.
+"""
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.lift import MODEL, NEEDLES, OUT, load, percent
+from lift import chronicle, tasks
+from lift.asking import answers, chat
+from lift.attached import Attached
+from lift.base_model import fingerprint
+from lift.documents import Document
+from lift.evaluate_plot import Rate
+from lift.library import Entry, Library
+from lift.tasks import right
+
+SWITCHES, LOADS = 200, 20
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def seconds_to_switch(attached: Attached, names: list[str], times: int) -> float:
+    """The median of a turn through the documents."""
+    took = []
+    for at in range(times):
+        _wait()
+        began = time.perf_counter()
+        attached.switch(names[at % len(names)])
+        _wait()
+        took.append(time.perf_counter() - began)
+    return median(took)
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], seed: int) -> Rate:
+    attached.switch(on)
+    items = tasks.make(document, ("needle",), NEEDLES, seed, "eval")
+    replies = answers(attached.model, tokenizer, [chat(tokenizer, document.name, item.question) for item in items], 40)
+    return Rate(sum(map(right, items, replies)), len(items))
+
+
+@app.command()
+def main(
+    out: OUT,
+    model: MODEL,
+    tokens: Annotated[int, typer.Option(help="Length of the documents.")] = 8192,
+    method: Annotated[str, typer.Option(help="The recipe that they were fitted by.")] = "lse",
+) -> None:
+    """Time to switch, and facts with all documents on."""
+    fitted = sorted(out.glob(f"{tokens}-{method}-*/adapter_model.safetensors"))
+    if len(fitted) < 2:
+        raise SystemExit(
+            f"error: {out} has {len(fitted)} documents of {tokens} tokens by {method}, at least 2 are needed: "
+            f"python -m benchmarks.lift run {out} --tokens {tokens} --methods {method} --seeds 0,1"
+        )
+    base, tokenizer = load(model)
+    documents, seeds = {}, {}
+    with TemporaryDirectory() as scratch:
+        library = Library(Path(scratch) / "books")
+        for path in fitted:
+            seed = int(path.parent.name.rpartition("-")[2])
+            document, _ = chronicle.made(tokenizer, tokens, seed)
+            library.add(path.parent, Entry(
+                name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,
+                base_model=str(model), fingerprint=fingerprint(model),
+            ))  # fmt: skip
+            documents[document.name], seeds[document.name] = document, seed
+        names = list(documents)
+        attached = Attached(library, base, names)
+        found: dict[str, Any] = {"switch_ms": 1000 * seconds_to_switch(attached, names, SWITCHES)}
+        rates: dict[str, list[Rate]] = {"alone": [], "all": [], "another's": []}
+        for i, (name, document) in enumerate(documents.items()):
+            on = {"alone": [name], "all": names, "another's": [names[i - 1]]}
+            for how, wanted in on.items():
+                rates[how].append(rate(attached, tokenizer, document, wanted, seeds[name]))
+        single = Attached(library, load(model)[0], names[:1], loaded=1)
+        found["load_ms"] = 1000 * seconds_to_switch(single, names, LOADS)
+    made = Table(title=f"{len(names)} documents of {tokens:,} tokens, {method}: facts, %")
+    made.add_column("document")
+    for how in rates:
+        made.add_column(how, justify="right")
+    for i, name in enumerate(names):
+        made.add_row(name, *(percent(each[i]) for each in rates.values()))
+    Console(width=120).print(made)
+    print(
+        f"switch {found['switch_ms']:.1f} ms among loaded documents, {found['load_ms']:.1f} ms with reading from the disk"
+    )
+    found |= {how: [[each.right, each.asked] for each in values] for how, values in rates.items()}
+    (out / f"together-{tokens}-{method}.json").write_text(json.dumps(found | {"documents": names}, indent=1))
+
+
+if __name__ == "__main__":
+    app()
