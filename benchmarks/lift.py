@@ -15,6 +15,7 @@ import gc
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
@@ -22,9 +23,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from peft import PeftModel, get_peft_model
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from benchmarks.spread import spread
 from lift import chronicle, tasks
@@ -32,17 +36,12 @@ from lift.asking import answers, chat
 from lift.base_model import fingerprint
 from lift.evaluate import evaluate
 from lift.evaluate_plot import Rate, Results, plot
-from lift.fit import fit
+from lift.fit import adapter_config, fit
+from lift.model_size import kv_bytes
 from lift.recipes import RECIPES, Recipe, Stage
 from lift.tasks import Item
 from lift.tuner import gate, layers
 
-EQUAL: dict[str, Any] = {
-    "rank": 16,
-    "alpha": 32,
-    "slots": 400,
-    "learnt": "answers",  # what SmolLM2-135M says with the document open is wrong too often to learn from
-}  # 18 to 20 MB of SmolLM2-135M in fp32, as a gated memory has
 # Found by `tune`; published-v3's is its authors'.
 RATES = {"raw-lora": 5e-4, "published-v4": 1e-3, "cartridge": 2e-2, "query": 6e-3, "lse": 2e-3}
 STEPS = 20  # times over the questions, for every method that has them
@@ -62,14 +61,29 @@ BATCH_TOKENS = 131_072
 
 
 def recipe(method: str, rate: float | None = None) -> Recipe:
-    """A method's recipe at the same bytes and, where it is trained on questions, the same questions as often."""
+    """A method's recipe with, where it is trained on questions, the same questions as often. All from answers: what a small
+    model says with the document open is wrong too often to learn from."""
     base = RECIPES[method]
-    given = replace(base, **EQUAL, learning_rate=rate or RATES.get(method, base.learning_rate))
+    given = replace(base, learnt="answers", learning_rate=rate or RATES.get(method, base.learning_rate))
     if method == "published-v4":
         stages = tuple(replace(stage, epochs=STEPS, rows=64) for stage in base.stages)
         same = ("items", "window_share", "schedule", "kl_weight", "kl_rows")
         return replace(given, stages=stages, **{name: getattr(RECIPES["lse"], name) for name in same})
     return given
+
+
+def equal(config: Any) -> dict[str, Any]:
+    """Rank and slots at which all adapters of a model are of one size, that of a gated memory."""
+    bare = RECIPES["published-v4"]
+    gated = parameters(config, RECIPES["lse"])
+    rank = round(gated / parameters(config, replace(bare, rank=1)))
+    return {"rank": rank, "alpha": 2 * rank, "slots": round(2 * gated / kv_bytes(config, 1))}
+
+
+def parameters(config: Any, given: Recipe) -> int:
+    with torch.device("meta"):
+        model = get_peft_model(AutoModelForCausalLM.from_config(deepcopy(config)), adapter_config(given))
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def questions(document: Any, facts: Sequence[Any], seed: int) -> list[Item]:
@@ -82,9 +96,6 @@ def questions(document: Any, facts: Sequence[Any], seed: int) -> list[Item]:
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,9 +112,8 @@ def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> 
     model, tokenizer = load(folder)
     document, facts = chronicle.made(tokenizer, tokens, seed)
     other, others = chronicle.made(tokenizer, 2048, 1000 + seed)
-    done = fit(document, model, tokenizer, given, out, seed=seed, progress=False)
-    from peft import PeftModel
-
+    sized = replace(given, **equal(model.config))
+    done = fit(document, model, tokenizer, sized, out, seed=seed, progress=False)
     model = PeftModel.from_pretrained(load(folder)[0], str(out)).eval()
     results = evaluate(
         model, tokenizer, document, questions(document, facts, seed),
