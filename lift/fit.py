@@ -26,7 +26,7 @@ from lift import LiftError, checkpoint, tasks, teaching
 from lift.asking import chat
 from lift.captured import Captured
 from lift.documents import Document
-from lift.model_size import check_length, kv_bytes, prefill_seconds
+from lift.model_size import batch_tokens, check_length, kv_bytes, prefill_seconds
 from lift.objectives import Top, divergence, logits_at, token_loss
 from lift.recipes import Recipe, Stage
 from lift.rows import (
@@ -45,7 +45,6 @@ from lift.segments import IGNORED
 from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig, check
 
-BATCH_TOKENS = 24_576  # of a forward pass with its backward pass; more rows are added up
 QUIET_ROWS, HELD_OUT = 96, 16
 CHECKPOINT_SECONDS = 60
 CAPTURED_ON = "cuda"  # elsewhere the rows that fill a step up would only cost time
@@ -141,6 +140,7 @@ class _Run:
         self.accelerator, self.model, self.tokenizer, self.recipe = accelerator, model, tokenizer, recipe
         self.document, self.ids, self.tasks, self.out, self.seed = document, ids, tasks, out, seed
         self.device = accelerator.device
+        self.room = batch_tokens(model)  # tokens of a pass; the gradients of several are added up
         self.quiet, self.held_out = quiet[:-HELD_OUT], quiet[-HELD_OUT:]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.digest = self._digest(tasks)
@@ -175,9 +175,9 @@ class _Run:
         """All steps that are still to do; the losses of the last."""
         hidden = self.bar.disable
         # Of other text, every token has logits to keep for a moment.
-        self.quiet = teaching.taught(self.model, self.quiet, BATCH_TOKENS // 6, hidden)
+        self.quiet = teaching.taught(self.model, self.quiet, self.room // 6, hidden)
         if self.recipe.learnt == "logits":
-            self.tasks = teaching.taught(self.model, self.tasks, BATCH_TOKENS, hidden)
+            self.tasks = teaching.taught(self.model, self.tasks, self.room, hidden)
         with self.model.disable_adapter():
             base = self._quiet_loss() if self.recipe.neutral_budget is not None else 0.0
         optimizer = torch.optim.AdamW(
@@ -190,7 +190,7 @@ class _Run:
         if self.recipe.distil_steps and found is None:
             prefix = chat(self.tokenizer, self.document.name, "")
             self.losses |= teaching.distilled(
-                self.model, prefix, self.ids, self.tasks, ADAPTER, self.recipe, self.seed, BATCH_TOKENS, hidden
+                self.model, prefix, self.ids, self.tasks, ADAPTER, self.recipe, self.seed, self.room, hidden
             )
             self._save(optimizer)
         self.model.train()
@@ -264,7 +264,7 @@ class _Run:
         """Leaves them in `.grad`; the step's loss and divergence. Steps of one width have one shape, and are captured;
         others come as they are."""
         each = torch.tensor(share, device=self.device)
-        if self.device.type == CAPTURED_ON and width and (size + len(quiet)) * width <= BATCH_TOKENS:
+        if self.device.type == CAPTURED_ON and width and (size + len(quiet)) * width <= self.room:
             filled = [*rows, *[EMPTY] * (size - len(rows)), *quiet]
             ids, _ = padded(filled, self.device, width)
             if width not in self.captured:
@@ -275,7 +275,7 @@ class _Run:
         for p in self.trained.values():
             p.grad = None
         parts = torch.zeros(2, device=self.device)
-        for batch in [*batches(rows, BATCH_TOKENS), *([quiet] if quiet else [])]:
+        for batch in [*batches(rows, self.room), *batches(quiet, self.room)]:
             ids, _ = padded(batch, self.device)
             goal = teaching.goal(
                 [row for row in batch if not row.quiet], [row for row in batch if row.quiet], self.device

@@ -10,6 +10,7 @@ import torch
 
 from lift import LiftError
 
+BATCH_TOKENS = 24_576  # where a GPU is busy
 LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
 
 
@@ -57,6 +58,18 @@ def check_length(tokens: int, model: Any) -> None:
             f"{tokens:,} tokens need {needed / 2**30:.1f} GiB for keys and values, {free / 2**30:.1f} are free: "
             "split the document, one adapter a part (gate lse composes them)"
         )
+
+
+def activation_bytes(config: Any) -> int:
+    """Of one token in a training step: what autograd keeps in all layers, counted on SmolLM2-135M in fp32 (2.0 MB)."""
+    text = config.get_text_config()
+    inner = getattr(text, "intermediate_size", 4 * text.hidden_size)
+    return 4 * text.num_hidden_layers * (18 * text.hidden_size + 4 * inner)
+
+
+def batch_tokens(model: Any) -> int:
+    """Of a pass forward and back that takes half of the memory that is free, at most `BATCH_TOKENS`."""
+    return max(1, min(BATCH_TOKENS, free_bytes(model.device) // 2 // activation_bytes(model.config)))
 
 
 def free_bytes(device: torch.device) -> int:

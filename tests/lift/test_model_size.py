@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from peft import get_peft_model
 from tiny_model import tiny_model
-from transformers import OPTConfig, OPTForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from lift import LiftError, model_size
-from lift.model_size import check_length, kv_bytes, prefill_seconds
+from lift.model_size import activation_bytes, batch_tokens, check_length, kv_bytes, prefill_seconds
+from lift.tuner import GatedMemoryConfig
 
 
 def test_bytes_of_keys_and_values() -> None:
@@ -39,6 +41,36 @@ def test_a_document_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch
         LiftError, match="1,000 tokens need .* GiB for keys and values, .* are free: split the document"
     ):
         check_length(1000, model)
+
+
+def test_a_pass_takes_half_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    smollm2 = LlamaConfig(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9)
+    assert activation_bytes(smollm2) == pytest.approx(2.0e6, rel=0.05)  # as counted
+    model = tiny_model()
+    for free in (0, 10**6, 10**8, 10**12):
+        monkeypatch.setattr(model_size, "free_bytes", lambda device, free=free: free)
+        tokens = batch_tokens(model)
+        assert 1 <= tokens <= model_size.BATCH_TOKENS
+        assert tokens == 1 or 2 * tokens * activation_bytes(model.config) <= free
+    assert tokens == model_size.BATCH_TOKENS
+
+
+def test_what_a_training_step_keeps_is_what_is_counted() -> None:
+    """Within a factor of two, of a model large enough for its layers to be most of it."""
+    config = LlamaConfig(hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=3,
+                         num_key_value_heads=1, vocab_size=300)  # fmt: skip
+    model = get_peft_model(LlamaForCausalLM(config), GatedMemoryConfig())
+    kept: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss = model(input_ids=torch.randint(300, (8, 64))).logits.sum()
+    found = sum(size for at, size in kept.items() if at not in weights) / (8 * 64)
+    assert loss.requires_grad and 0.5 < found / activation_bytes(config) < 2
 
 
 def test_free_memory_is_some_of_what_there_is() -> None:
