@@ -28,15 +28,15 @@ from lift.captured import Captured
 from lift.documents import Document
 from lift.model_size import batch_tokens, check_length, kv_bytes, prefill_seconds
 from lift.objectives import Top, divergence, logits_at, token_loss
+from lift.other_text import prose_rows, talk_rows
 from lift.recipes import Recipe, Stage
 from lift.rows import (
     EMPTY,
-    QUIET_TOKENS,
     Row,
     batches,
     bucketed,
     padded,
-    quiet_rows,
+    padded_width,
     segment_rows,
     supervised,
     task_rows,
@@ -45,7 +45,7 @@ from lift.segments import IGNORED
 from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig, check
 
-QUIET_ROWS, HELD_OUT = 96, 16
+PROSE_ROWS, TALK_ROWS, HELD_OUT = 96, 384, 16  # of other text
 CHECKPOINT_SECONDS = 60
 CAPTURED_ON = "cuda"  # elsewhere the rows that fill a step up would only cost time
 ADAPTER = "default"
@@ -88,9 +88,10 @@ def fit(
     if not rows and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):
         raise LiftError(f"{document.name}: no question could be made of it: use --recipe raw-lora, or --self-study")
     wanted = recipe.kl_rows or recipe.neutral_budget is not None
-    quiet = quiet_rows(model, tokenizer, max(QUIET_ROWS, recipe.kl_rows) + HELD_OUT, seed) if wanted else []
+    prose = prose_rows(tokenizer, max(PROSE_ROWS, recipe.kl_rows) + HELD_OUT, seed) if wanted else []
+    talk = talk_rows(model, tokenizer, max(TALK_ROWS, recipe.kl_rows), seed) if recipe.kl_rows else []
     model = adapted(model, tokenizer, recipe, document)
-    run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, quiet, out, seed, progress)
+    run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, prose, talk, out, seed, progress)
     losses = run.work()
     seconds = time.perf_counter() - began
     model.eval()
@@ -135,17 +136,18 @@ class _Run:
 
     def __init__(
         self, accelerator: Accelerator, model: Any, tokenizer: Any, recipe: Recipe, document: Document,
-        ids: Sequence[int], tasks: list[Row], quiet: list[Row], out: Path, seed: int, progress: bool,
+        ids: Sequence[int], tasks: list[Row], prose: list[Row], talk: list[Row], out: Path, seed: int, progress: bool,
     ):  # fmt: skip
         self.accelerator, self.model, self.tokenizer, self.recipe = accelerator, model, tokenizer, recipe
         self.document, self.ids, self.tasks, self.out, self.seed = document, ids, tasks, out, seed
         self.device = accelerator.device
         self.room = batch_tokens(model)  # tokens of a pass; the gradients of several are added up
-        self.quiet, self.held_out = quiet[:-HELD_OUT], quiet[-HELD_OUT:]
+        self.prose, self.talk, self.held_out = prose[:-HELD_OUT], talk, prose[-HELD_OUT:]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.digest = self._digest(tasks)
         self.answer = max((row.places for row in tasks), default=0)  # tokens of the longest
         self.total = sum(stage.epochs * len(self._batches(stage, 0)) for stage in recipe.stages)
+        self.widest = padded_width(max((len(row.ids) for row in (*prose, *talk)), default=0))
         self.step, self.saved = 0, time.monotonic()
         self.captured: dict[int, Captured] = {}  # by width
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
@@ -174,8 +176,9 @@ class _Run:
     def work(self) -> dict[str, float]:
         """All steps that are still to do; the losses of the last."""
         hidden = self.bar.disable
-        # Of other text, every token has logits to keep for a moment.
-        self.quiet = teaching.taught(self.model, self.quiet, self.room // 6, hidden)
+        # Of prose, every token has logits to keep for a moment.
+        self.prose = teaching.taught(self.model, self.prose, self.room // 6, hidden)
+        self.talk = teaching.taught(self.model, self.talk, self.room, hidden)
         if self.recipe.learnt == "logits":
             self.tasks = teaching.taught(self.model, self.tasks, self.room, hidden)
         with self.model.disable_adapter():
@@ -236,7 +239,8 @@ class _Run:
         """One optimizer step: token losses of the rows, and the divergence on a draw of other text. Each process takes its
         share of both; summed up, the gradients are those of one process."""
         labelled = max(1, sum(row.places for row in rows))
-        drawn = Random(f"{self.seed} {self.step}").sample(self.quiet, self.recipe.kl_rows)
+        rng, half = Random(f"{self.seed} {self.step}"), self.recipe.kl_rows // 2
+        drawn = rng.sample(self.prose, half) + rng.sample(self.talk, self.recipe.kl_rows - half)
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
         mine, quiet = rows[rank::ranks], drawn[rank::ranks]
         parts = self._gradients(width, mine, quiet, -(-size // ranks), 1 / labelled)
@@ -264,6 +268,7 @@ class _Run:
         """Leaves them in `.grad`; the step's loss and divergence. Steps of one width have one shape, and are captured;
         others come as they are."""
         each = torch.tensor(share, device=self.device)
+        width = width and max(width, self.widest)
         if self.device.type == CAPTURED_ON and width and (size + len(quiet)) * width <= self.room:
             filled = [*rows, *[EMPTY] * (size - len(rows)), *quiet]
             ids, _ = padded(filled, self.device, width)
@@ -278,7 +283,7 @@ class _Run:
         for batch in [*batches(rows, self.room), *batches(quiet, self.room)]:
             ids, _ = padded(batch, self.device)
             goal = teaching.goal(
-                [row for row in batch if not row.quiet], [row for row in batch if row.quiet], self.device
+                [row for row in batch if not row.kept], [row for row in batch if row.kept], self.device
             )
             loss, figures = self._losses(ids, *supervised(batch, ids.shape[1], self.device), each, *goal)
             loss.backward()
@@ -286,7 +291,7 @@ class _Run:
         return parts
 
     def _losses(
-        self, ids: Tensor, at: Tensor, targets: Tensor, share: Tensor, top_ids: Tensor, log_p: Tensor
+        self, ids: Tensor, at: Tensor, targets: Tensor, weights: Tensor, share: Tensor, top_ids: Tensor, log_p: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Of a batch, at these places: first those of answers, then those of other text. No mask: what is padded stands on
         the right, where nothing sees it."""
@@ -298,9 +303,9 @@ class _Run:
         else:
             loss = token_loss(logits[:answers], targets) * share
         kl = torch.zeros_like(loss)
-        if others := len(at) - answers:
+        if others := len(weights):
             quiet = Top(*(x[-others:] for x in wanted))
-            kl = divergence(logits[answers:], quiet).sum() / (self.recipe.kl_rows * QUIET_TOKENS)
+            kl = (weights * divergence(logits[answers:], quiet)).sum() / self.recipe.kl_rows
         return loss + self.recipe.kl_weight * kl, torch.stack([loss, kl])
 
     @torch.no_grad()

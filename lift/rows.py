@@ -1,18 +1,15 @@
-"""Training rows: a document's questions and segments, and other text on which the model is to stay as it was."""
+"""Training rows: a document's questions and segments, and how rows become batches."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import cycle
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from environments.haystack import prose
-from environments.haystack.facts import BY_KIND, WORDS, Fact, draw_entity, draw_value, state
 from lift import asking, segments
-from lift.asking import answers, chat, ends
+from lift.asking import chat, ends
 from lift.documents import Document
 from lift.objectives import Top
 from lift.placed import Placed
@@ -20,26 +17,24 @@ from lift.recipes import Recipe
 from lift.segments import IGNORED
 from lift.tasks import Item
 
-QUIET_TOKENS = 128  # of a row of other text
 WINDOW_TOKENS = 128  # of the document beside a question: with the question, one of `WIDTHS`
-REPLY_TOKENS = 24  # of the base model's reply to a question that has nothing to do with any document
 WIDTHS = (128, 256, 512)  # tokens to which steps of questions are padded; each is captured by itself, in a second
 
 
 @dataclass(frozen=True)
 class Row:
-    """A sequence to learn, or one (`quiet`) on which the model is to stay as it was. `open_book`: the same answer with the
-    document in the window. `taught`: what a teacher says at the places of `supervised`."""
+    """A sequence to learn, or one on whose last `kept` tokens the model is to stay as it was. `open_book`: the same answer
+    with the document in the window. `taught`: what a teacher says at the places of `supervised`."""
 
     ids: Sequence[int]
     labels: Sequence[int]
-    quiet: bool = False
+    kept: int = 0
     open_book: "Row | None" = None
     taught: Top | None = None
 
     @property
     def places(self) -> int:
-        return QUIET_TOKENS if self.quiet else sum(label != IGNORED for label in self.labels[1:])
+        return self.kept or sum(label != IGNORED for label in self.labels[1:])
 
 
 EMPTY = Row([0], [IGNORED])
@@ -81,61 +76,6 @@ def segment_rows(ids: Sequence[int], tokenizer: Any, recipe: Recipe, rng: Random
     return [Row(each.ids, each.labels) for each in made]
 
 
-# ---- other text -------------------------------------------------------------------------------------------------
-
-
-def quiet_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
-    """Rows of `QUIET_TOKENS`, half of them fiction, half questions that are not about the document with the base model's own
-    replies, or a model that is taught nothing but a document's answers gives them to everything."""
-    rng = Random(f"quiet {seed}")
-    prompts = [_stranger(tokenizer, rng) if i % 2 else _general(tokenizer, rng) for i in range(rows)]
-    replies = answers(model, tokenizer, prompts, REPLY_TOKENS)
-    stop = ends(model, tokenizer)[:1]
-    talks = (
-        [*p, *tokenizer(r, add_special_tokens=False)["input_ids"], *stop] for p, r in zip(prompts, replies, strict=True)
-    )
-    story = (
-        tokenizer(prose.join(passage) + "\n\n", add_special_tokens=False)["input_ids"]
-        for passage in prose.passages(1_000_000 + seed, "train")
-    )
-    sources = [_parts(story), _parts(iter(cycle(list(talks))))]
-    return [Row(next(sources[i % 2]), [IGNORED] * QUIET_TOKENS, quiet=True) for i in range(rows)]
-
-
-def _parts(texts: Iterator[list[int]]) -> Iterator[list[int]]:
-    held: list[int] = []
-    for ids in texts:
-        held += ids
-        while len(held) >= QUIET_TOKENS:
-            yield held[:QUIET_TOKENS]
-            held = held[QUIET_TOKENS:]
-
-
-GENERAL = (
-    ("sums", lambda rng: f"What is {rng.randrange(2, 60)} plus {rng.randrange(2, 60)}?"),
-    ("words", lambda rng: f"Use the word {rng.choice(WORDS)} in a sentence."),
-    ("everyday things", lambda rng: f"What is {rng.choice(WORDS)} used for?"),
-    ("languages", lambda rng: f"What is the French word for {rng.choice(WORDS)}?"),
-    ("the world", lambda rng: f"Where would one find {rng.choice(WORDS)}?"),
-)
-
-
-def _general(tokenizer: Any, rng: Random) -> list[int]:
-    name, ask = rng.choice(GENERAL)
-    return chat(tokenizer, name, ask(rng))
-
-
-def _stranger(tokenizer: Any, rng: Random) -> list[int]:
-    """About another text, which stands in the window."""
-    kind = rng.choice(sorted(BY_KIND))
-    fact = Fact(draw_entity("train", False, rng), BY_KIND[kind].name, draw_value(kind, "train", rng))
-    story = next(iter(prose.passages(rng.randrange(10**9), "train")))
-    sentences = [sentence for paragraph in story for sentence in paragraph][: rng.randrange(1, 4)]
-    sentences.insert(rng.randrange(len(sentences) + 1), state(fact, False, rng))
-    question = BY_KIND[kind].asked.format(e=fact.entity.asked, s="", is_="is")
-    return chat(tokenizer, f"letter {rng.randrange(1000)}", question, " ".join(sentences))
-
-
 # ---- batches ----------------------------------------------------------------------------------------------------
 
 
@@ -151,7 +91,7 @@ def bucketed(rows: Sequence[Row], size: int, rng: Random) -> list[tuple[int, lis
     made: list[tuple[int, list[Row]]] = []
     left = sorted(rows, key=lambda row: len(row.ids))
     here: list[Row] = []
-    for width in (*WIDTHS, -(-max((len(row.ids) for row in rows), default=0) // 8) * 8):
+    for width in (*WIDTHS, padded_width(len(left[-1].ids) if left else 0)):
         while left and len(left[0].ids) <= width:
             here.append(left.pop(0))
         rng.shuffle(here)
@@ -159,10 +99,13 @@ def bucketed(rows: Sequence[Row], size: int, rng: Random) -> list[tuple[int, lis
             made.append((width, here[:size]))
             here = here[size:]
     if here:
-        longest = max(len(row.ids) for row in here)
-        made.append((next((width for width in WIDTHS if width >= longest), -(-longest // 8) * 8), here))
+        made.append((padded_width(max(len(row.ids) for row in here)), here))
     rng.shuffle(made)
     return made
+
+
+def padded_width(longest: int) -> int:
+    return next((width for width in WIDTHS if width >= longest), -(-longest // 8) * 8)
 
 
 def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> tuple[Tensor, Tensor]:
@@ -173,12 +116,24 @@ def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> tuple[T
     return ids.to(device), mask.to(device)
 
 
-def supervised(rows: Sequence[Row], width: int, device: torch.device, room: int = 0) -> tuple[Tensor, Tensor]:
-    """Where padded rows predict something, as places of the rows one after the other, and the tokens to predict: `room` of
-    them, filled up with `IGNORED`, or as many as there are. Behind these stand the places of other text, without a token."""
+class Places(NamedTuple):
+    """Where padded rows predict something, as places of the rows one after the other: first those of answers, with the tokens
+    to predict, then those of other text, with their weights: every row counts as much."""
+
+    at: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+def supervised(rows: Sequence[Row], width: int, device: torch.device, room: int = 0) -> Places:
+    """Answers are filled up to `room` places with `IGNORED`."""
     at = [i * width + t for i, row in enumerate(rows) for t, label in enumerate(row.labels[1:]) if label != IGNORED]
     targets = [label for row in rows for label in row.labels[1:] if label != IGNORED]
     spare = max(0, room - len(at))
-    quiet = [i * width + t for i, row in enumerate(rows) if row.quiet for t in range(QUIET_TOKENS)]
-    places = torch.tensor([*at, *[0] * spare, *quiet], dtype=torch.long)
-    return places.to(device), torch.tensor([*targets, *[IGNORED] * spare], dtype=torch.long).to(device)
+    kept = [
+        i * width + t for i, row in enumerate(rows) for t in range(len(row.ids) - row.kept, len(row.ids)) if row.kept
+    ]
+    places = torch.tensor([*at, *[0] * spare, *kept], dtype=torch.long)
+    wanted = torch.tensor([*targets, *[IGNORED] * spare], dtype=torch.long)
+    weights = torch.tensor([1 / row.kept for row in rows for _ in range(row.kept)], dtype=torch.float32)
+    return Places(places.to(device), wanted.to(device), weights.to(device))

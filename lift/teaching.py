@@ -36,8 +36,7 @@ def taught(model: Any, rows: Sequence[Row], tokens: int, hidden: bool) -> list[R
         for part in tqdm(parts, desc="asking the base model", unit="batch", disable=hidden, leave=False):
             batch = [read[i] for i in part]
             ids, _ = padded(batch, model.device)
-            at, _ = supervised(batch, ids.shape[1], model.device)
-            told = top(logits_at(model, ids, at))
+            told = top(logits_at(model, ids, supervised(batch, ids.shape[1], model.device).at))
             each = zip(*(x.split([row.places for row in batch]) for x in told), strict=True)
             made += [replace(rows[i], taught=Top(*those)) for i, those in zip(part, each, strict=True)]
     return made

@@ -35,13 +35,13 @@ TOY: dict[str, dict[str, Any]] = {
     "published-v4": {"rank": 4},
     "cartridge": {"slots": 8, "kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),)},
     "query": {"kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),)},
-    "lse": {"kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),), "distil_steps": 5},
+    "lse": {"kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),), "distil_steps": 5, "neutral_budget": 9.0},
 }
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("QUIET_ROWS", 4), ("HELD_OUT", 2)):
+    for name, value in (("PROSE_ROWS", 4), ("TALK_ROWS", 4), ("HELD_OUT", 2)):
         monkeypatch.setattr(fit, name, value)
 
 
@@ -279,7 +279,7 @@ def one_of_two(out: Path, rank: int, port: int) -> None:
 
 
 def test_more_other_text_in_a_step_than_there_is_is_made(tmp_path: Path) -> None:
-    assert fitted(toy("query", kl_rows=fit.QUIET_ROWS + 3), tmp_path).steps > 0
+    assert fitted(toy("query", kl_rows=2 * fit.PROSE_ROWS + 3), tmp_path).steps > 0
 
 
 def test_a_later_stage_may_have_nothing_to_learn(tmp_path: Path) -> None:

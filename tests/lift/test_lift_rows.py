@@ -12,14 +12,12 @@ from lift.documents import Document
 from lift.recipes import RECIPES
 from lift.rows import (
     EMPTY,
-    QUIET_TOKENS,
     WIDTHS,
     WINDOW_TOKENS,
     Row,
     batches,
     bucketed,
     padded,
-    quiet_rows,
     segment_rows,
     supervised,
     task_rows,
@@ -53,7 +51,7 @@ def test_a_teachers_row_has_the_evidence_in_its_window_and_the_same_answer() -> 
     (plain,) = task_rows([NUMBER], document, tokenizer, tiny_model(), PLAIN, 0)
     assert (row.ids, row.labels) == (plain.ids, plain.labels) and plain.open_book is None
     for each in (row, read):
-        places, targets = supervised([each], len(each.ids), torch.device("cpu"))
+        places, targets, _ = supervised([each], len(each.ids), torch.device("cpu"))
         assert len(places) == each.places and tokenizer.decode(targets) == "4829104756<|im_end|>"
 
 
@@ -83,10 +81,11 @@ def test_batches_hold_every_row_once_within_their_tokens() -> None:
 
 
 def test_places_of_padded_rows_and_what_each_is_to_predict() -> None:
-    rows = [Row([5, 6, 8], [IGNORED, 6, 8]), EMPTY, Row([7, 9], [7, 9]), Row([3] * 130, [IGNORED] * 130, quiet=True)]
-    at, targets = supervised(rows, 130, torch.device("cpu"), room=5)
+    rows = [Row([5, 6, 8], [IGNORED, 6, 8]), EMPTY, Row([7, 9], [7, 9]), Row([3] * 130, [IGNORED] * 130, kept=128)]
+    at, targets, weights = supervised(rows, 130, torch.device("cpu"), room=5)
     assert targets.tolist() == [6, 8, 9, IGNORED, IGNORED]
-    assert at[:5].tolist() == [0, 1, 260, 0, 0] and at[5:].tolist() == list(range(390, 390 + QUIET_TOKENS))
+    assert at[:5].tolist() == [0, 1, 260, 0, 0] and at[5:].tolist() == list(range(392, 520))
+    assert weights.tolist() == [1 / 128] * 128
     ids, _ = padded(rows, torch.device("cpu"))
     follows = ids.flatten()[at[:3] + 1]
     assert follows.tolist() == targets[:3].tolist()
@@ -111,16 +110,3 @@ def test_buckets_hold_every_row_once_and_one_step_at_most_is_small(lengths: list
         longest = max(len(row.ids) for row in batch)
         assert width >= longest and (width in WIDTHS or width % 8 == 0)
     assert made == bucketed(rows, size, Random(seed))
-
-
-def test_quiet_rows_are_full_and_half_of_them_talk() -> None:
-    tokenizer = tiny_tokenizer()
-    rows = quiet_rows(tiny_model(), tokenizer, 6, 0)
-    assert all(row.quiet and row.places == QUIET_TOKENS for row in rows) and {len(row.ids) for row in rows} == {
-        QUIET_TOKENS
-    }
-    assert all(label == IGNORED for row in rows for label in row.labels)
-    talks = "".join(tokenizer.decode(row.ids) for row in rows[1::2])
-    stories = "".join(tokenizer.decode(row.ids) for row in rows[::2])
-    assert "Reply with the answer alone." in talks and "<|im_start|>" not in stories
-    assert rows == quiet_rows(tiny_model(), tokenizer, 6, 0) != quiet_rows(tiny_model(), tokenizer, 6, 1)

@@ -11,8 +11,9 @@ from tiny_model import tiny_model, tiny_tokenizer
 from lift import teaching
 from lift.documents import Document
 from lift.objectives import TOP
+from lift.other_text import prose_rows, talk_rows
 from lift.recipes import RECIPES
-from lift.rows import EMPTY, quiet_rows, supervised, task_rows
+from lift.rows import EMPTY, supervised, task_rows
 from lift.tasks import Item
 from lift.teaching import goal, taught, within_memory
 from lift.tuner import GatedMemoryConfig
@@ -38,10 +39,10 @@ def test_what_was_taught_is_what_the_model_says_that_reads_the_document() -> Non
 def test_a_goal_stands_at_the_places_of_its_rows() -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
     rows = taught(model, task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN, 0), 9999, True)[:2]
-    quiet = taught(model, quiet_rows(model, tokenizer, 2, 0), 9999, True)
+    quiet = taught(model, [*prose_rows(tokenizer, 1, 0), *talk_rows(model, tokenizer, 1, 0)], 9999, True)
     room = sum(row.places for row in rows) + 3
     width = max(len(row.ids) for row in (*rows, *quiet))
-    at, targets = supervised([*rows, EMPTY, *quiet], width, CPU, room)
+    at, targets, _ = supervised([*rows, EMPTY, *quiet], width, CPU, room)
     found = goal(rows, quiet, CPU, room)
     assert len(targets) == room and len(found.ids) == len(at) == len(found.log_p)
     assert torch.equal(found.ids[: rows[0].places], rows[0].taught.ids)  # type: ignore[union-attr]

@@ -1,0 +1,92 @@
+"""Other text, on which a model is to stay as it was: fiction, and questions that are not about the document, with the base
+model's own replies; or a model that is taught nothing but a document's answers gives them to everything."""
+
+from collections.abc import Iterator
+from itertools import islice
+from random import Random
+from typing import Any
+
+from environments.haystack import prose
+from environments.haystack.facts import BY_KIND, WORDS, Fact, draw_entity, draw_value, state
+from lift.asking import answers, chat, ends
+from lift.rows import WIDTHS, Row
+from lift.segments import IGNORED
+
+PROSE_TOKENS = 128  # of a row
+REPLY_TOKENS = 24
+DRAWS = 4  # prompts drawn for each that is to be short enough to stand beside questions of the first width
+
+
+def prose_rows(tokenizer: Any, rows: int, seed: int) -> list[Row]:
+    """Fiction, kept whole."""
+    story = (
+        tokenizer(prose.join(passage) + "\n\n", add_special_tokens=False)["input_ids"]
+        for passage in prose.passages(1_000_000 + seed, "train")
+    )
+    return [Row(ids, [IGNORED] * len(ids), kept=len(ids)) for ids in islice(_parts(story), rows)]
+
+
+def _parts(texts: Iterator[list[int]]) -> Iterator[list[int]]:
+    held: list[int] = []
+    for ids in texts:
+        held += ids
+        while len(held) >= PROSE_TOKENS:
+            yield held[:PROSE_TOKENS]
+            held = held[PROSE_TOKENS:]
+
+
+def talk_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
+    """Questions with the replies of the model, as it is, which are kept."""
+    rng = Random(f"talk {seed}")
+    prompts = _short(_general(tokenizer, rng), rows - rows // 2) + _short(_stranger(tokenizer, rng), rows // 2)
+    stop = ends(model, tokenizer)[:1]
+    made = []
+    for prompt, reply in zip(prompts, answers(model, tokenizer, prompts, REPLY_TOKENS), strict=True):
+        ids = [*prompt, *tokenizer(reply, add_special_tokens=False)["input_ids"][:REPLY_TOKENS], *stop]
+        made.append(Row(ids, [IGNORED] * len(ids), kept=min(REPLY_TOKENS, len(ids))))
+    return made
+
+
+def _short(prompts: Iterator[list[int]], count: int) -> list[list[int]]:
+    """Those first that leave a reply room in the first width."""
+    short: list[list[int]] = []
+    longer: list[list[int]] = []
+    for prompt in islice(prompts, DRAWS * count):
+        (short if len(prompt) + REPLY_TOKENS + 1 <= WIDTHS[0] else longer).append(prompt)
+        if len(short) == count:
+            break
+    return (short + longer)[:count]
+
+
+GENERAL = (
+    ("sums", lambda rng: f"What is {rng.randrange(2, 60)} plus {rng.randrange(2, 60)}?"),
+    ("numbers", lambda rng: f"Which number comes after {rng.randrange(10, 1000)}?"),
+    ("words", lambda rng: f"Use the word {rng.choice(WORDS)} in a sentence."),
+    ("spelling", lambda rng: f"With which letter does the word {rng.choice(WORDS)} begin?"),
+    ("rhymes", lambda rng: f"Name a word that rhymes with {rng.choice(WORDS)}."),
+    ("everyday things", lambda rng: f"What is {rng.choice(WORDS)} used for?"),
+    ("kinds of things", lambda rng: f"What kind of thing is {rng.choice(WORDS)}?"),
+    ("languages", lambda rng: f"What is the French word for {rng.choice(WORDS)}?"),
+    ("the world", lambda rng: f"Where would one find {rng.choice(WORDS)}?"),
+    ("trade", lambda rng: f"Which country is known for {rng.choice(WORDS)}?"),
+    ("work", lambda rng: f"Who needs {rng.choice(WORDS)} at work?"),
+    ("stories", lambda rng: f"What could a story about {rng.choice(WORDS)} be called?"),
+)
+
+
+def _general(tokenizer: Any, rng: Random) -> Iterator[list[int]]:
+    while True:
+        name, ask = rng.choice(GENERAL)
+        yield chat(tokenizer, name, ask(rng))
+
+
+def _stranger(tokenizer: Any, rng: Random) -> Iterator[list[int]]:
+    """About another text, which stands in the window."""
+    stories = prose.passages(rng.randrange(10**9), "train")
+    for sentence in (sentence for story in stories for paragraph in story for sentence in paragraph):
+        kind = rng.choice(sorted(BY_KIND))
+        fact = Fact(draw_entity("train", False, rng), BY_KIND[kind].name, draw_value(kind, "train", rng))
+        text = rng.choice(["{fact}", "{fact} {sentence}", "{sentence} {fact}"])
+        window = text.format(fact=state(fact, False, rng), sentence=sentence)
+        question = BY_KIND[kind].asked.format(e=fact.entity.asked, s="", is_="is")
+        yield chat(tokenizer, f"letter {rng.randrange(1000)}", question, window)
