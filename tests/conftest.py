@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["TTY_COMPATIBLE"] = "0"  # what tests read is plain text of the width they ask for, whatever FORCE_COLOR says
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
