@@ -14,7 +14,7 @@ there, with its recipe; the same command goes on, and measures anew what was of 
 import gc
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from benchmarks.spread import spread
+from environments.report_html import replacing
 from lift import chronicle, tasks
 from lift.asking import answers, chat
 from lift.base_model import fingerprint
@@ -198,7 +199,6 @@ class Store:
     """A JSON file of results by key, rewritten whenever something was added."""
 
     def __init__(self, path: Path, base: str):
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.base = path, base
         self.found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
@@ -217,9 +217,8 @@ class Store:
                     bar.write(f"{key}: {type(found).__name__}: {found}")
                     continue
                 self.found[key] = {**found, **said[key]}
-                scratch = self.path.with_suffix(".tmp")
-                scratch.write_text(json.dumps(self.found, indent=1))
-                scratch.replace(self.path)
+                with replacing(self.path) as file:
+                    file.write(json.dumps(self.found, indent=1).encode())
                 closed = {kind: rate["share"] for kind, rate in found["results"]["closed"].items()}
                 change = found["results"]["nll"] - found["results"]["nll_off"]
                 bar.write(f"{key}: {closed} neutral {change:+.3f} fit {found['seconds']:.1f} s {found['losses']}")
@@ -228,6 +227,14 @@ class Store:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 OUT = Annotated[Path, typer.Argument(help="Folder for adapters, results.json and pictures.")]
 MODEL = Annotated[Path, typer.Option(help="Folder of the base model.")]
+LENGTH = Annotated[int, typer.Option("--tokens", help="Length of a document.")]
+SECONDS = Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")]
+
+
+def known(what: str, names: list[str], of: Collection[str]) -> list[str]:
+    if unknown := set(names) - set(of):
+        raise SystemExit(f"error: {what} {' '.join(sorted(unknown))} unknown: use {' '.join(of)}")
+    return names
 
 
 @app.command()
@@ -237,16 +244,14 @@ def run(
     tokens: Annotated[str, typer.Option(help="Lengths of the documents.")] = ",".join(map(str, TOKENS)),
     seeds: Annotated[str, typer.Option(help="Of documents and fits.")] = "0,1,2",
     methods: Annotated[str, typer.Option(help="Of lift's recipes.")] = ",".join(RECIPES),
-    seconds: Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")] = 1e9,
+    seconds: SECONDS = 1e9,
 ) -> None:
     """Fit, ask, print the table."""
-    if unknown := set(methods.split(",")) - RECIPES.keys():
-        raise SystemExit(f"error: methods {', '.join(sorted(unknown))} unknown: use {', '.join(RECIPES)}")
     jobs = {
         f"{size} {method} {seed}": (recipe(method), size, seed)
         for seed in map(int, seeds.split(","))
         for size in map(int, tokens.split(","))
-        for method in methods.split(",")
+        for method in known("methods", methods.split(","), RECIPES)
     }
     store = Store(out / "results.json", fingerprint(model))
     store.measure(model, jobs, seconds)
@@ -258,15 +263,14 @@ def run(
 def tune(
     out: OUT,
     model: MODEL,
-    tokens: Annotated[int, typer.Option(help="Length of the document.")] = 8192,
+    tokens: LENGTH = 8192,
     methods: Annotated[str, typer.Option(help="Of lift's recipes.")] = ",".join(RATES),
     factors: Annotated[str, typer.Option(help="Times today's learning rate.")] = "0.5,1,2",
-    seconds: Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")] = 1e9,
+    seconds: SECONDS = 1e9,
 ) -> None:
     """Each method at several learning rates, on a document of a seed that `run` does not use."""
-    rates = {
-        (method, RATES[method] * factor) for method in methods.split(",") for factor in map(float, factors.split(","))
-    }
+    chosen = known("methods", methods.split(","), RATES)
+    rates = {(method, RATES[method] * factor) for method in chosen for factor in map(float, factors.split(","))}
     _aside(out / "rates.json", model, {f"{m}@{rate:g}": recipe(m, rate) for m, rate in sorted(rates)}, tokens, seconds)
 
 
@@ -274,14 +278,12 @@ def tune(
 def ablate(
     out: OUT,
     model: MODEL,
-    tokens: Annotated[int, typer.Option(help="Length of the document.")] = 8192,
+    tokens: LENGTH = 8192,
     changes: Annotated[str, typer.Option(help="Separated by spaces.")] = " ".join(ABLATIONS),
-    seconds: Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")] = 1e9,
+    seconds: SECONDS = 1e9,
 ) -> None:
     """`lse` without one part, or with more or less of it."""
-    if unknown := set(changes.split()) - ABLATIONS.keys():
-        raise SystemExit(f"error: changes {' '.join(sorted(unknown))} unknown: use {' '.join(ABLATIONS)}")
-    recipes = {name: replace(recipe("lse"), **ABLATIONS[name]) for name in changes.split()}
+    recipes = {n: replace(recipe("lse"), **ABLATIONS[n]) for n in known("changes", changes.split(), ABLATIONS)}
     _aside(out / "ablations.json", model, recipes, tokens, seconds)
 
 

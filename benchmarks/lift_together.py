@@ -14,12 +14,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lift import MODEL, NEEDLES, OUT, load, percent
+from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, load, percent
 from lift import chronicle, tasks
 from lift.asking import answers, chat
 from lift.attached import Attached
@@ -27,6 +26,7 @@ from lift.base_model import fingerprint
 from lift.documents import Document
 from lift.evaluate_plot import Rate
 from lift.library import Entry, Library
+from lift.model_size import wait
 from lift.tasks import right
 
 SWITCHES, LOADS = 200, 20
@@ -38,17 +38,12 @@ def seconds_to_switch(attached: Attached, names: list[str], times: int) -> float
     """The median of a turn through the documents."""
     took = []
     for at in range(times):
-        _wait()
+        wait(attached.model.device)
         began = time.perf_counter()
         attached.switch(names[at % len(names)])
-        _wait()
+        wait(attached.model.device)
         took.append(time.perf_counter() - began)
     return median(took)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], seed: int) -> Rate:
@@ -62,7 +57,7 @@ def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], 
 def main(
     out: OUT,
     model: MODEL,
-    tokens: Annotated[int, typer.Option(help="Length of the documents.")] = 8192,
+    tokens: LENGTH = 8192,
     method: Annotated[str, typer.Option(help="The recipe that they were fitted by.")] = "lse",
 ) -> None:
     """Time to switch, and facts with all documents on."""
@@ -73,7 +68,7 @@ def main(
             f"python -m benchmarks.lift run {out} --tokens {tokens} --methods {method} --seeds 0,1"
         )
     base, tokenizer = load(model)
-    documents, seeds = {}, {}
+    documents, seeds, mine = {}, {}, fingerprint(model)
     with TemporaryDirectory() as scratch:
         library = Library(Path(scratch) / "books")
         for path in fitted:
@@ -81,7 +76,7 @@ def main(
             document, _ = chronicle.made(tokenizer, tokens, seed)
             library.add(path.parent, Entry(
                 name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,
-                base_model=str(model), fingerprint=fingerprint(model),
+                base_model=str(model), fingerprint=mine,
             ))  # fmt: skip
             documents[document.name], seeds[document.name] = document, seed
         names = list(documents)

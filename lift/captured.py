@@ -20,9 +20,8 @@ class Captured:
 
     def __init__(self, work: Callable[..., tuple[Tensor, Tensor]], parameters: Sequence[Tensor], pool: Any = None):
         self.work, self.parameters = work, list(parameters)
-        self.pool = (
-            pool  # of memory, which passes of several shapes can share: one runs at a time, and its figures are read
-        )
+        # Memory that passes of several shapes can share: one runs at a time, and its figures are read.
+        self.pool = pool
         self.graph: Any = None
         self.inputs: list[Tensor] = []
         self.gradients: list[Tensor] = []  # where the graph writes them, whatever `.grad` has become since

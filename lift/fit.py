@@ -175,12 +175,12 @@ class _Run:
 
     def work(self) -> dict[str, float]:
         """All steps that are still to do; the losses of the last."""
-        hidden = self.bar.disable
+        shown = not self.bar.disable
         # Of prose, every token has logits to keep for a moment.
-        self.prose = teaching.taught(self.model, self.prose, self.room // 6, hidden)
-        self.talk = teaching.taught(self.model, self.talk, self.room, hidden)
+        self.prose = teaching.taught(self.model, self.prose, self.room // 6, shown)
+        self.talk = teaching.taught(self.model, self.talk, self.room, shown)
         if self.recipe.learnt == "logits":
-            self.tasks = teaching.taught(self.model, self.tasks, self.room, hidden)
+            self.tasks = teaching.taught(self.model, self.tasks, self.room, shown)
         with self.model.disable_adapter():
             base = self._quiet_loss() if self.recipe.neutral_budget is not None else 0.0
         optimizer = torch.optim.AdamW(
@@ -193,7 +193,7 @@ class _Run:
         if self.recipe.distil_steps and found is None:
             prefix = chat(self.tokenizer, self.document.name, "")
             self.losses |= teaching.distilled(
-                self.model, prefix, self.ids, self.tasks, ADAPTER, self.recipe, self.seed, self.room, hidden
+                self.model, prefix, self.ids, self.tasks, ADAPTER, self.recipe, self.seed, self.room, shown
             )
             self._save(optimizer)
         self.model.train()
@@ -271,21 +271,19 @@ class _Run:
         width = width and max(width, self.widest)
         if self.device.type == CAPTURED_ON and width and (size + len(quiet)) * width <= self.room:
             filled = [*rows, *[EMPTY] * (size - len(rows)), *quiet]
-            ids, _ = padded(filled, self.device, width)
+            ids = padded(filled, self.device, width)
             if width not in self.captured:
                 self.captured[width] = Captured(self._losses, list(self.trained.values()), self.pool)
             room = size * self.answer
             wanted = supervised(filled, width, self.device, room)
-            return self.captured[width].run(ids, *wanted, each, *teaching.goal(rows, quiet, self.device, room))
+            return self.captured[width].run(ids, *wanted, each, *teaching.goal(filled, self.device, room))
         for p in self.trained.values():
             p.grad = None
         parts = torch.zeros(2, device=self.device)
         for batch in [*batches(rows, self.room), *batches(quiet, self.room)]:
-            ids, _ = padded(batch, self.device)
-            goal = teaching.goal(
-                [row for row in batch if not row.kept], [row for row in batch if row.kept], self.device
-            )
-            loss, figures = self._losses(ids, *supervised(batch, ids.shape[1], self.device), each, *goal)
+            ids = padded(batch, self.device)
+            wanted = supervised(batch, ids.shape[1], self.device)
+            loss, figures = self._losses(ids, *wanted, each, *teaching.goal(batch, self.device))
             loss.backward()
             parts += figures.detach()
         return parts
@@ -311,7 +309,7 @@ class _Run:
     @torch.no_grad()
     def _quiet_loss(self) -> float:
         """Nats a token on other text that is not trained on, with the adapter as it is."""
-        ids, _ = padded(self.held_out, self.device)
+        ids = padded(self.held_out, self.device)
         training = self.model.training
         self.model.eval()
         logits = self.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]

@@ -31,14 +31,14 @@ def prefill_seconds(model: Any, ids: Sequence[int]) -> float:
     """The second of two readings of the whole document, what a prompt would cost."""
     row = torch.tensor([ids], device=model.device)
     for _ in range(2):
-        _wait(model.device)
+        wait(model.device)
         began = time.perf_counter()
         model(input_ids=row, use_cache=True, logits_to_keep=1)
-        _wait(model.device)
+        wait(model.device)
     return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

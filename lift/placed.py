@@ -4,8 +4,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+from lift.tasks.reading import Span
+
 GAP = "\n[...]\n"  # between pieces that stand apart in the document
-Span = tuple[int, int]
 
 
 class Placed:

@@ -108,12 +108,16 @@ def padded_width(longest: int) -> int:
     return next((width for width in WIDTHS if width >= longest), -(-longest // 8) * 8)
 
 
-def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (B, L), padded on the right: L is `width`, or that of the longest row."""
+def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> Tensor:
+    """Ids, (B, L), padded on the right: L is `width`, or that of the longest row."""
     width = width or max(len(row.ids) for row in rows)
-    ids = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows])
-    mask = torch.tensor([[1] * len(row.ids) + [0] * (width - len(row.ids)) for row in rows])
-    return ids.to(device), mask.to(device)
+    return torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows]).to(device)
+
+
+def present(rows: Sequence[Row], ids_BL: Tensor) -> Tensor:
+    """Where padded rows have tokens, (B, L): 1, and 0 behind them."""
+    lengths = torch.tensor([len(row.ids) for row in rows], device=ids_BL.device)
+    return (torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths[:, None]).long()
 
 
 class Places(NamedTuple):

@@ -16,7 +16,7 @@ from lift.gated_memory import Observed
 from lift.model_size import head_size
 from lift.objectives import Teacher, Top, distil, logits_at, top
 from lift.recipes import Recipe
-from lift.rows import Row, batches, padded, supervised
+from lift.rows import Row, batches, padded, present, supervised
 from lift.tuner import layers
 
 OBSERVED_ROWS = 256  # of questions that the teacher reads
@@ -26,29 +26,29 @@ SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a mod
 
 
 @torch.no_grad()
-def taught(model: Any, rows: Sequence[Row], tokens: int, hidden: bool) -> list[Row]:
+def taught(model: Any, rows: Sequence[Row], tokens: int, progress: bool) -> list[Row]:
     """Rows, all of other text or none, with what the base model says: of questions, with the document open. `tokens`: of a
     batch."""
     made = []
     read = [row.open_book or row for row in rows]
     parts = asking.batches([len(row.ids) for row in read], 0, tokens)
     with model.disable_adapter():
-        for part in tqdm(parts, desc="asking the base model", unit="batch", disable=hidden, leave=False):
+        for part in tqdm(parts, desc="asking the base model", unit="batch", disable=not progress, leave=False):
             batch = [read[i] for i in part]
-            ids, _ = padded(batch, model.device)
+            ids = padded(batch, model.device)
             told = top(logits_at(model, ids, supervised(batch, ids.shape[1], model.device).at))
             each = zip(*(x.split([row.places for row in batch]) for x in told), strict=True)
             made += [replace(rows[i], taught=Top(*those)) for i, those in zip(part, each, strict=True)]
     return made
 
 
-def goal(rows: Sequence[Row], quiet: Sequence[Row], device: torch.device, room: int = 0) -> Top:
+def goal(rows: Sequence[Row], device: torch.device, room: int = 0) -> Top:
     """What rows were taught, at the places of `supervised`: at answers, filled up to `room`, and on other text."""
-    told = [row.taught for row in rows if row.taught]
+    told = [row.taught for row in rows if row.taught and not row.kept]
     if told:
         spare = max(0, room - sum(len(each.ids) for each in told))
         told.append(Top(*(x.new_zeros(spare, x.shape[1]) for x in told[0])))
-    told += [row.taught for row in quiet if row.taught]
+    told += [row.taught for row in rows if row.taught and row.kept]
     if not told:
         nothing = torch.zeros(0, 1, device=device)
         return Top(nothing.long(), nothing)
@@ -57,7 +57,7 @@ def goal(rows: Sequence[Row], quiet: Sequence[Row], device: torch.device, room: 
 
 def distilled(
     model: Any, prompt: Sequence[int], ids: Sequence[int], rows: Sequence[Row], name: str, recipe: Recipe, seed: int,
-    tokens: int, hidden: bool,
+    tokens: int, progress: bool,
 ) -> dict[str, float]:  # fmt: skip
     """Attention distillation of the adapter `name` on questions with their answers, as the model that has the document,
     `ids`, beside its window reads them. `prompt`: how any question begins."""
@@ -66,13 +66,13 @@ def distilled(
     teacher = Teacher.read(model, prompt[:SINK_TOKENS], ids, recipe.piece)
     seen = []
     parts = list(batches(within_memory(model, asked[:OBSERVED_ROWS]), tokens))
-    for batch in tqdm(parts, desc="reading with the document", unit="batch", disable=hidden, leave=False):
-        ids_BL, mask_BL = padded(batch, model.device)
-        seen.append(teacher.logits(ids_BL, mask_BL)[1])
+    for batch in tqdm(parts, desc="reading with the document", unit="batch", disable=not progress, leave=False):
+        ids_BL = padded(batch, model.device)
+        seen.append(teacher.logits(ids_BL, present(batch, ids_BL))[1])
     joined = [Observed(*(torch.cat(x, 1) for x in zip(*each, strict=True))) for each in zip(*seen, strict=True)]
     del seen
     batch = DISTIL_BATCH.get(model.device.type, 512)
-    return distil(model, joined, name, recipe.distil_steps, recipe.distil_rate, batch, progress=not hidden)
+    return distil(model, joined, name, recipe.distil_steps, recipe.distil_rate, batch, progress)
 
 
 def within_memory(model: Any, rows: Sequence[Row]) -> Sequence[Row]:

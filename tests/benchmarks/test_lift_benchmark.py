@@ -152,3 +152,5 @@ def test_ablations_change_one_thing_each(tmp_path: Path, calls: list[Any], monke
 def test_an_unknown_method_is_refused(tmp_path: Path, calls: list[Any]) -> None:
     refused = CliRunner().invoke(app, ["run", str(tmp_path), "--model", "m", "--methods", "lse,magic"])
     assert refused.exit_code == 1 and not calls
+    refused = CliRunner().invoke(app, ["tune", str(tmp_path), "--model", "m", "--methods", "published-v3"])  # not tuned
+    assert refused.exit_code == 1 and "published-v3 unknown" in refused.output and not calls

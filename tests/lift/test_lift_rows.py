@@ -18,6 +18,7 @@ from lift.rows import (
     batches,
     bucketed,
     padded,
+    present,
     segment_rows,
     supervised,
     task_rows,
@@ -76,7 +77,9 @@ def test_batches_hold_every_row_once_within_their_tokens() -> None:
     found = list(batches(rows, 10))
     assert sorted(len(row.ids) for batch in found for row in batch) == [1, 2, 3, 3, 5, 7, 9]
     assert all(len(batch) == 1 or len(batch) * max(len(row.ids) for row in batch) <= 10 for batch in found)
-    ids, mask = padded([Row([5, 6], [IGNORED, 6]), Row([7], [7])], torch.device("cpu"))
+    both = [Row([5, 6], [IGNORED, 6]), Row([7], [7])]
+    ids = padded(both, torch.device("cpu"))
+    mask = present(both, ids)
     assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]
 
 
@@ -86,7 +89,7 @@ def test_places_of_padded_rows_and_what_each_is_to_predict() -> None:
     assert targets.tolist() == [6, 8, 9, IGNORED, IGNORED]
     assert at[:5].tolist() == [0, 1, 260, 0, 0] and at[5:].tolist() == list(range(392, 520))
     assert weights.tolist() == [1 / 128] * 128
-    ids, _ = padded(rows, torch.device("cpu"))
+    ids = padded(rows, torch.device("cpu"))
     follows = ids.flatten()[at[:3] + 1]
     assert follows.tolist() == targets[:3].tolist()
 

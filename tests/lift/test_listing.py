@@ -12,7 +12,7 @@ from lift.listing import fitted, listed, shown, size
 
 def printed(table: Table) -> str:
     out = StringIO()
-    Console(width=160, file=out, force_terminal=False).print(table)
+    Console(width=160, file=out).print(table)
     return out.getvalue()
 
 

@@ -27,27 +27,27 @@ CPU = torch.device("cpu")
 def test_what_was_taught_is_what_the_model_says_that_reads_the_document() -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
     rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN, 0)
-    for row in taught(model, rows, 600, True):
+    for row in taught(model, rows, 600, False):
         assert row.taught and row.open_book and row.taught.ids.shape == (row.places, TOP)
         ids = torch.tensor([list(row.open_book.ids)])
         with torch.no_grad():
             log_p = model(input_ids=ids).logits[0].log_softmax(-1)[-row.places - 1 : -1]
         torch.testing.assert_close(row.taught.log_p, log_p.topk(TOP).values)
-    assert sorted(tuple(row.ids) for row in taught(model, rows, 600, True)) == sorted(tuple(row.ids) for row in rows)
+    assert sorted(tuple(row.ids) for row in taught(model, rows, 600, False)) == sorted(tuple(row.ids) for row in rows)
 
 
 def test_a_goal_stands_at_the_places_of_its_rows() -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
-    rows = taught(model, task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN, 0), 9999, True)[:2]
-    quiet = taught(model, [*prose_rows(tokenizer, 1, 0), *talk_rows(model, tokenizer, 1, 0)], 9999, True)
+    rows = taught(model, task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN, 0), 9999, False)[:2]
+    quiet = taught(model, [*prose_rows(tokenizer, 1, 0), *talk_rows(model, tokenizer, 1, 0)], 9999, False)
     room = sum(row.places for row in rows) + 3
     width = max(len(row.ids) for row in (*rows, *quiet))
     at, targets, _ = supervised([*rows, EMPTY, *quiet], width, CPU, room)
-    found = goal(rows, quiet, CPU, room)
+    found = goal([*rows, EMPTY, *quiet], CPU, room)
     assert len(targets) == room and len(found.ids) == len(at) == len(found.log_p)
     assert torch.equal(found.ids[: rows[0].places], rows[0].taught.ids)  # type: ignore[union-attr]
     assert torch.equal(found.log_p[room:], torch.cat([row.taught.log_p for row in quiet]))  # type: ignore[union-attr]
-    assert len(goal([], [], CPU).ids) == 0
+    assert len(goal([], CPU).ids) == 0
 
 
 def test_a_larger_models_teacher_is_shown_fewer_questions(monkeypatch: pytest.MonkeyPatch) -> None:
