@@ -32,7 +32,7 @@ from transformers.utils import logging
 
 from benchmarks.spread import spread
 from environments.report_html import replacing
-from lift import chronicle, tasks
+from lift import LiftError, chronicle, tasks
 from lift.asking import answers, chat
 from lift.base_model import fingerprint
 from lift.evaluate import evaluate
@@ -231,6 +231,13 @@ LENGTH = Annotated[int, typer.Option("--tokens", help="Length of a document.")]
 SECONDS = Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")]
 
 
+def base_of(model: Path) -> str:
+    try:
+        return fingerprint(model)
+    except LiftError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
 def known(what: str, names: list[str], of: Collection[str]) -> list[str]:
     if unknown := set(names) - set(of):
         raise SystemExit(f"error: {what} {' '.join(sorted(unknown))} unknown: use {' '.join(of)}")
@@ -253,7 +260,7 @@ def run(
         for size in map(int, tokens.split(","))
         for method in known("methods", methods.split(","), RECIPES)
     }
-    store = Store(out / "results.json", fingerprint(model))
+    store = Store(out / "results.json", base_of(model))
     store.measure(model, jobs, seconds)
     Console(width=170).print(table(store.found))
     draw(store.found, out)
@@ -288,7 +295,7 @@ def ablate(
 
 
 def _aside(path: Path, model: Path, recipes: dict[str, Recipe], tokens: int, seconds: float) -> None:
-    store = Store(path, fingerprint(model))
+    store = Store(path, base_of(model))
     store.measure(model, {f"{tokens} {n} {TUNED_ON}": (each, tokens, TUNED_ON) for n, each in recipes.items()}, seconds)
     Console(width=170).print(table(store.found))
 

@@ -18,11 +18,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, load, percent
+from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, base_of, load, percent
 from lift import chronicle, tasks
 from lift.asking import answers, chat
 from lift.attached import Attached
-from lift.base_model import fingerprint
 from lift.documents import Document
 from lift.evaluate_plot import Rate
 from lift.library import Entry, Library
@@ -67,8 +66,9 @@ def main(
             f"error: {out} has {len(fitted)} documents of {tokens} tokens by {method}, at least 2 are needed: "
             f"python -m benchmarks.lift run {out} --tokens {tokens} --methods {method} --seeds 0,1"
         )
+    mine = base_of(model)
     base, tokenizer = load(model)
-    documents, seeds, mine = {}, {}, fingerprint(model)
+    documents, seeds = {}, {}
     with TemporaryDirectory() as scratch:
         library = Library(Path(scratch) / "books")
         for path in fitted:

@@ -33,7 +33,9 @@ def taught(model: Any, rows: Sequence[Row], tokens: int, progress: bool) -> list
     read = [row.open_book or row for row in rows]
     parts = asking.batches([len(row.ids) for row in read], 0, tokens)
     with model.disable_adapter():
-        for part in tqdm(parts, desc="asking the base model", unit="batch", disable=not progress, leave=False):
+        for part in tqdm(
+            parts, desc="asking the base model", unit="batch", disable=not (progress and rows), leave=False
+        ):
             batch = [read[i] for i in part]
             ids = padded(batch, model.device)
             told = top(logits_at(model, ids, supervised(batch, ids.shape[1], model.device).at))

@@ -154,3 +154,10 @@ def test_an_unknown_method_is_refused(tmp_path: Path, calls: list[Any]) -> None:
     assert refused.exit_code == 1 and not calls
     refused = CliRunner().invoke(app, ["tune", str(tmp_path), "--model", "m", "--methods", "published-v3"])  # not tuned
     assert refused.exit_code == 1 and "published-v3 unknown" in refused.output and not calls
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
+    for command in ("run", "tune", "ablate"):
+        refused = CliRunner().invoke(app, [command, str(tmp_path), "--model", str(tmp_path)])
+        assert refused.exit_code == 1 and isinstance(refused.exception, SystemExit)
+        assert str(refused.exception).startswith(f"error: {tmp_path} is no model folder")
