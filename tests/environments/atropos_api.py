@@ -16,7 +16,6 @@ import aiohttp
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds after which a test gives up on another process
 
 
 def started(argv: list[str], *program: str) -> subprocess.Popen[str]:

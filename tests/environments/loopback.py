@@ -15,6 +15,7 @@ import pytest
 import tenacity
 from aiohttp import web
 from atroposlib.envs.base import BaseEnv
+from patience import PATIENCE
 from tiny_model import save_tiny, tiny_tokenizer
 
 from environments import env_cli
@@ -118,7 +119,7 @@ class ChatServer:
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
         """The result of a coroutine in the server's thread."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(PATIENCE)
 
     def go_away(self) -> None:
         """No one listens any more at the server's address."""

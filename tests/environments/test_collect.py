@@ -25,6 +25,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loopback import ChatServer, rows_of, said, tokenizer_folder
+from patience import PATIENCE
 from tiny_model import tiny_tokenizer
 from typer.testing import CliRunner
 
@@ -33,7 +34,6 @@ from environments.collection import LAUNCH, Collection, Lines, Plan
 from environments.env_cli import KEY_VARIABLES
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 90  # seconds after which a test gives up on another process
 KEY = "sk-do-not-show-me"
 MARK = "LONGTHREAD_TEST_RUN"  # in the environment of every process that a test starts, and so found in /proc
 RIGHT, WRONG = "<answer>none</answer>", "<answer>no</answer>"
@@ -66,9 +66,10 @@ def processes(mark: str) -> dict[int, str]:
 # ---- whole runs ----
 
 
-async def rows_in(folder: Path, count: int) -> None:
-    """Until the generator has written so many rows."""
+async def rows_in(folder: Path, count: int, process: subprocess.Popen[str] | None = None) -> None:
+    """Until the generator has written so many rows, or the process that would see to it has ended."""
     while not any(path.read_bytes().count(b"\n") >= count for path in folder.glob("*/rows.jsonl")):
+        assert process is None or process.poll() is None, process.communicate()
         await asyncio.sleep(0.02)
 
 
@@ -109,7 +110,7 @@ def started(argv: list[str], folder: Path) -> subprocess.Popen[str]:
 
 def interrupted(process: subprocess.Popen[str], folder: Path) -> SimpleNamespace:
     """SIGTERM when two rows are there; what the processes were then, and what is left of them."""
-    asyncio.run(asyncio.wait_for(rows_in(folder, 2), PATIENCE))
+    asyncio.run(asyncio.wait_for(rows_in(folder, 2, process), PATIENCE))
     running = processes("term")
     environments = {pid: Path(f"/proc/{pid}/environ").read_text() for pid in running}
     folders = {os.readlink(f"/proc/{pid}/cwd") for pid in running}

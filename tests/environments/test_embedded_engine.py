@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from patience import PATIENCE  # noqa: E402
 from tiny_model import EOS, tiny_model  # noqa: E402
 
 from environments import embedded_engine  # noqa: E402
 from environments.embedded_engine import ATTENTION, Engine, Sampling, choose, common_prefix  # noqa: E402
 
-WAIT = 60  # seconds before a hung engine fails a test instead of hanging the suite
 GREEDY = Sampling(temperature=0, max_tokens=24)
 
 
@@ -57,7 +57,7 @@ def full_forward_logprobs(reference: Any, ids: list[int], completion: list[int])
 
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 100])
 def test_greedy_is_transformers_generate(engine: Engine, reference: Any, length: int) -> None:
-    [row] = engine.submit(prompt(length), GREEDY).result(WAIT)
+    [row] = engine.submit(prompt(length), GREEDY).result(PATIENCE)
     assert row.ids == generated(reference, prompt(length), 24)
 
 
@@ -80,12 +80,12 @@ def test_batched_equals_alone_and_logprobs_equal_a_full_forward(
     alone = []
     for ids, sampling in requests():
         solo = Engine(model, {EOS}, chunk=16)
-        alone.append(solo.submit(ids, sampling).result(WAIT))
+        alone.append(solo.submit(ids, sampling).result(PATIENCE))
         solo.close()
     engine = Engine(model, {EOS}, chunk=16)
     with engine.wake:  # the worker waits until all are in the queue
         futures = [engine.submit(*request) for request in requests()]
-    together = [future.result(WAIT) for future in futures]
+    together = [future.result(PATIENCE) for future in futures]
     engine.close()
     for (ids, sampling), rows, expected in zip(requests(), together, alone, strict=True):
         assert [row.ids for row in rows] == [row.ids for row in expected]
@@ -105,8 +105,8 @@ def test_a_request_joins_a_running_batch(engine: Engine, reference: Any) -> None
         return False
 
     first = Sampling(temperature=0, max_tokens=24, stopped=join_at_third_token)
-    [row] = engine.submit(prompt(20, 9), first).result(WAIT)
-    [joined] = late[0].result(WAIT)
+    [row] = engine.submit(prompt(20, 9), first).result(PATIENCE)
+    [joined] = late[0].result(PATIENCE)
     assert row.ids == generated(reference, prompt(20, 9), 24)
     assert joined.ids == generated(reference, prompt(70, 8), 24)
 
@@ -115,43 +115,43 @@ def test_more_requests_than_the_batch_holds(model: Any, reference: Any) -> None:
     engine = Engine(model, {EOS}, max_batch=2, max_columns=150)
     futures = [engine.submit(prompt(10 * i + 1, i), GREEDY) for i in range(7)]
     for i, future in enumerate(futures):
-        assert future.result(WAIT)[0].ids == generated(reference, prompt(10 * i + 1, i), 24)
+        assert future.result(PATIENCE)[0].ids == generated(reference, prompt(10 * i + 1, i), 24)
     engine.close()
 
 
 def test_seed_decides_the_sample_and_rows_differ(engine: Engine) -> None:
     sampling = Sampling(n=4, max_tokens=12, temperature=2, seed=3)
-    first, second = (engine.submit(prompt(9), sampling).result(WAIT) for _ in range(2))
-    other = engine.submit(prompt(9), Sampling(n=4, max_tokens=12, temperature=2, seed=4)).result(WAIT)
+    first, second = (engine.submit(prompt(9), sampling).result(PATIENCE) for _ in range(2))
+    other = engine.submit(prompt(9), Sampling(n=4, max_tokens=12, temperature=2, seed=4)).result(PATIENCE)
     assert [row.ids for row in first] == [row.ids for row in second] != [row.ids for row in other]
     assert len({tuple(row.ids) for row in first}) == 4
 
 
 def test_the_end_token_stops_a_row_and_is_kept(model: Any) -> None:
     plain = Engine(model, set())
-    [row] = plain.submit(prompt(9), GREEDY).result(WAIT)
+    [row] = plain.submit(prompt(9), GREEDY).result(PATIENCE)
     plain.close()
     end = row.ids[5]
     engine = Engine(model, {end})
-    [stopped] = engine.submit(prompt(9), GREEDY).result(WAIT)
+    [stopped] = engine.submit(prompt(9), GREEDY).result(PATIENCE)
     engine.close()
     assert stopped.ids == row.ids[: row.ids.index(end) + 1] and stopped.finish_reason == "stop"
     assert len(row.ids) == 24 and row.finish_reason == "length"
 
 
 def test_a_stop_test_ends_only_its_own_row(engine: Engine) -> None:
-    [free] = engine.submit(prompt(9), GREEDY).result(WAIT)
+    [free] = engine.submit(prompt(9), GREEDY).result(PATIENCE)
     stop = Sampling(temperature=0, max_tokens=24, stopped=lambda ids: len(ids) == 2)
     with engine.wake:
         futures = [engine.submit(prompt(9), sampling) for sampling in (stop, GREEDY)]
-    [short], [long] = (future.result(WAIT) for future in futures)
+    [short], [long] = (future.result(PATIENCE) for future in futures)
     assert (short.ids, short.finish_reason) == (free.ids[:2], "stop")
     assert long.ids == free.ids
 
 
 def test_top_logprobs_are_the_likeliest(engine: Engine, reference: Any) -> None:
     sampling = Sampling(temperature=0, max_tokens=3, top_logprobs=4)
-    [row] = engine.submit(prompt(9), sampling).result(WAIT)
+    [row] = engine.submit(prompt(9), sampling).result(PATIENCE)
     want = full_forward_logprobs(reference, prompt(9), row.ids).topk(4)
     assert [[token for token, _ in top] for top in row.top] == want.indices.tolist()
     assert [top[0] for top in row.top] == list(zip(row.ids, row.logprobs, strict=True))
@@ -170,7 +170,7 @@ def test_a_cancelled_request_is_dropped_and_the_others_go_on(engine: Engine, ref
     with engine.wake:
         futures.append(engine.submit(prompt(9), Sampling(max_tokens=400, stopped=cancel_at_second_token)))
         futures.append(engine.submit(prompt(30), GREEDY))
-    assert futures[1].result(WAIT)[0].ids == generated(reference, prompt(30), 24)
+    assert futures[1].result(PATIENCE)[0].ids == generated(reference, prompt(30), 24)
     assert futures[0].cancelled() and max(seen) == 2
 
 
@@ -181,7 +181,7 @@ def test_close_cancels_what_waits(model: Any) -> None:
         engine.closing = True
     engine.close()
     with pytest.raises(CancelledError):
-        future.result(WAIT)
+        future.result(PATIENCE)
     with pytest.raises(RuntimeError, match="closed"):
         engine.submit(prompt(9), GREEDY)
 
@@ -210,7 +210,7 @@ def test_a_shared_prefix_is_prefilled_once(model: Any, reference: Any) -> None:
     counts = []
     for ids in (prompt(50), prompt(50), prompt(50)[:40] + prompt(20, 1), prompt(30, 2)):
         spy.tokens = 0
-        assert engine.submit(ids, one).result(WAIT)[0].ids == generated(reference, ids, 1)
+        assert engine.submit(ids, one).result(PATIENCE)[0].ids == generated(reference, ids, 1)
         counts.append(spy.tokens)
     engine.close()
     assert counts == [50, 1, 20, 30]
@@ -220,7 +220,7 @@ def test_n_completions_take_one_prefill_and_only_the_last_logits(model: Any) -> 
     spy, shapes = Spy(model), []
     hook = model.lm_head.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[1]))
     engine = Engine(spy, {EOS}, chunk=16)
-    engine.submit(prompt(50), Sampling(n=5, max_tokens=1)).result(WAIT)
+    engine.submit(prompt(50), Sampling(n=5, max_tokens=1)).result(PATIENCE)
     engine.close()
     hook.remove()
     assert spy.tokens == 50 and shapes == [1, 1, 1, 1]
@@ -231,15 +231,15 @@ def test_a_failing_model_fails_the_request_and_not_the_engine(model: Any) -> Non
     engine = Engine(spy, {EOS})
     spy.fail = True
     with pytest.raises(MemoryError):
-        engine.submit(prompt(9), GREEDY).result(WAIT)
+        engine.submit(prompt(9), GREEDY).result(PATIENCE)
 
     def fail_in_the_batch(ids: Any) -> bool:
         spy.fail = len(ids) == 2
         return False
 
     with pytest.raises(MemoryError):
-        engine.submit(prompt(9), Sampling(max_tokens=9, stopped=fail_in_the_batch)).result(WAIT)
-    assert engine.submit(prompt(9), GREEDY).result(WAIT)[0].finish_reason
+        engine.submit(prompt(9), Sampling(max_tokens=9, stopped=fail_in_the_batch)).result(PATIENCE)
+    assert engine.submit(prompt(9), GREEDY).result(PATIENCE)[0].finish_reason
     engine.close()
 
 
@@ -250,7 +250,7 @@ def test_rope_that_depends_on_the_length_is_decoded_alone(reference: Any) -> Non
     engine = Engine(tiny_model(attn_implementation=ATTENTION, **shape), {EOS}, chunk=16)
     with engine.wake:
         futures = [engine.submit(prompt(length), GREEDY) for length in (20, 200)]
-    rows = [future.result(WAIT)[0] for future in futures]
+    rows = [future.result(PATIENCE)[0] for future in futures]
     engine.close()
     for length, row in zip((20, 200), rows, strict=True):
         assert row.ids == generated(tiny_model(attn_implementation="eager", **shape), prompt(length), 24)

@@ -19,6 +19,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from patience import PATIENCE  # noqa: E402
 from tiny_model import CONTEXT, EOS, save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
 
 from environments import embedded_server  # noqa: E402
@@ -42,7 +43,7 @@ def url(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=url, api_key="x", max_retries=0, timeout=60)
+    return openai.OpenAI(base_url=url, api_key="x", max_retries=0, timeout=PATIENCE)
 
 
 def greedy(ids: list[int], max_tokens: int) -> list[int]:
@@ -158,7 +159,7 @@ def atropos_server(folder: Path, url: str, **options: Any) -> Any:
     from atroposlib.envs.server_handling.vllm_server import VLLMServer
 
     config = APIServerConfig(
-        base_url=url, model_name="tiny", tokenizer_name=str(folder), server_type="vllm", timeout=60, health_check=False,
+        base_url=url, model_name="tiny", tokenizer_name=str(folder), server_type="vllm", timeout=PATIENCE, health_check=False,
         **{"api_key": "x"} | options,
     )  # fmt: skip
     return VLLMServer(config)
@@ -304,7 +305,7 @@ async def test_a_client_that_hangs_up_cancels_its_work(folder: Path, monkeypatch
     request = asyncio.create_task(post(url, "/v1/completions", {"model": "tiny", "prompt": "a"}))
     await submitted.wait()
     request.cancel()
-    await asyncio.wait_for(gone.wait(), 60)
+    await asyncio.wait_for(gone.wait(), PATIENCE)
     assert endless.cancelled()  # what the engine looks at before every step
     await server.stop()
 
@@ -369,7 +370,7 @@ def test_the_command_line_prints_ready_and_ends_cleanly(folder: Path, name: sign
         client = openai.OpenAI(base_url=url, api_key="s3cret", max_retries=0)
         assert client.completions.create(model="mine", prompt="a", max_tokens=2).usage.completion_tokens >= 1
         server.send_signal(name)
-        out, err = server.communicate(timeout=60)
+        out, err = server.communicate(timeout=PATIENCE)
     assert server.returncode == 0 and out == "" and "vLLM or SGLang" in err
     assert "s3cret" not in err and "Traceback" not in err
 
@@ -389,7 +390,7 @@ def test_the_real_model_knows_paris() -> None:
     except DemoModelError as error:
         pytest.skip(str(error))
     with background(folder) as url:
-        answer = openai.OpenAI(base_url=url, api_key="x", timeout=120).chat.completions.create(
+        answer = openai.OpenAI(base_url=url, api_key="x", timeout=PATIENCE).chat.completions.create(
             model=folder.name,
             messages=[{"role": "user", "content": "What is the capital of France?"}],
             temperature=0,

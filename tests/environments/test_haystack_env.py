@@ -20,6 +20,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from atroposlib.frontend.jsonl2html import generate_html
 from loopback import SHORT, ChatServer, choice, make_env, model_folder, rows_of, said
+from patience import PATIENCE
 from tiny_model import EOS
 
 from environments import env_cli
@@ -215,7 +216,7 @@ async def test_process_asks_for_several_groups_at_a_time(server: ChatServer, tok
     async def reply(body: dict[str, Any], number: int) -> Any:
         if number == 10:
             together.set()
-        await asyncio.wait_for(together.wait(), 60)
+        await asyncio.wait_for(together.wait(), PATIENCE)
         return said("x")(body, number)
 
     server.reply = reply
@@ -235,7 +236,7 @@ async def test_minus_one_workers_are_atropos_many(server: ChatServer, tokenizer:
     async def reply(body: dict[str, Any], number: int) -> Any:
         if number == 8:
             ready.set()
-        await asyncio.wait_for(ready.wait(), 60)
+        await asyncio.wait_for(ready.wait(), PATIENCE)
         return said("x")(body, number)
 
     server.reply = reply

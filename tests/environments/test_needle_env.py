@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from atropos_api import PATIENCE, call, hurry, running_api, started, train
+from atropos_api import call, hurry, running_api, started, train
 from loopback import ChatServer, choice, command, make_env, rows_of, run_cli, said
+from patience import PATIENCE
 from tiny_model import EOS, tiny_tokenizer
 
 from environments import env_cli

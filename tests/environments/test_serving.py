@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from atropos_api import PATIENCE, RunApi, call, hurry, register
+from atropos_api import RunApi, call, hurry, register
 from loopback import ChatServer, make_env, rows_of, said
+from patience import PATIENCE
 
 from environments import rows, serving
 from environments.delivery import Delivery

@@ -18,10 +18,11 @@ import example_trainer.api as grpo_api
 import example_trainer.data as grpo_data
 import pytest
 import torch
-from atropos_api import PATIENCE, call, hurry, running_api, take_batches
+from atropos_api import call, hurry, running_api, take_batches
 from example_trainer.config import TrainingConfig
 from example_trainer.training import compute_grpo_loss, run_training_step
 from loopback import make_env, no_waiting
+from patience import PATIENCE
 from tiny_model import EOS, save_tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from patience import PATIENCE
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
@@ -257,7 +258,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         for rank in ranks:
             rank.start()
         for rank in ranks:
-            rank.join(60)
+            rank.join(PATIENCE)
         assert [rank.exitcode for rank in ranks] == [0, 0]
     finally:
         for rank in ranks:
