@@ -7,8 +7,9 @@
 Made-up documents with 16 single facts and 4 chains of two (`lift.chronicle`), questions in wordings that no method was
 trained on. Closed book: nothing but the weights. `window`: needles with the document around them in the window, with the
 memory on, against off. `others`: questions about another document that stands in the window, with
-the memory on, against off. Each visible GPU takes a fit at a time. Every result is in OUT/results.json as soon as it is
-there, with its recipe; the same command goes on, and measures anew what was of another recipe or base model.
+the memory on, against off. Each visible GPU takes a fit at a time, or --each of them; then, no seconds are shown. Every
+result is in OUT/results.json as soon as it is there, with its recipe; the same command goes on, and measures anew what was
+of another recipe or base model.
 """
 
 import gc
@@ -135,7 +136,7 @@ def pooled(rates: Sequence[Rate]) -> Rate:
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
-    """A row for each length and method; rates pool the seeds, times are means."""
+    """A row for each length and method; rates pool the seeds, times are means of the fits that had a GPU alone."""
     rows: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
     for key, value in found.items():
         tokens, method, _ = key.split()
@@ -150,13 +151,15 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
         results = [Results.from_json(value["results"]) for value in values]
         all_of = together(results)
         closed = [percent(all_of.closed.get(kind, Rate())) for kind in ("needle", "linked", "absent", "cloze")]
+        timed = [value for value in values if value["alone"]]  # those that shared a GPU waited for each other
         aurocs = [r.gate_auroc for r in results if r.gate_auroc is not None]
         made.add_row(
             f"{length}", method, f"{len(values)}", *closed,
             "/".join(percent(rates.get("needle", Rate())) for rates in (all_of.window, all_of.window_off)),
             f"{all_of.nll - all_of.nll_off:+.3f}", f"{percent(all_of.other)}/{percent(all_of.other_off)}",
             f"{percent(all_of.unrelated)}/{percent(all_of.unrelated_off)}",
-            f"{mean(v['seconds'] for v in values):.1f}", f"{mean(v['seconds'] / v['prefill'] for v in values):.0f}",
+            f"{mean(v['seconds'] for v in timed):.1f}" if timed else "–",
+            f"{mean(v['seconds'] / v['prefill'] for v in timed):.0f}" if timed else "–",
             f"{mean(v['bytes'] for v in values) / 1e6:.1f}", f"{mean(v['kv'] / v['bytes'] for v in values):.0f}",
             f"{mean(aurocs):.2f}" if aurocs else "",
         )  # fmt: skip
@@ -202,7 +205,7 @@ class Store:
         self.path, self.base = path, base
         self.found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
-    def measure(self, model: Path, jobs: dict[str, tuple[Recipe, int, int]], seconds: float) -> None:
+    def measure(self, model: Path, jobs: dict[str, tuple[Recipe, int, int]], seconds: float, each: int) -> None:
         """Whatever of these (recipe, tokens, seed) is not there yet, of this recipe and base model."""
         said = {key: {"recipe": json.loads(json.dumps(asdict(job[0]))), "base": self.base} for key, job in jobs.items()}
         new = {
@@ -211,12 +214,12 @@ class Store:
             if not said[key].items() <= self.found.get(key, {}).items()
         }
         with tqdm(total=len(new), unit="fit") as bar:
-            for key, found in spread(measured, new, torch.cuda.device_count(), seconds):
+            for key, found in spread(measured, new, torch.cuda.device_count(), seconds, each):
                 bar.update()
                 if isinstance(found, Exception):
                     bar.write(f"{key}: {type(found).__name__}: {found}")
                     continue
-                self.found[key] = {**found, **said[key]}
+                self.found[key] = {**found, **said[key], "alone": each == 1}
                 with replacing(self.path) as file:
                     file.write(json.dumps(self.found, indent=1).encode())
                 closed = {kind: rate["share"] for kind, rate in found["results"]["closed"].items()}
@@ -229,6 +232,7 @@ OUT = Annotated[Path, typer.Argument(help="Folder for adapters, results.json and
 MODEL = Annotated[Path, typer.Option(help="Folder of the base model.")]
 LENGTH = Annotated[int, typer.Option("--tokens", help="Length of a document.")]
 SECONDS = Annotated[float, typer.Option(help="Begin nothing after so many; the same command goes on later.")]
+EACH = Annotated[int, typer.Option(min=1, help="Fits at a time on a GPU.")]
 
 
 def base_of(model: Path) -> str:
@@ -252,6 +256,7 @@ def run(
     seeds: Annotated[str, typer.Option(help="Of documents and fits.")] = "0,1,2",
     methods: Annotated[str, typer.Option(help="Of lift's recipes.")] = ",".join(RECIPES),
     seconds: SECONDS = 1e9,
+    each: EACH = 1,
 ) -> None:
     """Fit, ask, print the table."""
     jobs = {
@@ -261,7 +266,7 @@ def run(
         for method in known("methods", methods.split(","), RECIPES)
     }
     store = Store(out / "results.json", base_of(model))
-    store.measure(model, jobs, seconds)
+    store.measure(model, jobs, seconds, each)
     Console(width=170).print(table(store.found))
     draw(store.found, out)
 
@@ -274,11 +279,13 @@ def tune(
     methods: Annotated[str, typer.Option(help="Of lift's recipes.")] = ",".join(RATES),
     factors: Annotated[str, typer.Option(help="Times today's learning rate.")] = "0.5,1,2",
     seconds: SECONDS = 1e9,
+    each: EACH = 1,
 ) -> None:
     """Each method at several learning rates, on a document of a seed that `run` does not use."""
     chosen = known("methods", methods.split(","), RATES)
     rates = {(method, RATES[method] * factor) for method in chosen for factor in map(float, factors.split(","))}
-    _aside(out / "rates.json", model, {f"{m}@{rate:g}": recipe(m, rate) for m, rate in sorted(rates)}, tokens, seconds)
+    recipes = {f"{m}@{rate:g}": recipe(m, rate) for m, rate in sorted(rates)}
+    _aside(out / "rates.json", model, recipes, tokens, seconds, each)
 
 
 @app.command()
@@ -288,15 +295,17 @@ def ablate(
     tokens: LENGTH = 8192,
     changes: Annotated[str, typer.Option(help="Separated by spaces.")] = " ".join(ABLATIONS),
     seconds: SECONDS = 1e9,
+    each: EACH = 1,
 ) -> None:
     """`lse` without one part, or with more or less of it."""
     recipes = {n: replace(recipe("lse"), **ABLATIONS[n]) for n in known("changes", changes.split(), ABLATIONS)}
-    _aside(out / "ablations.json", model, recipes, tokens, seconds)
+    _aside(out / "ablations.json", model, recipes, tokens, seconds, each)
 
 
-def _aside(path: Path, model: Path, recipes: dict[str, Recipe], tokens: int, seconds: float) -> None:
+def _aside(path: Path, model: Path, recipes: dict[str, Recipe], tokens: int, seconds: float, each: int) -> None:
     store = Store(path, base_of(model))
-    store.measure(model, {f"{tokens} {n} {TUNED_ON}": (each, tokens, TUNED_ON) for n, each in recipes.items()}, seconds)
+    jobs = {f"{tokens} {name} {TUNED_ON}": (given, tokens, TUNED_ON) for name, given in recipes.items()}
+    store.measure(model, jobs, seconds, each)
     Console(width=170).print(table(store.found))
 
 

@@ -1,4 +1,4 @@
-"""Independent jobs over all GPUs of a machine, one at a time on each.
+"""Independent jobs over all GPUs of a machine, one at a time on each, or more.
 
 for key, found in spread(measured, {"a": (1, 2), "b": (3, 4)}, devices=torch.cuda.device_count()):
     ...
@@ -13,17 +13,18 @@ from typing import Any
 
 
 def spread(
-    work: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], devices: int, seconds: float = 1e9
+    work: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], devices: int, seconds: float = 1e9, each: int = 1
 ) -> Iterator[tuple[str, Any]]:
     """Each job's key with `work(*arguments)`, as they end; nothing is begun after so many seconds. A job that raises ends
-    alone: its exception stands in place of its result. Up to one device: all in this process, in order."""
+    alone: its exception stands in place of its result. `each` at a time on a device, which keep it busy where one alone
+    waits for the host. No more than one at a time in all: in this process, in order."""
     began, left = time.monotonic(), list(jobs)
-    if devices <= 1:
+    if devices * each <= 1:
         for key in left:
             if time.monotonic() - began < seconds:
                 yield key, _tried(work, jobs[key])
         return
-    free = _pools(devices)
+    free = _pools(devices, each)
     running: dict[Future, tuple[str, ProcessPoolExecutor]] = {}
     everyone = list(free)
     try:
@@ -42,14 +43,14 @@ def spread(
             pool.shutdown(cancel_futures=True)
 
 
-def _pools(devices: int) -> list[ProcessPoolExecutor]:
-    """A process for each visible device that sees no other. It has to be started with that in its environment: what it
-    imports may have asked for devices before it could set anything."""
+def _pools(devices: int, each: int) -> list[ProcessPoolExecutor]:
+    """`each` processes for a visible device, which see no other. They have to be started with that in their environment:
+    what they import may have asked for devices before they could set anything."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     pools = []
     try:
-        for device in given.split(",") if given else map(str, range(devices)):
+        for device in (given.split(",") if given else [*map(str, range(devices))]) * each:
             os.environ["CUDA_VISIBLE_DEVICES"] = device
             pools.append(ProcessPoolExecutor(1, mp_context=context))
             pools[-1].submit(os.getpid)  # starts it

@@ -47,6 +47,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, int, int]]:
     return made
 
 
+def cells_of(output: str) -> list[str]:
+    """Of `lse` at 2,048 tokens."""
+    row = next(line for line in output.splitlines() if "2048" in line and "lse" in line and "│" in line)
+    return [cell.strip() for cell in row.strip("│").split("│")]
+
+
 @pytest.mark.parametrize("config", [SMOLLM2, QWEN2], ids=["smollm2", "qwen2"])
 def test_every_adapter_has_the_same_bytes(config: LlamaConfig) -> None:
     """Within a tenth; a cartridge's are its slots' keys and values."""
@@ -92,11 +98,18 @@ def test_run_goes_on_where_it_was_and_shows_everything(tmp_path: Path, calls: li
     )
     assert CliRunner().invoke(app, arguments).exit_code == 0 and len(calls) == 8
     assert len(Store(tmp_path / "results.json", "m").found) == 8
-    row = next(line for line in done.output.splitlines() if "2048" in line and "lse" in line and "│" in line)
-    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    cells = cells_of(done.output)
     assert cells[:5] == ["2048", "lse", "2", f"{100 * (21 + 25) / 64:.0f}", "50"]  # seeds pooled
     assert cells[7:] == ["72/72", "+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60"]
     assert all((tmp_path / f"lift-{tokens}.png").stat().st_size > 10_000 for tokens in (2048, 8192))
+
+
+def test_seconds_are_those_of_fits_that_were_alone(tmp_path: Path, calls: list[Any]) -> None:
+    arguments = ["run", str(tmp_path), "--model", "m", "--tokens", "2048", "--methods", "lse"]
+    shared = CliRunner().invoke(app, [*arguments, "--seeds", "0", "--each", "3"])
+    assert shared.exit_code == 0 and cells_of(shared.output)[11:13] == ["–", "–"]
+    both = CliRunner().invoke(app, [*arguments, "--seeds", "0,1"])
+    assert len(calls) == 2 and cells_of(both.output)[11:13] == ["3.0", "30"]
 
 
 def test_what_another_recipe_or_model_gave_is_measured_anew(
