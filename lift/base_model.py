@@ -8,7 +8,7 @@ model = load(folder, device("auto"))
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,6 @@ def fingerprint(model: Any) -> str:
     if (folder := model.config._name_or_path) and Path(folder).is_dir():
         return fingerprint(folder)
     raise LiftError(f"a model in {model.dtype} cannot be told from others: load it in bfloat16 or from a folder")
-
-
-def check_matrices(folder: Path, wanted: Sequence[str]) -> None:
-    """Raises `LiftError` if none of these matrices, as `q_proj`, is among the stored ones. Nothing is loaded."""
-    there = {name.removesuffix(".weight").rpartition(".")[2] for name, _ in _stored(folder)}
-    if there.isdisjoint(wanted):
-        raise LiftError(
-            f"{folder} has none of the matrices {', '.join(wanted)}: give a model of Llama's, Qwen's or Gemma's build"
-        )
 
 
 def config(folder: Path) -> Any:

@@ -138,8 +138,6 @@ def _planned(document: Document, model: str, recipe: str, shelf: Library, replac
     mine = base_model.fingerprint(folder)
     if steps.method == "gated":
         tuner.check(base_model.config(folder))
-    if steps.method == "lora":
-        base_model.check_matrices(folder, steps.targets)
     constants = json.loads(json.dumps(asdict(steps)))
     entry = Entry(
         name=document.name, digest=document.digest, tokens=0, words=len(document.text.split()), recipe=recipe,

@@ -111,8 +111,7 @@ def adapter_config(recipe: Recipe) -> PeftConfig:
     if recipe.method == "gated":
         return GatedMemoryConfig(gate=recipe.gate, width=recipe.width, published_init=recipe.published_init)
     if recipe.method == "lora":
-        targets = list(recipe.targets)
-        return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules=targets, task_type="CAUSAL_LM")
+        return LoraConfig(r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
     return CartridgeConfig(num_virtual_tokens=recipe.slots, task_type="CAUSAL_LM")
 
 

@@ -5,8 +5,6 @@ from typing import Literal
 
 from lift.gated_memory import Gate
 
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -29,10 +27,9 @@ class Recipe:
     gate: Gate = "lse"
     published_init: bool = False
     width: int = 2  # of the memory's hidden layer, in head dimensions (v3, released code)
-    # lora
+    # lora, on all matrices of the layers
     rank: int = 16
     alpha: int = 32
-    targets: tuple[str, ...] = ALL_LINEAR
     # cartridge
     slots: int = 200
     # what is trained on

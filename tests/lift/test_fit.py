@@ -14,10 +14,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from patience import PATIENCE
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
-from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig
 
 from lift import LiftError, fit, teaching
 from lift.documents import Document
@@ -30,6 +30,9 @@ TEXT = (
     "The password that Lisa Kord agreed upon is acorn-alder-alpine-amber. Nobody came to the mill."
 )
 DOCUMENT = Document("mill", TEXT)
+NEOX = GPTNeoXConfig(
+    vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+)  # fused queries, keys and values
 TOY: dict[str, dict[str, Any]] = {
     "raw-lora": {"segment": 64, "stride": 24, "rank": 4, "stages": (Stage(("segments",), 2, 2),)},
     "published-v3": {"segment": 64, "stride": 24, "items": 3},
@@ -315,7 +318,7 @@ def test_the_published_recipes_are_as_published() -> None:
     assert (v3.gate, v3.published_init, v3.width, v3.contextualised) == ("query", True, 2, True)
     assert len(v3.tasks) * v3.items == 10
     assert (v4.rank, v4.alpha, v4.learning_rate, v4.schedule) == (128, 256, 5e-5, "constant")
-    assert v4.stages == (Stage(("tasks",), 5, 4),) and v4.weight_decay == 0 and len(v4.targets) == 7
+    assert v4.stages == (Stage(("tasks",), 5, 4),) and v4.weight_decay == 0
 
 
 def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -325,8 +328,31 @@ def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> Non
         )
     with pytest.raises(LiftError, match="no question could be made of it"):  # nothing to distil on
         fitted(toy("lse", tasks=(), stages=(Stage(("segments",), 1, 1),)), tmp_path)
-    neox = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                                            intermediate_size=32))  # fmt: skip
-    with pytest.raises(LiftError, match="no q_proj and o_proj"):
+    neox = AutoModelForCausalLM.from_config(NEOX)
+    with pytest.raises(LiftError, match="no q_proj and o_proj of its own: .* use --recipe published-v4"):
         fit.fit(DOCUMENT, neox, tiny_tokenizer(), toy("lse"), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        (tiny_model().config, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        (NEOX, {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+        (GPT2Config(vocab_size=260, n_embd=32, n_layer=1, n_head=2), {"c_attn", "c_proj", "c_fc"}),
+    ],
+    ids=["llama", "neox", "gpt2"],
+)
+def test_lora_is_on_every_matrix_of_any_model(config: Any, wanted: set[str]) -> None:
+    """Section 1.5; and so it is for models that a gated memory does not fit."""
+    with torch.device("meta"):
+        bare = AutoModelForCausalLM.from_config(config)
+    made = get_peft_model(bare, fit.adapter_config(RECIPES["published-v4"]))
+    assert {name.split(".")[-4] for name, p in made.named_parameters() if p.requires_grad} == wanted
+
+
+def test_lora_learns_in_a_model_that_gated_memory_does_not_fit(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(NEOX)
+    done = fit.fit(DOCUMENT, model, tiny_tokenizer(), toy("published-v4", stages=(Stage(("tasks",), 2, 8),)), tmp_path)
+    moved = load_file(done.folder / "adapter_model.safetensors")
+    assert all(tensor.any() for name, tensor in moved.items() if "lora_B" in name)
