@@ -8,8 +8,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import aiohttp
@@ -18,11 +20,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def started(argv: list[str], *program: str) -> subprocess.Popen[str]:
-    """A module as a process of its own; `needle-env` unless another is given."""
+def started(argv: list[str], program: str = "environments.needle_env", stdout: int = PIPE) -> subprocess.Popen[str]:
+    """A module as a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    line = [sys.executable, "-m", *(program or ("environments.needle_env",)), *argv]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    line = [sys.executable, "-m", program, *argv]
+    return subprocess.Popen(line, stdout=stdout, stderr=PIPE, text=True, env=environment)
 
 
 class RunApi:
@@ -36,15 +38,17 @@ class RunApi:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        self.process = started(["--host", "127.0.0.1", "--port", str(self.port)], "atroposlib.cli.run_api")
+        """It has a line for every request: once a pipe that no one reads is full of them, it answers no more."""
+        self.process = started(["--host", "127.0.0.1", "--port", str(self.port)], "atroposlib.cli.run_api", DEVNULL)
         assert self.process.stderr is not None
         if not any("running on" in line for line in self.process.stderr):
             pytest.fail("run-api did not start")
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def kill(self) -> None:
         if self.process:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
 
 
 @contextlib.contextmanager
