@@ -51,7 +51,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "lse": {},
     "lse,undistilled": {"distil_steps": 0},
     "lse,no-other-text": {"kl_weight": 0.0, "kl_rows": 0, "neutral_budget": None},
-    "lse,closed-book": {"window_share": 0.0},
+    "lse,closed-book": {"window_rows": 0},
     "lse,narrow": {"width": 1},
     "lse,from-logits": {"learnt": "logits"},
     **{f"lse,{epochs}-epochs": {"stages": (Stage(("tasks",), epochs, 64),)} for epochs in (2, 5, 10, 40)},
@@ -69,7 +69,7 @@ def recipe(method: str, rate: float | None = None) -> Recipe:
     given = replace(base, learnt="answers", learning_rate=rate or RATES.get(method, base.learning_rate))
     if method == "published-v4":
         stages = tuple(replace(stage, epochs=STEPS, rows=64) for stage in base.stages)
-        same = ("items", "window_share", "schedule", "kl_weight", "kl_rows")
+        same = ("items", "window_rows", "schedule", "kl_weight", "kl_rows")
         return replace(given, stages=stages, **{name: getattr(RECIPES["lse"], name) for name in same})
     return given
 

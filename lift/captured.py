@@ -15,16 +15,15 @@ WARM_UP = 1  # passes before the capture, in which libraries set themselves up: 
 
 
 class Captured:
-    """`work` takes tensors of always the same shapes and returns a loss and figures; `run` leaves the loss's gradients in
-    the parameters' `.grad` and returns the figures."""
+    """`work` takes tensors of always the same shapes and returns a loss and figures; `run` adds the loss's gradients to the
+    parameters' `.grad`, which `clear` has made, and returns the figures, to be read before another pass of the pool runs."""
 
     def __init__(self, work: Callable[..., tuple[Tensor, Tensor]], parameters: Sequence[Tensor], pool: Any = None):
         self.work, self.parameters = work, list(parameters)
-        # Memory that passes of several shapes can share: one runs at a time, and its figures are read.
-        self.pool = pool
+        self.pool = pool  # memory that passes of several shapes can share, since one runs at a time
         self.graph: Any = None
         self.inputs: list[Tensor] = []
-        self.gradients: list[Tensor] = []  # where the graph writes them, whatever `.grad` has become since
+        self.gradients: list[Tensor] = []  # where the graph writes them
         self.figures = torch.empty(0)
         self.eager = False
 
@@ -44,13 +43,10 @@ class Captured:
         for held, given in zip(self.inputs, inputs, strict=True):
             held.copy_(given)
         self.graph.replay()
-        for p, gradient in zip(self.parameters, self.gradients, strict=True):
-            p.grad = gradient
+        torch._foreach_add_(_gradients(self.parameters), self.gradients)
         return self.figures
 
     def _computed(self, inputs: Sequence[Tensor]) -> Tensor:
-        for p in self.parameters:
-            p.grad = None
         loss, figures = self.work(*inputs)
         loss.backward()
         return figures.detach()
@@ -58,17 +54,34 @@ class Captured:
     def _capture(self, inputs: Sequence[Tensor]) -> None:
         self.inputs = [each.clone() for each in inputs]
         self.gradients = [torch.zeros_like(p) for p in self.parameters]
+        held = _gradients(self.parameters)
         for p, gradient in zip(self.parameters, self.gradients, strict=True):
             p.grad = gradient
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(WARM_UP):
-                self.work(*self.inputs)[0].backward()
-        torch.cuda.current_stream().wait_stream(beside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=self.pool):
-            torch._foreach_zero_(self.gradients)
-            loss, figures = self.work(*self.inputs)
-            loss.backward()
-            self.figures = figures.detach()
+        try:
+            with torch.cuda.stream(beside):
+                for _ in range(WARM_UP):
+                    self.work(*self.inputs)[0].backward()
+            torch.cuda.current_stream().wait_stream(beside)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph, pool=self.pool):
+                torch._foreach_zero_(self.gradients)
+                loss, figures = self.work(*self.inputs)
+                loss.backward()
+                self.figures = figures.detach()
+        finally:
+            for p, gradient in zip(self.parameters, held, strict=True):
+                p.grad = gradient
+
+
+def clear(parameters: Sequence[Tensor]) -> None:
+    """Gradients of zero, to which passes add theirs."""
+    for p in parameters:
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+    torch._foreach_zero_(_gradients(parameters))
+
+
+def _gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]

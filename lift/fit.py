@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,35 +19,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft import CartridgeConfig, LoraConfig, PeftConfig, get_peft_model
-from torch import Tensor
 from tqdm import tqdm
 
 from lift import LiftError, checkpoint, tasks, teaching
 from lift.asking import chat
-from lift.captured import Captured
 from lift.documents import Document
 from lift.model_size import batch_tokens, check_length, kv_bytes, prefill_seconds
-from lift.objectives import Top, divergence, logits_at, token_loss
-from lift.other_text import prose_rows, talk_rows
+from lift.objectives import token_loss
+from lift.other_text import prose_rows, reading_rows, talk_rows
+from lift.passes import Gradients, Pass
 from lift.recipes import Recipe, Stage
-from lift.rows import (
-    EMPTY,
-    Row,
-    batches,
-    bucketed,
-    padded,
-    padded_width,
-    segment_rows,
-    supervised,
-    task_rows,
-)
+from lift.rows import Row, bucketed, padded, padded_width, present, segment_rows, task_rows
 from lift.segments import IGNORED
 from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig, check
 
-PROSE_ROWS, TALK_ROWS, HELD_OUT = 96, 384, 16  # of other text
+PROSE_ROWS, TALK_ROWS, READING_ROWS, HELD_OUT = 64, 384, 96, 4  # of other text
 CHECKPOINT_SECONDS = 60
-CAPTURED_ON = "cuda"  # elsewhere the rows that fill a step up would only cost time
 ADAPTER = "default"
 
 
@@ -84,14 +72,19 @@ def fit(
     prefill = prefill_seconds(model, ids)
     began = time.perf_counter()
     items = [*tasks.make(document, recipe.tasks, recipe.items, seed, "train"), *more]
-    rows = task_rows(items, document, tokenizer, model, recipe, seed)
-    if not rows and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):
+    rows = Rows(task_rows(items, document, tokenizer, model, recipe))
+    if not rows.tasks and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):
         raise LiftError(f"{document.name}: no question could be made of it: use --recipe raw-lora, or --self-study")
-    wanted = recipe.kl_rows or recipe.neutral_budget is not None
-    prose = prose_rows(tokenizer, max(PROSE_ROWS, recipe.kl_rows) + HELD_OUT, seed) if wanted else []
-    talk = talk_rows(model, tokenizer, max(TALK_ROWS, recipe.kl_rows), seed) if recipe.kl_rows else []
+    if recipe.window_rows:
+        rows.beside = task_rows(items, document, tokenizer, model, recipe, Random(f"windows {seed}"))
+    if drawn := recipe.kl_rows:
+        rows.talk = talk_rows(model, tokenizer, max(TALK_ROWS, drawn), seed)
+        rows.reading = reading_rows(model, tokenizer, max(READING_ROWS, drawn), seed)
+    if drawn or recipe.neutral_budget is not None:
+        prose = prose_rows(tokenizer, max(PROSE_ROWS, drawn) + HELD_OUT, seed)
+        rows.prose, rows.held_out = prose[HELD_OUT:], prose[:HELD_OUT]
     model = adapted(model, tokenizer, recipe, document)
-    run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, prose, talk, out, seed, progress)
+    run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, out, seed, progress)
     losses = run.work()
     seconds = time.perf_counter() - began
     model.eval()
@@ -130,34 +123,54 @@ def adapted(model: Any, tokenizer: Any, recipe: Recipe, document: Document) -> A
 Batch = tuple[int, list[Row]]  # the width to which a step's rows are padded, 0 for that of the longest; and the rows
 
 
+@dataclass
+class Rows:
+    """What a fit is taught: questions; the same beside pieces of the document; and other text: `talk` short, `reading` and
+    `prose` long, of which `held_out` is not trained on."""
+
+    tasks: list[Row]
+    beside: list[Row] = field(default_factory=list)
+    talk: list[Row] = field(default_factory=list)
+    reading: list[Row] = field(default_factory=list)
+    prose: list[Row] = field(default_factory=list)
+    held_out: list[Row] = field(default_factory=list)
+
+
 class _Run:
     """One fit's state."""
 
     def __init__(
         self, accelerator: Accelerator, model: Any, tokenizer: Any, recipe: Recipe, document: Document,
-        ids: Sequence[int], tasks: list[Row], prose: list[Row], talk: list[Row], out: Path, seed: int, progress: bool,
+        ids: Sequence[int], rows: Rows, out: Path, seed: int, progress: bool,
     ):  # fmt: skip
         self.accelerator, self.model, self.tokenizer, self.recipe = accelerator, model, tokenizer, recipe
-        self.document, self.ids, self.tasks, self.out, self.seed = document, ids, tasks, out, seed
+        self.document, self.ids, self.rows, self.out, self.seed = document, ids, rows, out, seed
         self.device = accelerator.device
         self.room = batch_tokens(model)  # tokens of a pass; the gradients of several are added up
-        self.prose, self.talk, self.held_out = prose[:-HELD_OUT], talk, prose[-HELD_OUT:]
         self.trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        self.digest = self._digest(tasks)
-        self.answer = max((row.places for row in tasks), default=0)  # tokens of the longest
+        self.digest = self._digest()
+        answer = max((row.places for row in rows.tasks), default=0)  # tokens of the longest
+        self.gradients = Gradients(model, recipe, list(self.trained.values()), self.room, answer)
         self.total = sum(stage.epochs * len(self._batches(stage, 0)) for stage in recipe.stages)
-        self.widest = padded_width(max((len(row.ids) for row in (*prose, *talk)), default=0))
+        self.widest, self.long = (
+            padded_width(max((len(row.ids) for row in each), default=0))
+            for each in (rows.talk, [*rows.beside, *rows.reading, *rows.prose])
+        )
         self.step, self.saved = 0, time.monotonic()
-        self.captured: dict[int, Captured] = {}  # by width
-        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
         self.losses: dict[str, float] = {}
         shown = progress and accelerator.is_main_process
         self.bar = tqdm(total=self.total, desc=document.name, unit="step", disable=not shown)
 
-    def _digest(self, tasks: list[Row]) -> str:
+    def _digest(self) -> str:
         """What a checkpoint has to be of: recipe, document and seed, questions as they are tokenised, the base model."""
         frozen = [p.detach().flatten()[:16].float() for p in self.model.parameters() if not p.requires_grad]
-        said = [asdict(self.recipe), self.document.digest, self.seed, sorted(self.trained), [row.ids for row in tasks]]
+        said = [
+            asdict(self.recipe),
+            self.document.digest,
+            self.seed,
+            sorted(self.trained),
+            [row.ids for row in self.rows.tasks],
+        ]
         base = torch.cat([p.to(self.device) for p in frozen]).cpu().numpy().tobytes()
         return hashlib.sha256(json.dumps(said).encode() + base).hexdigest()
 
@@ -165,9 +178,9 @@ class _Run:
         """The optimizer steps of an epoch: questions of like length together, segments as they come."""
         rng = Random(f"{self.seed} {stage.sources} {epoch}")
         if stage.sources == ("tasks",) and stage.rows:
-            return bucketed(self.tasks, stage.rows, rng)
+            return bucketed(self.rows.tasks, stage.rows, rng)
         rows = segment_rows(self.ids, self.tokenizer, self.recipe, rng) if "segments" in stage.sources else []
-        rows = rows + (self.tasks if "tasks" in stage.sources else [])
+        rows = rows + (self.rows.tasks if "tasks" in stage.sources else [])
         rng.shuffle(rows)
         size = stage.rows or max(1, len(rows))
         return [(0, rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -175,11 +188,11 @@ class _Run:
     def work(self) -> dict[str, float]:
         """All steps that are still to do; the losses of the last."""
         shown = not self.bar.disable
-        # Of prose, every token has logits to keep for a moment.
-        self.prose = teaching.taught(self.model, self.prose, self.room // 6, shown)
-        self.talk = teaching.taught(self.model, self.talk, self.room, shown)
-        if self.recipe.learnt == "logits":
-            self.tasks = teaching.taught(self.model, self.tasks, self.room, shown)
+        rows = self.rows
+        for name in ("talk", "reading", "prose", *(("tasks", "beside") if self.recipe.learnt == "logits" else ())):
+            # Of prose, many a token has logits to keep for a moment.
+            room = self.room // 6 if name == "prose" else self.room
+            setattr(rows, name, teaching.taught(self.model, getattr(rows, name), room, shown))
         with self.model.disable_adapter():
             base = self._quiet_loss() if self.recipe.neutral_budget is not None else 0.0
         optimizer = torch.optim.AdamW(
@@ -191,13 +204,14 @@ class _Run:
         self.bar.update(self.step)
         if self.recipe.distil_steps and found is None:
             prefix = chat(self.tokenizer, self.document.name, "")
+            asked = [*rows.tasks, *rows.beside[: len(rows.tasks) // 4]]
             self.losses |= teaching.distilled(
-                self.model, prefix, self.ids, self.tasks, ADAPTER, self.recipe, self.seed, self.room, shown
+                self.model, prefix, self.ids, asked, ADAPTER, self.recipe, self.seed, self.room, shown
             )
             self._save(optimizer)
         self.model.train()
-        for (width, rows), size, ends_epoch in self._plan(self.step):
-            self._one(width, rows, size, optimizer)
+        for (width, batch), size, ends_epoch in self._plan(self.step):
+            self._one(width, batch, size, optimizer)
             self.step += 1
             self.bar.update()
             if ends_epoch and self.recipe.neutral_budget is not None:
@@ -237,12 +251,18 @@ class _Run:
     def _one(self, width: int, rows: list[Row], size: int, optimizer: Any) -> None:
         """One optimizer step: token losses of the rows, and the divergence on a draw of other text. Each process takes its
         share of both; summed up, the gradients are those of one process."""
-        labelled = max(1, sum(row.places for row in rows))
-        rng, half = Random(f"{self.seed} {self.step}"), self.recipe.kl_rows // 2
-        drawn = rng.sample(self.prose, half) + rng.sample(self.talk, self.recipe.kl_rows - half)
+        rng, pool = Random(f"{self.seed} {self.step}"), self.rows
+        quarter = self.recipe.kl_rows // 4
+        talk = rng.sample(pool.talk, self.recipe.kl_rows - 2 * quarter)
+        far = rng.sample(pool.reading, quarter) + rng.sample(pool.prose, quarter)
+        beside = rng.sample(pool.beside, min(self.recipe.window_rows, len(pool.beside)))
+        labelled = max(1, sum(row.places for row in (*rows, *beside)))
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
-        mine, quiet = rows[rank::ranks], drawn[rank::ranks]
-        parts = self._gradients(width, mine, quiet, -(-size // ranks), 1 / labelled)
+        passes = [
+            Pass(width and max(width, self.widest), rows[rank::ranks], -(-size // ranks), talk[rank::ranks]),
+            Pass(self.long, beside[rank::ranks], -(-len(beside) // ranks), far[rank::ranks]),
+        ]
+        parts = self.gradients.of(passes, 1 / labelled)
         parts = self.accelerator.reduce(parts, "sum")
         if ranks > 1:
             for p in self.trained.values():
@@ -259,58 +279,18 @@ class _Run:
             group["lr"] = self.recipe.learning_rate * self._rate()
         optimizer.step()
         self.losses["loss"] = loss
-        if drawn:
+        if self.recipe.kl_rows:
             self.losses["KL"] = kl
         self.bar.set_postfix({name: f"{value:.3f}" for name, value in self.losses.items()}, refresh=False)
-
-    def _gradients(self, width: int, rows: list[Row], quiet: list[Row], size: int, share: float) -> Tensor:
-        """Leaves them in `.grad`; the step's loss and divergence. Steps of one width have one shape, and are captured;
-        others come as they are."""
-        each = torch.tensor(share, device=self.device)
-        width = width and max(width, self.widest)
-        if self.device.type == CAPTURED_ON and width and (size + len(quiet)) * width <= self.room:
-            filled = [*rows, *[EMPTY] * (size - len(rows)), *quiet]
-            ids = padded(filled, self.device, width)
-            if width not in self.captured:
-                self.captured[width] = Captured(self._losses, list(self.trained.values()), self.pool)
-            room = size * self.answer
-            wanted = supervised(filled, width, self.device, room)
-            return self.captured[width].run(ids, *wanted, each, *teaching.goal(filled, self.device, room))
-        for p in self.trained.values():
-            p.grad = None
-        parts = torch.zeros(2, device=self.device)
-        for batch in [*batches(rows, self.room), *batches(quiet, self.room)]:
-            ids = padded(batch, self.device)
-            wanted = supervised(batch, ids.shape[1], self.device)
-            loss, figures = self._losses(ids, *wanted, each, *teaching.goal(batch, self.device))
-            loss.backward()
-            parts += figures.detach()
-        return parts
-
-    def _losses(
-        self, ids: Tensor, at: Tensor, targets: Tensor, weights: Tensor, share: Tensor, top_ids: Tensor, log_p: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Of a batch, at these places: first those of answers, then those of other text. No mask: what is padded stands on
-        the right, where nothing sees it."""
-        logits = logits_at(self.model, ids, at)
-        answers, wanted = len(targets), Top(top_ids, log_p)
-        if self.recipe.learnt == "logits":
-            told = Top(*(x[:answers] for x in wanted))
-            loss = torch.where(targets != IGNORED, divergence(logits[:answers], told), 0).sum() * share
-        else:
-            loss = token_loss(logits[:answers], targets) * share
-        kl = torch.zeros_like(loss)
-        if others := len(weights):
-            quiet = Top(*(x[-others:] for x in wanted))
-            kl = (weights * divergence(logits[answers:], quiet)).sum() / self.recipe.kl_rows
-        return loss + self.recipe.kl_weight * kl, torch.stack([loss, kl])
 
     @torch.no_grad()
     def _quiet_loss(self) -> float:
         """Nats a token on other text that is not trained on, with the adapter as it is."""
-        ids = padded(self.held_out, self.device)
+        rows = self.rows.held_out
+        ids = padded(rows, self.device)
+        labels = ids.masked_fill(present(rows, ids) == 0, IGNORED)[:, 1:]
         training = self.model.training
         self.model.eval()
         logits = self.model(input_ids=ids, use_cache=False).logits[:, -ids.shape[1] :]
         self.model.train(training)
-        return (token_loss(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()) / (ids.numel() - len(ids))).item()
+        return (token_loss(logits[:, :-1].flatten(0, 1), labels.flatten()) / (labels != IGNORED).sum()).item()

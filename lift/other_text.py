@@ -2,43 +2,55 @@
 model's own replies; or a model that is taught nothing but a document's answers gives them to everything."""
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import cycle, islice
 from random import Random
 from typing import Any
 
 from environments.haystack import prose
 from environments.haystack.facts import BY_KIND, WORDS, Fact, draw_entity, draw_value, state
 from lift.asking import answers, chat, ends
-from lift.rows import WIDTHS, Row
+from lift.rows import LONG, WIDTHS, Row
 from lift.segments import IGNORED
 
-PROSE_TOKENS = 128  # of a row
+PROSE_KEPT = 256  # tokens of a row, its last
 REPLY_TOKENS = 24
-DRAWS = 4  # prompts drawn for each that is to be short enough to stand beside questions of the first width
+SENTENCES = (2, 40)  # around a fact, in a text that is asked about: up to some 900 tokens
+DRAWS = 4  # prompts drawn for each that is to be short enough
 
 
 def prose_rows(tokenizer: Any, rows: int, seed: int) -> list[Row]:
-    """Fiction, kept whole."""
+    """Fiction in rows of `PROSE_KEPT` tokens and two, three, four times as many: all places up to `LONG` are kept alike."""
     story = (
         tokenizer(prose.join(passage) + "\n\n", add_special_tokens=False)["input_ids"]
         for passage in prose.passages(1_000_000 + seed, "train")
     )
-    return [Row(ids, [IGNORED] * len(ids), kept=len(ids)) for ids in islice(_parts(story), rows)]
+    parts = islice(_parts(story, cycle(range(PROSE_KEPT, LONG + 1, PROSE_KEPT))), rows)
+    return [Row(ids, [IGNORED] * len(ids), kept=PROSE_KEPT) for ids in parts]
 
 
-def _parts(texts: Iterator[list[int]]) -> Iterator[list[int]]:
+def _parts(texts: Iterator[list[int]], lengths: Iterator[int]) -> Iterator[list[int]]:
     held: list[int] = []
-    for ids in texts:
-        held += ids
-        while len(held) >= PROSE_TOKENS:
-            yield held[:PROSE_TOKENS]
-            held = held[PROSE_TOKENS:]
+    for length in lengths:
+        while len(held) < length:
+            held += next(texts)
+        yield held[:length]
+        held = held[length:]
 
 
 def talk_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
-    """Questions with the replies of the model, as it is, which are kept."""
+    """Questions, half of them about a sentence or two, with the replies of the model, as it is, which are kept."""
     rng = Random(f"talk {seed}")
-    prompts = _short(_general(tokenizer, rng), rows - rows // 2) + _short(_stranger(tokenizer, rng), rows // 2)
+    general = _short(_general(tokenizer, rng), rows - rows // 2, WIDTHS[0])
+    return _replied(model, tokenizer, general + _short(_stranger(tokenizer, rng, (0, 1)), rows // 2, WIDTHS[0]))
+
+
+def reading_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
+    """Questions about a text that fills the window, with the replies of the model, as it is, which are kept."""
+    prompts = _stranger(tokenizer, Random(f"reading {seed}"), SENTENCES)
+    return _replied(model, tokenizer, _short(prompts, rows, LONG))
+
+
+def _replied(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[Row]:
     stop = ends(model, tokenizer)[:1]
     made = []
     for prompt, reply in zip(prompts, answers(model, tokenizer, prompts, REPLY_TOKENS), strict=True):
@@ -47,12 +59,12 @@ def talk_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
     return made
 
 
-def _short(prompts: Iterator[list[int]], count: int) -> list[list[int]]:
-    """Those first that leave a reply room in the first width."""
+def _short(prompts: Iterator[list[int]], count: int, width: int) -> list[list[int]]:
+    """Those first that leave a reply room in the width."""
     short: list[list[int]] = []
     longer: list[list[int]] = []
     for prompt in islice(prompts, DRAWS * count):
-        (short if len(prompt) + REPLY_TOKENS + 1 <= WIDTHS[0] else longer).append(prompt)
+        (short if len(prompt) + REPLY_TOKENS + 1 <= width else longer).append(prompt)
         if len(short) == count:
             break
     return (short + longer)[:count]
@@ -80,13 +92,14 @@ def _general(tokenizer: Any, rng: Random) -> Iterator[list[int]]:
         yield chat(tokenizer, name, ask(rng))
 
 
-def _stranger(tokenizer: Any, rng: Random) -> Iterator[list[int]]:
-    """About another text, which stands in the window."""
+def _stranger(tokenizer: Any, rng: Random, around: tuple[int, int]) -> Iterator[list[int]]:
+    """About another text, which stands in the window: a fact and, around it, so many sentences."""
     stories = prose.passages(rng.randrange(10**9), "train")
-    for sentence in (sentence for story in stories for paragraph in story for sentence in paragraph):
+    sentences = (sentence for story in stories for paragraph in story for sentence in paragraph)
+    while True:
         kind = rng.choice(sorted(BY_KIND))
         fact = Fact(draw_entity("train", False, rng), BY_KIND[kind].name, draw_value(kind, "train", rng))
-        text = rng.choice(["{fact}", "{fact} {sentence}", "{sentence} {fact}"])
-        window = text.format(fact=state(fact, False, rng), sentence=sentence)
+        told = list(islice(sentences, rng.randint(*around)))
+        told.insert(rng.randint(0, len(told)), state(fact, False, rng))
         question = BY_KIND[kind].asked.format(e=fact.entity.asked, s="", is_="is")
-        yield chat(tokenizer, f"letter {rng.randrange(1000)}", question, window)
+        yield chat(tokenizer, f"letter {rng.randrange(1000)}", question, " ".join(told))

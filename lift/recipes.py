@@ -38,7 +38,9 @@ class Recipe:
     contextualised: bool = False
     tasks: tuple[str, ...] = ()
     items: int = 0  # of each task, at most
-    window_share: float = 0.0  # of the questions that are also asked with a piece of the document in the window
+    window_rows: int = (
+        0  # in each optimizer step, questions that are asked again with a piece of the document in the window
+    )
     # answers, or the logits of the base model with as many tokens of the document around the evidence in its window
     learnt: Literal["answers", "logits"] = "answers"
     open_tokens: int = 512  # the shortest of Cartridges' chunks
@@ -55,7 +57,9 @@ class Recipe:
     )
     # staying as it was
     kl_weight: float = 0.0
-    kl_rows: int = 0  # of neutral text in each optimizer step
+    kl_rows: int = (
+        0  # of other text in each optimizer step: half questions, a quarter texts with a question, a quarter prose
+    )
     neutral_budget: float | None = None  # nats a token on held-out neutral text; above it, training ends
 
 
@@ -83,15 +87,15 @@ RECIPES = {
         # says with the document in its window; learning rate theirs.
         Recipe(
             "cartridge", "cartridge", (Stage(("tasks",), 20, 64),), 2e-2, tasks=(*FACTS, "cloze"), items=150,
-            learnt="logits", window_share=0.25, schedule="cosine", kl_weight=4.0, kl_rows=16,
+            learnt="logits", window_rows=8, schedule="cosine", kl_weight=4.0, kl_rows=16,
         ),
         # The published gate, otherwise as `lse`: what the gate alone is worth.
         Recipe(
             "query", "gated", (Stage(("tasks",), 20, 64),), 6e-3, gate="query", tasks=(*FACTS, "cloze"), items=150,
-            window_share=0.25, schedule="cosine", betas=(0.9, 0.95), kl_weight=4.0, kl_rows=16,
+            window_rows=8, schedule="cosine", betas=(0.9, 0.95), kl_weight=4.0, kl_rows=16,
         ),
         Recipe(
-            "lse", "gated", (Stage(("tasks",), 20, 64),), 2e-3, tasks=(*FACTS, "cloze"), items=150, window_share=0.25,
+            "lse", "gated", (Stage(("tasks",), 20, 64),), 2e-3, tasks=(*FACTS, "cloze"), items=150, window_rows=8,
             schedule="cosine", betas=(0.9, 0.95), distil_steps=200, kl_weight=4.0, kl_rows=16,
             neutral_budget=0.25,  # ten times what a fit costs: one that goes astray is stopped, no other
         ),

@@ -17,8 +17,9 @@ from lift.recipes import Recipe
 from lift.segments import IGNORED
 from lift.tasks import Item
 
-WINDOW_TOKENS = 128  # of the document beside a question: with the question, one of `WIDTHS`
-WIDTHS = (128, 256, 512)  # tokens to which steps of questions are padded; each is captured by itself, in a second
+WIDTHS = (128, 256, 512, 1024)  # tokens to which rows are padded; each is captured by itself, in a second
+LONG = WIDTHS[-1]  # of a row with a text in its window: what is learnt at 128 does not hold at 1,024
+WINDOW = (64, LONG - 192)  # tokens of the document beside a question
 
 
 @dataclass(frozen=True)
@@ -41,29 +42,27 @@ EMPTY = Row([0], [IGNORED])
 
 
 def task_rows(
-    items: Sequence[Item], document: Document, tokenizer: Any, model: Any, recipe: Recipe, seed: int
+    items: Sequence[Item], document: Document, tokenizer: Any, model: Any, recipe: Recipe, windows: Random | None = None
 ) -> list[Row]:
-    """Questions with their answers; the loss is on the answer and the mark that ends it. A share of them is asked a second
-    time beside a piece of the document, every other time one without the evidence."""
-    stop, rng = ends(model, tokenizer)[:1], Random(f"windows {seed}")
-    placed = Placed(tokenizer, document.text)
+    """Questions with their answers; the loss is on the answer and the mark that ends it. `windows` draws a piece of the
+    document to stand beside each, every other time one without the evidence."""
+    stop, placed = ends(model, tokenizer)[:1], Placed(tokenizer, document.text)
+
+    def answered(item: Item, window: str) -> Row:
+        prompt = chat(tokenizer, document.name, item.question, window)
+        said = [*tokenizer(item.answer, add_special_tokens=False)["input_ids"], *stop]
+        return Row([*prompt, *said], [IGNORED] * len(prompt) + said)
+
     rows = []
     for item in items:
-        said = [*tokenizer(item.answer, add_special_tokens=False)["input_ids"], *stop]
-        texts = [""]
-        if rng.random() < recipe.window_share:
-            texts.append(rng.choice((placed.around, placed.away))(item.evidence, WINDOW_TOKENS))
-        asked = [_answered(chat(tokenizer, document.name, item.question, text), said) for text in texts]
+        piece = ""
+        if windows:
+            piece = windows.choice((placed.around, placed.away))(item.evidence, windows.randint(*WINDOW))
+        row = answered(item, piece)
         if recipe.learnt == "logits":
-            evidence = placed.around(item.evidence, recipe.open_tokens)
-            opened = _answered(chat(tokenizer, document.name, item.question, evidence), said)
-            asked = [replace(row, open_book=opened) for row in asked]
-        rows += asked
+            row = replace(row, open_book=answered(item, placed.around(item.evidence, recipe.open_tokens)))
+        rows.append(row)
     return rows
-
-
-def _answered(prompt: Sequence[int], said: Sequence[int]) -> Row:
-    return Row([*prompt, *said], [IGNORED] * len(prompt) + list(said))
 
 
 def segment_rows(ids: Sequence[int], tokenizer: Any, recipe: Recipe, rng: Random) -> list[Row]:

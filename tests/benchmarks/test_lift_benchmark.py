@@ -69,7 +69,7 @@ def test_the_sizes_of_the_model_that_is_measured() -> None:
 
 def test_methods_with_questions_have_the_same_ones_as_often_and_their_own_rate() -> None:
     mine = {name: recipe(name) for name in ("published-v4", "cartridge", "query", "lse")}
-    same = ("tasks", "items", "window_share", "stages", "schedule", "learnt", "kl_weight", "kl_rows")
+    same = ("tasks", "items", "window_rows", "stages", "schedule", "learnt", "kl_weight", "kl_rows")
     assert len({tuple(getattr(each, name) for name in same) for each in mine.values()}) == 1
     assert {name: each.learning_rate for name, each in mine.items()} == {name: RATES[name] for name in mine}
     assert recipe("published-v3").learning_rate == RECIPES["published-v3"].learning_rate

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lift.captured import Captured
+from lift.captured import Captured, clear
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 
@@ -26,6 +26,7 @@ def test_every_run_has_its_own_inputs_gradients(device: str) -> None:
     for seed in range(4):
         torch.manual_seed(seed)
         x, share = torch.randn(5, 4, device=device), torch.rand((), device=device)
+        clear(captured.parameters)
         figures = captured.run(x, share).clone()
         found = [p.grad.clone() for p in net.parameters() if p.grad is not None]
         loss = (net(x).square().sum(-1) * share).sum()
@@ -38,24 +39,25 @@ def test_every_run_has_its_own_inputs_gradients(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_passes_of_several_shapes_take_turns(device: str) -> None:
-    """Each leaves its own gradients in `.grad`, also where another, or a pass without a graph, came between."""
+def test_passes_of_several_shapes_add_up(device: str) -> None:
+    """Whatever came between, a pass without a graph or another step."""
     net, first = made(device)
     second = Captured(first.work, first.parameters)
-    for turn, rows in enumerate((5, 3, 5, 0, 3, 5, 5, 3)):
-        torch.manual_seed(turn)
-        x, share = torch.randn(rows or 7, 4, device=device), torch.rand((), device=device)
-        if rows:
-            (first if rows == 5 else second).run(x, share)
-        else:
-            for p in net.parameters():
-                p.grad = None
-            first.work(x, share)[0].backward()
+    for step, passes in enumerate(((5,), (3, 5), (5, 0, 3), (0,), (3, 5), (5, 5), (3,))):
+        torch.manual_seed(step)
+        clear(first.parameters)
+        right = [torch.zeros_like(p) for p in first.parameters]
+        for rows in passes:
+            x, share = torch.randn(rows or 7, 4, device=device), torch.rand((), device=device)
+            if rows:
+                (first if rows == 5 else second).run(x, share)
+            else:
+                first.work(x, share)[0].backward()
+            loss = (net(x).square().sum(-1) * share).sum()
+            right = [a + b for a, b in zip(right, torch.autograd.grad(loss, first.parameters), strict=True)]
         held = [torch.randn(99, device=device) for _ in range(9)]  # takes what was let go
-        found = [p.grad.clone() for p in net.parameters() if p.grad is not None]
-        loss = (net(x).square().sum(-1) * share).sum()
-        for mine, right in zip(found, torch.autograd.grad(loss, list(net.parameters())), strict=True):
-            torch.testing.assert_close(mine, right)
+        for p, gradient in zip(first.parameters, right, strict=True):
+            torch.testing.assert_close(p.grad, gradient)
         assert all(each.isfinite().all() for each in held)
 
 
@@ -67,6 +69,7 @@ def test_what_cannot_be_captured_is_computed() -> None:
         loss = (weight * x[x > 0].sum()).sum()  # its size is the device's to say
         return loss, loss[None]
 
+    clear([weight])
     with pytest.warns(UserWarning, match="no CUDA graph"):
         figures = Captured(work, [weight]).run(torch.tensor([1.0, -2.0, 3.0], device="cuda"))
     assert figures.item() == 12 and weight.grad is not None and weight.grad.tolist() == [4.0] * 3

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig
 
-from lift import LiftError, fit, teaching
+from lift import LiftError, fit, other_text, passes, rows, teaching
 from lift.documents import Document
 from lift.fit import segment_rows
 from lift.recipes import RECIPES, Recipe, Stage
@@ -37,20 +37,29 @@ TOY: dict[str, dict[str, Any]] = {
     "raw-lora": {"segment": 64, "stride": 24, "rank": 4, "stages": (Stage(("segments",), 2, 2),)},
     "published-v3": {"segment": 64, "stride": 24, "items": 3},
     "published-v4": {"rank": 4},
-    "cartridge": {"slots": 8, "kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),)},
-    "query": {"kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),)},
-    "lse": {"kl_rows": 2, "stages": (Stage(("tasks",), 2, 3),), "distil_steps": 5, "neutral_budget": 9.0},
+    "cartridge": {"slots": 8, "kl_rows": 4, "stages": (Stage(("tasks",), 2, 3),)},
+    "query": {"kl_rows": 4, "stages": (Stage(("tasks",), 2, 3),)},
+    "lse": {
+        "kl_rows": 4,
+        "window_rows": 2,
+        "stages": (Stage(("tasks",), 2, 3),),
+        "distil_steps": 5,
+        "neutral_budget": 9.0,
+    },
 }
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("PROSE_ROWS", 4), ("TALK_ROWS", 4), ("HELD_OUT", 2)):
-        monkeypatch.setattr(fit, name, value)
+    counts = {"PROSE_ROWS": 4, "TALK_ROWS": 4, "READING_ROWS": 4, "HELD_OUT": 2}
+    lengths = {"LONG": 192, "PROSE_KEPT": 96, "SENTENCES": (0, 2)}
+    for module, values in ((fit, counts), (other_text, lengths), (rows, {"WINDOW": (16, 64)})):
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
 
 
 def toy(name: str, **changes: Any) -> Recipe:
-    asked = {"tasks": ("needle",), "items": 6, "window_share": 0.0} if RECIPES[name].tasks else {}
+    asked = {"tasks": ("needle",), "items": 6, "window_rows": 0} if RECIPES[name].tasks else {}
     return replace(RECIPES[name], **asked | TOY[name] | changes)
 
 
@@ -144,11 +153,13 @@ def test_steps_filled_to_one_shape_learn_the_same(name: str, tmp_path: Path, mon
     recipe = toy(name, stages=(Stage(("tasks",), 2, 4),))
     plain = fitted(recipe, tmp_path / "plain")
     runs: list[int] = []
-    run = fit.Captured.run
-    monkeypatch.setattr(fit.Captured, "run", lambda self, *inputs: runs.append(len(inputs[0])) or run(self, *inputs))
-    monkeypatch.setattr(fit, "CAPTURED_ON", "cpu")
+    run = passes.Captured.run
+    monkeypatch.setattr(passes.Captured, "run", lambda self, *inputs: runs.append(len(inputs[0])) or run(self, *inputs))
+    far = recipe.window_rows + recipe.kl_rows // 2
+    monkeypatch.setattr(passes, "CAPTURED_ON", "cpu")
     filled = fitted(recipe, tmp_path / "filled")
-    assert runs == [4 + recipe.kl_rows] * filled.steps and filled.steps == plain.steps
+    one = [4 + recipe.kl_rows // 2, *([far] if far else [])]  # rows of a step's passes: the short ones, the long ones
+    assert runs == one * filled.steps and filled.steps == plain.steps
     for key, value in weights(plain.folder).items():
         torch.testing.assert_close(weights(filled.folder)[key], value, atol=2e-5, rtol=1e-3)
 
@@ -174,13 +185,13 @@ def test_a_loss_that_is_no_number_ends_it_and_keeps_the_last_good_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
-    loss, calls = fit.token_loss, []
+    loss, calls = passes.token_loss, []
 
     def broken(logits: Any, labels: Any) -> Any:
         calls.append(1)
         return loss(logits, labels) * (float("nan") if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(fit, "token_loss", broken)
+    monkeypatch.setattr(passes, "token_loss", broken)
     with pytest.raises(
         LiftError, match=r"step 1: the loss is nan, no number: lower the learning rate \(5e-05\)"
     ) as error:
@@ -195,16 +206,16 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(
 ) -> None:
     """A finite loss may have one; the checkpoint behind that step would be of no use."""
     monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
-    gradients, calls = fit._Run._gradients, []
+    gradients, calls = passes.Gradients.of, []
 
-    def broken(run: Any, *args: Any) -> Any:
-        parts = gradients(run, *args)
+    def broken(made: Any, *args: Any) -> Any:
+        figures = gradients(made, *args)
         calls.append(1)
         if len(calls) == 2:
-            next(p for p in run.trained.values() if p.grad is not None).grad.fill_(float("inf"))
-        return parts
+            made.trained[0].grad.fill_(float("inf"))
+        return figures
 
-    monkeypatch.setattr(fit._Run, "_gradients", broken)
+    monkeypatch.setattr(passes.Gradients, "of", broken)
     with pytest.raises(LiftError, match=r"step 1: the gradient's length is (inf|nan), no number"):
         fitted(toy("published-v4", stages=(Stage(("tasks",), 1, 2),)), tmp_path)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint-1.safetensors").values())

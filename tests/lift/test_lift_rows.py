@@ -13,7 +13,7 @@ from lift.recipes import RECIPES
 from lift.rows import (
     EMPTY,
     WIDTHS,
-    WINDOW_TOKENS,
+    WINDOW,
     Row,
     batches,
     bucketed,
@@ -30,7 +30,7 @@ from lift.tasks import Item
 def test_the_loss_is_on_answers_and_the_mark_behind_them() -> None:
     tokenizer = tiny_tokenizer()
     item = Item("needle", "Which number?", "4829104756", ((0, 3),))
-    (row,) = task_rows([item], Document("mill", "text"), tokenizer, tiny_model(), RECIPES["published-v4"], 0)
+    (row,) = task_rows([item], Document("mill", "text"), tokenizer, tiny_model(), RECIPES["published-v4"])
     learnt = [token for token, label in zip(row.ids, row.labels, strict=True) if label != IGNORED]
     assert tokenizer.decode(learnt) == "4829104756<|im_end|>"
     assert tokenizer.decode(row.ids).endswith("Which number?\nReply with the answer alone.<|im_end|>\n"
@@ -40,36 +40,34 @@ def test_the_loss_is_on_answers_and_the_mark_behind_them() -> None:
 TEXT = "It rained. " * 40 + "The number is 4829104756. " + "It rained. " * 40
 EVIDENCE = "The number is 4829104756."
 NUMBER = Item("needle", "Which number?", "4829104756", ((440, 465),))
-PLAIN = replace(RECIPES["query"], window_share=0.0)
+PLAIN = RECIPES["query"]
 
 
 def test_a_teachers_row_has_the_evidence_in_its_window_and_the_same_answer() -> None:
     tokenizer, document = tiny_tokenizer(), Document("mill", TEXT)
     recipe = replace(PLAIN, learnt="logits", open_tokens=60)
-    (row,) = task_rows([NUMBER], document, tokenizer, tiny_model(), recipe, 0)
+    (row,) = task_rows([NUMBER], document, tokenizer, tiny_model(), recipe)
     read = row.open_book
     assert read and EVIDENCE in tokenizer.decode(read.ids) and row.places == read.places
-    (plain,) = task_rows([NUMBER], document, tokenizer, tiny_model(), PLAIN, 0)
+    (plain,) = task_rows([NUMBER], document, tokenizer, tiny_model(), PLAIN)
     assert (row.ids, row.labels) == (plain.ids, plain.labels) and plain.open_book is None
     for each in (row, read):
         places, targets, _ = supervised([each], len(each.ids), torch.device("cpu"))
         assert len(places) == each.places and tokenizer.decode(targets) == "4829104756<|im_end|>"
 
 
-def test_a_share_of_the_questions_is_asked_again_beside_a_piece_of_the_document() -> None:
-    tokenizer, document = tiny_tokenizer(), Document("mill", TEXT)
-    recipe, model = replace(PLAIN, window_share=0.25), tiny_model()
-    rows = task_rows([NUMBER] * 400, document, tokenizer, model, recipe, 0)
-    assert rows == task_rows([NUMBER] * 400, document, tokenizer, model, recipe, 0)
-    closed = task_rows([NUMBER], document, tokenizer, model, PLAIN, 0)[0]
-    beside = [row for row in rows if row.ids != closed.ids]
-    assert len(rows) - len(beside) == 400 and 70 < len(beside) < 130
-    for row in beside:
+def test_questions_beside_pieces_of_the_document() -> None:
+    tokenizer, document, model = tiny_tokenizer(), Document("mill", TEXT), tiny_model()
+    made = lambda seed: task_rows([NUMBER] * 200, document, tokenizer, model, PLAIN, Random(seed))  # noqa: E731
+    rows, (closed,) = made(0), task_rows([NUMBER], document, tokenizer, model, PLAIN)
+    assert rows == made(0) != made(1)
+    lengths = [len(row.ids) - len(closed.ids) for row in rows]
+    assert min(lengths) < 150 and 750 < max(lengths) <= WINDOW[1] + 20
+    for row in rows:
         said = tokenizer.decode(row.ids)
-        assert said.endswith("4829104756<|im_end|>") and len(row.ids) - len(closed.ids) <= WINDOW_TOKENS + 10
-        assert said.count("It rained.") > 5
-    found = sum(EVIDENCE in tokenizer.decode(row.ids) for row in beside)
-    assert 0.3 < found / len(beside) < 0.7
+        assert said.endswith("4829104756<|im_end|>") and "It rained." in said
+    found = sum(EVIDENCE in tokenizer.decode(row.ids) for row in rows)
+    assert 0.3 < found / len(rows) < 0.7
 
 
 def test_batches_hold_every_row_once_within_their_tokens() -> None:

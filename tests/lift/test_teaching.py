@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 def test_what_was_taught_is_what_the_model_says_that_reads_the_document() -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
-    rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN, 0)
+    rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN)
     for row in taught(model, rows, 600, False):
         assert row.taught and row.open_book and row.taught.ids.shape == (row.places, TOP)
         ids = torch.tensor([list(row.open_book.ids)])
@@ -38,7 +38,7 @@ def test_what_was_taught_is_what_the_model_says_that_reads_the_document() -> Non
 
 def test_a_goal_stands_at_the_places_of_its_rows() -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
-    rows = taught(model, task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN, 0), 9999, False)[:2]
+    rows = taught(model, task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, OPEN), 9999, False)[:2]
     quiet = taught(model, [*prose_rows(tokenizer, 1, 0), *talk_rows(model, tokenizer, 1, 0)], 9999, False)
     room = sum(row.places for row in rows) + 3
     width = max(len(row.ids) for row in (*rows, *quiet))
@@ -52,7 +52,7 @@ def test_a_goal_stands_at_the_places_of_its_rows() -> None:
 
 def test_a_larger_models_teacher_is_shown_fewer_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = get_peft_model(tiny_model(), GatedMemoryConfig()).eval(), tiny_tokenizer()
-    rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, RECIPES["published-v4"], 0)
+    rows = task_rows(ITEMS, Document("mill", TEXT), tokenizer, model, RECIPES["published-v4"])
     assert list(within_memory(model, rows)) == rows
     seen = teaching.Teacher.read(model, [], list(range(40)), 40)
     for room in (1, *Random(0).sample(range(10**5, 10**6), 5)):
