@@ -52,6 +52,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "lse,undistilled": {"distil_steps": 0},
     "lse,no-other-text": {"kl_weight": 0.0, "kl_rows": 0, "neutral_budget": None},
     "lse,closed-book": {"window_rows": 0},
+    "lse,held-harder": {"kl_weight": 16.0},
     "lse,narrow": {"width": 1},
     "lse,from-logits": {"learnt": "logits"},
     **{f"lse,{epochs}-epochs": {"stages": (Stage(("tasks",), epochs, 64),)} for epochs in (2, 5, 10, 40)},
