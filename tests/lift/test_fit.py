@@ -134,6 +134,15 @@ def test_training_ends_when_neutral_text_pays(tmp_path: Path) -> None:
     assert fitted(recipe, tmp_path).steps < fitted(replace(recipe, neutral_budget=None), tmp_path / "all").steps
 
 
+def test_neutral_text_may_pay_more_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As distillation leaves it: 4 epochs have 4, 2, 4/3 and 1 times the budget."""
+    recipe = toy("query", stages=(Stage(("tasks",), 4, 99),), neutral_budget=0.5)
+    for rises, steps in (([1.9, 0.9, 0.6, 9.0], 4), ([1.9, 1.1], 2), ([2.1], 1)):
+        found = iter([3.0, *(3 + rise for rise in rises)])
+        monkeypatch.setattr(fit._Run, "_quiet_loss", lambda run, found=found: next(found))
+        assert fitted(recipe, tmp_path / str(steps)).steps == steps
+
+
 @pytest.mark.parametrize("name", ["lse", "published-v4", "cartridge"])
 def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = toy(name, stages=(Stage(("tasks",), 2, 2),))
