@@ -35,6 +35,7 @@ from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig, check
 
 PROSE_ROWS, TALK_ROWS, READING_ROWS, HELD_OUT = 64, 384, 96, 4  # of other text
+READ_ROWS = 16  # of each kind of long row that the teacher of attention reads beside questions
 CHECKPOINT_SECONDS = 60
 ADAPTER = "default"
 
@@ -203,9 +204,10 @@ class _Run:
         self.bar.update(self.step)
         if self.recipe.distil_steps and found is None:
             prefix = chat(self.tokenizer, self.document.name, "")
-            asked = [*rows.tasks, *rows.beside[: len(rows.tasks) // 4]]
+            # Long ones too, and other text: a memory is open wherever it was never shown how little there is to find.
+            read = [*rows.tasks, *(row for few in (rows.beside, rows.reading, rows.prose) for row in few[:READ_ROWS])]
             self.losses |= teaching.distilled(
-                self.model, prefix, self.ids, asked, ADAPTER, self.recipe, self.seed, self.room, shown
+                self.model, prefix, self.ids, read, ADAPTER, self.recipe, self.seed, self.room, shown
             )
             self._save(optimizer)
         self.model.train()

@@ -19,7 +19,7 @@ from lift.recipes import Recipe
 from lift.rows import Row, batches, padded, present, supervised
 from lift.tuner import layers
 
-OBSERVED_ROWS = 256  # of questions that the teacher reads
+OBSERVED_ROWS = 256  # that the teacher reads
 OBSERVED_BYTES = 8 * 2**30  # of what it is shown, at most; 190 KB a token of SmolLM2-135M, 1.6 MB of Llama-3.1-8B
 DISTIL_BATCH = {"cuda": 2048}  # tokens of a step, whose time there is the host's launches
 SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a model has to spare
@@ -61,13 +61,13 @@ def distilled(
     model: Any, prompt: Sequence[int], ids: Sequence[int], rows: Sequence[Row], name: str, recipe: Recipe, seed: int,
     tokens: int, progress: bool,
 ) -> dict[str, float]:  # fmt: skip
-    """Attention distillation of the adapter `name` on questions with their answers, as the model that has the document,
-    `ids`, beside its window reads them. `prompt`: how any question begins."""
-    asked = list(rows)
-    Random(seed).shuffle(asked)
+    """Attention distillation of the adapter `name` on rows as the model that has the document, `ids`, beside its window
+    reads them. `prompt`: how any question begins."""
+    read = list(rows)
+    Random(seed).shuffle(read)
     teacher = Teacher.read(model, prompt[:SINK_TOKENS], ids, recipe.piece)
     seen = []
-    parts = list(batches(within_memory(model, asked[:OBSERVED_ROWS]), tokens))
+    parts = list(batches(within_memory(model, read[:OBSERVED_ROWS]), tokens))
     for batch in tqdm(parts, desc="reading with the document", unit="batch", disable=not progress, leave=False):
         ids_BL = padded(batch, model.device)
         seen.append(teacher.logits(ids_BL, present(batch, ids_BL))[1])
