@@ -29,7 +29,7 @@ from lift.objectives import token_loss
 from lift.other_text import prose_rows, reading_rows, talk_rows
 from lift.passes import Gradients, Pass
 from lift.recipes import Recipe, Stage
-from lift.rows import Row, bucketed, padded, padded_width, present, segment_rows, task_rows
+from lift.rows import LONG, Row, bucketed, padded, padded_width, present, segment_rows, task_rows
 from lift.segments import IGNORED
 from lift.tasks import Item
 from lift.tuner import GatedMemoryConfig, check
@@ -64,7 +64,8 @@ def fit(
     if recipe.method == "gated":
         check(model.config)
     ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
-    check_length(len(ids), model)
+    slots = recipe.slots if recipe.method == "cartridge" else 0
+    check_length(len(ids), model, slots + LONG if recipe.kl_rows or recipe.window_rows else 0)
     torch.manual_seed(seed)
     accelerator = Accelerator()
     if getattr(model, "hf_quantizer", None) is None:  # a quantised model may not be moved
@@ -268,7 +269,7 @@ class _Run:
         parts = self.accelerator.reduce(parts, "sum")
         if ranks > 1:
             for p in self.trained.values():
-                p.grad = self.accelerator.reduce(torch.zeros_like(p) if p.grad is None else p.grad, "sum")
+                p.grad = self.accelerator.reduce(p.grad, "sum")
         norm = self.accelerator.clip_grad_norm_(self.trained.values(), self.recipe.clip)
         loss, kl, length = torch.stack([*parts, norm]).tolist()  # the device is asked once
         if not math.isfinite(loss + kl + length):

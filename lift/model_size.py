@@ -43,14 +43,19 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def check_length(tokens: int, model: Any) -> None:
+def check_length(tokens: int, model: Any, row: int = 0) -> None:
     """Raises `LiftError` for a document that the model has no positions for, or whose keys and values, which prefill and
-    teacher hold, cannot fit."""
+    teacher hold, cannot fit. `row`: tokens of what else it is to read."""
     for name, module in model.named_modules():
-        if name.rpartition(".")[2] in LEARNT_POSITIONS and tokens > getattr(module, "num_embeddings", math.inf):
+        learnt = (
+            getattr(module, "num_embeddings", math.inf) if name.rpartition(".")[2] in LEARNT_POSITIONS else math.inf
+        )
+        if max(tokens, row) > learnt:
+            what, fix = f"{tokens:,} tokens", "split the document"
+            if row > tokens:
+                what, fix = f"the recipe reads {row:,} tokens at a time", "use --recipe raw-lora or published-v4"
             raise LiftError(
-                f"{tokens:,} tokens, and the model has learnt {module.num_embeddings:,} positions: "
-                "split the document, or use a model with rotary positions"
+                f"{what}, and the model has learnt {learnt:,} positions: {fix}, or use a model with rotary positions"
             )
     free, needed = free_bytes(model.device), 2 * kv_bytes(model.config, tokens)
     if needed > free:

@@ -29,6 +29,11 @@ def test_a_document_beyond_learnt_positions_is_refused() -> None:
     check_length(66, OPTForCausalLM(config))
     with pytest.raises(LiftError, match="67 tokens, and the model has learnt 66 positions: split the document"):
         check_length(67, OPTForCausalLM(config))
+    check_length(9, OPTForCausalLM(config), 66)
+    with pytest.raises(
+        LiftError, match="the recipe reads 67 tokens at a time, and .* 66 positions: use --recipe raw-lora"
+    ):
+        check_length(9, OPTForCausalLM(config), 67)
 
 
 def test_a_document_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
