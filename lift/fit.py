@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -190,10 +190,14 @@ class _Run:
     def work(self) -> dict[str, float]:
         """All steps that are still to do; the losses of the last."""
         shown, rows, budget = not self.bar.disable, self.rows, self.recipe.neutral_budget
-        for name in ("talk", "reading", "prose", *(("tasks", "beside") if self.recipe.learnt == "logits" else ())):
-            # Of prose, many a token has logits to keep for a moment.
-            room = self.room // 6 if name == "prose" else self.room
-            setattr(rows, name, teaching.taught(self.model, getattr(rows, name), room, shown))
+        rows.talk = teaching.taught(self.model, rows.talk, self.room, shown)
+        rows.reading = teaching.taught(self.model, rows.reading, self.room, shown)
+        # Of prose, many a token has logits to keep for a moment.
+        rows.prose = teaching.taught(self.model, rows.prose, self.room // 6, shown)
+        if self.recipe.learnt == "logits":
+            rows.tasks = teaching.taught(self.model, rows.tasks, self.room, shown)
+            # The same questions in the same order, of which the teacher says the same.
+            rows.beside = [replace(a, taught=b.taught) for a, b in zip(rows.beside, rows.tasks, strict=False)]
         with self.model.disable_adapter():
             base = self._quiet_loss() if budget is not None else 0.0
         optimizer = torch.optim.AdamW(

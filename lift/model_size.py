@@ -47,9 +47,9 @@ def check_length(tokens: int, model: Any, row: int = 0) -> None:
     """Raises `LiftError` for a document that the model has no positions for, or whose keys and values, which prefill and
     teacher hold, cannot fit. `row`: tokens of what else it is to read."""
     for name, module in model.named_modules():
-        learnt = (
-            getattr(module, "num_embeddings", math.inf) if name.rpartition(".")[2] in LEARNT_POSITIONS else math.inf
-        )
+        if name.rpartition(".")[2] not in LEARNT_POSITIONS:
+            continue
+        learnt = getattr(module, "num_embeddings", math.inf)
         if max(tokens, row) > learnt:
             what, fix = f"{tokens:,} tokens", "split the document"
             if row > tokens:

@@ -38,9 +38,7 @@ class Recipe:
     contextualised: bool = False
     tasks: tuple[str, ...] = ()
     items: int = 0  # of each task, at most
-    window_rows: int = (
-        0  # in each optimizer step, questions that are asked again with a piece of the document in the window
-    )
+    window_rows: int = 0  # questions of each optimizer step that have a piece of the document in the window
     # answers, or the logits of the base model with as many tokens of the document around the evidence in its window
     learnt: Literal["answers", "logits"] = "answers"
     open_tokens: int = 512  # the shortest of Cartridges' chunks
@@ -57,12 +55,8 @@ class Recipe:
     )
     # staying as it was
     kl_weight: float = 0.0
-    kl_rows: int = (
-        0  # of other text in each optimizer step: half questions, a quarter texts with a question, a quarter prose
-    )
-    neutral_budget: float | None = (
-        None  # nats a token on held-out neutral text; halfway above twice as much, training ends
-    )
+    kl_rows: int = 0  # of other text in each optimizer step: half questions, a quarter readings, a quarter prose
+    neutral_budget: float | None = None  # nats a token on held-out prose above which it ends; halfway, twice as many
 
 
 FACTS = ("needle", "linked", "absent", "reverse")

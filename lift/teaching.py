@@ -29,7 +29,7 @@ SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a mod
 def taught(model: Any, rows: Sequence[Row], tokens: int, progress: bool) -> list[Row]:
     """Rows, all of other text or none, with what the base model says: of questions, with the document open. `tokens`: of a
     batch."""
-    made = []
+    made = list(rows)
     read = [row.open_book or row for row in rows]
     parts = asking.batches([len(row.ids) for row in read], 0, tokens)
     with model.disable_adapter():
@@ -40,7 +40,8 @@ def taught(model: Any, rows: Sequence[Row], tokens: int, progress: bool) -> list
             ids = padded(batch, model.device)
             told = top(logits_at(model, ids, supervised(batch, ids.shape[1], model.device).at))
             each = zip(*(x.split([row.places for row in batch]) for x in told), strict=True)
-            made += [replace(rows[i], taught=Top(*those)) for i, those in zip(part, each, strict=True)]
+            for i, those in zip(part, each, strict=True):
+                made[i] = replace(rows[i], taught=Top(*those))
     return made
 
 
