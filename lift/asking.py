@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from lift import LiftError
+from lift.model_size import replied_tokens
 
-BATCH_TOKENS = 16_384  # of a batch, padding and reply included: a GiB of keys and values where a token takes 64 KiB
 NEW_TOKENS = 48  # of a reply, at most
 WINDOW_TOKENS = 2048  # of text before a question in an evaluation, where nobody says otherwise
 MIN_WINDOW = 32  # tokens: less holds no sentence
@@ -82,7 +82,7 @@ def answers(
     tokenizer: Any,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int = NEW_TOKENS,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> list[str]:
     """The greedy reply to each prompt, without special tokens and outer white space, in the order of the prompts.
 
@@ -93,7 +93,7 @@ def answers(
     training = model.training
     model.eval()
     replies = [""] * len(prompts)
-    for batch in batches([len(prompt) for prompt in prompts], max_new_tokens, batch_tokens):
+    for batch in batches([len(prompt) for prompt in prompts], max_new_tokens, batch_tokens or replied_tokens(model)):
         rows = _generated(model, [prompts[i] for i in batch], stops, max_new_tokens)
         for i, row in zip(batch, rows, strict=True):
             end = next((at for at, token in enumerate(row) if token in stops), len(row))

@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -87,7 +88,8 @@ def fit(
         rows.prose, rows.held_out = prose[HELD_OUT:], prose[:HELD_OUT]
     model = adapted(model, tokenizer, recipe, document)
     run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, out, seed, progress)
-    losses = run.work()
+    with tensor_cores(model.device):
+        losses = run.work()
     seconds = time.perf_counter() - began
     model.eval()
     if accelerator.is_main_process:
@@ -118,6 +120,17 @@ def adapted(model: Any, tokenizer: Any, recipe: Recipe, document: Document) -> A
 
         initialize_kv_prefix_from_text(made, tokenizer, text=document.text)
     return made
+
+
+@contextmanager
+def tensor_cores(device: torch.device) -> Iterator[None]:
+    """Products of fp32, which are the memory's, in TF32 where there is a GPU: their inputs come from a bf16 model anyway."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -259,9 +272,9 @@ class _Run:
         """One optimizer step: token losses of the rows, and the divergence on a draw of other text. Each process takes its
         share of both; summed up, the gradients are those of one process."""
         rng, pool = Random(f"{self.seed} {self.step}"), self.rows
-        quarter = self.recipe.kl_rows // 4
-        talk = rng.sample(pool.talk, self.recipe.kl_rows - 2 * quarter)
-        far = rng.sample(pool.reading, quarter) + rng.sample(pool.prose, quarter)
+        sixth = self.recipe.kl_rows // 6
+        talk = rng.sample(pool.talk, self.recipe.kl_rows - 2 * sixth)
+        far = rng.sample(pool.reading, sixth) + rng.sample(pool.prose, sixth)
         beside = rng.sample(pool.beside, min(self.recipe.window_rows, len(pool.beside)))
         labelled = max(1, sum(row.places for row in (*rows, *beside)))
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index

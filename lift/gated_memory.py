@@ -11,8 +11,8 @@ before RoPE. The gate:
 B: rows, L: tokens, H: query heads, D: head dimension, S: keys.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -55,9 +55,12 @@ class GatedMemory(nn.Module):
             self.level = nn.Parameter(torch.zeros(heads))
 
     def forward(self, q_BLHD: Tensor) -> Recalled:
-        q_HTD = q_BLHD.float().flatten(0, 1).transpose(0, 1)  # T = B L
-        memory_HTD, score_HT = recall(q_HTD, dict(self.named_parameters()), self.gate)
-        rows = q_BLHD.shape[:2]
+        rows, weights = q_BLHD.shape[:2], dict(self.named_parameters())
+        if torch.is_grad_enabled():
+            # Row by row: a weight's gradient is many short sums, which fill a device, and not a long one for each head.
+            memory_BHLD, score_BHL = recall(q_BLHD.float().transpose(1, 2), weights, self.gate)
+            return Recalled(memory_BHLD.transpose(1, 2), score_BHL.transpose(1, 2), self.share)
+        memory_HTD, score_HT = recall(q_BLHD.float().flatten(0, 1).transpose(0, 1), weights, self.gate)  # T = B L
         memory_BLHD = memory_HTD.transpose(0, 1).unflatten(0, rows)
         return Recalled(memory_BLHD, score_HT.transpose(0, 1).unflatten(0, rows), self.share)
 
@@ -67,8 +70,9 @@ def _uniform(heads: int, into: int, out: int, published: bool) -> Tensor:
     return torch.empty(heads, into, out).uniform_(-bound, bound)
 
 
-def recall(q_HTD: Tensor, weights: dict[str, Tensor], gate: Gate) -> tuple[Tensor, Tensor]:
-    """The memory (H, T, D) and the gate's score (H, T). H may be all layers' heads: distillation trains them at once."""
+def recall(q_HTD: Tensor, weights: Mapping[str, Tensor], gate: Gate) -> tuple[Tensor, Tensor]:
+    """The memory and the gate's score (H, T). H may be all layers' heads: distillation trains them at once. Rows may stand
+    before H."""
     memory_HTD = F.silu(q_HTD @ weights["w_in"]) @ weights["w_out"]
     score_HT = (F.silu(q_HTD @ weights["gate_in"]) @ weights["gate_out"])[..., 0]
     if gate == "query":
@@ -104,10 +108,15 @@ def mixed(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Ten
 def log_sum_exp(
     q_BHLD: Tensor, k_BKSD: Tensor, mask: Tensor | None, scale: float, causal: bool
 ) -> Tensor:  # fmt: skip
-    """Of a query's scores over the keys that it sees, (B, L, H) in fp32: a pass over the keys alone, in pieces. `mask` is
-    boolean or additive, (B or 1, 1 or H, L, S); None with `causal`: the last L of S tokens ask. Differentiable."""
+    """Of a query's scores over the keys that it sees, (B, L, H) in fp32. `mask` is boolean or additive, (B or 1, 1 or H, L,
+    S); None with `causal`: the last L of S tokens ask. Differentiable. Flash attention's own, where it takes them; else a
+    pass over the keys alone, in pieces."""
     rows, heads, length, _ = q_BHLD.shape
     kv_heads, keys = k_BKSD.shape[1], k_BKSD.shape[2]
+    causal = causal and length > 1
+    if mask is None and (length == keys or not causal) and _flash(q_BHLD):
+        k = k_BKSD.repeat_interleave(heads // kv_heads, dim=1)
+        return _FlashLogSumExp.apply(q_BHLD, k, scale, causal).transpose(1, 2).float()
     q = q_BHLD.float().unflatten(1, (kv_heads, -1)) * scale  # (B, K, H/K, L, D)
     k = k_BKSD.float()[:, :, None].transpose(-1, -2)  # (B, K, 1, D, S)
     step = max(1, SCORES // max(1, rows * heads * keys))
@@ -122,6 +131,42 @@ def log_sum_exp(
             scores = scores.masked_fill(torch.arange(keys, device=q.device) > last, NOTHING)
         pieces.append(scores.logsumexp(-1))
     return torch.cat(pieces, dim=2).clamp(min=NOTHING).transpose(1, 2)
+
+
+class _FlashLogSumExp(torch.autograd.Function):
+    """Flash attention's log-sum-exp, (B, H, L), with a gradient, which the kernel has none for. Its backward pass takes the
+    scores' to be P (dO V^T - rowsum(dO O)): with V = 0, dO = e_1 and O = -dLSE e_1 that is P dLSE, which is wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
+        if q.is_cuda:
+            _, lse, *rest = torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, 0.0, causal, scale=scale)
+            ctx.where, ctx.random = rest[:4], rest[4:6]  # rows' bounds and lengths; the state of a dropout that is none
+        else:
+            lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, k, 0.0, causal, scale=scale)[1]
+        ctx.save_for_backward(q, k, lse)
+        ctx.scale, ctx.causal = scale, causal
+        return lse
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        q, k, lse = ctx.saved_tensors
+        out, seen = torch.zeros_like(q), torch.zeros_like(q)
+        out[..., 0], seen[..., 0] = -gradients[0], 1
+        given = (seen, q, k, torch.zeros_like(k), out, lse)
+        if q.is_cuda:
+            backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
+            d_q, d_k, _ = backward(*given, *ctx.where, 0.0, ctx.causal, *ctx.random, scale=ctx.scale)
+        else:
+            backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+            d_q, d_k, _ = backward(*given, 0.0, ctx.causal, scale=ctx.scale)
+        return d_q, d_k, None, None
+
+
+def _flash(q: Tensor) -> bool:
+    if q.is_cuda:
+        return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    return q.device.type == "cpu"
 
 
 # ---- what a teacher sees: the document itself -------------------------------------------------------------------

@@ -11,6 +11,8 @@ import torch
 from lift import LiftError
 
 BATCH_TOKENS = 24_576  # where a GPU is busy
+# Of a batch of prompts with their replies, padding included: on a GPU a step takes as long for many rows as for one.
+REPLIED_TOKENS = {"cuda": 131_072, "cpu": 16_384}
 LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
 
 
@@ -75,6 +77,12 @@ def activation_bytes(config: Any) -> int:
 def batch_tokens(model: Any) -> int:
     """Of a pass forward and back that takes half of the memory that is free, at most `BATCH_TOKENS`."""
     return max(1, min(BATCH_TOKENS, free_bytes(model.device) // 2 // activation_bytes(model.config)))
+
+
+def replied_tokens(model: Any) -> int:
+    """Of a batch of prompts with their replies, whose keys and values take at most a quarter of the memory that is free."""
+    device, each = model.device, kv_bytes(model.config, 1, model.dtype.itemsize)
+    return max(1, min(REPLIED_TOKENS.get(device.type, REPLIED_TOKENS["cpu"]), free_bytes(device) // 4 // each))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -22,14 +22,14 @@ from transformers import DynamicCache
 from lift import LiftError
 from lift.gated_memory import Observed, recall
 from lift.segments import IGNORED
-from lift.tuner import layers
+from lift.tuner import layers, unmasked
 
 TOP = 64  # logits kept of a teacher's, and the rest as one
 
 
 def logits_at(model: Any, ids_BL: Tensor, at_N: Tensor) -> Tensor:
     """The model's logits at these places of the rows one after the other, (N, V), and nowhere else: a number for every
-    token of the vocabulary at every place is most of a small model's step. Differentiable."""
+    token of the vocabulary at every place is most of a small model's step. Rows are padded on the right. Differentiable."""
 
     def picked(head: Any, args: Any) -> Any:
         own = args[0][:, -ids_BL.shape[1] :]  # without what an adapter has put in front
@@ -37,7 +37,8 @@ def logits_at(model: Any, ids_BL: Tensor, at_N: Tensor) -> Tensor:
 
     hook = model.get_output_embeddings().register_forward_pre_hook(picked)
     try:
-        return model(input_ids=ids_BL, use_cache=False).logits[0]
+        with unmasked():
+            return model(input_ids=ids_BL, use_cache=False).logits[0]
     finally:
         hook.remove()
 

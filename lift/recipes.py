@@ -55,7 +55,7 @@ class Recipe:
     )
     # staying as it was
     kl_weight: float = 0.0
-    kl_rows: int = 0  # of other text in each optimizer step: half questions, a quarter readings, a quarter prose
+    kl_rows: int = 0  # of other text in each optimizer step: two thirds questions, a sixth readings, a sixth prose
     neutral_budget: float | None = None  # nats a token on held-out prose above which it ends; halfway, twice as many
 
 
@@ -82,17 +82,17 @@ RECIPES = {
         # Cartridges (arXiv 2506.06266): trained keys and values, from the document's first tokens, on what the model itself
         # says with the document in its window; learning rate theirs.
         Recipe(
-            "cartridge", "cartridge", (Stage(("tasks",), 20, 64),), 2e-2, tasks=(*FACTS, "cloze"), items=150,
-            learnt="logits", window_rows=8, schedule="cosine", kl_weight=4.0, kl_rows=16,
+            "cartridge", "cartridge", (Stage(("tasks",), 10, 64),), 2e-2, tasks=(*FACTS, "cloze"), items=320,
+            learnt="logits", window_rows=4, schedule="cosine", kl_weight=1.0, kl_rows=12,
         ),
         # The published gate, otherwise as `lse`: what the gate alone is worth.
         Recipe(
-            "query", "gated", (Stage(("tasks",), 20, 64),), 6e-3, gate="query", tasks=(*FACTS, "cloze"), items=150,
-            window_rows=8, schedule="cosine", betas=(0.9, 0.95), kl_weight=4.0, kl_rows=16,
+            "query", "gated", (Stage(("tasks",), 10, 64),), 6e-3, gate="query", tasks=(*FACTS, "cloze"), items=320,
+            window_rows=4, schedule="cosine", betas=(0.9, 0.95), kl_weight=1.0, kl_rows=12,
         ),
         Recipe(
-            "lse", "gated", (Stage(("tasks",), 20, 64),), 2e-3, tasks=(*FACTS, "cloze"), items=150, window_rows=8,
-            schedule="cosine", betas=(0.9, 0.95), distil_steps=200, kl_weight=4.0, kl_rows=16,
+            "lse", "gated", (Stage(("tasks",), 10, 64),), 2e-3, tasks=(*FACTS, "cloze"), items=320, window_rows=4,
+            schedule="cosine", betas=(0.9, 0.95), distil_steps=200, kl_weight=1.0, kl_rows=12,
             neutral_budget=0.25,  # ten times what a fit costs: one that goes astray is stopped, no other
         ),
     )

@@ -8,6 +8,9 @@ in transformers' attention interface: a model of eager or flash attention is ask
 adapters are several documents at once (gate "lse"). Not under `nn.DataParallel`, whose replicas would share what they see.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +28,7 @@ from lift.gated_memory import Gate, GatedMemory, Observed, Recalled, document_at
 METHOD = "gated_memory"
 PREFIX = "gm_"
 BASE, WATCHED = "sdpa", "lift_sdpa"  # its masks say which keys a query sees; flash attention's do not
+_UNMASKED = ContextVar("unmasked", default=False)
 
 
 @dataclass
@@ -253,9 +257,27 @@ def install(model: Any) -> None:
     """The model's attention also takes the log-sum-exp, where a tap wants it."""
     if WATCHED not in AttentionInterface():
         AttentionInterface.register(WATCHED, _watched)
-        AttentionMaskInterface.register(WATCHED, AttentionMaskInterface()[BASE])
+        AttentionMaskInterface.register(WATCHED, _mask)
     if model.config._attn_implementation != WATCHED:
         model.set_attn_implementation(WATCHED)
+
+
+@contextmanager
+def unmasked() -> Iterator[None]:
+    """Forward passes of rows with nothing in front of them, padded on the right: causal attention needs no mask. In a CUDA
+    graph transformers makes one all the same, and with one no kernel says its log-sum-exp."""
+    token = _UNMASKED.set(True)
+    try:
+        yield
+    finally:
+        _UNMASKED.reset(token)
+
+
+def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    window = kwargs.get("local_size")  # a sliding one is a mask's
+    if _UNMASKED.get() and (window is None or kwargs["kv_length"] < window):
+        return None
+    return AttentionMaskInterface()[BASE](*args, **kwargs)
 
 
 def _watched(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:

@@ -138,6 +138,41 @@ def test_log_sum_exp_is_that_of_the_scores(
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (3, 1)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_flash_attention_s_log_sum_exp_and_its_gradient_are_those_of_the_scores(
+    heads: tuple[int, int], causal: bool
+) -> None:
+    h, kv = heads
+    q, k = normal(2, h, 9, 8).requires_grad_(), normal(2, kv, 9, 8, seed=1).requires_grad_()
+    found = log_sum_exp(q, k, None, 0.3, causal)
+    assert "Flash" in str(found.grad_fn.next_functions[0][0].next_functions[0][0])  # type: ignore[union-attr]
+    seen = torch.ones(9, 9).tril().bool() if causal else torch.ones(9, 9).bool()
+    table = 0.3 * q @ k.repeat_interleave(h // kv, dim=1).transpose(-1, -2)
+    right = table.masked_fill(~seen, -math.inf).logsumexp(-1).transpose(1, 2)
+    torch.testing.assert_close(found.double(), right, atol=1e-6, rtol=1e-6)
+    weight = normal(*right.shape, seed=2)
+    for mine, theirs in zip(
+        torch.autograd.grad((weight * found).sum(), (q, k)), torch.autograd.grad((weight * right).sum(), (q, k)), strict=True
+    ):  # fmt: skip
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: flash attention's log-sum-exp")
+@pytest.mark.parametrize("causal", [False, True])
+def test_on_a_gpu_too(causal: bool) -> None:
+    q, k = (normal(2, heads, 130, 64).cuda().bfloat16().requires_grad_() for heads in (9, 3))
+    everything = torch.ones(130, 130, dtype=torch.bool, device="cuda")
+    mask = (everything.tril() if causal else everything)[None, None]
+    found, right = log_sum_exp(q, k, None, 0.125, causal), log_sum_exp(q, k, mask, 0.125, False)
+    torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
+    weight = normal(*right.shape, seed=2).cuda()
+    for mine, theirs in zip(
+        torch.autograd.grad((weight * found).sum(), (q, k)), torch.autograd.grad((weight * right).sum(), (q, k)), strict=True
+    ):  # fmt: skip
+        torch.testing.assert_close(mine, theirs, atol=0.02 * theirs.abs().max().item(), rtol=0.05)
+
+
 def test_a_query_that_sees_nothing_makes_no_nan() -> None:
     nothing = torch.zeros(1, 1, 2, 3, dtype=torch.bool)
     q = normal(1, 2, 2, 4, dtype=torch.float32).requires_grad_()

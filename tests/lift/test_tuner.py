@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import transformers
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from lift import LiftError
-from lift.tuner import WATCHED, GatedMemoryConfig, GatedMemoryLayer, check, gate, layers
+from lift import LiftError, tuner
+from lift.gated_memory import log_sum_exp
+from lift.tuner import WATCHED, GatedMemoryConfig, GatedMemoryLayer, check, gate, layers, unmasked
 
 SHAPE = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -176,6 +178,27 @@ def test_a_static_cache_s_empty_places_are_not_counted() -> None:
     with torch.no_grad():
         found = model(ids(), past_key_values=cache, use_cache=True).logits
     torch.testing.assert_close(found, logits(model, input_ids=ids()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captured_or_not_rows_with_nothing_before_them_need_no_mask(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, masks = adapted(family), []
+    wanted = logits(model, input_ids=ids())
+
+    def seen(q: Any, k: Any, mask: Any, *others: Any, **more: Any) -> torch.Tensor:
+        masks.append(mask)
+        return log_sum_exp(q, k, mask, *others, **more)
+
+    monkeypatch.setattr(tuner, "log_sum_exp", seen)
+    monkeypatch.setattr(transformers.masking_utils, "is_tracing", lambda *_: True)  # as in a CUDA graph
+    for how, plain in ((nullcontext(), False), (unmasked(), True)):
+        masks.clear()
+        with how:
+            torch.testing.assert_close(logits(model, input_ids=ids()), wanted)
+        slides = "sliding_window" in FAMILIES[family]  # there a mask is needed
+        assert masks and (slides or all((mask is None) == plain for mask in masks))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
