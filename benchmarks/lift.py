@@ -108,14 +108,14 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> dict[str, Any]:
     """One fit and its evaluation."""
-    gc.collect()  # of the last
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free()  # what the last one held
     model, tokenizer = load(folder)
     document, facts = chronicle.made(tokenizer, tokens, seed)
     other, others = chronicle.made(tokenizer, 2048, 1000 + seed)
     sized = replace(given, **equal(model.config))
     done = fit(document, model, tokenizer, sized, out, seed=seed, progress=False)
+    del model
+    free()
     model = PeftModel.from_pretrained(load(folder)[0], str(out)).eval()
     results = evaluate(
         model, tokenizer, document, questions(document, facts, seed),
@@ -126,6 +126,13 @@ def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> 
     )  # fmt: skip
     figures = {"seconds": done.seconds, "prefill": done.prefill_seconds, "bytes": done.bytes, "kv": done.kv_bytes}
     return {"results": results.to_json(), "steps": done.steps, "losses": done.losses, **figures}
+
+
+def free() -> None:
+    """Gives back what torch holds and no longer needs: others fit on the same GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 # ---- what it says -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from lift import LiftError
 
 BATCH_TOKENS = 24_576  # where a GPU is busy
 # Of a batch of prompts with their replies, padding included: on a GPU a step takes as long for many rows as for one.
-REPLIED_TOKENS = {"cuda": 131_072, "cpu": 16_384}
+REPLIED_TOKENS = {"cuda": 65_536, "cpu": 16_384}
 LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
 
 

@@ -104,12 +104,17 @@ def bucketed(rows: Sequence[Row], size: int, rng: Random) -> list[tuple[int, lis
 
 
 def padded_width(longest: int) -> int:
-    return next((width for width in WIDTHS if width >= longest), -(-longest // 8) * 8)
+    return next((width for width in WIDTHS if width >= longest), _multiple(longest))
+
+
+def _multiple(tokens: int) -> int:
+    return -(-tokens // 8) * 8
 
 
 def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> Tensor:
-    """Ids, (B, L), padded on the right: L is `width`, or that of the longest row."""
-    width = width or max(len(row.ids) for row in rows)
+    """Ids, (B, L), padded on the right: L is `width`, or the next multiple of 8 for the longest row. At odd lengths cuDNN
+    9.19 (torch 2.11) gets gradients of attention wrong, without a word."""
+    width = width or _multiple(max(len(row.ids) for row in rows))
     return torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows]).to(device)
 
 

@@ -166,7 +166,10 @@ def test_steps_filled_to_one_shape_learn_the_same(name: str, tmp_path: Path, mon
     far = recipe.window_rows + recipe.kl_rows // 3
     monkeypatch.setattr(passes, "CAPTURED_ON", "cpu")
     filled = fitted(recipe, tmp_path / "filled")
-    one = [4 + recipe.kl_rows * 2 // 3, *([far] if far else [])]  # rows of a step's passes: the short ones, the long ones
+    one = [
+        4 + recipe.kl_rows * 2 // 3,
+        *([far] if far else []),
+    ]  # rows of a step's passes: the short ones, the long ones
     assert runs == one * filled.steps and filled.steps == plain.steps
     for key, value in weights(plain.folder).items():
         torch.testing.assert_close(weights(filled.folder)[key], value, atol=2e-5, rtol=1e-3)

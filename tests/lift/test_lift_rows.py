@@ -78,14 +78,15 @@ def test_batches_hold_every_row_once_within_their_tokens() -> None:
     both = [Row([5, 6], [IGNORED, 6]), Row([7], [7])]
     ids = padded(both, torch.device("cpu"))
     mask = present(both, ids)
-    assert ids.tolist() == [[5, 6], [7, 0]] and mask.tolist() == [[1, 1], [1, 0]]
+    assert ids.shape == mask.shape == (2, 8)  # a multiple of 8
+    assert ids[:, :3].tolist() == [[5, 6, 0], [7, 0, 0]] and mask[:, :3].tolist() == [[1, 1, 0], [1, 0, 0]]
 
 
 def test_places_of_padded_rows_and_what_each_is_to_predict() -> None:
-    rows = [Row([5, 6, 8], [IGNORED, 6, 8]), EMPTY, Row([7, 9], [7, 9]), Row([3] * 130, [IGNORED] * 130, kept=128)]
-    at, targets, weights = supervised(rows, 130, torch.device("cpu"), room=5)
+    rows = [Row([5, 6, 8], [IGNORED, 6, 8]), EMPTY, Row([7, 9], [7, 9]), Row([3] * 136, [IGNORED] * 136, kept=128)]
+    at, targets, weights = supervised(rows, 136, torch.device("cpu"), room=5)
     assert targets.tolist() == [6, 8, 9, IGNORED, IGNORED]
-    assert at[:5].tolist() == [0, 1, 260, 0, 0] and at[5:].tolist() == list(range(392, 520))
+    assert at[:5].tolist() == [0, 1, 272, 0, 0] and at[5:].tolist() == list(range(416, 544))
     assert weights.tolist() == [1 / 128] * 128
     ids = padded(rows, torch.device("cpu"))
     follows = ids.flatten()[at[:3] + 1]
