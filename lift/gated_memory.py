@@ -58,7 +58,8 @@ class GatedMemory(nn.Module):
         rows, weights = q_BLHD.shape[:2], dict(self.named_parameters())
         if torch.is_grad_enabled():
             # Row by row: a weight's gradient is many short sums, which fill a device, and not a long one for each head.
-            memory_BHLD, score_BHL = recall(q_BLHD.float().transpose(1, 2), weights, self.gate)
+            q_BHLD = q_BLHD.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)  # copied once, not thrice
+            memory_BHLD, score_BHL = recall(q_BHLD, weights, self.gate)
             return Recalled(memory_BHLD.transpose(1, 2), score_BHL.transpose(1, 2), self.share)
         memory_HTD, score_HT = recall(q_BLHD.float().flatten(0, 1).transpose(0, 1), weights, self.gate)  # T = B L
         memory_BLHD = memory_HTD.transpose(0, 1).unflatten(0, rows)
@@ -101,7 +102,7 @@ def mixed(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Ten
     """o + sum of g_i (m_i - o), in fp32 and back: where no memory is open that is o, bit for bit."""
     o = out = o_BLHD.float()
     for g_BLH, each in zip(gates(recalled, gate, lse_BLH), recalled, strict=True):
-        out = out + g_BLH[..., None] * (each.memory_BLHD - o)
+        out = torch.addcmul(out, g_BLH[..., None], each.memory_BLHD - o)
     return out.to(o_BLHD.dtype)
 
 
