@@ -58,7 +58,8 @@ class GatedMemory(nn.Module):
         rows, weights = q_BLHD.shape[:2], dict(self.named_parameters())
         if torch.is_grad_enabled():
             # Row by row: a weight's gradient is many short sums, which fill a device, and not a long one for each head.
-            q_BHLD = q_BLHD.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)  # copied once, not thrice
+            # Queries are laid out so once, not by each product.
+            q_BHLD = q_BLHD.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
             memory_BHLD, score_BHL = recall(q_BHLD, weights, self.gate)
             return Recalled(memory_BHLD.transpose(1, 2), score_BHL.transpose(1, 2), self.share)
         memory_HTD, score_HT = recall(q_BLHD.float().flatten(0, 1).transpose(0, 1), weights, self.gate)  # T = B L
