@@ -80,11 +80,11 @@ def fit(
         raise LiftError(f"{document.name}: no question could be made of it: use --recipe raw-lora, or --self-study")
     if recipe.window_rows:
         rows.beside = task_rows(items, document, tokenizer, model, recipe, Random(f"windows {seed}"))
-    if drawn := recipe.kl_rows:
-        rows.talk = talk_rows(model, tokenizer, max(TALK_ROWS, drawn), seed)
-        rows.reading = reading_rows(model, tokenizer, max(READING_ROWS, drawn), seed)
-    if drawn or recipe.neutral_budget is not None:
-        prose = prose_rows(tokenizer, max(PROSE_ROWS, drawn) + HELD_OUT, seed)
+    if recipe.kl_rows:
+        rows.talk = talk_rows(model, tokenizer, enough(recipe, rows, TALK_ROWS, 1), seed)
+        rows.reading = reading_rows(model, tokenizer, enough(recipe, rows, READING_ROWS, 6), seed)
+    if recipe.kl_rows or recipe.neutral_budget is not None:
+        prose = prose_rows(tokenizer, enough(recipe, rows, PROSE_ROWS, 6) + HELD_OUT, seed)
         rows.prose, rows.held_out = prose[HELD_OUT:], prose[:HELD_OUT]
     model = adapted(model, tokenizer, recipe, document)
     run = _Run(accelerator, model, tokenizer, recipe, document, ids, rows, out, seed, progress)
@@ -120,6 +120,13 @@ def adapted(model: Any, tokenizer: Any, recipe: Recipe, document: Document) -> A
 
         initialize_kv_prefix_from_text(made, tokenizer, text=document.text)
     return made
+
+
+def enough(recipe: Recipe, rows: "Rows", most: int, one_in: int) -> int:
+    """Rows of other text of which every step draws one in so many of `kl_rows`: at most all that are drawn, which of a short
+    document are few, and cost more there than all else."""
+    steps = sum(stage.epochs * -(-len(rows.tasks) // (stage.rows or len(rows.tasks) or 1)) for stage in recipe.stages)
+    return max(recipe.kl_rows, min(most, -(-recipe.kl_rows * steps // one_in)))
 
 
 @contextmanager

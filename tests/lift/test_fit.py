@@ -123,6 +123,14 @@ def test_logits_are_learnt_from_the_model_that_reads_the_document(tmp_path: Path
     assert 0 <= last < 0.5 * first
 
 
+def test_a_short_document_takes_no_more_other_text_than_is_drawn() -> None:
+    recipe = replace(RECIPES["lse"], kl_rows=12, stages=(Stage(("tasks",), 10, 64),))
+    for questions, talk, reading in ((1, 120, 20), (65, 240, 40), (10_000, 384, 96)):
+        pool = fit.Rows([rows.EMPTY] * questions)
+        assert (fit.enough(recipe, pool, 384, 1), fit.enough(recipe, pool, 96, 6)) == (talk, reading)
+    assert fit.enough(RECIPES["raw-lora"], fit.Rows([]), 96, 6) == 0
+
+
 def test_only_questions_are_learnt_from_logits() -> None:
     for recipe in RECIPES.values():
         assert recipe.learnt == "answers" or all(stage.sources == ("tasks",) for stage in recipe.stages)
