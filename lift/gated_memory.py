@@ -116,7 +116,7 @@ def log_sum_exp(
     rows, heads, length, _ = q_BHLD.shape
     kv_heads, keys = k_BKSD.shape[1], k_BKSD.shape[2]
     causal = causal and length > 1
-    if mask is None and (length == keys or not causal) and _flash(q_BHLD):
+    if mask is None and (length == keys or not causal) and _flash_takes(q_BHLD):
         k = k_BKSD.repeat_interleave(heads // kv_heads, dim=1)
         return _FlashLogSumExp.apply(q_BHLD, k, scale, causal).transpose(1, 2).float()
     q = q_BHLD.float().unflatten(1, (kv_heads, -1)) * scale  # (B, K, H/K, L, D)
@@ -141,11 +141,8 @@ class _FlashLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
-        if q.is_cuda:
-            _, lse, *rest = torch.ops.aten._scaled_dot_product_flash_attention(q, k, k, 0.0, causal, scale=scale)
-            ctx.where, ctx.random = rest[:4], rest[4:6]  # rows' bounds and lengths; the state of a dropout that is none
-        else:
-            lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, k, 0.0, causal, scale=scale)[1]
+        _, lse, *rest = _flash_attention(q, k, k, scale, causal)
+        ctx.where, ctx.random = rest[:4], rest[4:6]  # rows' bounds and lengths; the state of a dropout that is none
         ctx.save_for_backward(q, k, lse)
         ctx.scale, ctx.causal = scale, causal
         return lse
@@ -165,7 +162,14 @@ class _FlashLogSumExp(torch.autograd.Function):
         return d_q, d_k, None, None
 
 
-def _flash(q: Tensor) -> bool:
+def _flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Any, ...]:
+    """Attention and its log-sum-exp, (B, H, L); on a GPU also what the backward pass asks for."""
+    if q.is_cuda:
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+
+
+def _flash_takes(q: Tensor) -> bool:
     if q.is_cuda:
         return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
     return q.device.type == "cpu"
@@ -188,10 +192,9 @@ def document_attention(q_BHLD: Tensor, k_KSD: Tensor, v_KSD: Tensor, scale: floa
     """Attention of every query over a document's keys, (B, L, H, D) fp32, and its log-sum-exp, (B, L, H)."""
     rows, heads, length, dim = q_BHLD.shape
     k, v = (x.repeat_interleave(heads // x.shape[0], dim=0)[None] for x in (k_KSD, v_KSD))
-    if q_BHLD.is_cuda and q_BHLD.dtype in (torch.float16, torch.bfloat16):
+    if _flash_takes(q_BHLD):
         q = q_BHLD.transpose(0, 1).reshape(1, heads, rows * length, dim)
-        flash = torch.ops.aten._scaled_dot_product_flash_attention
-        out, lse, *_ = flash(q, k, v, 0.0, False, False, scale=scale)
+        out, lse, *_ = _flash_attention(q, k, v, scale, causal=False)
         out, lse = out[0].unflatten(1, (rows, length)), lse[0].float().unflatten(1, (rows, length))
         return out.permute(1, 2, 0, 3).float(), lse.permute(1, 2, 0)
     out = F.scaled_dot_product_attention(q_BHLD, k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), scale=scale)

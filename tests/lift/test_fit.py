@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny_model import tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig
 
-from lift import LiftError, fit, other_text, passes, rows, teaching
+from lift import LiftError, fit, objectives, other_text, passes, rows, teaching
 from lift.documents import Document
 from lift.fit import segment_rows
 from lift.recipes import RECIPES, Recipe, Stage
@@ -115,12 +115,25 @@ def test_the_divergence_holds_the_model_where_it_was(tmp_path: Path) -> None:
 
 
 def test_logits_are_learnt_from_the_model_that_reads_the_document(tmp_path: Path) -> None:
-    """The divergence from the model with the document open falls."""
+    """The divergence from the model with the document open falls; to what it says, not to the answers."""
     recipe = toy("query", learnt="logits", open_tokens=300, kl_weight=0.0, kl_rows=0, learning_rate=3e-2)
     recipe = replace(recipe, stages=(Stage(("tasks",), 30, 3),))
     first = fitted(replace(recipe, stages=(Stage(("tasks",), 1, 3),)), tmp_path / "first").losses["loss"]
     last = fitted(recipe, tmp_path / "last").losses["loss"]
     assert 0 <= last < 0.5 * first
+    fitted(replace(recipe, learnt="answers"), tmp_path / "answers")
+    items = fit.tasks.make(DOCUMENT, recipe.tasks, recipe.items, 0, "train")
+    asked = rows.task_rows(items, DOCUMENT, tiny_tokenizer(), tiny_model(), replace(recipe, learnt="answers"))
+    ids = rows.padded(asked, torch.device("cpu"))
+    wanted = rows.supervised(asked, ids.shape[1], ids.device)
+
+    def answer_loss(folder: Path) -> float:
+        model = PeftModel.from_pretrained(tiny_model(), str(folder)).eval()
+        with torch.no_grad():
+            return objectives.token_loss(objectives.logits_at(model, ids, wanted.at), wanted.targets).item()
+
+    # An untrained teacher's words are no answers.
+    assert answer_loss(tmp_path / "last") > 2 * answer_loss(tmp_path / "answers")
 
 
 def test_a_short_document_takes_no_more_other_text_than_is_drawn() -> None:
@@ -174,10 +187,8 @@ def test_steps_filled_to_one_shape_learn_the_same(name: str, tmp_path: Path, mon
     far = recipe.window_rows + recipe.kl_rows // 3
     monkeypatch.setattr(passes, "CAPTURED_ON", "cpu")
     filled = fitted(recipe, tmp_path / "filled")
-    one = [
-        4 + recipe.kl_rows * 2 // 3,
-        *([far] if far else []),
-    ]  # rows of a step's passes: the short ones, the long ones
+    near = 4 + recipe.kl_rows * 2 // 3
+    one = [near, far] if far else [near]  # rows of a step's passes: the short ones, the long ones
     assert runs == one * filled.steps and filled.steps == plain.steps
     for key, value in weights(plain.folder).items():
         torch.testing.assert_close(weights(filled.folder)[key], value, atol=2e-5, rtol=1e-3)

@@ -182,7 +182,9 @@ def test_a_query_that_sees_nothing_makes_no_nan() -> None:
     assert out.isfinite().all() and q.grad is not None and q.grad.isfinite().all()
 
 
-def test_attention_over_a_document_is_that_of_its_keys() -> None:
+@pytest.mark.parametrize("flash", [True, False])
+def test_attention_over_a_document_is_that_of_its_keys(flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gated_memory, "_flash_takes", lambda q: flash)
     q, k, v = normal(2, 4, 3, 8), normal(2, 9, 8, seed=1), normal(2, 9, 8, seed=2)
     out, lse = document_attention(q, k, v, 0.4)
     scores = 0.4 * q @ k.repeat_interleave(2, dim=0).transpose(-1, -2)
