@@ -31,6 +31,8 @@ class Captured:
         if self.eager or not inputs[0].is_cuda:
             return self._computed(inputs)
         if self.graph is None:
+            numbers = torch.cuda.default_generators[inputs[0].device.index]
+            before = numbers.clone_state()
             try:
                 self._capture(inputs)
             except RuntimeError as error:  # a step that asks the device something, such as a size, cannot be captured
@@ -38,6 +40,7 @@ class Captured:
                     f"no CUDA graph, steps are launched one by one: {str(error).splitlines()[0]}", stacklevel=2
                 )
                 self.graph, self.eager = None, True
+                numbers.graphsafe_set_state(before)  # it would wait for the capture's end for good
                 torch.cuda.synchronize()
                 return self._computed(inputs)
         for held, given in zip(self.inputs, inputs, strict=True):
@@ -53,26 +56,18 @@ class Captured:
 
     def _capture(self, inputs: Sequence[Tensor]) -> None:
         self.inputs = [each.clone() for each in inputs]
-        self.gradients = [torch.zeros_like(p) for p in self.parameters]
-        held = _gradients(self.parameters)
-        for p, gradient in zip(self.parameters, self.gradients, strict=True):
-            p.grad = gradient
         beside = torch.cuda.Stream()
         beside.wait_stream(torch.cuda.current_stream())
-        try:
-            with torch.cuda.stream(beside):
-                for _ in range(WARM_UP):
-                    self.work(*self.inputs)[0].backward()
-            torch.cuda.current_stream().wait_stream(beside)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=self.pool):
-                torch._foreach_zero_(self.gradients)
-                loss, figures = self.work(*self.inputs)
-                loss.backward()
-                self.figures = figures.detach()
-        finally:
-            for p, gradient in zip(self.parameters, held, strict=True):
-                p.grad = gradient
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UP):
+                torch.autograd.grad(self.work(*self.inputs)[0], self.parameters, allow_unused=True)
+        torch.cuda.current_stream().wait_stream(beside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, pool=self.pool):
+            loss, figures = self.work(*self.inputs)
+            found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+            self.gradients = list(found)
+            self.figures = figures.detach()
 
 
 def clear(parameters: Sequence[Tensor]) -> None:

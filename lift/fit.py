@@ -243,7 +243,7 @@ class _Run:
             if ends_epoch and budget is not None:
                 rise = self._quiet_loss() - base
                 self.losses["rise"] = rise
-                # More at first: distillation leaves half a nat, which the divergence from the base model takes back.
+                # More at first: the divergence from the base model takes back what the first steps cost.
                 if rise > budget * self.total / self.step and self.step < self.total:
                     self.bar.write(f"step {self.step}: other text lost {rise:.3f} nats a token: stopped")
                     break

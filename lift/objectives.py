@@ -121,12 +121,12 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, list[Observed]]:
-        """The model's logits with the document, and what each layer observed at the tokens that `mask_BL` says are there;
-        what is padded stands on the right."""
+        """The model's logits with the document, and what each layer observed at the tokens that `mask_BL` says are
+        there, but the first of a row; what is padded stands on the right."""
         positions = (mask_BL.cumsum(1) - 1).clamp(min=0) + self.length
         with self.beside() as seen:
             out = self.model(input_ids=ids_BL, position_ids=positions, use_cache=False).logits
-        keep = mask_BL.bool()
+        keep = mask_BL.cumsum(1).mul(mask_BL) > 1  # the first has no document to see
         return out, [Observed(*(x[:, keep.flatten()] for x in mine[0])) for mine in seen]
 
 

@@ -53,6 +53,7 @@ class Gradients:
                 loss, parts = self._losses(ids, *wanted, each, *goal(batch, self.device))
                 loss.backward()
                 figures += parts.detach()
+                del loss, parts  # nothing can be captured while another stream's pass is held
         return figures
 
     def _captured(self, one: Pass, share: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ RECIPES = {
         ),
         # The published gate, otherwise as `lse`: what the gate alone is worth.
         Recipe(
-            "query", "gated", (Stage(("tasks",), 10, 64),), 6e-3, gate="query", tasks=(*FACTS, "cloze"), items=320,
+            "query", "gated", (Stage(("tasks",), 10, 64),), 1.2e-2, gate="query", tasks=(*FACTS, "cloze"), items=320,
             window_rows=4, schedule="cosine", betas=(0.9, 0.95), kl_weight=1.0, kl_rows=12,
         ),
         Recipe(

@@ -55,10 +55,12 @@ def test_passes_of_several_shapes_add_up(device: str) -> None:
                 first.work(x, share)[0].backward()
             loss = (net(x).square().sum(-1) * share).sum()
             right = [a + b for a, b in zip(right, torch.autograd.grad(loss, first.parameters), strict=True)]
+            del loss  # nothing can be captured while another stream's pass is held
         held = [torch.randn(99, device=device) for _ in range(9)]  # takes what was let go
         for p, gradient in zip(first.parameters, right, strict=True):
             torch.testing.assert_close(p.grad, gradient)
         assert all(each.isfinite().all() for each in held)
+    assert all((each.graph is not None) == (device == "cuda") for each in (first, second))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -73,3 +75,4 @@ def test_what_cannot_be_captured_is_computed() -> None:
     with pytest.warns(UserWarning, match="no CUDA graph"):
         figures = Captured(work, [weight]).run(torch.tensor([1.0, -2.0, 3.0], device="cuda"))
     assert figures.item() == 12 and weight.grad is not None and weight.grad.tolist() == [4.0] * 3
+    assert torch.rand(9, device="cuda").unique().numel() > 1  # random numbers are not left in the capture

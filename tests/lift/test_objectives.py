@@ -58,7 +58,8 @@ def test_divergence_is_kl_when_every_token_is_kept_and_zero_of_itself() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_teacher_is_the_model_with_the_document_in_its_prompt(family: str) -> None:
-    """One piece, no prefix: exact attention over document and window is attention over both."""
+    """One piece, no prefix: exact attention over document and window is attention over both, but for the first token of
+    the window, which sees itself."""
     model = adapted(family)
     document, question = ids(1, 20)[0].tolist(), ids(2, 9)
     mask = torch.ones_like(question)
@@ -66,13 +67,15 @@ def test_the_teacher_is_the_model_with_the_document_in_its_prompt(family: str) -
     found, seen = Teacher.read(model, [], document, 20).logits(question, mask)
     with torch.no_grad(), model.disable_adapter():
         whole = torch.cat([torch.tensor([document] * 2), question], dim=1)
-        right = model(input_ids=whole).logits[:, 20:]
+        sees = torch.ones(29, 29, dtype=torch.bool).tril()
+        sees[20, :20] = False
+        right = model(input_ids=whole, attention_mask=sees.expand(2, 1, 29, 29)).logits[:, 20:]
     if family == "Gemma3Text":  # its sliding layer has no memory, and sees the window alone
         assert found.isfinite().all()
     else:
         torch.testing.assert_close(found[1], right[1], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found[0, :6], right[0, :6], atol=1e-4, rtol=1e-4)
-    assert [each.q_HTD.shape[:2] for each in seen] == [(4, 15)] * len(layers(model))
+    assert [each.q_HTD.shape[:2] for each in seen] == [(4, 13)] * len(layers(model))  # without the two first
     assert all(layer.exact is None for layer in layers(model))
 
 

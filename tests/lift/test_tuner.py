@@ -169,7 +169,22 @@ def test_the_window_s_log_sum_exp_is_that_of_its_attention_pattern() -> None:
             seen.append([layer.seen for layer in layers(model)])
         for i, gates in enumerate(whole):
             torch.testing.assert_close(torch.cat([step[i] for step in seen], dim=1), gates, atol=1e-5, rtol=1e-4)
-            assert gates.shape == (1, 12, 4) and gates.min() > 0 and gates.max() < 1
+            assert gates.shape == (1, 12, 4) and gates[:, 1:].min() > 0 and gates.max() < 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_document_is_closed_to_the_first_token_wherever_it_stands(family: str) -> None:
+    """In front of a document, were it in the window, the first token would not see it either."""
+    model = adapted(family)
+    for layer in layers(model):
+        layer.watching = True
+    padded = torch.ones(2, 12, dtype=torch.long)
+    padded[1, :5] = 0
+    for mask in (None, padded):
+        logits(model, input_ids=ids().expand(2, -1), attention_mask=mask)
+        for layer in layers(model):
+            for row, first in enumerate((0, 0 if mask is None else 5)):
+                assert not layer.seen[row, first].any() and layer.seen[row, first + 1 :].min() > 0
 
 
 def test_a_static_cache_s_empty_places_are_not_counted() -> None:
