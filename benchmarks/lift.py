@@ -9,10 +9,11 @@ trained on. Closed book: nothing but the weights. `window`: needles with the doc
 memory on, against off. `others`: questions about another document that stands in the window, with the memory on, against
 off. Each visible GPU takes a fit at a time, or --each of them, whose seconds are then not shown. Every result is in
 OUT/results.json as soon as it is there, with its recipe; the same command goes on, and measures anew what was of another
-recipe or base model.
+recipe, base model or version of lift's code.
 """
 
 import gc
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -31,6 +32,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+import lift
 from benchmarks.spread import spread
 from environments.report_html import replacing
 from lift import LiftError, chronicle, tasks
@@ -154,7 +156,7 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     )
     for head in heads.split():
         made.add_column(head, justify="left" if head == "method" else "right")
-    for (length, method), values in rows.items():
+    for (length, method), values in sorted(rows.items(), key=lambda row: row[0][0]):
         results = [Results.from_json(value["results"]) for value in values]
         all_of = together(results)
         closed = [percent(all_of.closed.get(kind, Rate())) for kind in ("needle", "linked", "absent", "cloze")]
@@ -205,6 +207,12 @@ def draw(found: dict[str, dict[str, Any]], out: Path) -> None:
         plot({name: together(results) for name, results in methods.items()}, out / f"lift-{tokens}.png")
 
 
+def code() -> str:
+    """SHA-256 of lift's files: a recipe does not say how it is carried out."""
+    files = sorted(Path(lift.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 class Store:
     """A JSON file of results by key, rewritten whenever something was added."""
 
@@ -213,8 +221,9 @@ class Store:
         self.found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def measure(self, model: Path, jobs: dict[str, tuple[Recipe, int, int]], seconds: float, each: int) -> None:
-        """Whatever of these (recipe, tokens, seed) is not there yet, of this recipe and base model."""
-        said = {key: {"recipe": json.loads(json.dumps(asdict(job[0]))), "base": self.base} for key, job in jobs.items()}
+        """Whatever of these (recipe, tokens, seed) is not there yet, of this recipe, base model and code."""
+        same = {"base": self.base, "code": code()}
+        said = {key: {"recipe": json.loads(json.dumps(asdict(job[0]))), **same} for key, job in jobs.items()}
         new = {
             key: (model, *job, self.path.parent / key.replace(" ", "-"))
             for key, job in jobs.items()

@@ -112,7 +112,7 @@ def test_seconds_are_those_of_fits_that_were_alone(tmp_path: Path, calls: list[A
     assert len(calls) == 2 and cells_of(both.output)[11:13] == ["3.0", "30"]
 
 
-def test_what_another_recipe_or_model_gave_is_measured_anew(
+def test_what_another_recipe_model_or_code_gave_is_measured_anew(
     tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["run", str(tmp_path), "--tokens", "2048", "--seeds", "0", "--methods", "lse", "--model"]
@@ -125,6 +125,9 @@ def test_what_another_recipe_or_model_gave_is_measured_anew(
     assert {
         (row["base"], row["recipe"]["learning_rate"]) for row in Store(tmp_path / "results.json", "").found.values()
     } == {("n", 0.5)}
+    monkeypatch.setattr(benchmark, "code", lambda: "another")
+    CliRunner().invoke(app, [*arguments, "n"])
+    assert len(calls) == 4
 
 
 def test_a_fit_that_fails_costs_no_other(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
