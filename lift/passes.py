@@ -53,7 +53,7 @@ class Gradients:
                 loss, parts = self._losses(ids, *wanted, each, *goal(batch, self.device))
                 loss.backward()
                 figures += parts.detach()
-                del loss, parts  # nothing can be captured while another stream's pass is held
+                del loss, parts  # a pass that is held keeps the next from being captured
         return figures
 
     def _captured(self, one: Pass, share: Tensor) -> Tensor:

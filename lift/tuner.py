@@ -28,9 +28,7 @@ from lift.gated_memory import Gate, GatedMemory, Observed, Recalled, document_at
 METHOD = "gated_memory"
 PREFIX = "gm_"
 BASE, WATCHED = "sdpa", "lift_sdpa"  # its masks say which keys a query sees; flash attention's do not
-EVERYTHING = (
-    1e30  # the log-sum-exp of a window that leaves a document nothing: finite, so that no gradient is not a number
-)
+EVERYTHING = 1e30  # the log-sum-exp of a window that leaves a document nothing: finite, for the gradients' sake
 HIDDEN = -1e4  # what an additive mask gives a key that is not to be seen is less, in any dtype
 _UNMASKED = ContextVar("unmasked", default=False)
 

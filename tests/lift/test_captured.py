@@ -55,7 +55,7 @@ def test_passes_of_several_shapes_add_up(device: str) -> None:
                 first.work(x, share)[0].backward()
             loss = (net(x).square().sum(-1) * share).sum()
             right = [a + b for a, b in zip(right, torch.autograd.grad(loss, first.parameters), strict=True)]
-            del loss  # nothing can be captured while another stream's pass is held
+            del loss  # a pass that is held keeps the next from being captured
         held = [torch.randn(99, device=device) for _ in range(9)]  # takes what was let go
         for p, gradient in zip(first.parameters, right, strict=True):
             torch.testing.assert_close(p.grad, gradient)

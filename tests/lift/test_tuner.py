@@ -180,7 +180,9 @@ def test_a_document_is_closed_to_the_first_token_wherever_it_stands(family: str)
         layer.watching = True
     padded = torch.ones(2, 12, dtype=torch.long)
     padded[1, :5] = 0
-    for mask in (None, padded):
+    sees = torch.ones(12, 12, dtype=torch.bool).tril() & padded.bool()[:, None, None]
+    additive = torch.zeros(2, 1, 12, 12).masked_fill(~sees, torch.finfo().min)
+    for mask in (None, padded, sees, additive):
         logits(model, input_ids=ids().expand(2, -1), attention_mask=mask)
         for layer in layers(model):
             for row, first in enumerate((0, 0 if mask is None else 5)):
