@@ -38,6 +38,7 @@ from lift.tuner import GatedMemoryConfig, check
 PROSE_ROWS, TALK_ROWS, READING_ROWS, HELD_OUT = 64, 384, 96, 4  # of other text
 READ_ROWS = 16  # of each kind of long row that the teacher of attention reads beside questions
 CHECKPOINT_SECONDS = 60
+WARM_STEPS = 10  # at least, until the rate is whole: Adam's first steps are as long as the rate, whatever the gradient
 ADAPTER = "default"
 
 
@@ -272,7 +273,7 @@ class _Run:
         """The share of the learning rate at this step."""
         if self.recipe.schedule == "constant":
             return 1.0
-        warm = min(1.0, (self.step + 1) / max(1, self.total // 20))
+        warm = min(1.0, (self.step + 1) / max(WARM_STEPS, self.total // 20))
         return warm * 0.5 * (1 + math.cos(math.pi * self.step / max(1, self.total)))
 
     def _one(self, width: int, rows: list[Row], size: int, optimizer: Any) -> None:

@@ -251,6 +251,19 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint-1.safetensors").values())
 
 
+def test_the_rate_rises_over_ten_steps_at_least_and_falls_to_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares, rate = [], fit._Run._rate
+    monkeypatch.setattr(fit._Run, "_rate", lambda run: shares.append(rate(run)) or shares[-1])
+    fitted(toy("query", kl_rows=0, stages=(Stage(("tasks",), 15, 3),)), tmp_path)
+    assert len(shares) >= 30 and shares[0] < 0.11
+    top = max(shares)
+    rising, falling = shares[: shares.index(top) + 1], shares[shares.index(top) :]
+    assert len(rising) >= 8 and rising == sorted(rising) and falling == sorted(falling)[::-1]
+    assert top > 0.7 and falling[-1] < 0.02
+
+
 def killed_at(step: int, recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = fit._Run._one
 
