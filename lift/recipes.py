@@ -83,15 +83,15 @@ RECIPES = {
         # says with the document in its window; learning rate theirs.
         Recipe(
             "cartridge", "cartridge", (Stage(("tasks",), 10, 64),), 2e-2, tasks=(*FACTS, "cloze"), items=320,
-            learnt="logits", window_rows=4, schedule="cosine", kl_weight=1.0, kl_rows=12,
+            learnt="logits", window_rows=8, schedule="cosine", kl_weight=1.0, kl_rows=12,
         ),
         # The published gate, otherwise as `lse`: what the gate alone is worth.
         Recipe(
             "query", "gated", (Stage(("tasks",), 10, 64),), 1.2e-2, gate="query", tasks=(*FACTS, "cloze"), items=320,
-            window_rows=4, schedule="cosine", betas=(0.9, 0.95), kl_weight=1.0, kl_rows=12,
+            window_rows=8, schedule="cosine", betas=(0.9, 0.95), kl_weight=1.0, kl_rows=12,
         ),
         Recipe(
-            "lse", "gated", (Stage(("tasks",), 10, 64),), 2e-3, tasks=(*FACTS, "cloze"), items=320, window_rows=4,
+            "lse", "gated", (Stage(("tasks",), 10, 64),), 2e-3, tasks=(*FACTS, "cloze"), items=320, window_rows=8,
             schedule="cosine", betas=(0.9, 0.95), distil_steps=200, kl_weight=1.0, kl_rows=12,
             neutral_budget=0.25,  # ten times what a fit costs: one that goes astray is stopped, no other
         ),
