@@ -31,8 +31,8 @@ class Method(NamedTuple):
     several: bool  # may be on at once
 
 
-def together(library: Library, names: Sequence[str]) -> list[Entry]:
-    """The entries of documents that are to be on at once. Raises `LibraryError` if they cannot be, from files alone."""
+def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
+    """The entries of documents that one model is to take. Raises `LibraryError` if it cannot, from files alone."""
     entries = [library.get(name) for name in dict.fromkeys(names)]
     if not entries:
         raise LibraryError(f"no document of {library.folder} was named: give at least one")
@@ -43,7 +43,6 @@ def together(library: Library, names: Sequence[str]) -> list[Entry]:
                 f"{entry.name!r} is of type {method.name}, {entries[0].name!r} of {methods[0].name}: "
                 "ask one at a time, or fit both with one recipe"
             )
-    _check_count(len(entries), methods[0])
     return entries
 
 

@@ -47,9 +47,9 @@ def _one_line() -> Iterator[None]:
 
 def _base(library: Library, names: Sequence[str], model: str | None) -> Path:
     """The folder of the model that all of the documents were fitted to, as far as it can be told without loading it."""
-    from lift.attached import together
+    from lift.attached import of_one_method
 
-    entries = together(library, names)
+    entries = of_one_method(library, names)
     if model is None and not Path(entries[0].base_model).is_dir() and Path(entries[0].base_model).is_absolute():
         raise LiftError(f"base model {entries[0].base_model} is no longer there: give --model")
     _, folder = base_model.located(model or entries[0].base_model)
@@ -62,13 +62,11 @@ def _base(library: Library, names: Sequence[str], model: str | None) -> Path:
     return folder
 
 
-def _recalled(library: Library, names: Sequence[str], folder: Path, device: Any) -> Any:
-    """The base model with the documents on."""
+def _recalled(library: Library, name: str, folder: Path, device: Any) -> Any:
+    """The base model with a document attached, others to be switched to."""
     from lift.attached import Attached
 
-    attached = Attached(library, base_model.load(folder, device), names)
-    attached.switch(names)
-    return attached.model
+    return Attached(library, base_model.load(folder, device), [name])
 
 
 def _context(folder: Path) -> int | None:
@@ -174,7 +172,9 @@ def _study(url: str) -> Any:
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     library: LibraryAt,
-    document: Annotated[list[str], typer.Option(help="Name of a document; repeat to remember several at once.")],
+    document: Annotated[
+        list[str], typer.Option(help="Name of a document; repeat to ask several, one after the other.")
+    ],
     window: Annotated[Path | None, typer.Option(help="Text to put before the question.")] = None,
     retrieve: Annotated[int, typer.Option(min=0, help="Passages of --source to put before the question.")] = 0,
     source: Annotated[Path | None, typer.Option(help="The document's file, for --retrieve.")] = None,
@@ -198,16 +198,19 @@ def ask(
         tokenizer = base_model.tokenizer(folder)
         from lift.asking import NEW_TOKENS, answers, chat
 
-        prompt = chat(tokenizer, '" and "'.join(names), question, "\n\n".join(before))
-        limit = _context(folder)
-        if limit and len(prompt) + NEW_TOKENS > limit:
+        prompts = {name: chat(tokenizer, name, question, "\n\n".join(before)) for name in names}
+        limit, longest = _context(folder), max(map(len, prompts.values()))
+        if limit and longest + NEW_TOKENS > limit:
             given = [name for name, on in (("--window", window), ("--retrieve", retrieve)) if on]
             raise LiftError(
-                f"the prompt has {len(prompt):,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
+                f"the prompt has {longest:,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
                 f"shorten {' or '.join(given) or 'the question'}"
             )
-        reply = answers(_recalled(shelf, names, folder, target), tokenizer, [prompt])[0]
-        typer.echo("\n".join(map(listing.shown, reply.split("\n"))))
+        recalled = _recalled(shelf, names[0], folder, target)
+        for name, prompt in prompts.items():
+            recalled.switch(name)
+            reply = "\n".join(map(listing.shown, answers(recalled.model, tokenizer, [prompt])[0].split("\n")))
+            typer.echo(f"{listing.shown(name)}: {reply}" if len(names) > 1 else reply)
 
 
 # ---- evaluate ---------------------------------------------------------------------------------------------------
@@ -247,9 +250,9 @@ def evaluate(
         against = chronicle.against(tokenizer)
         asked = [(text.name, items), (against["other"][0].name, against["other"][1]), (GENERAL, against["unrelated"])]
         window = window_size(window_tokens, _context(folder), tokenizer, asked)
-        attached = _recalled(shelf, [document], folder, target)
-        gate = tuner.gate if tuner.layers(attached) else None
-        found = {entry.recipe: measure(attached, tokenizer, text, items, window_tokens=window, gate=gate, **against)}
+        remembering = _recalled(shelf, document, folder, target).model
+        gate = tuner.gate if tuner.layers(remembering) else None
+        found = {entry.recipe: measure(remembering, tokenizer, text, items, window_tokens=window, gate=gate, **against)}
         Console().print(upright(found))
         if out:
             save(found, out)

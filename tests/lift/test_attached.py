@@ -12,7 +12,7 @@ from shelf import entry_for, make_adapter, refused
 from tiny_model import tiny_model
 
 from lift import LiftError
-from lift.attached import Attached, together
+from lift.attached import Attached, of_one_method
 from lift.library import CONFIG, WEIGHTS, Library
 from lift.tuner import GatedMemoryConfig
 
@@ -158,12 +158,14 @@ def mixed(library: Library, tmp_path: Path, base: str) -> Library:
     return library
 
 
-def test_together_are_documents_of_one_method_that_takes_several(mixed: Library) -> None:
+def test_documents_of_one_method_are_on_at_once_where_it_takes_several(mixed: Library) -> None:
     for names in (["a", "b", "c"], ["lse0", "lse1"], ["prefix0"], ["query0", "query0"]):
-        assert [entry.name for entry in together(mixed, names)] == list(dict.fromkeys(names))
+        assert [entry.name for entry in of_one_method(mixed, names)] == list(dict.fromkeys(names))
         memory = Attached(mixed, tiny_model(), names)
         memory.switch(names)
         assert logits(memory.model).isfinite().all()
+    memory = Attached(mixed, tiny_model(), ["query0"])
+    refused(lambda: memory.switch(["query0", "query1"]), "2 documents", "gate query", "one name")
 
 
 @pytest.mark.parametrize(
@@ -174,14 +176,12 @@ def test_together_are_documents_of_one_method_that_takes_several(mixed: Library)
         (("a", "prefix0"), ("'prefix0'", "PREFIX_TUNING", "'a'", "LORA", "one recipe")),
         (("a", "lse0"), ("GATED_MEMORY with gate lse", "LORA")),
         (("lse0", "query0"), ("gate lse", "gate query")),
-        (("query0", "query1"), ("2 documents", "gate query", "one name")),
-        (("prefix0", "prefix1"), ("2 documents", "PREFIX_TUNING")),
     ],
 )
-def test_what_cannot_be_together_is_refused_without_a_model_and_with_one(
+def test_what_one_model_cannot_take_is_refused_without_it_and_with_it(
     mixed: Library, names: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
-    refused(lambda: together(mixed, names), *parts)
+    refused(lambda: of_one_method(mixed, names), *parts)
 
     with pytest.raises(LiftError):
         Attached(mixed, tiny_model(), names[:1]).switch(names)
@@ -190,5 +190,5 @@ def test_what_cannot_be_together_is_refused_without_a_model_and_with_one(
 @pytest.mark.parametrize("raw", ["", "[]", "{}", '{"peft_type": "SPELL"}', '{"peft_type": ["LORA"]}', "\x00"])
 def test_an_adapter_config_that_says_no_method(library: Library, raw: str) -> None:
     (library.path(library.get("b")) / CONFIG).write_text(raw)
-    refused(lambda: together(library, ["a", "b"]), "'b'", CONFIG, "again")
-    assert [entry.name for entry in together(library, ["a", "c"])] == ["a", "c"]
+    refused(lambda: of_one_method(library, ["a", "b"]), "'b'", CONFIG, "again")
+    assert [entry.name for entry in of_one_method(library, ["a", "c"])] == ["a", "c"]

@@ -222,31 +222,29 @@ def asking(library: Library, *more: Any) -> tuple[Any, ...]:
     return ("ask", "--library", library.folder, "--device", "cpu", *more)
 
 
-def reply(library: Library, names: list[str], question: str, window: str = "") -> str:
-    memory, tokenizer = Attached(library, tiny_model(), names), tiny_tokenizer()
-    memory.switch(names)
-    said = answers(memory.model, tokenizer, [chat(tokenizer, '" and "'.join(names), question, window)])[0]
+def reply(library: Library, name: str, question: str, window: str = "") -> str:
+    memory, tokenizer = Attached(library, tiny_model(), [name]), tiny_tokenizer()
+    said = answers(memory.model, tokenizer, [chat(tokenizer, name, question, window)])[0]
     return "\n".join(map(shown, said.split("\n")))  # an untrained model writes anything
 
 
 def test_ask_prints_the_reply_of_the_model_that_remembers(library: Library) -> None:
     code, out, err = run(*asking(library, "--document", "logbook", "Who?"))
     assert (code, err) == (0, "")
-    assert out == reply(library, ["logbook"], "Who?") + "\n"
+    assert out == reply(library, "logbook", "Who?") + "\n"
     plain = answers(tiny_model(), tiny_tokenizer(), [chat(tiny_tokenizer(), "logbook", "Who?")])[0]
     assert out != plain + "\n"
 
 
-def test_ask_several_documents_at_once(library: Library) -> None:
-    both = ["logbook", "other"]
+def test_several_documents_are_asked_one_after_the_other(library: Library) -> None:
     _, out, _ = run(*asking(library, "--document", "logbook", "--document", "other", "Who?"))
-    assert out == reply(library, both, "Who?") + "\n"
+    assert out == "".join(f"{name}: {reply(library, name, 'Who?')}\n" for name in ("logbook", "other"))
 
 
 def test_ask_with_a_window_beside_the_memory(library: Library, tmp_path: Path) -> None:
     (tmp_path / "page.txt").write_text("a page of some length " * 5)
     _, out, _ = run(*asking(library, "--document", "logbook", "--window", tmp_path / "page.txt", "Who?"))
-    assert out == reply(library, ["logbook"], "Who?", "a page of some length " * 5) + "\n"
+    assert out == reply(library, "logbook", "Who?", "a page of some length " * 5) + "\n"
 
 
 @pytest.mark.usefixtures("no_model")
@@ -289,7 +287,7 @@ def test_a_window_may_be_one_line_but_not_nothing(library: Library, tmp_path: Pa
     (tmp_path / "line.txt").write_text("One line.")
     arguments = asking(library, "--document", "logbook", "--window", tmp_path / "line.txt", "Who?")
     _, out, _ = run(*arguments)
-    assert out == reply(library, ["logbook"], "Who?", "One line.") + "\n"
+    assert out == reply(library, "logbook", "Who?", "One line.") + "\n"
     (tmp_path / "line.txt").write_text(" \n")
     assert "is empty" in refused(*arguments)
 
@@ -303,7 +301,7 @@ def test_without_bm25s_nothing_is_retrieved(library: Library, book: Path, monkey
 def test_ask_beside_retrieved_passages(library: Library, book: Path) -> None:
     book.write_text(TEXT[:200])  # one passage
     _, out, _ = run(*asking(library, "--document", "logbook", "--retrieve", 1, "--source", book, "Keeper 1?"))
-    assert out == reply(library, ["logbook"], "Keeper 1?", read(book).text) + "\n"
+    assert out == reply(library, "logbook", "Keeper 1?", read(book).text) + "\n"
 
 
 # ---- evaluate, list, remove -------------------------------------------------------------------------------------
