@@ -1,8 +1,8 @@
 """What it is worth to write a document into the weights, method against method, at equal adapter bytes.
 
     python -m benchmarks.lift run OUT --model MODEL [--tokens 2048,8192,32768] [--seeds 0,1,2] [--methods …] [--seconds S]
-    python -m benchmarks.lift tune OUT --model MODEL                    # each method's learning rate, on another document
-    python -m benchmarks.lift ablate OUT --model MODEL                  # what each part of `lse` is worth, on that document
+    python -m benchmarks.lift tune OUT --model MODEL                    # each method's learning rate, on two other documents
+    python -m benchmarks.lift ablate OUT --model MODEL                  # what each part of `lse` is worth, on those documents
 
 Made-up documents with 16 single facts and 4 chains of two (`lift.chronicle`), questions in wordings that no method was
 trained on. Closed book: nothing but the weights. `window`: needles with the document around them in the window, with the
@@ -55,12 +55,14 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "lse,undistilled": {"distil_steps": 0},
     "lse,no-other-text": {"kl_weight": 0.0, "kl_rows": 0, "neutral_budget": None},
     "lse,closed-book": {"window_rows": 0},
+    "lse,half-beside": {"window_rows": 4},
+    "lse,held-less": {"kl_weight": 0.5},
     "lse,held-harder": {"kl_weight": 4.0},
     "lse,narrow": {"width": 1},
     "lse,from-logits": {"learnt": "logits"},
     **{f"lse,{epochs}-epochs": {"stages": (Stage(("tasks",), epochs, 64),)} for epochs in (2, 5, 20)},
 }
-TUNED_ON = 100  # the seed of a document that `run` does not use
+TUNED_ON = (100, 101)  # seeds of documents that `run` does not use
 NEEDLES, ABSENT, OTHERS = 32, 12, 16  # questions of an evaluation, beside all linked ones, cloze and order
 TOKENS = (2048, 8192, 32_768)
 
@@ -298,7 +300,7 @@ def tune(
     seconds: SECONDS = 1e9,
     each: EACH = 1,
 ) -> None:
-    """Each method at several learning rates, on a document of a seed that `run` does not use."""
+    """Each method at several learning rates, on documents of seeds that `run` does not use."""
     chosen = known("methods", methods.split(","), RATES)
     rates = {(method, RATES[method] * factor) for method in chosen for factor in map(float, factors.split(","))}
     recipes = {f"{m}@{rate:g}": recipe(m, rate) for m, rate in sorted(rates)}
@@ -321,7 +323,7 @@ def ablate(
 
 def _aside(path: Path, model: Path, recipes: dict[str, Recipe], tokens: int, seconds: float, each: int) -> None:
     store = Store(path, base_of(model))
-    jobs = {f"{tokens} {name} {TUNED_ON}": (given, tokens, TUNED_ON) for name, given in recipes.items()}
+    jobs = {f"{tokens} {name} {seed}": (given, tokens, seed) for name, given in recipes.items() for seed in TUNED_ON}
     store.measure(model, jobs, seconds, each)
     Console(width=170).print(table(store.found))
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, base_of, load, percent
-from lift import chronicle, tasks
+from lift import LiftError, chronicle, tasks
 from lift.asking import answers, chat
 from lift.attached import Attached
 from lift.documents import Document
@@ -80,7 +80,11 @@ def main(
             ))  # fmt: skip
             documents[document.name], seeds[document.name] = document, seed
         names = list(documents)
-        attached = Attached(library, base, names)
+        try:
+            attached = Attached(library, base, names)
+            attached.switch(names)
+        except LiftError as error:  # a method that takes one at a time
+            raise SystemExit(f"error: {error}") from None
         found: dict[str, Any] = {"switch_ms": 1000 * seconds_to_switch(attached, names, SWITCHES)}
         rates: dict[str, list[Rate]] = {"alone": [], "all": [], "another's": []}
         for i, (name, document) in enumerate(documents.items()):

@@ -36,6 +36,8 @@ def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
     entries = [library.get(name) for name in dict.fromkeys(names)]
     if not entries:
         raise LibraryError(f"no document of {library.folder} was named: give at least one")
+    for entry in entries:
+        check_files(library.path(entry), repr(entry.name))
     methods = [_method(library, entry) for entry in entries]
     for entry, method in zip(entries, methods, strict=True):
         if method != methods[0]:
@@ -51,15 +53,27 @@ def _check_count(documents: int, method: Method) -> None:
         raise LibraryError(f"{documents} documents at once: adapters of type {method.name} take one, give one name")
 
 
+def slots(library: Library, entry: Entry) -> int:
+    """Positions of the model that a document takes: a cartridge's."""
+    with _readable(library, entry) as stated:
+        return int(stated.get("num_virtual_tokens") or 0)
+
+
 def _method(library: Library, entry: Entry) -> Method:
-    try:
-        stated = json.loads((library.path(entry) / CONFIG).read_text(encoding="utf-8"))
+    with _readable(library, entry) as stated:
         kind = PeftType(stated["peft_type"])
         gate = str(stated["gate"]) if kind == METHOD.upper() else ""
-    except (OSError, ValueError, LookupError, TypeError):
-        raise LibraryError(f"{entry.name!r} has no readable {CONFIG} in {library.path(entry)}: fit it again") from None
     prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig)
     return Method(f"{kind.value} with gate {gate}" if gate else kind.value, several=not prompt and gate != "query")
+
+
+@contextmanager
+def _readable(library: Library, entry: Entry) -> Iterator[Any]:
+    """What an adapter's config states. Raises `LibraryError`, also for what is read of it wrongly."""
+    try:
+        yield json.loads((library.path(entry) / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise LibraryError(f"{entry.name!r} has no readable {CONFIG} in {library.path(entry)}: fit it again") from None
 
 
 class Attached:

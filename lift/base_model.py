@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def config(folder: Path) -> Any:
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers and the hub's client raise their own for what a file says wrongly
         reason = (str(error).splitlines() or [""])[0][:160]
         raise LiftError(f"{folder} is no model folder ({reason}): give one with config.json") from None
 
@@ -94,7 +95,9 @@ def _fingerprint(stated: Any, tensors: Any) -> str:
 
 def located(model: str) -> tuple[str, Path]:
     """The name to remember, and the folder: a local one, or a hub model's in the cache."""
-    folder = Path(model).expanduser()
+    folder = Path(model)
+    with suppress(RuntimeError):  # of a user whose home is not known
+        folder = folder.expanduser()
     if folder.is_dir():
         return str(folder.resolve()), folder
     try:

@@ -62,17 +62,19 @@ def _base(library: Library, names: Sequence[str], model: str | None) -> Path:
     return folder
 
 
-def _recalled(library: Library, name: str, folder: Path, device: Any) -> Any:
-    """The base model with a document attached, others to be switched to."""
+def _recalled(library: Library, names: Sequence[str], folder: Path, device: Any) -> Any:
+    """The base model with the documents attached, the first on."""
     from lift.attached import Attached
 
-    return Attached(library, base_model.load(folder, device), [name])
+    return Attached(library, base_model.load(folder, device), names)
 
 
-def _context(folder: Path) -> int | None:
-    """Tokens that the model reads, where its config says so."""
+def _context(folder: Path, library: Library, names: Sequence[str]) -> int | None:
+    """Tokens that the model reads beside any of the documents, where its config says so."""
+    from lift.attached import slots
+
     limit: int | None = getattr(base_model.config(folder).get_text_config(), "max_position_embeddings", None)
-    return limit
+    return limit and limit - max(slots(library, library.get(name)) for name in names)
 
 
 # ---- fit --------------------------------------------------------------------------------------------------------
@@ -87,7 +89,7 @@ def fit(
     name: Annotated[
         str | None, typer.Option(help="What the document is to be called; the file's name otherwise.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of all that is drawn.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Fit a document anew that is there already.")] = False,
     device: Device = "auto",
     self_study: Annotated[
@@ -185,11 +187,17 @@ def ask(
     with _one_line():
         if not question.strip():
             raise LiftError("the question is empty: write one")
+        if question.encode(errors="replace").decode() != question:
+            raise LiftError(f"the question {listing.shown(question)!r} is not UTF-8: write it in UTF-8")
         shelf, names = Library(library), list(dict.fromkeys(document))
         for name in names:
             shelf.get(name)
         if retrieve and source is None:
             raise LiftError(f"--retrieve {retrieve} has nothing to search: give --source")
+        if retrieve and len(names) > 1:
+            raise LiftError(
+                f"--retrieve searches the file of one document, {len(names)} are asked: give one --document"
+            )
         if source and not retrieve:
             raise LiftError(f"--source {source} is only searched with --retrieve: give --retrieve 3, or --window")
         before = [read_text(window)] if window else []
@@ -199,14 +207,14 @@ def ask(
         from lift.asking import NEW_TOKENS, answers, chat
 
         prompts = {name: chat(tokenizer, name, question, "\n\n".join(before)) for name in names}
-        limit, longest = _context(folder), max(map(len, prompts.values()))
+        limit, longest = _context(folder, shelf, names), max(map(len, prompts.values()))
         if limit and longest + NEW_TOKENS > limit:
             given = [name for name, on in (("--window", window), ("--retrieve", retrieve)) if on]
             raise LiftError(
                 f"the prompt has {longest:,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
                 f"shorten {' or '.join(given) or 'the question'}"
             )
-        recalled = _recalled(shelf, names[0], folder, target)
+        recalled = _recalled(shelf, names, folder, target)
         for name, prompt in prompts.items():
             recalled.switch(name)
             reply = "\n".join(map(listing.shown, answers(recalled.model, tokenizer, [prompt])[0].split("\n")))
@@ -249,8 +257,8 @@ def evaluate(
         items = tasks.make(text, list(tasks.TASKS), questions, 0, "eval")
         against = chronicle.against(tokenizer)
         asked = [(text.name, items), (against["other"][0].name, against["other"][1]), (GENERAL, against["unrelated"])]
-        window = window_size(window_tokens, _context(folder), tokenizer, asked)
-        remembering = _recalled(shelf, document, folder, target).model
+        window = window_size(window_tokens, _context(folder, shelf, [document]), tokenizer, asked)
+        remembering = _recalled(shelf, [document], folder, target).model
         gate = tuner.gate if tuner.layers(remembering) else None
         found = {entry.recipe: measure(remembering, tokenizer, text, items, window_tokens=window, gate=gate, **against)}
         Console().print(upright(found))

@@ -63,7 +63,7 @@ def check_length(tokens: int, model: Any, row: int = 0) -> None:
     if needed > free:
         raise LiftError(
             f"{tokens:,} tokens need {needed / 2**30:.1f} GiB for keys and values, {free / 2**30:.1f} are free: "
-            "split the document, one adapter a part (gate lse composes them)"
+            "split the document, one adapter a part, and ask one after the other"
         )
 
 

@@ -85,7 +85,7 @@ RECIPES = {
             "cartridge", "cartridge", (Stage(("tasks",), 10, 64),), 2e-2, tasks=(*FACTS, "cloze"), items=320,
             learnt="logits", window_rows=8, schedule="cosine", kl_weight=1.0, kl_rows=12,
         ),
-        # The published gate, otherwise as `lse`: what the gate alone is worth.
+        # The published gate with the questions of `lse`, at its own rate: no log-sum-exp, so nothing to distil.
         Recipe(
             "query", "gated", (Stage(("tasks",), 10, 64),), 1.2e-2, gate="query", tasks=(*FACTS, "cloze"), items=320,
             window_rows=8, schedule="cosine", betas=(0.9, 0.95), kl_weight=1.0, kl_rows=12,
@@ -93,7 +93,7 @@ RECIPES = {
         Recipe(
             "lse", "gated", (Stage(("tasks",), 10, 64),), 2e-3, tasks=(*FACTS, "cloze"), items=320, window_rows=8,
             schedule="cosine", betas=(0.9, 0.95), distil_steps=200, kl_weight=1.0, kl_rows=12,
-            neutral_budget=0.25,  # ten times what a fit costs: one that goes astray is stopped, no other
+            neutral_budget=0.25,  # far more than a fit costs: one that goes astray is stopped, no other
         ),
     )
 }  # fmt: skip

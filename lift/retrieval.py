@@ -20,8 +20,11 @@ def passages(text: str, question: str, k: int) -> list[str]:
         if words and words + count > PASSAGE_WORDS:
             pieces, words = [*pieces, ""], 0
         pieces[-1], words = f"{pieces[-1]} {text[start:end]}".strip(), words + count
+    terms = [_terms(piece) for piece in pieces]
+    if not any(terms):
+        raise LiftError("--source has no word to search: give the document's file")
     index = bm25s.BM25()
-    index.index([_terms(piece) for piece in pieces], show_progress=False)
+    index.index(terms, show_progress=False)
     best, _ = index.retrieve([_terms(question)], k=min(k, len(pieces)), show_progress=False)
     return [pieces[i] for i in sorted(best[0].tolist())]
 

@@ -2,10 +2,11 @@
 
     model = get_peft_model(model, GatedMemoryConfig(gate="lse"))        # importing this module registers it with PEFT
 
-Works on any decoder with separate q_proj and o_proj: Llama, Qwen2, Qwen3, Gemma3, SmolLM3, Mistral. The query before RoPE is
-what `q_proj` puts out, through `q_norm` where there is one; the window's log-sum-exp is taken where attention is computed,
-in transformers' attention interface: a model of eager or flash attention is asked for sdpa until `unload`. Several active
-adapters are several documents at once (gate "lse"). Not under `nn.DataParallel`, whose replicas would share what they see.
+Works on any decoder with separate q_proj and o_proj: Llama, Qwen2, Qwen3, Gemma3, SmolLM3, Mistral, OLMo2. The query before
+RoPE is what `q_proj` puts out, through `q_norm` where there is one; the window's log-sum-exp is taken where attention is
+computed, in transformers' attention interface: a model of eager or flash attention is asked for sdpa until `unload`. Several
+active adapters are several documents at once (gate "lse"). Not under `nn.DataParallel`, whose replicas would share what they
+see.
 """
 
 from collections.abc import Iterator
@@ -130,7 +131,7 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
             self.tap.query = None
             return self.base_layer(x, *args, **kwargs)
         if self.gate == "query" and len(names) > 1:
-            raise LiftError("gates of kind query do not compose: ask one document at a time, or fit with gate lse")
+            raise LiftError("gates of kind query do not compose: ask one document at a time")
         query, lse, turned = self.tap.take(self.heads)
         if lse is None and self.tap.wanted:
             raise LiftError(
@@ -253,8 +254,11 @@ def _modules(config: Any) -> list[tuple[str, nn.Module]]:
     """Last names of all modules and parameters, of a model without weights."""
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):  # a copy, or the model whose config this is would be asked for eager attention too
-        model = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager")
+    try:
+        with torch.device("meta"):  # a copy, or the model whose config this is would be asked for eager attention too
+            model = AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager")
+    except ValueError:
+        raise LiftError(f"{config.model_type} is no decoder: give a causal language model") from None
     named = [*model.named_modules(), *model.named_parameters()]
     return [(name.rpartition(".")[2], module) for name, module in named]
 

@@ -24,6 +24,9 @@ def test_documents_on_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         for layer in layers(model):
             layer.gm_memory["default"].share.data.fill_(0.5)
         model.save_pretrained(tmp_path / f"8192-lse-{seed}")
+        get_peft_model(tiny_model(), GatedMemoryConfig(gate="query")).save_pretrained(tmp_path / f"8192-query-{seed}")
+    one = CliRunner().invoke(app, [*arguments, "--method", "query"])
+    assert one.exit_code == 1 and one.output.startswith("error: 2 documents at once") and one.output.count("\n") == 1
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "together-8192-lse.json").read_text())

@@ -83,10 +83,14 @@ def test_a_folder_is_located_and_loaded_as_what_was_saved(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
-    refused(lambda: located("no/such"), "'no/such'", "--model")
+    for name in ("no/such", "~nobody-of-this-name/such"):
+        refused(lambda name=name: located(name), repr(name), "--model")
     refused(lambda: tokenizer(tmp_path), "tokenizer")
     refused(lambda: load(tmp_path, device("cpu")), str(tmp_path))
     refused(lambda: device("tpu"), "'tpu'", "auto, cpu, cuda")
+    for said in ("[]", '{"model_type": "llama", "hidden_size": "wide"}'):
+        (tmp_path / "config.json").write_text(said)
+        refused(lambda: config(tmp_path), str(tmp_path), "config.json")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

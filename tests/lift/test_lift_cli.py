@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from loopback import ChatServer
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
 from tiny_model import save_tiny, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
@@ -20,7 +20,7 @@ from lift.attached import Attached
 from lift.base_model import fingerprint
 from lift.documents import read
 from lift.evaluate_plot import load
-from lift.library import Entry, Library
+from lift.library import WEIGHTS, Entry, Library
 from lift.listing import shown
 from lift.tuner import GatedMemoryConfig
 
@@ -33,12 +33,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="session")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, model = tmp_path_factory.mktemp("adapter"), tiny_model()
-    torch.manual_seed(1)
-    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).save_pretrained(folder)
+def saved(folder: Path, seed: int, config: Any) -> Path:
+    torch.manual_seed(seed)
+    get_peft_model(tiny_model(), config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    return [saved(tmp_path_factory.mktemp("adapter"), seed, config) for seed in (1, 2)]
+
+
+@pytest.fixture
+def adapter(adapters: list[Path]) -> Path:
+    return adapters[0]
 
 
 @pytest.fixture
@@ -49,10 +58,10 @@ def book(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def library(tmp_path: Path, base: Path, adapter: Path, book: Path) -> Library:
+def library(tmp_path: Path, base: Path, adapters: list[Path], book: Path) -> Library:
     """Two documents, `logbook` and `other`."""
     made = Library(tmp_path / "books")
-    for name in ("logbook", "other"):
+    for name, adapter in zip(("logbook", "other"), adapters, strict=True):
         fields = {"name": name, "digest": read(book).digest, "tokens": 2000, "words": 390, "recipe": "lse"}
         fields |= {"base_model": str(base), "fingerprint": fingerprint(base), "seconds": 8.0, "kv_bytes": 2**20}
         made.add(adapter, Entry(**fields))
@@ -236,9 +245,43 @@ def test_ask_prints_the_reply_of_the_model_that_remembers(library: Library) -> N
     assert out != plain + "\n"
 
 
+BOTH = ("--document", "logbook", "--document", "other")
+
+
 def test_several_documents_are_asked_one_after_the_other(library: Library) -> None:
-    _, out, _ = run(*asking(library, "--document", "logbook", "--document", "other", "Who?"))
+    _, out, _ = run(*asking(library, *BOTH, "Who?"))
     assert out == "".join(f"{name}: {reply(library, name, 'Who?')}\n" for name in ("logbook", "other"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GatedMemoryConfig(gate="query", published_init=True),
+        PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4),
+    ],
+    ids=["query", "cartridge"],
+)
+def test_so_are_those_that_cannot_be_on_at_once(config: Any, library: Library, tmp_path: Path) -> None:
+    for seed, name in enumerate(("logbook", "other")):
+        library.add(saved(tmp_path / name, seed, config), library.get(name), replace=True)
+    _, out, _ = run(*asking(library, *BOTH, "Who?"))
+    replies = [reply(library, name, "Who?") for name in ("logbook", "other")]
+    assert out == f"logbook: {replies[0]}\nother: {replies[1]}\n" and replies[0] != replies[1]
+
+
+@pytest.mark.usefixtures("no_model")
+def test_what_is_wrong_with_any_of_them_is_said_first(library: Library, book: Path) -> None:
+    assert "--document" in refused(*asking(library, *BOTH, "--retrieve", 1, "--source", book, "Who?"))
+    (library.path(library.get("other")) / WEIGHTS).unlink()
+    assert "'other'" in refused(*asking(library, *BOTH, "Who?"))
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_cartridge_takes_room_of_the_prompt(library: Library, tmp_path: Path) -> None:
+    asked = asking(library, "--document", "logbook", "Who? " * 20)
+    config = PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=400)
+    library.add(saved(tmp_path / "long", 0, config), library.get("logbook"), replace=True)
+    assert "reads 112" in refused(*asked)
 
 
 def test_ask_with_a_window_beside_the_memory(library: Library, tmp_path: Path) -> None:
@@ -251,6 +294,7 @@ def test_ask_with_a_window_beside_the_memory(library: Library, tmp_path: Path) -
 def test_ask_refuses(library: Library, tmp_path: Path, base: Path, book: Path) -> None:
     assert "did you mean 'logbook'?" in refused(*asking(library, "--document", "logbok", "Who?"))
     assert "empty" in refused(*asking(library, "--document", "logbook", " "))
+    assert "UTF-8" in refused(*asking(library, "--document", "logbook", "caf\udce9?"))
     assert "none.txt" in refused(*asking(library, "--document", "logbook", "--window", tmp_path / "none.txt", "Who?"))
     assert "--source" in refused(*asking(library, "--document", "logbook", "--retrieve", 2, "Who?"))
     assert "--retrieve" in refused(*asking(library, "--document", "logbook", "--source", book, "Who?"))
@@ -261,7 +305,7 @@ def test_ask_refuses(library: Library, tmp_path: Path, base: Path, book: Path) -
 
 @pytest.mark.usefixtures("no_model")
 def test_ask_refuses_documents_of_two_methods(library: Library, tmp_path: Path) -> None:
-    get_peft_model(tiny_model(), GatedMemoryConfig()).save_pretrained(tmp_path / "gated")
+    saved(tmp_path / "gated", 0, GatedMemoryConfig())
     library.add(tmp_path / "gated", library.get("other").model_copy(update={"name": "third"}))
     line = refused(*asking(library, "--document", "logbook", "--document", "third", "Who?"))
     assert "LORA" in line and "GATED_MEMORY" in line and "'third'" in line
@@ -318,7 +362,7 @@ def test_evaluate_refuses_another_text_than_was_fitted(library: Library, book: P
 @pytest.mark.parametrize("method", ["LORA", "GATED_MEMORY"])
 def test_evaluate_from_the_library_to_the_files(method: str, library: Library, book: Path, tmp_path: Path) -> None:
     if method == "GATED_MEMORY":
-        get_peft_model(tiny_model(), GatedMemoryConfig()).save_pretrained(tmp_path / "gated")
+        saved(tmp_path / "gated", 0, GatedMemoryConfig())
         library.add(tmp_path / "gated", library.get("logbook"), replace=True)
     code, out, err = run(
         "evaluate", "--library", library.folder, "--source", book, "--document", "logbook", "--device", "cpu",

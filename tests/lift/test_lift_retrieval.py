@@ -30,3 +30,7 @@ def test_a_sentence_longer_than_a_passage_stands_whole_and_words_of_none_find_so
 def test_without_bm25s_nothing_is_retrieved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bm25s", None)
     refused(lambda: passages(TEXT, "keeper", 2), "pip install bm25s")
+
+
+def test_a_text_without_a_word_is_refused() -> None:
+    refused(lambda: passages("... !!! ???", "keeper", 2), "no word", "--source")

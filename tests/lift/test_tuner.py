@@ -291,6 +291,11 @@ def test_models_that_cannot_have_one_are_refused_in_one_line(config: Any, messag
     assert "\n" not in str(caught.value) and "published-v4" in str(caught.value)
 
 
+def test_an_encoder_with_a_decoder_is_refused() -> None:
+    with pytest.raises(LiftError, match="t5 is no decoder: give a causal language model"):
+        check(transformers.T5Config())
+
+
 def test_gates_that_do_not_compose_are_refused() -> None:
     model = adapted("Llama", "query")
     model.add_adapter("other", GatedMemoryConfig(gate="query"))
