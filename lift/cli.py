@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 
 from lift import LiftError, base_model, listing, retrieval
-from lift.documents import Document, read, read_text
+from lift.documents import Document, encodable, read, read_text
 from lift.library import Entry, Library, LibraryError
 
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
@@ -187,7 +187,7 @@ def ask(
     with _one_line():
         if not question.strip():
             raise LiftError("the question is empty: write one")
-        if question.encode(errors="replace").decode() != question:
+        if not encodable(question):
             raise LiftError(f"the question {listing.shown(question)!r} is not UTF-8: write it in UTF-8")
         shelf, names = Library(library), list(dict.fromkeys(document))
         for name in names:

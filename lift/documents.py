@@ -12,6 +12,11 @@ from lift import LiftError
 MIN_WORDS = 20  # below that there is nothing to learn, and nothing that a prompt could not hold
 
 
+def encodable(text: str) -> bool:
+    """Whether UTF-8 can hold it. What is no UTF-8 on a command line comes as lone surrogates."""
+    return not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
+
+
 @dataclass(frozen=True)
 class Document:
     name: str

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lift import LiftError
+from lift.documents import encodable
 
 VERSION = 1
 INDEX, PREVIOUS, ADDING = "index.json", "index.previous.json", ".adding"
@@ -168,7 +169,7 @@ class Library:
         """What `add` would refuse, before anything is fitted."""
         if not entry.name.strip():
             raise LibraryError("the document has no name: give --name")
-        if any(0xD800 <= ord(letter) < 0xE000 for letter in entry.name):
+        if not encodable(entry.name):
             raise LibraryError(f"name {entry.name!r} is no valid Unicode: give --name")
         folder = self.folder.absolute()
         above = next(path for path in (folder, *folder.parents) if path.exists())

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from loopback import ChatServer
-from peft import LoraConfig, PrefixTuningConfig, TaskType, get_peft_model
+from peft import PrefixTuningConfig, TaskType
+from shelf import make_adapter
 from tiny_model import save_tiny, tiny_model, tiny_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
@@ -33,16 +33,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("base"))
 
 
-def saved(folder: Path, seed: int, config: Any) -> Path:
-    torch.manual_seed(seed)
-    get_peft_model(tiny_model(), config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-    return [saved(tmp_path_factory.mktemp("adapter"), seed, config) for seed in (1, 2)]
+    return [make_adapter(tmp_path_factory.mktemp("adapter"), seed) for seed in (1, 2)]
 
 
 @pytest.fixture
@@ -263,7 +256,7 @@ def test_several_documents_are_asked_one_after_the_other(library: Library) -> No
 )
 def test_so_are_those_that_cannot_be_on_at_once(config: Any, library: Library, tmp_path: Path) -> None:
     for seed, name in enumerate(("logbook", "other")):
-        library.add(saved(tmp_path / name, seed, config), library.get(name), replace=True)
+        library.add(make_adapter(tmp_path / name, seed, config), library.get(name), replace=True)
     _, out, _ = run(*asking(library, *BOTH, "Who?"))
     replies = [reply(library, name, "Who?") for name in ("logbook", "other")]
     assert out == f"logbook: {replies[0]}\nother: {replies[1]}\n" and replies[0] != replies[1]
@@ -280,7 +273,7 @@ def test_what_is_wrong_with_any_of_them_is_said_first(library: Library, book: Pa
 def test_a_cartridge_takes_room_of_the_prompt(library: Library, tmp_path: Path) -> None:
     asked = asking(library, "--document", "logbook", "Who? " * 20)
     config = PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=400)
-    library.add(saved(tmp_path / "long", 0, config), library.get("logbook"), replace=True)
+    library.add(make_adapter(tmp_path / "long", 0, config), library.get("logbook"), replace=True)
     assert "reads 112" in refused(*asked)
 
 
@@ -305,7 +298,7 @@ def test_ask_refuses(library: Library, tmp_path: Path, base: Path, book: Path) -
 
 @pytest.mark.usefixtures("no_model")
 def test_ask_refuses_documents_of_two_methods(library: Library, tmp_path: Path) -> None:
-    saved(tmp_path / "gated", 0, GatedMemoryConfig())
+    make_adapter(tmp_path / "gated", 0, GatedMemoryConfig())
     library.add(tmp_path / "gated", library.get("other").model_copy(update={"name": "third"}))
     line = refused(*asking(library, "--document", "logbook", "--document", "third", "Who?"))
     assert "LORA" in line and "GATED_MEMORY" in line and "'third'" in line
@@ -362,7 +355,7 @@ def test_evaluate_refuses_another_text_than_was_fitted(library: Library, book: P
 @pytest.mark.parametrize("method", ["LORA", "GATED_MEMORY"])
 def test_evaluate_from_the_library_to_the_files(method: str, library: Library, book: Path, tmp_path: Path) -> None:
     if method == "GATED_MEMORY":
-        saved(tmp_path / "gated", 0, GatedMemoryConfig())
+        make_adapter(tmp_path / "gated", 0, GatedMemoryConfig())
         library.add(tmp_path / "gated", library.get("logbook"), replace=True)
     code, out, err = run(
         "evaluate", "--library", library.folder, "--source", book, "--document", "logbook", "--device", "cpu",
