@@ -188,7 +188,7 @@ def ask(
         if not question.strip():
             raise LiftError("the question is empty: write one")
         if not encodable(question):
-            raise LiftError(f"the question {listing.shown(question)!r} is not UTF-8: write it in UTF-8")
+            raise LiftError(f"the question {question!r} is not UTF-8: write it in UTF-8")
         shelf, names = Library(library), list(dict.fromkeys(document))
         for name in names:
             shelf.get(name)
