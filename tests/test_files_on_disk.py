@@ -133,6 +133,7 @@ def test_a_checkpoint_restores_the_next_item_and_the_curriculum(server: ChatServ
     env.load_checkpoint()
     assert env.next_index == stored["next_index"] == 40
     assert env.curriculum.state() == stored["curriculum_state"]
+    assert env.curriculum.level("single") > 0
 
 
 # ---- rows to train on, and YAMLs --------------------------------------------------------------------------------
