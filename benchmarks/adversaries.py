@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from environments.haystack.facts import BY_KIND, VALUE_KINDS, parse
-from environments.haystack.links import readers
-from environments.haystack.questions import NONE
 from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
-from environments.scoring import score
+from environments.haystack.tasks.independent import NONE
+from environments.haystack.tasks.linked_wordings import readers
+from environments.rollouts.scoring import score
 
 TASKS = ("single", "multi_key", "multi_value", "multi_query")
 ABSENT = 0.15  # share of the mix whose fact is not in the text

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from environments.curriculum import KNOBS, Curriculum, Difficulty, Limits, Rule, Step, curve, ladder
+from environments.curriculum.policy import KNOBS, Curriculum, Difficulty, Limits, Rule, Step, curve, ladder
 
 GROUP = 8
 GROUPS = 3_000

@@ -4,8 +4,8 @@
     python -m benchmarks.lift tune OUT --model MODEL                    # each method's learning rate, on two other documents
     python -m benchmarks.lift ablate OUT --model MODEL                  # what each part of `lse` is worth, on those documents
 
-Made-up documents with 16 single facts and 4 chains of two (`lift.chronicle`), questions in wordings that no method was
-trained on. Closed book: nothing but the weights. `window`: needles with the document around them in the window, with the
+Made-up documents with 16 single facts and 4 chains of two (`lift.tasks.synthetic_document`), questions in
+wordings that no method was trained on. Closed book: nothing but the weights. `window`: needles with the document around them in the window, with the
 memory on, against off. `others`: questions about another document that stands in the window, with the memory on, against
 off. Each visible GPU takes a fit at a time, or --each of them, whose seconds are then not shown. Every result is in
 OUT/results.json as soon as it is there, with its recipe; the same command goes on, and measures anew what was of another
@@ -34,17 +34,17 @@ from transformers.utils import logging
 
 import lift
 from benchmarks.spread import spread
-from environments.report_html import replacing
-from lift import LiftError, chronicle, tasks
-from lift.asking import answers, chat
-from lift.base_model import fingerprint
-from lift.evaluate import evaluate
-from lift.evaluate_plot import Rate, Results, plot
-from lift.fit import adapter_config, fit
-from lift.model_size import kv_bytes
-from lift.recipes import RECIPES, Recipe, Stage
-from lift.tasks import Item
-from lift.tuner import gate, layers
+from environments.reports.html import replacing
+from lift import LiftError, tasks
+from lift.evaluation.evaluate import evaluate
+from lift.evaluation.results import Rate, Results, plot
+from lift.inference.generate import answers, chat
+from lift.library.base_model import fingerprint
+from lift.memory.tuner import gate, layers
+from lift.tasks import Item, synthetic_document
+from lift.training.fit import adapter_config, fit
+from lift.training.recipes import RECIPES, Recipe, Stage
+from longthread.model_shape import kv_bytes
 
 # Found by `tune`: what is not said here is the recipe's own; published-v3's is its authors'.
 TUNED = {"published-v4": 2e-3, "cartridge": 8e-2}
@@ -96,7 +96,7 @@ def parameters(config: Any, given: Recipe) -> int:
 def questions(document: Any, facts: Sequence[Any], seed: int) -> list[Item]:
     """In held-out wordings, every fact as often as any other."""
     asked = tasks.make(document, ("needle",), NEEDLES, seed, "eval")
-    asked += [item for item in chronicle.items(facts) if item.kind == "linked"]
+    asked += [item for item in synthetic_document.items(facts) if item.kind == "linked"]
     asked += tasks.make(document, ("linked",), 12, seed, "eval")
     asked += tasks.make(document, ("absent",), ABSENT, seed, "eval")
     return asked + tasks.make(document, ("cloze", "order"), 8, seed, "eval")
@@ -115,8 +115,8 @@ def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> 
     """One fit and its evaluation."""
     free()  # what the last one held
     model, tokenizer = load(folder)
-    document, facts = chronicle.made(tokenizer, tokens, seed)
-    other, others = chronicle.made(tokenizer, 2048, 1000 + seed)
+    document, facts = synthetic_document.made(tokenizer, tokens, seed)
+    other, others = synthetic_document.made(tokenizer, 2048, 1000 + seed)
     sized = replace(given, **equal(model.config))
     done = fit(document, model, tokenizer, sized, out, seed=seed, progress=False)
     del model
@@ -124,7 +124,7 @@ def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> 
     model = PeftModel.from_pretrained(load(folder)[0], str(out)).eval()
     results = evaluate(
         model, tokenizer, document, questions(document, facts, seed),
-        neutral=chronicle.neutral("eval"), unrelated=chronicle.unrelated(),
+        neutral=synthetic_document.neutral("eval"), unrelated=synthetic_document.unrelated(),
         other=(other, tasks.make(other, ("needle",), OTHERS, seed, "eval")), window_tokens=1024, progress=False,
         gate=gate if layers(model) else None,
         answer=lambda asked: answers(model, tokenizer, [chat(tokenizer, *each) for each in asked], 40),

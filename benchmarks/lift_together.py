@@ -19,14 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, base_of, load, percent
-from lift import LiftError, chronicle, tasks
-from lift.asking import answers, chat
-from lift.attached import Attached
-from lift.documents import Document
-from lift.evaluate_plot import Rate
-from lift.library import Entry, Library
-from lift.model_size import wait
-from lift.tasks import right
+from lift import LiftError, tasks
+from lift.document.document import Document
+from lift.evaluation.results import Rate
+from lift.inference.generate import answers, chat
+from lift.library.attach import Attached
+from lift.library.library import Entry, Library
+from lift.tasks import right, synthetic_document
+from longthread.model_shape import wait
 
 SWITCHES, LOADS = 200, 20
 
@@ -73,7 +73,7 @@ def main(
         library = Library(Path(scratch) / "books")
         for path in fitted:
             seed = int(path.parent.name.rpartition("-")[2])
-            document, _ = chronicle.made(tokenizer, tokens, seed)
+            document, _ = synthetic_document.made(tokenizer, tokens, seed)
             library.add(path.parent, Entry(
                 name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,
                 base_model=str(model), fingerprint=mine,

@@ -29,9 +29,9 @@ from tqdm import tqdm
 
 from environments.haystack.facts import PLACES, RELATION, RELATIONS, TRADES, TRAITS
 from environments.haystack.layout import LayoutError
-from environments.haystack.linked import LINKED
-from environments.haystack.links import ARRIVAL, CHANGES, EVENTS, LINKS
 from environments.haystack.sample import Haystacks, Options, Sample
+from environments.haystack.tasks.linked import LINKED
+from environments.haystack.tasks.linked_wordings import ARRIVAL, CHANGES, EVENTS, LINKS
 
 # ---- reading the text ----
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks.reference_tokenizers import load
-from environments.haystack import prose
+from environments.haystack.filler import prose
 
 PASSAGES = 12  # in a document: about 3600 tokens
 RUN = """

@@ -31,10 +31,10 @@ from typing import Annotated, Any
 import typer
 
 from environments.haystack.facts import BY_KIND, parse
-from environments.haystack.questions import Answer
 from environments.haystack.sample import Haystacks, Options
+from environments.haystack.tasks.independent import Answer
 from environments.haystack.tokens import Tokens, load_tokenizer
-from environments.scoring import score
+from environments.rollouts.scoring import score
 from trainer_configs.longlora.perplexity import Bucket, by_position, is_flat, mean_nll, read_text
 from trainer_configs.longlora.perplexity import windows as cut_windows
 
@@ -119,8 +119,8 @@ def text_rows(texts: Path, model: str, length: int, rows: int, scratch: Path) ->
     beyond a document's length would be trained."""
     import pyarrow.parquet as pq
 
-    from trainer_configs.longlora.data import Settings, build
-    from trainer_configs.longlora.documents import Source
+    from trainer_configs.longlora.data.build import Settings, build
+    from trainer_configs.longlora.data.prepare import Source
 
     build(Settings(Source(str(texts)), scratch, model, length, limit=rows))
     files = sorted((scratch / "data").glob("*.parquet"))
@@ -198,7 +198,7 @@ def load(model: str, extend: bool) -> Any:
 
     config = AutoConfig.from_pretrained(model)
     if extend:
-        from trainer_configs.longlora.rope import extended
+        from trainer_configs.longlora.rope.extension import extended
 
         for name, value in extended(config, "yarn", TARGET).items():
             setattr(config, name, value)
@@ -209,7 +209,7 @@ def load(model: str, extend: bool) -> Any:
 
 
 def evaluate(model: Any, grid: Grid, asked: Sequence[Asked]) -> list[dict[str, Any]]:
-    """A record for each prompt, as `environments.report_numbers` takes them."""
+    """A record for each prompt, as `environments.reports.metrics` takes them."""
     records = []
     for one, said in zip(asked, replies(model, grid.tokenizer, [one.ids for one in asked]), strict=True):
         correct = score(said, one.answer).correct
@@ -446,8 +446,8 @@ def draw(results: dict[str, Any], out: Path) -> None:
     """A heatmap a model, and the perplexity of all."""
     from matplotlib.figure import Figure
 
-    from environments.report_figures import side_by_side
-    from environments.report_numbers import grid
+    from environments.reports.figures import side_by_side
+    from environments.reports.metrics import grid
 
     results = {name: results[name] for name in (*UNTRAINED, *METHODS) if name in results}
     if grids := {name: grid(r["confirm"] or r["records"]) for name, r in results.items() if r["records"]}:

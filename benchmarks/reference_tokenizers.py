@@ -29,7 +29,7 @@ INSTRUCT = (
 def load(name: str) -> Any:
     """The tokenizer of that name. Raises FileNotFoundError if its package is not installed."""
     if name == "smollm2":
-        from environments.demo_model import fetch
+        from environments.inference.embedded.demo_model import fetch
 
         return AutoTokenizer.from_pretrained(fetch())
     return _gpt2() if name == "gpt2" else _mistral()

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from environments.demo_model import DemoModelError, fetch
+from environments.inference.embedded.demo_model import DemoModelError, fetch
 
 MODEL = "SmolLM2-135M-Instruct"
 # Numbers in plain replies: a model of 135M parameters writes no tags. Sized for two cores and six minutes.

@@ -17,21 +17,26 @@ from typing import Any
 
 from atroposlib.envs.base import APIServerConfig, BaseEnvConfig, EvalHandlingEnum
 
-from environments import env_cli, lessons, report, report_numbers, rows, tracking
-from environments.asking import ask, check_server
-from environments.crew import EXPECTED, Crew, Tally, said
-from environments.curriculum import Curriculum, Ladder
-from environments.endpoints import TOKEN_SERVERS, Endpoint, Refused
-from environments.env_cli import ConfigError, RunError
-from environments.env_config import SEEDS, HaystackEnvConfig, check
+from environments import cli as env_cli
+from environments.atropos.serve import ScoredGroup, ServingEnv
+from environments.cli import ConfigError, RunError
+from environments.config import SEEDS, HaystackEnvConfig, check
+from environments.curriculum import task_ladders
+from environments.curriculum.policy import Curriculum, Ladder
 from environments.haystack.layout import LayoutError
-from environments.haystack.linked import LINKED, number_range
 from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
+from environments.haystack.tasks.linked import LINKED, number_range
 from environments.haystack.tokens import load_tokenizer
+from environments.inference.completions import ask, check_server
+from environments.inference.endpoint import TOKEN_SERVERS, Endpoint, Refused
 from environments.metrics import write_metrics
-from environments.rollout import Item, Rollout, finite
-from environments.scoring import score
-from environments.serving import ScoredGroup, ServingEnv
+from environments.reports import metrics as report_numbers
+from environments.reports import report
+from environments.reports import wandb_log as tracking
+from environments.rollouts import row_log
+from environments.rollouts.rollout import Item, Rollout, finite
+from environments.rollouts.runner import EXPECTED, Crew, Tally, said
+from environments.rollouts.scoring import score
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +176,7 @@ class HaystackEnv(ServingEnv):
         item = self.item(self.next_index)
         if self.curriculum:
             rng = Random(f"{self.config.seed} lesson {self.next_index}")
-            task, lesson, difficulty = lessons.draw(self.curriculum, self.tasks, self.next_index, rng)
+            task, lesson, difficulty = task_ladders.draw(self.curriculum, self.tasks, self.next_index, rng)
             item = replace(item, task=task, length=difficulty.length, difficulty=difficulty, lesson=lesson)
         self.next_index += 1
         return item
@@ -191,7 +196,7 @@ class HaystackEnv(ServingEnv):
 
     def _ladders(self) -> dict[str, Ladder]:
         least, most = number_range(self.options.hops, 2, 8, "hops")
-        return lessons.ladders(self.config, self.tasks, set(LINKED), self.lengths, tuple(range(least, most + 1)))
+        return task_ladders.ladders(self.config, self.tasks, set(LINKED), self.lengths, tuple(range(least, most + 1)))
 
     # ---- rollouts ----
 
@@ -201,7 +206,7 @@ class HaystackEnv(ServingEnv):
             depths = None if item.depth is None else [item.depth]
             haystacks = self.haystacks
             if item.difficulty:
-                haystacks = haystacks.variant(lessons.options(self.options, item.difficulty))
+                haystacks = haystacks.variant(task_ladders.options(self.options, item.difficulty))
             sample = haystacks.sample(item.seed, item.split, item.task, item.length, depths)
         tokens = self.haystacks.tokens
         return sample, tokens.encode_prompt(tokens.render(sample.messages), sample.length)
@@ -263,7 +268,7 @@ class HaystackEnv(ServingEnv):
             out = Path(self.config.data_path_to_save_groups or f"data/{self.name}.jsonl")
             crew = self._crew("groups", self.max_num_workers, self.group_size_to_process, "train")
             crew.roll = self.rollout_log.counting(crew.roll, run)
-            with rows.Rows(out, self.run_digest(), [item.index for item in items]) as store:
+            with row_log.Rows(out, self.run_digest(), [item.index for item in items]) as store:
                 try:
                     tally = await crew.work_off(items, lambda i: i.index, store, signals=True)
                 finally:  # whatever ended it: what is there is shown
@@ -271,7 +276,7 @@ class HaystackEnv(ServingEnv):
                     print(f"rollouts  {store.path}")
                     page = store.path.with_suffix(".html")
                     with _on_a_full_disk(page):
-                        report.write_rollouts_html(rows.read_rows(store.path), page, title=f"{self.name}: rollouts")
+                        report.write_rollouts_html(row_log.read_rows(store.path), page, title=f"{self.name}: rollouts")
                         print(f"viewer    {page}")
             print(f"{len(store.done)} of {len(items)} groups; {tally.said()}")
             _stop_if_unfinished(tally, len(items), len(store.done))
@@ -287,7 +292,7 @@ class HaystackEnv(ServingEnv):
             if self.serving:  # one folder a step
                 base = base / f"step-{self.curr_step}"
             crew = self._crew("samples", self.config.max_eval_workers, 1, "eval")
-            with rows.Rows(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
+            with row_log.Rows(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
                 try:
                     tally = await crew.work_off(items, lambda i: i.key, store, signals=not self.serving)
                 finally:
@@ -299,7 +304,7 @@ class HaystackEnv(ServingEnv):
 
     def _report(self, samples: Path, out: Path, run: Any) -> None:
         """What an evaluation shows of its samples: tables, pictures, pages and, if there is a run, W&B."""
-        records, model = list(rows.read_rows(samples)), self.servers[0].model_name
+        records, model = list(row_log.read_rows(samples)), self.servers[0].model_name
         if not records:
             return
         config = {**self.config.model_dump(mode="json"), "model": model}
@@ -336,7 +341,7 @@ class HaystackEnv(ServingEnv):
         shaping |= {name: config[name] for name in config if "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.servers[0].model_name, "env": self.name}
         shaping["token_exact"] = self.token_exact
-        return rows.digest({**shaping, "tokenizer": self.haystacks.tokens.fingerprint})
+        return row_log.digest({**shaping, "tokenizer": self.haystacks.tokens.fingerprint})
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from environments import report_numbers
-from environments.report_html import replacing
+from environments.reports import metrics as report_numbers
+from environments.reports.html import replacing
 
 
 def write_metrics(path: Path, records: list[dict[str, Any]], model: str, config: dict[str, Any]) -> dict[str, float]:

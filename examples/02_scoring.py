@@ -7,7 +7,7 @@ import sys
 
 from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tokens import load_tokenizer
-from environments.scoring import score
+from environments.rollouts.scoring import score
 
 tokenizer = load_tokenizer(sys.argv[1] if len(sys.argv) > 1 else "HuggingFaceTB/SmolLM2-135M-Instruct")
 haystacks = Haystacks(tokenizer, Options(values=3, value_kind="words"))
@@ -32,4 +32,6 @@ for name, reply in REPLIES.items():
     print(f"{score(reply, sample.answer).score:.3f}  {name}")
 
 absent = haystacks.sample(seed=1, split="train", task="absent", length=2048)
-print(f"\n{absent.question}\n{score('<answer>none</answer>', absent.answer).score:.3f}  abstaining: the text does not say")
+print(
+    f"\n{absent.question}\n{score('<answer>none</answer>', absent.answer).score:.3f}  abstaining: the text does not say"
+)

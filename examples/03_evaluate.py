@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from environments.demo_model import fetch
-from environments.embedded_server import background
+from environments.inference.embedded.demo_model import fetch
+from environments.inference.embedded.server import background
 
 model = Path(sys.argv[1]) if len(sys.argv) > 1 else fetch()
 out = Path(sys.argv[2] if len(sys.argv) > 2 else "evaluation")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tokens import load_tokenizer
-from environments.scoring import score
+from environments.rollouts.scoring import score
 
 LENGTH, ROWS = 2048, 8
 TASKS = ("single", "multi_key", "multi_value", "absent")

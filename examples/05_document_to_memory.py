@@ -9,7 +9,7 @@ With a GPU use `lse` or `published-v4`, which learn from questions made of the d
 import sys
 from pathlib import Path
 
-from environments.demo_model import fetch
+from environments.inference.embedded.demo_model import fetch
 from lift.cli import app
 
 TEXT = (

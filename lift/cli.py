@@ -24,9 +24,11 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from lift import LiftError, base_model, listing, retrieval
-from lift.documents import Document, encodable, read, read_text
-from lift.library import Entry, Library, LibraryError
+from lift import LiftError
+from lift.document.document import Document, encodable, read, read_text
+from lift.inference import retrieval
+from lift.library import base_model, tables
+from lift.library.library import Entry, Library, LibraryError
 
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
 
@@ -47,7 +49,7 @@ def _one_line() -> Iterator[None]:
 
 def _base(library: Library, names: Sequence[str], model: str | None) -> Path:
     """The folder of the model that all of the documents were fitted to, as far as it can be told without loading it."""
-    from lift.attached import of_one_method
+    from lift.library.attach import of_one_method
 
     entries = of_one_method(library, names)
     if model is None and not Path(entries[0].base_model).is_dir() and Path(entries[0].base_model).is_absolute():
@@ -64,14 +66,14 @@ def _base(library: Library, names: Sequence[str], model: str | None) -> Path:
 
 def _recalled(library: Library, names: Sequence[str], folder: Path, device: Any) -> Any:
     """The base model with the documents attached, the first on."""
-    from lift.attached import Attached
+    from lift.library.attach import Attached
 
     return Attached(library, base_model.load(folder, device), names)
 
 
 def _context(folder: Path, library: Library, names: Sequence[str]) -> int | None:
     """Tokens that the model reads beside any of the documents, where its config says so."""
-    from lift.attached import slots
+    from lift.library.attach import slots
 
     limit: int | None = getattr(base_model.config(folder).get_text_config(), "max_position_embeddings", None)
     return limit and limit - max(slots(library, library.get(name)) for name in names)
@@ -102,7 +104,7 @@ def fit(
         entry, folder, steps = _planned(document, model, recipe, shelf, replace)
         study = _study(self_study) if self_study else None
         tokenizer = base_model.tokenizer(folder)
-        from lift.fit import fit as fit_document
+        from lift.training.fit import fit as fit_document
 
         target = base_model.device(device)
         more = study.items(document, STUDIED, seed, "train") if study else []
@@ -117,7 +119,7 @@ def fit(
             kept = shelf.add(fitted.folder, entry.model_copy(update=figures), replace)
             for left in library.glob(f"{fittings}*"):
                 shutil.rmtree(left, ignore_errors=True)
-            Console().print(listing.fitted(kept))
+            Console().print(tables.fitted(kept))
 
 
 def _short(value: Any) -> str:
@@ -126,8 +128,8 @@ def _short(value: Any) -> str:
 
 def _planned(document: Document, model: str, recipe: str, shelf: Library, replace: bool) -> tuple[Entry, Path, Any]:
     """What is to be fitted and how; refused here if it cannot be, or need not."""
-    from lift import tuner
-    from lift.recipes import RECIPES
+    from lift.memory import tuner
+    from lift.training.recipes import RECIPES
 
     if recipe not in RECIPES:
         near = difflib.get_close_matches(recipe, RECIPES, n=1)
@@ -204,7 +206,7 @@ def ask(
         before += retrieval.passages(read_text(source), question, retrieve) if source else []
         target, folder = base_model.device(device), _base(shelf, names, model)
         tokenizer = base_model.tokenizer(folder)
-        from lift.asking import NEW_TOKENS, answers, chat
+        from lift.inference.generate import NEW_TOKENS, answers, chat
 
         prompts = {name: chat(tokenizer, name, question, "\n\n".join(before)) for name in names}
         limit, longest = _context(folder, shelf, names), max(map(len, prompts.values()))
@@ -217,8 +219,8 @@ def ask(
         recalled = _recalled(shelf, names, folder, target)
         for name, prompt in prompts.items():
             recalled.switch(name)
-            reply = "\n".join(map(listing.shown, answers(recalled.model, tokenizer, [prompt])[0].split("\n")))
-            typer.echo(f"{listing.shown(name)}: {reply}" if len(names) > 1 else reply)
+            reply = "\n".join(map(tables.shown, answers(recalled.model, tokenizer, [prompt])[0].split("\n")))
+            typer.echo(f"{tables.shown(name)}: {reply}" if len(names) > 1 else reply)
 
 
 # ---- evaluate ---------------------------------------------------------------------------------------------------
@@ -246,16 +248,18 @@ def evaluate(
             raise LiftError(f"{source} is not the text that {document!r} was fitted from: give that file as --source")
         target, folder = base_model.device(device), _base(shelf, [document], model)
         tokenizer = base_model.tokenizer(folder)
-        from lift import chronicle, tasks, tuner
-        from lift.asking import window_size
-        from lift.evaluate import GENERAL
-        from lift.evaluate import evaluate as measure
-        from lift.evaluate_plot import check_folder, save, upright
+        from lift import tasks
+        from lift.evaluation.evaluate import GENERAL
+        from lift.evaluation.evaluate import evaluate as measure
+        from lift.evaluation.results import check_folder, save, upright
+        from lift.inference.generate import window_size
+        from lift.memory import tuner
+        from lift.tasks import synthetic_document
 
         if out:
             check_folder(out)
         items = tasks.make(text, list(tasks.TASKS), questions, 0, "eval")
-        against = chronicle.against(tokenizer)
+        against = synthetic_document.against(tokenizer)
         asked = [(text.name, items), (against["other"][0].name, against["other"][1]), (GENERAL, against["unrelated"])]
         window = window_size(window_tokens, _context(folder, shelf, [document]), tokenizer, asked)
         remembering = _recalled(shelf, [document], folder, target).model
@@ -281,7 +285,7 @@ def list_(
         if not entries:
             typer.echo(f"no documents in {library}")
             return
-        Console().print(listing.listed(entries, str(library)))
+        Console().print(tables.listed(entries, str(library)))
         if verify and (problems := shelf.verify()):
             raise LibraryError("; ".join(problems))
 
@@ -294,7 +298,7 @@ def remove(
     """Take a document out of a library, its adapter with it."""
     with _one_line():
         entry = Library(library).remove(document)
-        typer.echo(f"removed {listing.shown(entry.name)} ({listing.size(entry.bytes)})")
+        typer.echo(f"removed {tables.shown(entry.name)} ({tables.size(entry.bytes)})")
 
 
 def main() -> None:

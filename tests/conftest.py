@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks import reference_tokenizers
-from environments.haystack import prose
+from environments.haystack.filler import prose
 from environments.haystack.sample import Haystacks, Options
 
 REAL = reference_tokenizers.NAMES
@@ -45,7 +45,7 @@ def _trained(pre_tokenizer: Any, vocabulary: int, texts: list[str]) -> Any:
 def build_tokenizer(name: str) -> Any:
     """One of `TOKENIZERS`. "crossing" was trained on text without any split, so that its merges cross spaces."""
     if name == "smollm2":
-        from environments.demo_model import DemoModelError, fetch
+        from environments.inference.embedded.demo_model import DemoModelError, fetch
 
         try:
             fetch()

@@ -18,19 +18,19 @@ import torch
 import yaml
 from axolotl.utils.dict import DictDefault
 from datasets import load_dataset
-from loopback import ChatServer, make_env, no_waiting, rows_of, run_cli, said
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 import lift.cli
-import longthread
+import longthread_cli
 from environments.haystack.sample import rebuild
 from environments.linked_needle_env import LinkedNeedleEnv
 from environments.needle_env import NeedleEnv
-from lift import base_model
-from lift.asking import chat
-from lift.attached import Attached
-from lift.library import Library
+from lift.inference.generate import chat
+from lift.library import base_model
+from lift.library.attach import Attached
+from lift.library.library import Library
+from tests.environments.loopback import ChatServer, make_env, no_waiting, rows_of, run_cli, said
 
 FILES = Path(__file__).parent / "data" / "made_before_the_move"
 ROLLOUTS = ("needle", "needle_full", "linked_needle")
@@ -116,9 +116,9 @@ def test_recipes_of_an_evaluation_rebuild_their_samples(tokenizer: Any) -> None:
 
 
 def test_report_is_made_of_an_evaluation_and_of_rollouts() -> None:
-    console(longthread.app, "report", "evaluations/needle/samples.jsonl", "--out", "report")
+    console(longthread_cli.app, "report", "evaluations/needle/samples.jsonl", "--out", "report")
     assert Path("report/grid.csv").read_text() == Path("evaluations/needle/grid.csv").read_text()
-    console(longthread.app, "report", "rollouts/linked_needle.jsonl", "--out", "pages")
+    console(longthread_cli.app, "report", "rollouts/linked_needle.jsonl", "--out", "pages")
     assert "</html>" in next(Path("pages").glob("*.html")).read_text()
 
 
@@ -141,13 +141,13 @@ def test_a_checkpoint_restores_the_next_item_and_the_curriculum(server: ChatServ
 
 @pytest.mark.parametrize("kind", ["sft", "dpo", "pretrain"])
 def test_export_makes_the_same_rows(kind: str) -> None:
-    console(longthread.app, "export", kind, "rollouts/needle.jsonl", "again.jsonl", "--tokenizer", "model")
+    console(longthread_cli.app, "export", kind, "rollouts/needle.jsonl", "again.jsonl", "--tokenizer", "model")
     assert Path("again.jsonl").read_bytes() == Path(f"rows/{kind}.jsonl").read_bytes()
 
 
 def test_prepared_rows_are_taken_for_those_of_the_same_command() -> None:
     argv = ["prose", "rows/prose", "--tokenizer", "model", "--length", "2048", "--limit", "2", "--num-proc", "1"]
-    assert "already there" in console(longthread.app, "longlora", "data", *argv)
+    assert "already there" in console(longthread_cli.app, "longlora", "data", *argv)
     rows = pq.read_table(next(Path("rows/prose/data").glob("*.parquet"))).to_pylist()
     assert len(rows) == 2
     for row in rows:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from environments.haystack.filler import Passage, Pool
+from environments.haystack.filler.pool import Passage, Pool
 from environments.haystack.tokens import BREAK
 
 CUTS_TRIED = 24  # sentence ends of the last passage tried, from the fullest down

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from environments.haystack import corpora, prose
-from environments.haystack.bank import Bank
+from environments.haystack.decoys import Bank
+from environments.haystack.exact_fit import Frame, Plan, fit
 from environments.haystack.facts import BY_KIND, SPLITS, FactError
-from environments.haystack.filler import FillerError, Pool
-from environments.haystack.fitting import Frame, Plan, fit
+from environments.haystack.filler import corpora, prose
+from environments.haystack.filler.pool import FillerError, Pool
 from environments.haystack.layout import WINDOW, Decoys, LayoutError, Needle, draw_depths, stretch
-from environments.haystack.linked import LINKED, Draw
-from environments.haystack.questions import NONE, TASKS, Answer, Quiz, QuizOptions
+from environments.haystack.tasks.independent import NONE, TASKS, Answer, Quiz, QuizOptions
+from environments.haystack.tasks.linked import LINKED, Draw
 from environments.haystack.tokens import BREAK, PLACEHOLDER, Tokens
 
 VERSION = 1  # of the recipe: raised whenever the same recipe would build another text

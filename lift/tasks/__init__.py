@@ -7,7 +7,7 @@ it in `TASKS`. `self_study.SelfStudy` is one too, but needs a model that asks, s
 from collections.abc import Sequence
 
 from lift import LiftError
-from lift.documents import Document
+from lift.document.document import Document
 from lift.tasks.absent import Absent
 from lift.tasks.cloze import Cloze
 from lift.tasks.items import NO_ANSWER, Coverage, Item, Task, coverage, right

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 
 from environments.haystack.facts import Entity, draw_entity, near_duplicate
-from lift.documents import Document
+from lift.document.document import Document
 from lift.tasks import wordings
 from lift.tasks.items import NO_ANSWER, Item, capital, draws
 from lift.tasks.reading import Reading, names, read

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
-from lift.documents import Document
+from lift.document.document import Document
 from lift.tasks.items import Item, draws, rotate, sentences_of, shown
 from lift.tasks.reading import Span, names
 from lift.tasks.wordings import Wordings

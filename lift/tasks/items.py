@@ -9,10 +9,10 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from environments.haystack.facts import SPLITS, VALUE_KINDS
-from environments.haystack.questions import NONE, Answer
-from environments.scoring import find_values, normalise, said_by, without_thinking
+from environments.haystack.tasks.independent import NONE, Answer
+from environments.rollouts.scoring import find_values, normalise, said_by, without_thinking
 from lift import LiftError
-from lift.documents import Document
+from lift.document.document import Document
 
 NO_ANSWER = NONE
 FACT_KINDS = ("needle", "linked", "reverse", "absent")  # tasks whose answers are values of facts.py, or people

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from random import Random
 
-from lift.documents import Document
+from lift.document.document import Document
 from lift.tasks import wordings
 from lift.tasks.items import Item, capital, draws
 from lift.tasks.reading import Fact, Reading, read

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from itertools import islice
 
-from lift.documents import Document
+from lift.document.document import Document
 from lift.tasks import wordings
 from lift.tasks.items import Item, capital, draws, rotate
 from lift.tasks.reading import read

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from environments.haystack.facts import in_split
-from lift.documents import Document
+from lift.document.document import Document
 from lift.tasks.items import Item, draws, shown
 from lift.tasks.wordings import Wordings
 

@@ -5,8 +5,9 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
 
-from environments.haystack import facts, links
-from lift.documents import Document
+from environments.haystack import facts
+from environments.haystack.tasks import linked_wordings as links
+from lift.document.document import Document
 from lift.tasks.items import shown
 
 Span = tuple[int, int]

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from lift.documents import Document
+from lift.document.document import Document
 from lift.tasks.items import Item, draws, rotate, shown
 from lift.tasks.wordings import Wordings
 

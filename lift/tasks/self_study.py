@@ -19,10 +19,10 @@ from zlib import crc32
 import openai
 
 from environments.haystack.facts import SPLITS, in_split
-from environments.haystack.questions import Answer
-from environments.scoring import find_values, normalise, without_thinking
+from environments.haystack.tasks.independent import Answer
+from environments.rollouts.scoring import find_values, normalise, without_thinking
 from lift import LiftError
-from lift.documents import Document
+from lift.document.document import Document
 from lift.tasks.items import Item, draws, sentences_of, shown
 
 Reply = Callable[[list[dict[str, str]], int], list[str]]  # one chat -> n replies; one alone is the most likely one

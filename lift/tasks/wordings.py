@@ -8,7 +8,7 @@ A wording with `{e}'s` is for names only: "the cousin of Ann's password" would b
 from dataclasses import dataclass
 
 from environments.haystack.facts import RELATION
-from environments.haystack.links import LINK
+from environments.haystack.tasks.linked_wordings import LINK
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from benchmarks import lift as benchmark
 from benchmarks.lift import RATES, Store, app, equal, parameters, recipe
-from lift.evaluate_plot import Rate, Results
-from lift.recipes import RECIPES
+from lift.evaluation.results import Rate, Results
+from lift.training.recipes import RECIPES
 
 SMOLLM2 = LlamaConfig(
     hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,

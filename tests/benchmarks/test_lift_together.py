@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from peft import get_peft_model
-from tiny_model import save_tiny, tiny_model
 from typer.testing import CliRunner
 
 from benchmarks import lift_together
 from benchmarks.lift_together import app
-from lift.tuner import GatedMemoryConfig, layers
+from lift.memory.tuner import GatedMemoryConfig, layers
+from tests.environments.tiny_model import save_tiny, tiny_model
 
 
 def test_documents_on_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

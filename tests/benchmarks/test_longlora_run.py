@@ -6,7 +6,6 @@ from itertools import groupby
 
 import pytest
 import yaml
-from tiny_model import save_tiny
 
 from benchmarks import longlora_run
 from benchmarks.longlora_run import (
@@ -24,10 +23,11 @@ from benchmarks.longlora_run import (
     write_config,
     write_rows,
 )
-from environments.haystack import prose
 from environments.haystack.facts import in_split, parse
+from environments.haystack.filler import prose
 from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tokens import load_tokenizer
+from tests.environments.tiny_model import save_tiny
 from trainer_configs.longlora.perplexity import windows
 
 LENGTH, QUESTIONS = 12_000, 8  # bytes: a token each

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from benchmarks import longlora_model as models
 from benchmarks import longlora_step as step
 from benchmarks.longlora_model import EAGER, Shape, build, checkpointing, usual_loss
-from trainer_configs.longlora.attention import reference
-from trainer_configs.longlora.interface import install
+from trainer_configs.longlora.attention.shifted_sparse import reference
+from trainer_configs.longlora.attention.transformers_hook import install
 
 LENGTH = 64
 TOY = {

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from loopback import ChatServer, no_waiting, tokenizer_folder
 
-from environments import env_cli
+from environments import cli
+from tests.environments.loopback import ChatServer, no_waiting, tokenizer_folder
 
 
 @pytest.fixture
@@ -27,6 +27,6 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty folder to work in, no keys in the environment, and no pauses."""
     no_waiting(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(env_cli, "_secrets", {})
-    for name in (*env_cli.KEY_VARIABLES, "WANDB_API_KEY", "WANDB_MODE"):
+    monkeypatch.setattr(cli, "_secrets", {})
+    for name in (*cli.KEY_VARIABLES, "WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)

@@ -15,11 +15,11 @@ import pytest
 import tenacity
 from aiohttp import web
 from atroposlib.envs.base import BaseEnv
-from patience import PATIENCE
-from tiny_model import save_tiny, tiny_tokenizer
 
-from environments import env_cli
+from environments import cli
 from environments.needle_env import NeedleEnv
+from tests.environments.patience import PATIENCE
+from tests.environments.tiny_model import save_tiny, tiny_tokenizer
 
 Reply = Callable[[dict[str, Any], int], Any]
 SHORT = "1300"  # tokens (bytes, with the tiny tokenizer) that hold any of the tasks
@@ -175,7 +175,7 @@ def command(name: str, tokenizer: Path, url: str, **settings: Any) -> list[str]:
 def run_cli(argv: list[str], cls: type[BaseEnv] = NeedleEnv) -> int:
     """The exit code of that command line, run in this process."""
     try:
-        env_cli.main(cls, argv)
+        cli.main(cls, argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -187,7 +187,7 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries at once: neither our pauses nor atroposlib's are what a test is about."""
-    monkeypatch.setattr("environments.asking.PAUSE", tenacity.wait_none())
+    monkeypatch.setattr("environments.inference.completions.PAUSE", tenacity.wait_none())
     for method in vars(BaseEnv).values():
         if hasattr(method, "retry"):
             monkeypatch.setattr(method.retry, "wait", tenacity.wait_none())

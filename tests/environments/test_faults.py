@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from loopback import ChatServer, choice, cut_off, make_env, reset, rows_of, said
 
-from environments import asking, rows
-from environments.env_cli import RunError
+from environments.cli import RunError
+from environments.inference import completions
+from environments.rollouts import row_log
+from tests.environments.loopback import ChatServer, choice, cut_off, make_env, reset, rows_of, said
 
 pytestmark = pytest.mark.usefixtures("clean")
 GROUPS = 6
@@ -57,7 +58,7 @@ PASSING = {
     "connection reset": (reset, 4),
     "429 with Retry-After": (status(429, **{"Retry-After": "0"}), 5),
     "503 while it loads": (status(503), 9),
-    "a burst of 500": (status(500), asking.TRIES - 1),
+    "a burst of 500": (status(500), completions.TRIES - 1),
     "a reply cut off": (cut_off, 1),
     "no JSON": (no_json, 1),
     "fewer completions than asked": ([choice("x")] * 2, 1),
@@ -76,10 +77,14 @@ async def test_what_passes_costs_no_row(
 
 LASTING = {
     "400": (status(400), "HTTP 400: .*out of order", 1),
-    "500": (status(500), "HTTP 500: .*out of order", asking.TRIES),
-    "a hang": (lambda server: server.loop.create_future(), "no answer from .* within --openai.timeout 0.3 s", asking.TRIES),
-    "no completions": ([], "gave 0 completions of 3 in 3 requests", asking.REFILLS),
-    "NaN log-probability": (None, "a log-probability that is not finite", asking.TRIES),
+    "500": (status(500), "HTTP 500: .*out of order", completions.TRIES),
+    "a hang": (
+        lambda server: server.loop.create_future(),
+        "no answer from .* within --openai.timeout 0.3 s",
+        completions.TRIES,
+    ),
+    "no completions": ([], "gave 0 completions of 3 in 3 requests", completions.REFILLS),
+    "NaN log-probability": (None, "a log-probability that is not finite", completions.TRIES),
 }  # fmt: skip
 
 
@@ -140,7 +145,7 @@ async def test_a_server_that_is_restarted_in_the_middle(
             server.come_back()
         return 0.0
 
-    monkeypatch.setattr(asking, "PAUSE", pause)
+    monkeypatch.setattr(completions, "PAUSE", pause)
 
     def reply(body: dict[str, Any], number: int) -> Any:
         if number == 3:
@@ -164,7 +169,7 @@ async def test_empty_completions_and_a_megabyte_are_rows_like_others(server: Cha
 async def test_a_second_run_on_the_same_output_takes_another_file(server: ChatServer, tokenizer: Path) -> None:
     """The first run still writes to it."""
     first = run_of(server, tokenizer)
-    with rows.Rows(Path("data/needle.jsonl"), first.run_digest(), [*range(GROUPS)]) as store:
+    with row_log.Rows(Path("data/needle.jsonl"), first.run_digest(), [*range(GROUPS)]) as store:
         store.add(0, {"scores": [0.0] * 3})
         await run_of(server, tokenizer).process_manager()
         assert len(rows_of(Path("data/needle.jsonl"))) == 1 and whole("data/needle_1.jsonl")
@@ -179,7 +184,7 @@ async def test_a_disk_that_fills_up_in_the_middle(
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(rows.RowLost, match="cannot write to .*File too large.; make room, and the same command"):
+        with pytest.raises(row_log.RowLost, match="cannot write to .*File too large.; make room, and the same command"):
             await run_of(server, tokenizer).process_manager()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -190,7 +195,7 @@ async def test_a_disk_that_fills_up_in_the_middle(
 
 
 async def test_evaluate_survives_as_process_does(server: ChatServer, tokenizer: Path) -> None:
-    server.reply = meets(status(500), asking.TRIES)
+    server.reply = meets(status(500), completions.TRIES)
     settings = {"depths": "3", "repeats": 2, "max_eval_workers": 1, "data_dir_to_save_evals": "out"}
     env = run_of(server, tokenizer, **settings)
     wanted = sorted(item.key for item in env.grid_items())
@@ -217,7 +222,7 @@ async def test_a_page_that_cannot_be_written_hides_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("environments.report.write_rollouts_html", full)
+    monkeypatch.setattr("environments.reports.report.write_rollouts_html", full)
     server.reply = meets(status(401), 99)
     with pytest.raises(RunError, match="HTTP 401"):
         await run_of(server, tokenizer).process_manager()

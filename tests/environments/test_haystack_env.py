@@ -19,17 +19,17 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from atroposlib.frontend.jsonl2html import generate_html
-from loopback import SHORT, ChatServer, choice, make_env, model_folder, rows_of, said
-from patience import PATIENCE
-from tiny_model import EOS
 
-from environments import env_cli
-from environments.delivery import Delivery
-from environments.embedded_server import background
-from environments.env_cli import ConfigError, RunError
+from environments import cli
+from environments.atropos.sender import Delivery
+from environments.cli import ConfigError, RunError
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import rebuild
 from environments.haystack_env import HaystackEnv
+from environments.inference.embedded.server import background
+from tests.environments.loopback import SHORT, ChatServer, choice, make_env, model_folder, rows_of, said
+from tests.environments.patience import PATIENCE
+from tests.environments.tiny_model import EOS
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -321,7 +321,7 @@ async def test_a_full_disk_stops_the_run_at_once(
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("environments.rows.os.fsync", full)
+    monkeypatch.setattr("environments.rollouts.row_log.os.fsync", full)
     env = make_env(tokenizer, server.url, max_num_workers=1)
     with pytest.raises(RuntimeError, match="No space left on device.; make room, and the same command continues"):
         await env.process_manager()
@@ -447,7 +447,7 @@ async def test_the_haystack_is_in_no_log(
 ) -> None:
     """Section 2.4: at DEBUG atroposlib prints each item, and the openai client each request."""
     monkeypatch.setattr(HaystackEnv, "atropos_cli", classmethod(lambda cls: None))
-    env_cli.main(HaystackEnv, [])
+    cli.main(HaystackEnv, [])
     caplog.set_level(logging.DEBUG)
     env = make_env(tokenizer, server.url)
 

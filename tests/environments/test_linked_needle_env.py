@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import ChatServer, command, make_env, model_folder, rows_of, run_cli, said, tokenizer_folder
 
-from environments import env_cli
-from environments.embedded_server import EmbeddedServer
+from environments import cli
 from environments.haystack.facts import FactError
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import rebuild
 from environments.haystack.tokens import load_tokenizer
+from environments.inference.embedded.server import EmbeddedServer
 from environments.linked_needle_env import LinkedNeedleEnv
+from tests.environments.loopback import (
+    ChatServer,
+    command,
+    make_env,
+    model_folder,
+    rows_of,
+    run_cli,
+    said,
+    tokenizer_folder,
+)
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -88,7 +97,7 @@ async def test_evaluate_records_the_profile(folder: Path, tmp_path: Path) -> Non
     ],
 )
 def test_wrong_settings_fail_before_any_work(wrong: dict, words: tuple[str, ...], tmp_path: Path) -> None:
-    with pytest.raises((FactError, LayoutError, env_cli.ConfigError)) as error:
+    with pytest.raises((FactError, LayoutError, cli.ConfigError)) as error:
         make_env(tokenizer_folder(tmp_path), "http://127.0.0.1:9/v1", LinkedNeedleEnv, **{**SETTINGS, **wrong})
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from atropos_api import call, hurry, running_api, started, train
-from loopback import ChatServer, choice, command, make_env, rows_of, run_cli, said
-from patience import PATIENCE
-from tiny_model import EOS, tiny_tokenizer
 
-from environments import env_cli
+from environments import cli
 from environments.needle_env import NeedleEnv
+from tests.environments.atropos_api import call, hurry, running_api, started, train
+from tests.environments.loopback import ChatServer, choice, command, make_env, rows_of, run_cli, said
+from tests.environments.patience import PATIENCE
+from tests.environments.tiny_model import EOS, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -153,7 +153,7 @@ async def test_serve_refuses_a_trainer_whose_sequences_are_too_short(
     """Fact 8: atropos-sft-gen takes 2,048 tokens unless told otherwise."""
     env = make_env(tokenizer, server.url, rollout_server_url=run_api, group_size=4, batch_size=8)
     trainer = asyncio.create_task(train(run_api, 8, 2, longest=1000))
-    with pytest.raises(env_cli.ConfigError, match="start it with --max-token-len 1429 or more"):
+    with pytest.raises(cli.ConfigError, match="start it with --max-token-len 1429 or more"):
         await asyncio.wait_for(env.env_manager(), PATIENCE)
     trainer.cancel()
     assert not server.requests

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from shelf import make_adapter, three
-from tiny_model import tiny_model
 
-from lift.base_model import fingerprint
-from lift.library import Library
+from lift.library.base_model import fingerprint
+from lift.library.library import Library
+from tests.environments.tiny_model import tiny_model
+from tests.lift.shelf import make_adapter, three
 
 torch.set_num_threads(1)
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_model import tiny_model
 
 from lift import LiftError
-from lift.library import Entry, Library
+from lift.library.library import Entry, Library
+from tests.environments.tiny_model import tiny_model
 
 
 def make_adapter(folder: Path, seed: int, config: Any = None) -> Path:

@@ -24,12 +24,12 @@ from axolotl.utils.dict import DictDefault
 from datasets import Dataset
 from safetensors import safe_open
 from test_plugin import finish, start, watched
-from tiny_model import tiny_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import trainer_configs
-from trainer_configs.longlora.rope import plan
+from tests.environments.tiny_model import tiny_tokenizer
+from trainer_configs.longlora.rope.extension import plan
 
 FOLDER = Path(trainer_configs.__file__).parent
 RECIPES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.yaml"))}

@@ -27,11 +27,12 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import TrainerCallback
 
-from trainer_configs.longlora import args, rope
-from trainer_configs.longlora.account import check_logits, table
-from trainer_configs.longlora.args import LongLoRAError
-from trainer_configs.longlora.attention import AttentionError
-from trainer_configs.longlora.interface import ShiftedSparse, install
+from trainer_configs.longlora import config as args
+from trainer_configs.longlora.attention.shifted_sparse import AttentionError
+from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse, install
+from trainer_configs.longlora.config import LongLoRAError
+from trainer_configs.longlora.rope import extension as rope
+from trainer_configs.longlora.startup_summary import check_logits, table
 from trainer_configs.longlora.trainable import TrainableError, parameter_groups, prepare, save_sharded
 
 
@@ -49,7 +50,7 @@ class LongLoRAPlugin(BasePlugin):
             args.configure(cfg)
 
     def get_input_args(self) -> str:
-        return "trainer_configs.longlora.args.LongLoRAArgs"
+        return "trainer_configs.longlora.config.LongLoRAArgs"
 
     def post_model_build(self, cfg: Any, model: Any) -> None:
         if not cfg.longlora:

@@ -15,13 +15,13 @@ from axolotl.prompt_tokenizers import DatasetWrappingStrategy
 from datasets import Dataset, Features, Sequence, Value
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
-from environments.haystack.corpora import CorpusError
 from environments.haystack.facts import FactError
-from environments.haystack.filler import FillerError
+from environments.haystack.filler.corpora import CorpusError
+from environments.haystack.filler.pool import FillerError
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import RecipeError, rebuild
 from environments.haystack.tokens import TokenizerError, Tokens
-from trainer_configs.longlora.args import LongLoRAError, section
+from trainer_configs.longlora.config import LongLoRAError, section
 
 LOG = logging.getLogger(f"axolotl.{__name__}")  # shown as Axolotl shows its own
 NOT_TRAINED = -100  # Atropos' mask for tokens of the prompt, and what PyTorch's loss passes over

@@ -108,7 +108,7 @@ def write_corpus(folder: Path) -> None:
 
 def run_digests() -> list[str]:
     """The name of each run in `RUNS`, which its file of rows bears."""
-    from loopback import make_env
+    from tests.environments.loopback import make_env
 
     tokenizer = build_tokenizer("smollm2").name_or_path
     return [make_env(Path(tokenizer), "http://127.0.0.1:1/v1", cls, **run).run_digest() for cls, run in RUNS]

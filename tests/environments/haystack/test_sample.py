@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from environments.haystack import prose
-from environments.haystack.corpora import CorpusError
 from environments.haystack.facts import PLACES, SPLITS, TRADES, TRAITS, VALUE_KINDS, FactError, parse
-from environments.haystack.filler import FillerError
+from environments.haystack.filler import prose
+from environments.haystack.filler.corpora import CorpusError
+from environments.haystack.filler.pool import FillerError
 from environments.haystack.layout import LayoutError
-from environments.haystack.questions import NONE
 from environments.haystack.sample import VERSION, Haystacks, Options, RecipeError, Sample, rebuild
+from environments.haystack.tasks.independent import NONE
 from environments.haystack.tokens import BREAK
 from tests.conftest import POOL, build_tokenizer, make_haystacks
 

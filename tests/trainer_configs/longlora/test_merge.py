@@ -10,10 +10,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny_model import tiny_tokenizer  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
 from typer.testing import CliRunner
 
+from tests.environments.tiny_model import tiny_tokenizer  # noqa: E402
 from trainer_configs.longlora import merge as merging  # noqa: E402
 from trainer_configs.longlora.merge import CheckError, MergeError, app, merge  # noqa: E402
 from trainer_configs.longlora.trainable import module_names, parameter_groups, prepare  # noqa: E402

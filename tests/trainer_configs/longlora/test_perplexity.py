@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_model import tiny_model
 from torch.nn.functional import log_softmax
 
+from tests.environments.tiny_model import tiny_model
 from trainer_configs.longlora.perplexity import (
     Bucket,
     PerplexityError,

@@ -33,14 +33,14 @@ from axolotl.utils.dict import DictDefault
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_model import save_tiny, tiny_model, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import trainer_configs.longlora
-from trainer_configs.longlora.account import table
-from trainer_configs.longlora.args import LongLoRAError
+from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
+from trainer_configs.longlora.config import LongLoRAError
 from trainer_configs.longlora.merge import merge
 from trainer_configs.longlora.plugin import LongLoRAPlugin, Schedule, is_full, with_rates
+from trainer_configs.longlora.startup_summary import table
 
 SMOKE = str(Path(trainer_configs.longlora.__file__).parents[1] / "smoke-cpu.yaml")  # Axolotl takes no Path
 NAME = "trainer_configs.longlora.LongLoRAPlugin"

@@ -1,0 +1,1 @@
+"""Groups of rollouts on their way to Atropos: serving, sending, and bodies small enough to send."""

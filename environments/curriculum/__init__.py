@@ -1,0 +1,1 @@
+"""From easy to hard, task by task, as scores allow."""

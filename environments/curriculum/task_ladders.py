@@ -1,0 +1,76 @@
+"""The curriculum at work: which knobs a task has, what may be asked within a config's limits, and a sample's options.
+
+`HaystackEnv` draws from it in `serve` when `--env.curriculum true`; `process` and `evaluate` stay at the config's fixed
+difficulty.
+"""
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from environments.curriculum.policy import Curriculum, Difficulty, Ladder, Limits, ladder
+from environments.haystack.sample import DECOY_SHARE, MAX_DECOYS, Options, absent_twin
+
+KNOBS = {
+    "single": ("length", "lexical_gap"),
+    "chain": ("length", "hops", "decoys", "distractors", "lexical_gap"),
+}
+LINKED_KNOBS = ("length", "decoys", "distractors", "lexical_gap")
+NEEDLE_KNOBS = ("length", "distractors", "lexical_gap")
+DOUBLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+TOKENS_A_FACT = 24  # of a decoy's sentence, with room to spare
+
+
+def limits(config: Any, lengths: list[int], hops: tuple[int, ...]) -> Limits:
+    """From the easiest to what the config asks for: its settings are the top of the ladders."""
+    decoys = config.decoys if config.decoys >= 0 else min(MAX_DECOYS, 4 * max(lengths) // 1024)
+    return Limits(
+        length=tuple(lengths),
+        hops=hops,
+        decoys=_up_to(decoys),
+        distractors=_up_to(config.distractors),
+        lexical_gap=(False, True) if config.lexical_gap else (False,),
+        absent_share=(config.absent_share,),
+    )
+
+
+def _up_to(top: int) -> tuple[int, ...]:
+    """0, 1, 2, 4, … and `top` itself."""
+    return (0, *(n for n in DOUBLES if n < top), top) if top else (0,)
+
+
+def fits(difficulty: Difficulty) -> bool:
+    """Whether the decoys leave enough of the text to be a text."""
+    return difficulty.decoys * difficulty.hops * TOKENS_A_FACT <= DECOY_SHARE * difficulty.length
+
+
+def ladders(
+    config: Any, tasks: list[str], linked: set[str], lengths: list[int], hops: tuple[int, ...]
+) -> dict[str, Ladder]:
+    """A ladder for each task that is not itself an absent one."""
+    top = limits(config, lengths, hops)
+    return {
+        task: ladder(KNOBS.get(task, LINKED_KNOBS if task in linked else NEEDLE_KNOBS), top, fits)
+        for task in tasks
+        if not task.startswith("absent")
+    }
+
+
+def draw(curriculum: Curriculum, tasks: list[str], index: int, rng: Random) -> tuple[str, str, Difficulty]:
+    """(task to build, task to record under, difficulty) of the `index`-th item."""
+    asked = [task for task in tasks if not task.startswith("absent")]
+    task = asked[index % len(asked)]
+    difficulty = curriculum.draw(task, rng)
+    lacking = rng.random() < difficulty.absent_share
+    return absent_twin(task) if lacking else task, task, difficulty
+
+
+def options(base: Options, difficulty: Difficulty) -> Options:
+    """The options of a sample of that difficulty."""
+    return replace(
+        base,
+        hops=str(difficulty.hops),
+        decoys=difficulty.decoys,
+        distractors=difficulty.distractors,
+        lexical_gap=difficulty.lexical_gap,
+    )

@@ -1,0 +1,1 @@
+"""Rows to train on, from stored rollouts or through Atropos' own generators."""

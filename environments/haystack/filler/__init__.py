@@ -1,0 +1,1 @@
+"""Text that needles are hidden in: generated prose, or a corpus of one's own."""

@@ -1,0 +1,1 @@
+"""What is asked: independent needles, and linked ones."""

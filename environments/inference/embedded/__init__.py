@@ -1,0 +1,1 @@
+"""A small model served here, for the demo and for token-exact rollouts."""

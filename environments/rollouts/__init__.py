@@ -1,0 +1,1 @@
+"""One question, its completions and their scores; how they are made, scored and kept."""

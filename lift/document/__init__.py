@@ -1,0 +1,1 @@
+"""A document as the user gave it: its text, its segments, its spans in tokens."""

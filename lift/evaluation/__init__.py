@@ -1,0 +1,1 @@
+"""What a memory remembers, and what it costs."""

@@ -1,0 +1,1 @@
+"""Prompts and greedy decoding, with passages looked up or without."""

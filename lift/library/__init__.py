@@ -1,0 +1,1 @@
+"""Memories on disk, and their attachment to a base model."""

@@ -1,0 +1,55 @@
+"""Documents of a library as tables for a terminal."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from lift.library.library import Entry
+
+
+def fitted(entry: Entry) -> Table:
+    """What a fit came to."""
+    table = Table("", "", title=escape(shown(entry.name)), show_header=False)
+    table.add_row("recipe", entry.recipe)
+    table.add_row("document", f"{entry.tokens:,} tokens, {entry.words:,} words")
+    share = f", {of_cache(entry)} its keys and values" if entry.kv_bytes else ""
+    table.add_row("adapter", size(entry.bytes) + share)
+    seconds = entry.seconds or 0.0
+    times = f", {seconds / entry.prefill_seconds:,.1f} × prefill" if entry.prefill_seconds else ""
+    table.add_row("time to fit", f"{seconds:,.1f} s{times}")
+    for part, loss in entry.losses.items():
+        table.add_row(escape(part), "not finite" if loss is None else f"{loss:.4f}")
+    return table
+
+
+def listed(entries: Sequence[Entry], title: str) -> Table:
+    """A row a document. At least one entry."""
+    table = Table("document", "tokens", "recipe", "adapter", "of KV cache", "fit", "created", title=escape(title))
+    for entry in entries:
+        share = of_cache(entry).removesuffix(" of") if entry.kv_bytes else "-"
+        took = f"{entry.seconds:,.1f} s" if entry.seconds is not None else "-"
+        cells = (shown(entry.name), f"{entry.tokens:,}", entry.recipe, size(entry.bytes), share, took)
+        table.add_row(*map(escape, (*cells, entry.created[:16].replace("T", " "))))
+    table.caption = escape(f"base model {entries[0].base_model}")
+    return table
+
+
+def of_cache(entry: Entry) -> str:
+    """An adapter against the document's keys and values, which those of a short document may undercut."""
+    ratio = (entry.kv_bytes or 0) / entry.bytes
+    return f"1/{ratio:,.1f} of" if ratio >= 1 else f"{1 / ratio:,.1f} ×"
+
+
+def size(count: float) -> str:
+    """Of bytes, in the unit that suits."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024
+    return f"{count:,.1f} GiB"
+
+
+def shown(line: str) -> str:
+    """A name, or a line that a model wrote, may be any text; what would move the cursor is spelled out."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

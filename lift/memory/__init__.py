@@ -1,0 +1,1 @@
+"""The gated memory and its place in a model."""

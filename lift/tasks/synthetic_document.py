@@ -1,0 +1,236 @@
+"""Documents with known facts for `lift/`, other text to see what it forgets, and questions that have nothing to do with it.
+
+    document, facts = made(load_tokenizer("..."), 8192, seed=0)
+
+A document is the repository's own fiction (`environments.haystack.filler.prose`) with 16 single facts, the first of them its
+first sentence and the last its last, one in each sixteenth of its tokens, and 4 chains of two facts between them.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from environments.haystack.facts import BY_KIND, RELATION, Fact, draw_values, state
+from environments.haystack.filler import prose
+from environments.haystack.filler.pool import Pool
+from environments.haystack.layout import lay_out
+from environments.haystack.tasks.independent import QuizOptions
+from environments.haystack.tasks.linked import Draw
+from environments.haystack.tasks.linked_wordings import LINKS, Link, sentence
+from environments.haystack.tokens import Tokens
+from lift import LiftError
+from lift.document.document import Document
+from lift.tasks import Item
+
+SPLIT = "eval"  # of people, values and prose: none of them stands in anything that a model is trained on elsewhere
+SINGLES, CHAINS = 16, 4
+KINDS = ("numbers", "words") * 7 + ("names", "dates")  # mostly short: the reply of a small model
+CHAIN_KINDS = ("numbers", "words") * 2
+TOLERANCE = 0.01  # of the tokens asked for
+MARGIN = 0.3  # of its stratum that a fact keeps from each border, as it moves to the end of a sentence
+ENOUGH, ENOUGH_DRAWS, ENOUGH_STEP = 2.5, 8, 256  # above the 2 that are required: drafts differ in length
+OTHER_TOKENS = 2048  # of another document to set against one, or more where its facts take more
+TRIES = 40  # layouts, until every fact stands in its stratum
+NEUTRAL_PASSAGES = 5  # some 400 tokens each
+NEUTRAL_SEED = 1_000_000  # a stream of prose that no document is cut from
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A fact as it stands in the document. `kind`: "single", or "two-hop": the first sentence leads to the second."""
+
+    kind: str
+    sentences: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]  # characters of each sentence in the text
+    depths: tuple[float, ...]  # of each: the share of all other tokens that stand before it; 0 is the start, 1 the end
+    people: tuple[str, ...]
+    question: str  # shares no content word with the sentences
+    answer: str
+
+
+def made(tokenizer: Any, tokens: int, seed: int) -> tuple[Document, list[Planted]]:
+    """A document of `tokens` tokens within 1 %, and its facts: the singles in order of depth, then the chains.
+
+    No value stands in it twice, and nobody in two sentences but who joins the two of a chain. Raises `LiftError` if it
+    is too short for them, naming a length that is not.
+    """
+    rng = Random(f"lift document {tokens} {seed}")
+    counter = Tokens(tokenizer)
+    pool = Pool(counter, prose.passages(seed, SPLIT), 2 * tokens)
+    budget = tokens
+    for _ in range(TRIES):
+        drafts = _drafts(rng)
+        texts = [text for draft in drafts for text in draft.sentences]
+        strata = [*range(SINGLES), *rng.sample(range(2 * CHAINS), 2 * CHAINS)]
+        costs = np.array(counter.mid(texts))
+        if 2 * costs.sum() > tokens:
+            raise LiftError(
+                f"a document of {tokens} tokens is too short for {costs.sum()} tokens of facts: "
+                f"ask for {enough(tokenizer)}"
+            )
+        laid = lay_out(pool, texts, _places(strata, costs, tokens, rng), budget, rng)
+        ids, offsets = counter.offsets(laid.text)
+        budget += tokens - len(ids)  # the blank line behind it; more where the tokenizer's counts do not add up
+        if abs(len(ids) - tokens) > TOLERANCE * tokens:
+            continue
+        spans = [(int(at), int(at) + len(text)) for at, text in zip(laid.chars, texts, strict=True)]
+        depths = [_depth(span, offsets) for span in spans]
+        covered = all(int(depth * SINGLES) in (k, k + (depth == 1)) for k, depth in enumerate(depths[:SINGLES]))
+        if covered and all(_once(draft, laid.text) for draft in drafts):
+            return Document(f"chronicle-{tokens}-{seed}", laid.text), _placed(drafts, spans, depths)
+    raise LiftError(f"no document of {tokens} tokens came out in {TRIES} tries: ask for more tokens")
+
+
+def enough(tokenizer: Any) -> int:
+    """Tokens with which a document holds its facts, whichever are drawn: a tokenizer of bytes needs thousands more."""
+    counter, rng = Tokens(tokenizer), Random("lift document enough")
+    drawn = ([text for draft in _drafts(rng) for text in draft.sentences] for _ in range(ENOUGH_DRAWS))
+    return ENOUGH_STEP * -(-int(ENOUGH * max(sum(counter.mid(texts)) for texts in drawn)) // ENOUGH_STEP)
+
+
+def items(facts: Sequence[Planted]) -> list[Item]:
+    """The facts as questions: "needle" for the single ones, "linked" for the chains."""
+    kinds = {"single": "needle", "two-hop": "linked"}
+    return [Item(kinds[fact.kind], fact.question, fact.answer, fact.spans) for fact in facts]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    sentences: tuple[str, ...]
+    people: tuple[str, ...]
+    question: str
+    answer: str
+
+
+def _drafts(rng: Random) -> list[_Draft]:
+    draw = Draw(QuizOptions(), SPLIT, rng)
+    kinds = rng.sample(KINDS, SINGLES) + list(CHAIN_KINDS)
+    values = {kind: draw_values(kind, kinds.count(kind), SPLIT, rng) for kind in sorted(set(kinds))}
+    links = rng.sample(LINKS, CHAINS)
+    return [
+        _draft(draw, kind, values[kind].pop(), links[i - SINGLES] if i >= SINGLES else None)
+        for i, kind in enumerate(kinds)
+    ]
+
+
+def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> _Draft:
+    relation, owner = BY_KIND[kind].name, draw.person()
+    told, people, whom = [state(Fact(owner, relation, value), False, draw.rng)], [owner.told], owner.asked
+    if link:
+        head = draw.person()
+        told.insert(0, sentence(draw.rng.choice(link.told), e=head.told, v=owner.told))
+        people.insert(0, head.told)
+        whom = link.asked_gap.format(x=head.asked)
+    question = RELATION[relation].asked_gap.format(e=whom, s="", is_="is")
+    return _Draft(tuple(told), tuple(people), question, value)
+
+
+def _places(strata: list[int], costs: np.ndarray, tokens: int, rng: Random) -> list[float]:
+    """For each sentence the share of the filler before it that puts it into its stratum of all tokens."""
+    n = np.array([SINGLES] * SINGLES + [2 * CHAINS] * 2 * CHAINS)
+    within = np.array([rng.uniform(MARGIN, 1 - MARGIN) for _ in strata])
+    depths = (np.array(strata) + within) / n
+    depths[[0, SINGLES - 1]] = 0, 1
+    order = np.argsort(depths)
+    before = np.zeros(len(costs))
+    before[order] = np.cumsum(costs[order]) - costs[order]
+    shares = (depths * (tokens - costs) - before) / (tokens - costs.sum())
+    shares = shares.clip(1e-6, 1 - 1e-6)  # 0 and 1 are paragraphs of their own: the first sentence and the last
+    shares[[0, SINGLES - 1]] = 0, 1
+    return shares.tolist()
+
+
+def _depth(span: tuple[int, int], offsets: list[tuple[int, int]]) -> float:
+    first = bisect_right([end for _, end in offsets], span[0])
+    behind = bisect_left([start for start, _ in offsets], span[1])
+    return first / (len(offsets) - (behind - first))
+
+
+def _once(draft: _Draft, text: str) -> bool:
+    told = " ".join(draft.sentences)
+    return text.count(draft.answer) == 1 and all(text.count(person) == told.count(person) for person in draft.people)
+
+
+def _placed(drafts: list[_Draft], spans: list[tuple[int, int]], depths: list[float]) -> list[Planted]:
+    facts, at = [], 0
+    for draft in drafts:
+        n = len(draft.sentences)
+        kind = "single" if n == 1 else "two-hop"
+        where = tuple(spans[at : at + n]), tuple(depths[at : at + n])
+        facts.append(Planted(kind, draft.sentences, *where, draft.people, draft.question, draft.answer))
+        at += n
+    return facts
+
+
+@cache
+def neutral(split: str) -> str:
+    """Some 2,000 tokens of other fiction by the same generator, without facts. `split`: "train" or "eval"."""
+    return "\n\n".join(map(prose.join, islice(prose.passages(NEUTRAL_SEED, split), NEUTRAL_PASSAGES)))
+
+
+def unrelated() -> list[Item]:
+    """40 questions of kind "unrelated" with short answers, of which a model of 135M parameters knows a part."""
+    return [
+        Item("unrelated", question, right, (), tuple(others))
+        for question, right, *others in (line.split(" = ") for line in UNRELATED.strip().splitlines())
+    ]
+
+
+def against(tokenizer: Any) -> dict[str, Any]:
+    """What has nothing to do with any document: neutral text, general questions, another document with its own."""
+    other, facts = made(tokenizer, max(OTHER_TOKENS, enough(tokenizer)), 1)
+    return {
+        "neutral": neutral("eval"),
+        "unrelated": unrelated(),
+        "other": (other, items(facts)),
+    }
+
+
+UNRELATED = """
+What is the capital of France? = Paris
+What is the capital of Italy? = Rome
+What is the capital of Germany? = Berlin
+What is the capital of Spain? = Madrid
+What is the capital of Japan? = Tokyo
+What is the capital of Russia? = Moscow
+What is the capital of Egypt? = Cairo
+What is the capital of China? = Beijing = Peking
+What is the capital of Greece? = Athens
+What is the capital of England? = London
+What colour is the sky on a clear day? = Blue
+What colour is fresh snow? = White
+What colour is grass? = Green
+What colour is a ripe banana? = Yellow
+What colour is coal? = Black
+What colour do red and yellow paint make when mixed? = Orange
+What is 2 + 2? = 4 = Four
+What is 5 + 3? = 8 = Eight
+What is 10 - 4? = 6 = Six
+What is 3 times 3? = 9 = Nine
+What is 10 times 10? = 100 = One hundred = A hundred
+What is half of 20? = 10 = Ten
+What is the opposite of hot? = Cold
+What is the opposite of up? = Down
+What is the opposite of big? = Small = Little
+What is the opposite of day? = Night
+What is the opposite of left? = Right
+What is the opposite of early? = Late
+What is the opposite of wet? = Dry
+Which planet do we live on? = Earth = The Earth
+Which is the largest planet of the solar system? = Jupiter
+At how many degrees Celsius does water boil? = 100 = One hundred
+How many days are there in a week? = 7 = Seven
+How many months are there in a year? = 12 = Twelve
+How many legs does a spider have? = 8 = Eight
+Who wrote the play Romeo and Juliet? = Shakespeare = William Shakespeare
+What is frozen water called? = Ice
+Which animal says meow? = Cat = A cat = The cat
+What do bees make? = Honey
+Which day comes after Monday? = Tuesday
+"""

@@ -1,0 +1,1 @@
+"""Fitting a memory to a document."""

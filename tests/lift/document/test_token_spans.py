@@ -1,0 +1,59 @@
+"""Pieces of a document hold the evidence, or none of it, and no more tokens than asked for."""
+
+from functools import cache
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from lift.document.token_spans import GAP, Placed
+from tests.environments.tiny_model import tiny_tokenizer
+
+tiny_tokenizer_once = cache(tiny_tokenizer)
+TEXT = " ".join(f"word{i}" for i in range(100))
+spans = st.lists(
+    st.tuples(st.integers(0, len(TEXT) - 1), st.integers(1, 20)).map(lambda s: (s[0], min(s[0] + s[1], len(TEXT)))),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(spans, st.integers(80, 1000))
+def test_window_around_holds_all_evidence_and_no_more_tokens(evidence: list[tuple[int, int]], tokens: int) -> None:
+    placed = Placed(tiny_tokenizer_once(), TEXT)
+    window = placed.around(evidence, tokens)
+    for first, behind in evidence:
+        assert TEXT[first:behind].strip() in window
+    pieces = window.split(GAP)
+    assert sum(map(len, pieces)) <= tokens  # one token a byte
+    assert all(piece in TEXT for piece in pieces)
+    hull = max(b for _, b in evidence) - min(a for a, _ in evidence)
+    assert len(pieces) == 1 or hull > tokens
+
+
+@given(spans, st.integers(32, 1000))
+@example([(0, 1), (300, 320), (309, 316)], 463)  # one within another
+def test_window_away_is_of_the_document_and_holds_no_evidence(evidence: list[tuple[int, int]], tokens: int) -> None:
+    marked = list("abcdefgh" * 99)[: len(TEXT)]
+    for first, behind in evidence:
+        marked[first:behind] = "#" * (behind - first)
+    text = "".join(marked)
+    window = Placed(tiny_tokenizer_once(), text).away(evidence, tokens)
+    assert "#" not in window
+    longest = max(map(len, text.split("#")))
+    assert len(window) == min(tokens, longest)
+    assert window in text
+
+
+def test_window_without_evidence_and_of_an_empty_text() -> None:
+    placed = Placed(tiny_tokenizer(), TEXT)
+    assert 90 <= len(placed.around((), 100)) <= 100
+    assert Placed(tiny_tokenizer(), "").around((), 100) == ""
+    assert Placed(tiny_tokenizer(), "").away((), 100) == ""
+
+
+def test_depth_is_the_share_of_other_tokens_before() -> None:
+    placed = Placed(tiny_tokenizer(), TEXT)
+    assert placed.depth((0, 9)) == 0
+    assert placed.depth((len(TEXT) - 9, len(TEXT))) == 1
+    assert placed.depth((100, 110)) == 100 / (len(TEXT) - 10)
+    assert placed.depth((0, len(TEXT))) == 0

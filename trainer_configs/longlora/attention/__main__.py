@@ -1,0 +1,7 @@
+"""`python -m trainer_configs.longlora.attention [PICTURE.png]`: draws what either half of the heads sees."""
+
+import sys
+
+from trainer_configs.longlora.attention.shifted_sparse import draw
+
+draw(sys.argv[1] if len(sys.argv) > 1 else "shifted-sparse-attention.png")

@@ -1,0 +1,1 @@
+"""Pretraining rows of an exact token length."""

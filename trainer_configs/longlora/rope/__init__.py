@@ -1,0 +1,1 @@
+"""Context extension by RoPE scaling."""
