@@ -4,12 +4,12 @@
     python -m benchmarks.lift tune OUT --model MODEL                    # each method's learning rate, on two other documents
     python -m benchmarks.lift ablate OUT --model MODEL                  # what each part of `lse` is worth, on those documents
 
-Made-up documents with 16 single facts and 4 chains of two (`lift.tasks.synthetic_document`), questions in
-wordings that no method was trained on. Closed book: nothing but the weights. `window`: needles with the document around them in the window, with the
-memory on, against off. `others`: questions about another document that stands in the window, with the memory on, against
-off. Each visible GPU takes a fit at a time, or --each of them, whose seconds are then not shown. Every result is in
-OUT/results.json as soon as it is there, with its recipe; the same command goes on, and measures anew what was of another
-recipe, base model or version of lift's code.
+Made-up documents with 16 single facts and 4 chains of two (`lift.tasks.synthetic_document`), questions in wordings that
+no method was trained on. Closed book: nothing but the weights. `window`: needles with the document around them in the
+window, with the memory on, against off. `others`: questions about another document that stands in the window, with the
+memory on, against off. Each visible GPU takes a fit at a time, or --each of them, whose seconds are then not shown. Every
+result is in OUT/results.json as soon as it is there, with its recipe; the same command goes on, and measures anew what was
+of another recipe, base model or version of lift's code.
 """
 
 import gc

@@ -23,7 +23,7 @@ from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
 from datasets import Dataset
 from safetensors import safe_open
-from test_plugin import finish, start, watched
+from tests.trainer_configs.longlora.test_plugin import finish, start, watched
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from test_tuner import ids, make
+from tests.lift.memory.test_tuner import ids, make
 from torch import Tensor
 from torch.nn import functional as F
 
