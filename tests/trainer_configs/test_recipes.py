@@ -23,12 +23,12 @@ from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
 from datasets import Dataset
 from safetensors import safe_open
-from tests.trainer_configs.longlora.test_plugin import finish, start, watched
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen2Config
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import trainer_configs
 from tests.environments.tiny_model import tiny_tokenizer
+from tests.trainer_configs.longlora.test_plugin import finish, start, watched
 from trainer_configs.longlora.rope.extension import plan
 
 FOLDER = Path(trainer_configs.__file__).parent

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from tests.lift.memory.test_tuner import ids, make
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +14,7 @@ from lift.memory.gated_memory import Observed
 from lift.memory.tuner import GatedMemoryConfig, layers
 from lift.training import losses
 from lift.training.losses import Teacher, distil, divergence, gap, logits_at, token_loss, top
+from tests.lift.memory.test_tuner import ids, make
 
 FAMILIES = ("Llama", "Qwen3", "Gemma3Text", "SmolLM3", "Olmo2")
 
