@@ -1,0 +1,74 @@
+"""One family of errors for what a user can change, and the one place that turns them into a line and an exit code."""
+
+import asyncio
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, NoReturn
+
+from longthread import secrets
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # the fault of the disk, not of a setting
+
+
+class LongthreadError(Exception):
+    """What a user has to change: one line that names the value, the limit and the fix.
+
+    `setting` names the settings that mend it, bare ("lengths"); each command words them as its own flags.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, message: str, *, setting: str | tuple[str, ...] = ()):
+        super().__init__(message)
+        self.message = message
+        self.settings = (setting,) if isinstance(setting, str) else setting
+
+    def line(self, flag: Callable[[str], str] = str) -> str:
+        """The message on one line, its settings written as `flag` writes them."""
+        named = ", ".join(flag(setting) for setting in self.settings)
+        return " ".join(f"{self.message} ({named})".split()) if named else " ".join(self.message.split())
+
+    def __str__(self) -> str:
+        return self.line()
+
+
+class ConfigError(LongthreadError, ValueError):
+    """A setting, a file or a recipe that cannot work. Raised before any work starts."""
+
+
+class DataError(ConfigError):
+    """A row, a document or a file that cannot be read as what it should be."""
+
+
+class RunError(LongthreadError, RuntimeError):
+    """A run that cannot go on, through no setting."""
+
+    exit_code = 1
+
+
+def fail(message: str, exit_code: int = 2) -> NoReturn:
+    """Print the message as one line on stderr, without any API key, and exit."""
+    print(f"error: {secrets.redact_text(' '.join(message.split()))}", file=sys.stderr)
+    raise SystemExit(exit_code)
+
+
+@contextmanager
+def exit_on_error(flag: Callable[[str], str] = str) -> Iterator[None]:
+    """Run a command: what a user can change ends in one line and an exit code, anything else in its traceback.
+
+    Exit codes: 2 for a user's mistake, 1 for a failed run or a full disk, 130 for Ctrl-C, 143 for SIGTERM.
+    """
+    try:
+        yield
+    except LongthreadError as error:
+        fail(error.line(flag), error.exit_code)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        fail(str(error), 1 if error.errno in FULL_DISK else 2)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except asyncio.CancelledError:  # `serve` ends so on SIGTERM
+        fail("terminated", 143)
