@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -149,6 +149,7 @@ class Asked:
     filler: str
     ids: list[int]
     answer: Answer
+    answer_format: str
 
 
 class Grid:
@@ -162,17 +163,18 @@ class Grid:
         self.haystacks = {"prose": prose, "novel": Haystacks(tokenizer, novel)}
         self.lengths, self.depths, self.tokenizer = lengths, depths, tokenizer
 
-    def asked(self, length: int, samples: int, first_seed: int = 0) -> list[Asked]:
+    def asked(self, length: int, samples: int, first_seed: int = 0, answer_format: str = "tags") -> list[Asked]:
         """`samples` at every depth."""
         found = []
         for number in range(samples):
             filler = FILLERS[number % 2]
             haystacks = self.haystacks[filler]
+            haystacks = haystacks.variant(replace(haystacks.options, answer_format=answer_format))
             for i, depth in enumerate(self.depths):
                 seed = first_seed + number * len(self.depths) + i
                 sample = haystacks.sample(seed, "eval", "single", length, [depth])
                 ids = haystacks.tokens.encode_prompt(haystacks.tokens.render(sample.messages), length)
-                found.append(Asked(length, depth, filler, ids, sample.answer))
+                found.append(Asked(length, depth, filler, ids, sample.answer, answer_format))
         return found
 
 
@@ -212,7 +214,7 @@ def evaluate(model: Any, grid: Grid, asked: Sequence[Asked]) -> list[dict[str, A
     """A record for each prompt, as `environments.reports.metrics` takes them."""
     records = []
     for one, said in zip(asked, replies(model, grid.tokenizer, [one.ids for one in asked]), strict=True):
-        correct = score(said, one.answer).correct
+        correct = score(said, one.answer, one.answer_format).correct
         kind = one.answer.value_kind
         records.append(
             {"length": one.length, "depth": one.depth, "filler": one.filler, "kind": kind, "score": float(correct),
@@ -346,7 +348,9 @@ class Run:
         for length in todo:
             self.left(15)
             began = time.monotonic()
-            asked = self.grid.asked(length, samples, CONFIRM_SEED if key == "confirm" else 0)
+            # A model that was never shown the tags is asked for none: what it finds counts, not the form it knows.
+            answer_format = "plain" if name in UNTRAINED else "tags"
+            asked = self.grid.asked(length, samples, CONFIRM_SEED if key == "confirm" else 0, answer_format)
             mine[key] = [r for r in mine[key] if r["length"] != length] + evaluate(model, self.grid, asked)
             found = [r["score"] for r in mine[key] if r["length"] == length]
             print(
