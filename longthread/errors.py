@@ -54,6 +54,11 @@ def fail(message: str, exit_code: int = 2) -> NoReturn:
     raise SystemExit(exit_code)
 
 
+def option(setting: str) -> str:
+    """The command-line option of a setting: "--num-proc" of "num_proc"."""
+    return "--" + setting.replace("_", "-")
+
+
 @contextmanager
 def exit_on_error(flag: Callable[[str], str] = str) -> Iterator[None]:
     """Run a command: what a user can change ends in one line and an exit code, anything else in its traceback.
