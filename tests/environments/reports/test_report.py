@@ -8,7 +8,6 @@ import json
 import math
 import random
 import struct
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from patience import grows_linearly
 from typer.testing import CliRunner
 
 from environments.reports import figures, metrics, report
@@ -465,9 +465,8 @@ def test_command_errors_are_one_line(tmp_path: Path, text: str | None, words: st
     assert len(output.strip().splitlines()) == 1 and output.startswith("error: ")
 
 
-def test_ten_thousand_records_take_seconds(tmp_path: Path) -> None:
+def test_the_work_grows_with_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "png", lambda _: b"")  # ink: the same work for any number of records
     rng = random.Random(1)
-    records = [record(rng.choice([512, 1024, 4096]), rng.randrange(11) / 10, rng.random()) for _ in range(10_000)]
-    start = time.perf_counter()
-    report.write_report(records, tmp_path, "t", {})
-    assert time.perf_counter() - start < 15  # 2 s alone; the rest is for a busy machine
+    records = [record(rng.choice([512, 1024, 4096]), rng.randrange(11) / 10, rng.random()) for _ in range(2_000)]
+    assert grows_linearly(lambda count: report.write_report(records[:count], tmp_path, "t", {}), 500)

@@ -1,13 +1,13 @@
 """What replies earn: a table of cases, properties for any reply, and hostile ones."""
 
 import math
-import time
 from itertools import combinations
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import cpu_limit, quadratic_scan
 
 from environments.haystack.facts import VALUE_KINDS, draw_value
 from environments.haystack.tasks.independent import Answer
@@ -325,11 +325,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_reply_costs_little_time_and_earns_nothing(name: str) -> None:
-    started = time.process_time()
-    for answer in (NUMBER, NAME, WORDS, DATE, TEXT, SET):
-        for form in ("tags", "plain"):
-            assert score(HOSTILE[name], answer, form, {1}).score <= 0.05
-    assert time.process_time() - started < 6  # twelve scores of a megabyte; quadratic ones took hours
+    with cpu_limit(quadratic_scan()):  # for twelve scores; over a megabyte a single quadratic scan takes a hundred of it
+        for answer in (NUMBER, NAME, WORDS, DATE, TEXT, SET):
+            for form in ("tags", "plain"):
+                assert score(HOSTILE[name], answer, form, {1}).score <= 0.05
 
 
 # ---- linked needles ----
