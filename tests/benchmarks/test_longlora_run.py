@@ -27,6 +27,7 @@ from environments.haystack.facts import in_split, parse
 from environments.haystack.filler import prose
 from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tokens import load_tokenizer
+from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
 from trainer_configs.longlora.perplexity import windows
 
@@ -178,10 +179,10 @@ def axolotl(tmp_path, monkeypatch):
 
 def test_a_training_is_watched_and_ended_in_time(axolotl):
     good = Training(axolotl / "good.yaml", axolotl / "log").start()
-    assert good.wait(60) == ""
+    assert good.wait(PATIENCE) == ""
     assert good.figures()["losses"] == [3.5, 2.5, 1.5] and good.figures()["seconds_a_step"] >= 0
     assert "--launcher" in (axolotl / "log").read_text()
-    assert "ended with 1 after 3 steps" in Training(axolotl / "bad.yaml", axolotl / "log").start().wait(60)
+    assert "ended with 1 after 3 steps" in Training(axolotl / "bad.yaml", axolotl / "log").start().wait(PATIENCE)
     endless = Training(axolotl / "forever.yaml", axolotl / "log").start()
     assert "out of time" in endless.wait(0.01)
     assert endless.process.poll() is not None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from patience import PATIENCE
 
 from environments.atropos import sender as module
 from environments.atropos.sender import TRIES, Delivery
@@ -153,7 +154,7 @@ async def test_a_cancelled_worker_does_not_cancel_what_it_sends(api: tuple[Api, 
     with pytest.raises(asyncio.CancelledError):
         await worker
     server.hold.set()
-    assert await delivery.drain(30) == 0 and len(server.taken) == 1
+    assert await delivery.drain(PATIENCE) == 0 and len(server.taken) == 1
 
 
 async def test_drain_gives_up_and_counts(api: tuple[Api, Delivery]) -> None:

@@ -325,7 +325,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_reply_costs_little_time_and_earns_nothing(name: str) -> None:
-    with cpu_limit(quadratic_scan()):  # for twelve scores; over a megabyte a single quadratic scan takes a hundred of it
+    with cpu_limit(
+        quadratic_scan()
+    ):  # for twelve scores; over a megabyte a single quadratic scan takes a hundred of it
         for answer in (NUMBER, NAME, WORDS, DATE, TEXT, SET):
             for form in ("tags", "plain"):
                 assert score(HOSTILE[name], answer, form, {1}).score <= 0.05

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from accelerate.state import AcceleratorState
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig
 
 from lift import LiftError
@@ -309,11 +309,9 @@ def test_only_a_whole_checkpoint_of_this_very_fit_is_taken(
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     """Forked: all is imported already."""
     alone = fitted(toy("lse", stages=(Stage(("tasks",), 2, 3),)), tmp_path / "one")
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # takes a port that is free, and keeps it
     made = multiprocessing.get_context("fork")
-    ranks = [made.Process(target=one_of_two, args=(tmp_path / "two", rank, port)) for rank in range(2)]
+    ranks = [made.Process(target=one_of_two, args=(tmp_path / "two", rank, store.port)) for rank in range(2)]
     try:
         for rank in ranks:
             rank.start()
@@ -331,7 +329,8 @@ def one_of_two(out: Path, rank: int, port: int) -> None:
     """What each process of the test above runs."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "ACCELERATE_USE_CPU": "1",
     }  # fmt: skip
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(1)
