@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
@@ -203,7 +203,7 @@ class Encoder:
         bos = tokenizer.bos_token_id
         self.bos = [bos] if bos is not None and (first == [bos] or getattr(tokenizer, "add_bos_token", False)) else []
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         state = json.loads(self._backend.to_str()) | {"truncation": None, "padding": None}
         blob = json.dumps([state, self.eos, self.bos], sort_keys=True)

@@ -3,10 +3,10 @@
 import errno
 import gzip
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
+import threading
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 from typer.testing import CliRunner
 
 from environments.haystack.filler import prose
@@ -37,11 +38,15 @@ def gpt2_folder(tokenizer_of, tmp_path_factory):
     return str(folder)
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    path = tmp_path / "corpus.jsonl"
+def write_corpus(folder):
+    path = folder / "corpus.jsonl"
     path.write_text("".join(json.dumps({"text": text, "n": 1}) + "\n" for text in PROSE))
     return path
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    return write_corpus(tmp_path)
 
 
 def make(source, out, tokenizer, **options):
@@ -259,13 +264,20 @@ def test_processes_change_nothing(corpus, tmp_path, gpt2_folder):
     assert files(one.out) == files(two.out) and len(files(one.out)) > 2
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from trainer_configs.longlora.data import Settings, build
-from trainer_configs.longlora.documents import Source
-build(Settings(Source(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], 512, num_proc=2, chunk_chars=12_000))
-"""
+def build_to_the_first_shard(run, reached):
+    """For a process of its own: builds in a process group of its own, and waits for ever where its first shard stands and
+    its state does not."""
+    os.setsid()
+    replace_file = Path.replace
+
+    def waiting(self, target):
+        replace_file(self, target)
+        if Path(target).name.startswith("train-"):
+            reached.set()
+            threading.Event().wait()
+
+    Path.replace = waiting
+    build(run)
 
 
 def test_killed_runs_go_on_to_the_same_bytes(tmp_path, gpt2_folder):
@@ -275,32 +287,38 @@ def test_killed_runs_go_on_to_the_same_bytes(tmp_path, gpt2_folder):
     killed, whole = (
         make(corpus, tmp_path / name, gpt2_folder, checks=Checks(), chunk_chars=12_000) for name in ("a", "b")
     )
-    command = [sys.executable, "-c", KILLED, str(corpus), str(killed.out), gpt2_folder]
-    process = subprocess.Popen(command, start_new_session=True, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
+    forked = multiprocessing.get_context("fork")  # all is imported already
+    reached = forked.Event()
+    process = forked.Process(target=build_to_the_first_shard, args=(replace(killed, num_proc=2), reached))
+    process.start()
     try:
-        while not list(killed.out.glob("data/train-*.parquet")):
-            assert process.poll() is None
-            try:
-                process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                continue
-    finally:
+        assert reached.wait(PATIENCE)
         os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and not (killed.out / data.STATS).exists()
+        process.join()
+    finally:
+        process.kill()
+    assert process.exitcode == -signal.SIGKILL and not (killed.out / data.STATS).exists()
     done = len(list(killed.out.glob("data/train-*.parquet")))
     stats, made = build(killed)
-    assert 0 < made <= stats["rows"] and done  # all of them if it was killed between a shard and its state
+    assert 0 < made == stats["rows"] and done == 1  # all of them: that shard is written anew
     build(whole)
     assert files(killed.out) == files(whole.out) and stats["rejected"]["near_duplicate"] >= len(texts) // 2 - 1
     assert build(killed) == (stats, 0)  # a finished run is recognised
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, gpt2_folder):
+    """A run, and the files that it left."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = make(write_corpus(folder), folder / "out", gpt2_folder, checks=Checks(), chunk_chars=40_000)
+    build(run)
+    return run, files(run.out)
+
+
 @pytest.mark.parametrize("broken", range(1, 6))
-def test_stopping_anywhere_loses_nothing(corpus, tmp_path, gpt2_folder, monkeypatch, broken):
+def test_stopping_anywhere_loses_nothing(undisturbed, tmp_path, monkeypatch, broken):
     """The disk is full at the n-th file: one line, whole shards stay, and the same command goes on."""
-    run, whole = (
-        make(corpus, tmp_path / name, gpt2_folder, checks=Checks(), chunk_chars=40_000) for name in ("a", "b")
-    )
+    run = replace(undisturbed[0], out=tmp_path / "out")
     calls, replace_file = [], Path.replace
 
     def full(self, target):
@@ -316,8 +334,7 @@ def test_stopping_anywhere_loses_nothing(corpus, tmp_path, gpt2_folder, monkeypa
     assert not list(run.out.rglob("*.part"))
     monkeypatch.undo()
     build(run)
-    build(whole)
-    assert files(run.out) == files(whole.out)
+    assert files(run.out) == undisturbed[1]
 
 
 def test_another_run_in_the_folder_is_refused(corpus, tmp_path, gpt2_folder):
