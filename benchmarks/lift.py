@@ -34,7 +34,6 @@ from transformers.utils import logging
 
 import lift
 from benchmarks.spread import spread
-from environments.reports.html import replacing
 from lift import LiftError, tasks
 from lift.evaluation.evaluate import evaluate
 from lift.evaluation.results import Rate, Results, plot
@@ -44,6 +43,7 @@ from lift.memory.tuner import gate, layers
 from lift.tasks import Item, synthetic_document
 from lift.training.fit import adapter_config, fit
 from lift.training.recipes import RECIPES, Recipe, Stage
+from longthread.files import replacing
 from longthread.model_shape import kv_bytes
 
 # Found by `tune`: what is not said here is the recipe's own; published-v3's is its authors'.

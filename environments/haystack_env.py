@@ -29,7 +29,6 @@ from environments.haystack.tasks.linked import LINKED, number_range
 from environments.haystack.tokens import load_tokenizer
 from environments.inference.completions import ask, check_server
 from environments.inference.endpoint import TOKEN_SERVERS, Endpoint, Refused
-from environments.metrics import write_metrics
 from environments.reports import metrics as report_numbers
 from environments.reports import report
 from environments.reports import wandb_log as tracking
@@ -309,7 +308,7 @@ class HaystackEnv(ServingEnv):
             return
         config = {**self.config.model_dump(mode="json"), "model": model}
         paths = report.write_report(records, out, f"{self.name}: {model}", config)
-        metrics = write_metrics(out / "metrics.json", records, model, config)
+        metrics = report_numbers.write_metrics(out / "metrics.json", records, model, self.config.wandb_name)
         print(report_numbers.summary_table(records))
         print(f"samples  {samples}\nmetrics  {out / 'metrics.json'}")
         print(f"heatmap  {paths.heatmap}\nreport   {paths.html}")

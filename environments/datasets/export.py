@@ -60,7 +60,7 @@ from environments.haystack.filler.pool import FillerError
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import ALL_TASKS, RecipeError, rebuild
 from environments.haystack.tokens import TokenizerError, Tokens, load_tokenizer
-from environments.reports.html import replacing
+from longthread.files import replacing
 
 WANTED = "give the .jsonl of process"
 ROUND = 64  # a sequence_len is given as a multiple of this

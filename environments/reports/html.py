@@ -4,7 +4,7 @@ Model output, haystacks and names are hostile text: every piece of data goes thr
 becomes markup, and the page's content security policy allows its own style and script, by hash, and nothing else.
 A page is one file and asks the network for nothing.
 
-    from environments.report_html import write_rollouts_html
+    from environments.reports.html import write_rollouts_html
     write_rollouts_html(map(json.loads, open("rollouts.jsonl")), Path("rollouts.html"))
 """
 
@@ -15,16 +15,17 @@ import hashlib
 import html
 import json
 import math
-import os
 import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from longthread.files import replacing
+from longthread.secrets import redact
 
 # Score 0 to score 1, for the figures and the pages. People expect red-yellow-green, which one man in twelve cannot
 # read: under simulated red-green blindness two RdYlGn colours half a scale apart differ by 3 (CIE76), and its two ends
@@ -140,37 +141,6 @@ def answer_text(answer: Any) -> str:
         return _text(answer)
     joined = ", ".join(_text(value) for value in values)
     return joined if answer.get("kind") in (None, "one") else f"{joined} ({_text(answer.get('kind'))})"
-
-
-# ---- secrets ----------------------------------------------------------------------------------------------------
-
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-_SECRET_WORDS = {"password", "passwd", "secret", "secrets", "authorization", "apikey", "apikeys", "credential"}
-_SECRET_WORDS |= {"credentials", "cookie", "bearer", "passphrase"}
-_SECRET_VALUE = re.compile(
-    r"\b(?:sk|hf|ghp|wandb)[-_][\w-]{16,}|(?<=Bearer )\S+|(?<=Basic )[\w+/=]{8,}|(?<=://)[^/\s@]+(?=@)"
-)
-
-
-def is_secret(key: str) -> bool:
-    """True when a key names a secret: `api_key`, `hf_token`, `Authorization`; not `max_tokens`, not `tokenizer`."""
-    words = [word.lower() for word in _WORD.findall(key)]
-    if not words:
-        return False
-    keyed = {"api", "access", "private", "secret", "auth", "signing"}
-    after = any(a in keyed and b in ("key", "keys", "token", "tokens") for a, b in zip(words, words[1:], strict=False))
-    return after or words[-1] == "token" or bool(_SECRET_WORDS & set(words))
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """`value` with whatever looks like a secret, by its key or by its own shape, replaced by `***`."""
-    if is_secret(key):
-        return "***"
-    if isinstance(value, Mapping):
-        return {str(k): redact(v, str(k)) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(v) for v in value]
-    return _SECRET_VALUE.sub("***", value) if isinstance(value, str) else value
 
 
 # ---- pieces of a page -------------------------------------------------------------------------------------------
@@ -463,19 +433,6 @@ def _viewer_head(title: str, tally: _Tally, shown: int) -> str:
         'mean score from <input id="lo" type="number" step="0.05"> to <input id="hi" type="number" step="0.05"> '
         '<span id="shown" class="meta"></span></p>\n'
     )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` whole when the block ends, and not at all when it fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_rollouts_html(rows: Iterable[Any], out: Path, limit: int = 200, title: str = "Rollouts") -> Path:

@@ -13,38 +13,19 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from longthread.files import write_json
+from longthread.statistics import Estimate, estimate
 
 Record = Mapping[str, Any]
 
 SHORT = 1_024  # tokens; NoLiMa takes its base score at 250, 500 and 1k
 COLUMNS = 8  # lengths side by side in the text table: 8 of 11 characters fit a terminal of 100
 BINS = 5  # bars of a breakdown by a field of many values
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean, its standard error (sample deviation / sqrt n; NaN below two values), and how many values it is of."""
-
-    mean: float
-    stderr: float
-    n: int
-
-    def __str__(self) -> str:
-        if not self.n:
-            return "–"
-        return f"{self.mean:.2f}" if math.isnan(self.stderr) else f"{self.mean:.2f}±{self.stderr:.2f}"
-
-
-def estimate(values: Iterable[float]) -> Estimate:
-    """Mean and standard error. A share is the mean of zeros and ones, with the same formula."""
-    found = [float(value) for value in values]
-    n = len(found)
-    mean = math.fsum(found) / n if n else math.nan
-    spread = math.fsum((value - mean) ** 2 for value in found)
-    return Estimate(mean, math.sqrt(spread / (n - 1) / n) if n > 1 else math.nan, n)
 
 
 def is_failure(record: Record) -> bool:
@@ -282,3 +263,31 @@ def one_line(text: str, limit: int) -> str:
     """Text of the data for a terminal or a picture: one line, no control characters, at most `limit` characters."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+# ---- metrics.json -----------------------------------------------------------------------------------------------
+
+
+def write_metrics(path: Path, records: Sequence[Record], model: str, env: str) -> dict[str, float]:
+    """Write metrics.json in the form of atroposlib's `evaluate_log`, with standard errors; return the metrics."""
+    wrong, reach = false_answers(records), effective_length(records)
+    metrics: dict[str, float] = {}
+    for name, score in _estimates(records, wrong):
+        if score.n:
+            metrics[name] = score.mean
+            if math.isfinite(score.stderr):
+                metrics[f"{name}/stderr"] = score.stderr
+    metrics["eval/effective_length"] = (reach.length or 0) if reach else 0
+    general = {"model_name": model, "samples": len(records)}
+    write_json(path, {"config_general": general, "results": {f"atropos|{env}|0": metrics, "all": metrics}})
+    return metrics
+
+
+def _estimates(records: Sequence[Record], wrong: FalseAnswers) -> Iterator[tuple[str, Estimate]]:
+    yield "eval/score", estimate(record["score"] for record in records)
+    yield "eval/score_present", estimate(record["score"] for record in present(records))
+    for field in ("task", "length"):
+        for value, score in by(records, field).items():
+            yield f"eval/score_by_{field}/{value}", score
+    yield "eval/false_answers", wrong.invented
+    yield "eval/false_silence", wrong.withheld

@@ -4,7 +4,7 @@
     python -m environments.reports.report base/samples.jsonl tuned/samples.jsonl --out report    # and side by side
     python -m environments.reports.report rollouts.jsonl --out report                     # a page to read rollouts in
 
-The numbers are in `report_numbers.py`, the pictures in `report_figures.py`, the pages in `report_html.py`.
+The numbers are in `metrics.py`, the pictures in `figures.py`, the pages in `html.py`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,12 @@ from environments.reports.figures import (
     score_histogram,
     side_by_side,
 )
-from environments.reports.html import replacing, report_page, write_rollouts_html
+from environments.reports.html import report_page, write_rollouts_html
 from environments.reports.metrics import (
-    Estimate,
     Grid,
     Record,
     depth_of,
     effective_length,
-    estimate,
     failures,
     false_answers,
     grid,
@@ -50,6 +48,8 @@ from environments.reports.metrics import (
     summary,
     summary_table,
 )
+from longthread.files import replacing
+from longthread.statistics import Estimate, estimate
 
 WANTED = "give samples.jsonl of an evaluation or the .jsonl of process"
 WORST = 20  # samples that the report shows in full

@@ -22,13 +22,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from environments import cli
-from environments.cli import ConfigError, RunError
 from environments.reports import html
 from environments.reports.figures import heatmap, png
 from environments.reports.metrics import Record, depth_of, grid, is_failure
 from environments.reports.report import write_report
 from environments.rollouts.rollout import Item, Rollout, finite
+from longthread.errors import ConfigError, RunError
+from longthread.secrets import redact, redact_text
 
 PROJECT = "longthread"  # where neither the trainer nor WANDB_PROJECT names one
 CLIPPED = 2_000  # characters of a completion in a table: its head and its tail. A model may repeat its whole prompt
@@ -161,7 +161,7 @@ def _completion(rollout: Rollout, i: int) -> dict[str, Any]:
 
 def _text(text: str) -> str:
     """Text of a table: no key, nothing that cannot be encoded, head and tail where it is long."""
-    text = html.visible(cli.redact(text))
+    text = html.visible(redact_text(text))
     half = CLIPPED // 2
     return text if len(text) <= CLIPPED else f"{text[:half]} […] {text[-half:]}"
 
@@ -199,8 +199,7 @@ def check_login(config: Any) -> None:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return cli.redact(text.replace(os.environ.get("WANDB_API_KEY") or "\0", "[API key]"))
+    return redact_text(" ".join(str(error).split()).rstrip("."))
 
 
 @contextmanager
@@ -257,8 +256,8 @@ def finishing(config: Any) -> Iterator[None]:
 
 def safe_settings(config: Any) -> dict[str, Any]:
     """The settings of an environment without anything that is, or looks like, a secret."""
-    plain = html.redact(config.model_dump(mode="json"))
-    return {name: cli.redact(value) if isinstance(value, str) else value for name, value in plain.items()}
+    settings: dict[str, Any] = redact(config.model_dump(mode="json"))
+    return settings
 
 
 # ---- evaluations ------------------------------------------------------------------------------------------------

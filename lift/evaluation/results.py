@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from environments.reports.html import replacing
 from lift import LiftError
+from longthread.files import replacing
 
 Z95 = 1.959963984540054  # standard errors to each side of 95 % of a normal distribution
 KINDS = ("needle", "linked", "cloze", "order")  # the columns that come first, in this order

@@ -23,7 +23,6 @@ from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
 from environments import cli
-from environments.cli import ConfigError
 from environments.config import HaystackEnvConfig
 from environments.haystack.sample import Haystacks, Options
 from environments.inference.completions import Completion
@@ -33,6 +32,7 @@ from environments.reports import wandb_log
 from environments.reports.wandb_log import COLUMNS, RolloutLog
 from environments.rollouts.rollout import Item, Rollout
 from environments.rollouts.scoring import score
+from longthread.errors import ConfigError
 from tests.environments.tiny_model import tiny_tokenizer
 
 KEY = "my-very-own-key-4711"  # has no shape by which a key could be told from other text
@@ -377,7 +377,7 @@ def test_process_ends_with_the_table_and_the_heatmap(processed: Written, groups:
         }
         for one in groups[1:]
     ]
-    assert table[0][COLUMNS.index("completion")] == "bad key [API key]"
+    assert table[0][COLUMNS.index("completion")] == "bad key ***"
     assert_drawn(processed.file(last["train/heatmap"]))
 
 
@@ -396,7 +396,7 @@ def test_the_run_has_atroposlibs_names_and_all_settings(processed: Written) -> N
 
 def test_neither_key_nor_haystack_is_in_any_byte(processed: Written, groups: list[Rollout]) -> None:
     sent = processed.everything()
-    assert b"[API key]" in sent and KEY.encode() not in sent
+    assert b"***" in sent and KEY.encode() not in sent
     sentences = [sentence for one in groups for sentence in filler_of(one)]
     assert len(sentences) > 100 and not [sentence for sentence in sentences if sentence.encode() in sent]
     names = {path.name for path in processed.folder.rglob("*")}
@@ -492,7 +492,7 @@ def refusing() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.parametrize(("key", "says"), [("", "no W&B login"), ("too-short", "40"), (REFUSED, "not .API key")])
+@pytest.mark.parametrize(("key", "says"), [("", "no W&B login"), ("too-short", "40"), (REFUSED, r"not \*\*\*")])
 def test_a_missing_login_is_one_line(key: str, says: str, refusing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", refusing)
