@@ -28,6 +28,8 @@ from atroposlib.envs import base
 from atroposlib.envs.server_handling.server_baseline import APIServerConfig
 from pydantic import ValidationError
 
+from longthread.errors import ConfigError
+
 COMMANDS = ("process", "serve", "evaluate")
 KEY_FLAG = "--openai.api_key"
 KEY_VARIABLES = ("LONGTHREAD_API_KEY", "OPENAI_API_KEY")
@@ -35,14 +37,6 @@ _GENERAL = ("config", "slurm", "testing", "max_n_completions", "proxy_url", "hel
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # the disk's fault, not the user's
 _HIDDEN = "hidden-key-"
 _secrets: dict[str, str] = {}
-
-
-class ConfigError(ValueError):
-    """A setting that cannot work: one line that names the value, the limit and the fix."""
-
-
-class RunError(RuntimeError):
-    """A run that cannot go on: one line."""
 
 
 def hide(key: str) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 from atroposlib.envs.base import BaseEnvConfig
 from pydantic import Field
 
-from environments.cli import ConfigError
 from environments.haystack.layout import parse_depths
 from environments.haystack.sample import ALL_TASKS
 from environments.inference.endpoint import TOKEN_SERVERS
+from longthread.errors import ConfigError
 
 SEEDS = 10**9  # samples that one `--env.seed` can draw before it would meet the next one's
 

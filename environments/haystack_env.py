@@ -19,7 +19,6 @@ from atroposlib.envs.base import APIServerConfig, BaseEnvConfig, EvalHandlingEnu
 
 from environments import cli as env_cli
 from environments.atropos.serve import ScoredGroup, ServingEnv
-from environments.cli import ConfigError, RunError
 from environments.config import SEEDS, HaystackEnvConfig, check
 from environments.curriculum import task_ladders
 from environments.curriculum.policy import Curriculum, Ladder
@@ -27,15 +26,17 @@ from environments.haystack.layout import LayoutError
 from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
 from environments.haystack.tasks.linked import LINKED, number_range
 from environments.haystack.tokens import load_tokenizer
-from environments.inference.completions import ask, check_server
-from environments.inference.endpoint import TOKEN_SERVERS, Endpoint, Refused
+from environments.inference.completions import check_server, request_group
+from environments.inference.endpoint import TOKEN_SERVERS, Endpoint, RequestRejected
 from environments.reports import metrics as report_numbers
 from environments.reports import report
 from environments.reports import wandb_log as tracking
 from environments.rollouts import row_log
-from environments.rollouts.rollout import Item, Rollout, finite
-from environments.rollouts.runner import EXPECTED, Crew, Tally, said
+from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
+from environments.rollouts.runner import EXPECTED_ERRORS, Progress, Runner, failure_line
 from environments.rollouts.scoring import score
+from longthread.errors import ConfigError, RunError
+from longthread.files import read_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ class HaystackEnv(ServingEnv):
             await check_server(server)
         gc.freeze()  # a hundred thousand objects of imported modules, looked through by every collection on the loop
 
-    def item(self, index: int, split: str = "train") -> Item:
+    def item(self, index: int, split: str = "train") -> RolloutRequest:
         """The `index`-th rollout item: task and length follow from the seed alone."""
         rng, share = Random(f"{self.config.seed} {split} {index}"), self.config.absent_share
         # Evenly spread, so that a short run has its share of absent facts and of every task too.
@@ -141,11 +142,11 @@ class HaystackEnv(ServingEnv):
         present = index - int(index * share + 0.5)  # counted apart: both counts over one index would fall into step
         task = self.tasks[(index - present if lacking else present) % len(self.tasks)]
         task = absent_twin(task) if lacking else task
-        return Item(index, self.config.seed * SEEDS + index, split, task, rng.choice(self.lengths))
+        return RolloutRequest(index, self.config.seed * SEEDS + index, split, task, rng.choice(self.lengths))
 
-    def grid_items(self) -> list[Item]:
+    def grid_items(self) -> list[RolloutRequest]:
         """The evaluation grid: tasks x lengths x depths x repeats, and for each length its share of absent facts."""
-        items: list[Item] = []
+        items: list[RolloutRequest] = []
         for length in self.lengths:
             cells: list[tuple[str, float | None, int]] = [
                 (task, depth, repeat)
@@ -162,10 +163,10 @@ class HaystackEnv(ServingEnv):
             cells += [(twins[i % len(twins)], None, i // len(twins)) for i in range(lacking)]
             for task, depth, repeat in cells:
                 seed = self.config.seed * SEEDS + len(items)
-                items.append(Item(len(items), seed, "eval", task, length, depth, repeat))
+                items.append(RolloutRequest(len(items), seed, "eval", task, length, depth, repeat))
         return items
 
-    async def get_next_item(self) -> Item:
+    async def get_next_item(self) -> RolloutRequest:
         if self.refusal:
             raise RunError(self.refusal)
         if self.failures > self.config.max_failures:
@@ -175,8 +176,8 @@ class HaystackEnv(ServingEnv):
         item = self.item(self.next_index)
         if self.curriculum:
             rng = Random(f"{self.config.seed} lesson {self.next_index}")
-            task, lesson, difficulty = task_ladders.draw(self.curriculum, self.tasks, self.next_index, rng)
-            item = replace(item, task=task, length=difficulty.length, difficulty=difficulty, lesson=lesson)
+            task, counted_task, difficulty = task_ladders.draw(self.curriculum, self.tasks, self.next_index, rng)
+            item = replace(item, task=task, length=difficulty.length, difficulty=difficulty, counted_task=counted_task)
         self.next_index += 1
         return item
 
@@ -199,7 +200,7 @@ class HaystackEnv(ServingEnv):
 
     # ---- rollouts ----
 
-    def build(self, item: Item) -> tuple[Sample, list[int]]:
+    def build(self, item: RolloutRequest) -> tuple[Sample, list[int]]:
         """The item's sample and the tokens of its prompt. Runs in worker threads; samples are made one at a time."""
         with self._building:
             depths = None if item.depth is None else [item.depth]
@@ -210,11 +211,11 @@ class HaystackEnv(ServingEnv):
         tokens = self.haystacks.tokens
         return sample, tokens.encode_prompt(tokens.render(sample.messages), sample.length)
 
-    async def rollout(self, item: Item, n: int, split: str = "train") -> Rollout:
-        """`n` scored completions of one item. Raises `AskError`."""
+    async def rollout(self, item: RolloutRequest, n: int, split: str = "train") -> RolloutGroup:
+        """`n` scored completions of one item. Raises `CompletionError`."""
         sample, prompt = await asyncio.to_thread(self.build, item)
         temperature = self.config.temperature if split == "train" else self.config.eval_temperature
-        completions = await ask(
+        completions = await request_group(
             self.endpoints,
             self.tokenizer,
             sample.messages,
@@ -227,22 +228,24 @@ class HaystackEnv(ServingEnv):
         )
         evidence, form = sample.evidence if self.options.numbered else None, self.options.answer_format
         scores = await asyncio.to_thread(lambda: [score(c.text, sample.answer, form, evidence) for c in completions])
-        return Rollout(item, sample, prompt, completions, scores)
+        return RolloutGroup(item, sample, prompt, completions, scores)
 
-    async def collect_trajectories(self, item: Item) -> tuple[ScoredGroup | None, list[Item]]:
+    async def collect_trajectories(self, item: RolloutRequest) -> tuple[ScoredGroup | None, list[RolloutRequest]]:
         try:
             rollout = await self.rollout(item, self.config.group_size)
             scores = [finite(s.score) for s in rollout.scores]
         except Exception as error:  # whatever it is: atroposlib would log it and go on for ever
             self.failures += 1
             self.rollout_log.fail()
-            self.refusal = str(error) if isinstance(error, Refused) else ""
-            logger.warning("item %s failed: %s", item.index, said(error), exc_info=not isinstance(error, EXPECTED))
+            self.refusal = str(error) if isinstance(error, RequestRejected) else ""
+            logger.warning(
+                "item %s failed: %s", item.index, failure_line(error), exc_info=not isinstance(error, EXPECTED_ERRORS)
+            )
             return None, []
         self.failures = 0  # in a row
         self.rollout_log.add(rollout)
         if self.curriculum and item.difficulty:
-            self.curriculum.record(item.lesson, item.difficulty, sum(scores) / len(scores))
+            self.curriculum.record(item.counted_task, item.difficulty, sum(scores) / len(scores))
         # SGLang's log-probabilities are after temperature; vLLM's, and ours, before it.
         heated = {"generation_params": {"temperature": self.config.temperature}} if self.server_type == "sglang" else {}
         return ScoredGroup(rollout, **heated), []
@@ -265,20 +268,20 @@ class HaystackEnv(ServingEnv):
             await self.setup()
             items = [self.item(index) for index in range(self.n_groups_to_process)]
             out = Path(self.config.data_path_to_save_groups or f"data/{self.name}.jsonl")
-            crew = self._crew("groups", self.max_num_workers, self.group_size_to_process, "train")
-            crew.roll = self.rollout_log.counting(crew.roll, run)
-            with row_log.Rows(out, self.run_digest(), [item.index for item in items]) as store:
+            runner = self._runner("groups", self.max_num_workers, self.group_size_to_process, "train")
+            runner.sample_group = self.rollout_log.counting(runner.sample_group, run)
+            with row_log.RowLog(out, self.run_digest(), [item.index for item in items]) as store:
                 try:
-                    tally = await crew.work_off(items, lambda i: i.index, store, signals=True)
+                    progress = await runner.run(items, lambda i: i.index, store, signals=True)
                 finally:  # whatever ended it: what is there is shown
                     self.rollout_log.send(run, final=True)
                     print(f"rollouts  {store.path}")
                     page = store.path.with_suffix(".html")
                     with _on_a_full_disk(page):
-                        report.write_rollouts_html(row_log.read_rows(store.path), page, title=f"{self.name}: rollouts")
+                        report.write_rollouts_html(read_jsonl(store.path), page, title=f"{self.name}: rollouts")
                         print(f"viewer    {page}")
-            print(f"{len(store.done)} of {len(items)} groups; {tally.said()}")
-            _stop_if_unfinished(tally, len(items), len(store.done))
+            print(f"{len(store.done)} of {len(items)} groups; {progress.summary()}")
+            _stop_if_unfinished(progress, len(items), len(store.done))
 
     # ---- evaluate ----
 
@@ -290,20 +293,20 @@ class HaystackEnv(ServingEnv):
             base = Path(self.config.data_dir_to_save_evals or Path("data") / f"{self.name}_evaluation")
             if self.serving:  # one folder a step
                 base = base / f"step-{self.curr_step}"
-            crew = self._crew("samples", self.config.max_eval_workers, 1, "eval")
-            with row_log.Rows(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
+            runner = self._runner("samples", self.config.max_eval_workers, 1, "eval")
+            with row_log.RowLog(base / "samples.jsonl", self.run_digest(), [item.key for item in items]) as store:
                 try:
-                    tally = await crew.work_off(items, lambda i: i.key, store, signals=not self.serving)
+                    progress = await runner.run(items, lambda i: i.key, store, signals=not self.serving)
                 finally:
                     out = _folder_of(store.path, base)
                     with _on_a_full_disk(out):
                         await asyncio.to_thread(self._report, store.path, out, run)
             if not self.serving:  # an evaluation that lacks a sample does not end the training
-                _stop_if_unfinished(tally, len(items), len(store.done))
+                _stop_if_unfinished(progress, len(items), len(store.done))
 
     def _report(self, samples: Path, out: Path, run: Any) -> None:
         """What an evaluation shows of its samples: tables, pictures, pages and, if there is a run, W&B."""
-        records, model = list(row_log.read_rows(samples)), self.servers[0].model_name
+        records, model = list(read_jsonl(samples)), self.servers[0].model_name
         if not records:
             return
         config = {**self.config.model_dump(mode="json"), "model": model}
@@ -317,15 +320,15 @@ class HaystackEnv(ServingEnv):
 
     # ---- running many ----
 
-    def _crew(self, unit: str, workers: int, n: int, split: str) -> Crew:
-        def keep(rollout: Rollout) -> dict[str, Any]:
+    def _runner(self, unit: str, workers: int, n: int, split: str) -> Runner:
+        def to_row(rollout: RolloutGroup) -> dict[str, Any]:
             return rollout.row(self.config.store == "full") if split == "train" else rollout.record()
 
-        return Crew(
+        return Runner(
             name=self.name,
             unit=unit,
-            roll=lambda item: self.rollout(item, n, split),
-            keep=keep,
+            sample_group=lambda item: self.rollout(item, n, split),
+            to_row=to_row,
             workers=workers,
             max_failures=self.config.max_failures,
         )
@@ -357,7 +360,7 @@ def _folder_of(samples: Path, base: Path) -> Path:
     return base if samples.stem == "samples" else base / samples.stem
 
 
-def _stop_if_unfinished(tally: Tally, wanted: int, done: int) -> None:
-    if not tally.finished or done < wanted:
-        print(f"{done} of {wanted} done, {tally.failed} failed; the same command continues where this one stopped")
+def _stop_if_unfinished(progress: Progress, wanted: int, done: int) -> None:
+    if not progress.finished or done < wanted:
+        print(f"{done} of {wanted} done, {progress.failed} failed; the same command continues where this one stopped")
         raise SystemExit(1)

@@ -15,13 +15,13 @@ from tenacity import RetryError
 
 from environments.atropos import shared_prefix_gzip
 from environments.atropos.sender import Delivery, batch_size
-from environments.cli import ConfigError, RunError
 from environments.config import check_batch
-from environments.inference.completions import reason
+from environments.inference.completions import failure_reason
 from environments.reports import wandb_log
 from environments.rollouts import row_log
-from environments.rollouts.rollout import NOT_TRAINED, Rollout
+from environments.rollouts.rollout import NOT_TRAINED, RolloutGroup
 from environments.rollouts.runner import on_signals
+from longthread.errors import ConfigError, RunError
 
 logger = logging.getLogger(__name__)
 RECONNECT_SECONDS = 3600  # that a run-api, and a trainer that registers with it, may take to come back
@@ -36,28 +36,28 @@ class ScoredGroup(UserDict[str, Any]):
     not: the lists of eight sequences of 128k tokens are millions of references, which are made, looked through by every
     garbage collection, and taken apart again, each time with the event loop standing still."""
 
-    def __init__(self, rollout: Rollout, **more: Any):
+    def __init__(self, rollout: RolloutGroup, **more: Any):
         self.rollout, self.more = rollout, more
 
     @cached_property
     def data(self) -> dict[str, Any]:  # type: ignore[override]
-        return self.rollout.group() | self.more
+        return self.rollout.scored_data() | self.more
 
     def __len__(self) -> int:
-        return len(self.rollout.light_group() | self.more)
+        return len(self.rollout.scored_data(with_prompt=False) | self.more)
 
     def sent_as(self) -> tuple[dict[str, Any], list[int]]:
         """A group, and the tokens that all its sequences begin with and that it leaves out."""
         if "data" in vars(self):  # it may have been changed
             return self.data, []
-        return self.rollout.light_group() | self.more, self.rollout.prompt
+        return self.rollout.scored_data(with_prompt=False) | self.more, self.rollout.prompt
 
 
 class ServingEnv(BaseEnv):
     """BaseEnv with the half of `serve` that faces the API. Subclasses give `run_digest` and `longest_sequence`."""
 
     delivery: Delivery | None = None  # while serving
-    store: row_log.Rows | None = None  # while serving, with --env.data_path_to_save_groups
+    store: row_log.RowLog | None = None  # while serving, with --env.data_path_to_save_groups
     same_scores = 0  # groups in a row
     server_type = "openai"  # of the model's server
 
@@ -121,7 +121,7 @@ class ServingEnv(BaseEnv):
         assert task is not None
         try:
             if out:  # a file of its own: what the model of another moment said is no continuation
-                self.store = row_log.Rows(Path(out), f"{self.run_digest()}-{uuid.uuid4().hex[:8]}", [])
+                self.store = row_log.RowLog(Path(out), f"{self.run_digest()}-{uuid.uuid4().hex[:8]}", [])
             # As Ctrl-C does: systemd, Slurm and docker send SIGTERM.
             with on_signals([signal.SIGTERM], task.cancel), wandb_log.finishing(self.config):
                 await super().env_manager()
@@ -170,7 +170,7 @@ class ServingEnv(BaseEnv):
         logger.warning("run-api is back; registered again as %s", self.wandb_prepend)
 
     def _no_api(self, error: RetryError) -> str:
-        return f"no answer from run-api at {self.config.rollout_server_url} ({reason(error)})"
+        return f"no answer from run-api at {self.config.rollout_server_url} ({failure_reason(error)})"
 
     async def get_server_info(self) -> None:
         try:

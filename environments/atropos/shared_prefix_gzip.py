@@ -23,7 +23,7 @@ GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no name, no time, unkn
 
 def flaw(group: Mapping[str, Any], group_size: int, longest: int, prompt: Sequence[int] = ()) -> str | None:
     """What Atropos' API or the trainer behind it would choke on, or None. `longest`: sequences must be shorter; -1 is any.
-    `prompt`: tokens that the group leaves out (`Rollout.light_group`).
+    `prompt`: tokens that the group leaves out (`RolloutGroup.scored_data`).
 
     Atropos checks none of it: a mask of another length is passed on, a NaN loses the whole batch that it is in.
     """

@@ -30,9 +30,10 @@ from pydantic import ValidationError
 from typer.core import TyperCommand
 
 from environments import config as env_config
-from environments.cli import ConfigError, complaint, join_values, ours, prepare, redact, secret
+from environments.cli import complaint, join_values, ours, prepare, redact, secret
 from environments.datasets.atropos_processes import ENDLESS, ENVIRONMENTS, Collection, Plan
 from environments.inference.completions import check_server
+from longthread.errors import ConfigError
 
 # Tokens of one batch. run-api needs 3.3 us a token to hand it on when it has a core, and the generator waits 300 s.
 BATCH_TOKENS = 16_000_000

@@ -1,7 +1,7 @@
 """Asks servers for full groups of completions: token-exact where they can give tokens, plain chat where they cannot.
 
 One request per group with `n` completions, so that the server reads the prompt once. The caller gets exactly `n`
-completions or an `AskError` of one line. What is tried again, and for how long, is decided here and nowhere else:
+completions or an `CompletionError` of one line. What is tried again, and for how long, is decided here and nowhere else:
 
 - a server that is away (no connection, 429, 502-504): until it has been away for `AWAY_SECONDS`, `Retry-After` respected;
 - a bad reply (5xx, no answer in time, broken off, no JSON, no completions): `TRIES` times in all;
@@ -17,8 +17,9 @@ from typing import Any
 import aiohttp
 import tenacity
 
-from environments.cli import ConfigError, redact
-from environments.inference.endpoint import AskError, Away, BadReply, Endpoint, Reply
+from environments.cli import redact
+from environments.inference.endpoint import BadReply, CompletionError, Endpoint, Reply, ServerUnavailable
+from longthread.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 REFILLS = 3  # rounds of requests for one group when a server returns fewer completions than asked
@@ -39,7 +40,7 @@ class Completion:
     finish_reason: str | None
 
 
-async def ask(
+async def request_group(
     endpoints: Sequence[Endpoint],
     tokenizer: Any,
     messages: Sequence[dict[str, str]],
@@ -49,7 +50,7 @@ async def ask(
     split: str = "train",
     **generation: Any,
 ) -> list[Completion]:
-    """`n` completions of the prompt: `messages` as text, `prompt` as tokens. Raises `AskError`."""
+    """`n` completions of the prompt: `messages` as text, `prompt` as tokens. Raises `CompletionError`."""
 
     async def call(endpoint: Endpoint, missing: int) -> list[Reply]:
         if token_exact:
@@ -60,15 +61,15 @@ async def ask(
     for _ in range(REFILLS):
         missing = n - len(found)
         shares = [missing] if all(e.takes_n for e in endpoints) else [1] * missing
-        rounds = await asyncio.gather(*(_insist(endpoints, split, call, share) for share in shares))
+        rounds = await asyncio.gather(*(_retry(endpoints, split, call, share) for share in shares))
         replies = [reply for replies in rounds for reply in replies]
         found += await asyncio.to_thread(_completions, replies, tokenizer)
         if len(found) >= n:
             return found[:n]
-    raise AskError(f"the server gave {len(found)} completions of {n} in {REFILLS} requests")
+    raise CompletionError(f"the server gave {len(found)} completions of {n} in {REFILLS} requests")
 
 
-async def _insist(
+async def _retry(
     endpoints: Sequence[Endpoint],
     split: str,
     call: Callable[[Endpoint, int], Awaitable[list[Reply]]],
@@ -81,30 +82,30 @@ async def _insist(
         nonlocal bad
         error = state.outcome.exception() if state.outcome else None
         bad += isinstance(error, BadReply)
-        if isinstance(error, Away):
+        if isinstance(error, ServerUnavailable):
             return error.lasted >= AWAY_SECONDS and all(e.away_since is not None for e in endpoints)
         return bad >= TRIES
 
     async for attempt in tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type((Away, BadReply)), stop=enough, wait=_pause, reraise=True
+        retry=tenacity.retry_if_exception_type((ServerUnavailable, BadReply)), stop=enough, wait=_pause, reraise=True
     ):
         with attempt:
-            endpoint = min(endpoints, key=lambda e: (e.seems_away(), -e.slots(split)._value))
-            async with endpoint.slots(split):
+            endpoint = min(endpoints, key=lambda e: (e.in_cooldown(), -e.semaphore(split)._value))
+            async with endpoint.semaphore(split):
                 try:
                     replies = await call(endpoint, n)
-                except AskError as error:
-                    if endpoint.failed(error, ANNOUNCED_SECONDS):
+                except CompletionError as error:
+                    if endpoint.mark_failed(error, ANNOUNCED_SECONDS):
                         logger.warning("%s; waiting for it, up to %.0f s", error, AWAY_SECONDS)
                     raise
-            if (lasted := endpoint.answered()) is not None:
+            if (lasted := endpoint.mark_up()) is not None:
                 logger.warning("%s answers again after %.0f s", endpoint.url, lasted)
     return replies
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = error.seconds if isinstance(error, Away) else 0.0
+    asked = error.seconds if isinstance(error, ServerUnavailable) else 0.0
     return min(max(asked, PAUSE(state)), AWAY_SECONDS)
 
 
@@ -115,7 +116,7 @@ def _completions(replies: Sequence[Reply], tokenizer: Any) -> list[Completion]:
 def _from_tokens(reply: Reply, tokenizer: Any) -> Completion:
     text = tokenizer.decode(reply.tokens, skip_special_tokens=True)
     if reply.text is not None and _bare(text) != _bare(reply.text):
-        raise AskError(
+        raise CompletionError(
             f"the server's tokens do not decode to its text ({redact(text[:40])!r}, not {redact(reply.text[:40])!r}): "
             "--env.tokenizer_name is not its tokenizer"
         )
@@ -137,7 +138,7 @@ def _from_text(reply: Reply, tokenizer: Any) -> Completion:
     return Completion(text, tokens, None, reply.finish_reason)
 
 
-def reason(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """The cause of a failed request in one line of at most 300 characters."""
     while isinstance(error, tenacity.RetryError) and (cause := error.last_attempt.exception()):
         error = cause

@@ -1,9 +1,9 @@
 """One server that is asked for completions: OpenAI's chat protocol, vLLM's and SGLang's /generate, over one HTTP path.
 
-What can go wrong is said by the kind of the exception, for `asking.py` to decide on: `Away` (not the request's fault: wait
-for the server), `BadReply` (try again a few times), `Refused` (no request will pass: stop), `AskError` (this one will
-not pass). atroposlib's own clients retry each request up to 27 times and hide the cause; its server objects are used for
-what the run-api divides among environments, the slots.
+The kind of an exception says what went wrong, and `completions` decides on it: `ServerUnavailable` (not the request's fault:
+wait for the server), `BadReply` (try again a few times), `RequestRejected` (no request will pass: stop), `CompletionError`
+(this one will not pass). atroposlib's own clients retry each request up to 27 times and hide the cause; its server objects
+are used for what the run-api divides among environments, the semaphores.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ FIXES = {
 }
 
 
-class AskError(RuntimeError):
+class CompletionError(RuntimeError):
     """No full group came back: one line."""
 
 
-class BadReply(AskError):
+class BadReply(CompletionError):
     """A reply that is no completion, or none in time."""
 
 
-class Away(AskError):
+class ServerUnavailable(CompletionError):
     """The server cannot be reached, or asks to be left alone for `seconds`; it has been away for `lasted` seconds."""
 
     def __init__(self, message: str, seconds: float = 0.0):
@@ -46,7 +46,7 @@ class Away(AskError):
         self.seconds, self.lasted = seconds, 0.0
 
 
-class Refused(AskError):
+class RequestRejected(CompletionError):
     """The server will refuse every request."""
 
 
@@ -74,7 +74,7 @@ class Endpoint:
     def url(self) -> str:
         return str(self.config.base_url or "")
 
-    def slots(self, split: str) -> Any:
+    def semaphore(self, split: str) -> Any:
         """The semaphore that bounds the requests at a time: the run-api's share under `serve`."""
         return self.server.sem if split == "train" else self.server.eval_sem
 
@@ -113,7 +113,7 @@ class Endpoint:
             ) from None
         sent = reply.get("prompt_token_ids") if isinstance(reply, dict) else None
         if sent is not None and sent != prompt:
-            raise AskError(f"{url} read {len(sent)} prompt tokens that are not the {len(prompt)} it was sent")
+            raise CompletionError(f"{url} read {len(sent)} prompt tokens that are not the {len(prompt)} it was sent")
         return replies
 
     async def _post(self, url: str, body: bytes) -> Any:
@@ -132,9 +132,9 @@ class Endpoint:
         except aiohttp.ClientPayloadError:
             raise BadReply(f"{url} broke off in the middle of a reply") from None
         except aiohttp.InvalidURL:
-            raise Refused(f"{url} is no address; give another --openai.base_url") from None
+            raise RequestRejected(f"{url} is no address; give another --openai.base_url") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Away(f"cannot reach a server at {self.url} ({type(error).__name__})") from None
+            raise ServerUnavailable(f"cannot reach a server at {self.url} ({type(error).__name__})") from None
         if reply.status != 200:
             raise _failure(url, reply.status, content, reply.headers.get("Retry-After", ""))
         try:
@@ -142,13 +142,13 @@ class Endpoint:
         except ValueError:
             raise BadReply(f"{url} answered with something that is not JSON: {_shortened(content)}") from None
 
-    def seems_away(self) -> bool:
+    def in_cooldown(self) -> bool:
         """Whether to ask another first. A server that was away is tried again every `PROBE_SECONDS`."""
         return self.away_since is not None and time.monotonic() - self.failed_at < PROBE_SECONDS
 
-    def failed(self, error: AskError, patience: float) -> bool:
+    def mark_failed(self, error: CompletionError, patience: float) -> bool:
         """Notes a failure. True once an outage, when it has lasted for `patience` seconds."""
-        if not isinstance(error, Away):  # it answers
+        if not isinstance(error, ServerUnavailable):  # it answers
             self.away_since, self.announced = None, False
             return False
         self.failed_at = time.monotonic()
@@ -158,7 +158,7 @@ class Endpoint:
         self.announced |= worth_it
         return worth_it
 
-    def answered(self) -> float | None:
+    def mark_up(self) -> float | None:
         """Notes a reply. The seconds of the announced outage that it ends."""
         since, announced = self.away_since, self.announced
         self.away_since, self.announced = None, False
@@ -171,16 +171,16 @@ def _text(value: Any) -> str | None:
     return value
 
 
-def _failure(url: str, status: int, content: bytes, retry_after: str) -> AskError:
+def _failure(url: str, status: int, content: bytes, retry_after: str) -> CompletionError:
     said = _shortened(content)
     message = f"{url} answered HTTP {status}: {said}" if said else f"{url} answered HTTP {status}"
     if status in REFUSED:
-        return Refused(f"{message}; {FIXES[status]}")
+        return RequestRejected(f"{message}; {FIXES[status]}")
     if status == 429 and "insufficient_quota" in said:
-        return Refused(f"{message}; the account has no credit left")
+        return RequestRejected(f"{message}; the account has no credit left")
     if status in AWAY:
-        return Away(message, float(retry_after) if retry_after.replace(".", "", 1).isdigit() else 0.0)
-    return BadReply(message) if status >= 500 else AskError(message)
+        return ServerUnavailable(message, float(retry_after) if retry_after.replace(".", "", 1).isdigit() else 0.0)
+    return BadReply(message) if status >= 500 else CompletionError(message)
 
 
 def _shortened(reply: Any) -> str:

@@ -26,7 +26,7 @@ from environments.reports import html
 from environments.reports.figures import heatmap, png
 from environments.reports.metrics import Record, depth_of, grid, is_failure
 from environments.reports.report import write_report
-from environments.rollouts.rollout import Item, Rollout, finite
+from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from longthread.errors import ConfigError, RunError
 from longthread.secrets import redact, redact_text
 
@@ -69,7 +69,7 @@ class RolloutLog:
         n, total = self._sums[name]
         self._sums[name] = n + 1, total + value
 
-    def add(self, rollout: Rollout) -> None:
+    def add(self, rollout: RolloutGroup) -> None:
         """Count one finished group. Raises ValueError for a score that is not finite."""
         shown = [_completion(rollout, i) for i in range(len(rollout.scores))]
         scores = [one["score"] for one in shown]
@@ -95,12 +95,14 @@ class RolloutLog:
         """Count one item that came to nothing."""
         self.failures += 1
 
-    def counting(self, roll: Callable[[Item], Awaitable[Rollout]], run: Any | None) -> Callable[[Item], Any]:
-        """`roll`, with every rollout and every failure counted here and, now and then, sent to the run."""
+    def counting(
+        self, sample_group: Callable[[RolloutRequest], Awaitable[RolloutGroup]], run: Any | None
+    ) -> Callable[[RolloutRequest], Any]:
+        """`sample_group`, with every rollout and every failure counted here and, now and then, sent to the run."""
 
-        async def counted(item: Item) -> Rollout:
+        async def counted(item: RolloutRequest) -> RolloutGroup:
             try:
-                self.add(rollout := await roll(item))
+                self.add(rollout := await sample_group(item))
             except Exception:
                 self.fail()
                 raise
@@ -139,9 +141,9 @@ class RolloutLog:
             run.log(values, step=self.total + final)  # the same step again would overwrite the last numbers
 
 
-def _completion(rollout: Rollout, i: int) -> dict[str, Any]:
+def _completion(rollout: RolloutGroup, i: int) -> dict[str, Any]:
     """One completion of a group under the names of `COLUMNS`, and `present`."""
-    item, sample, earned, completion = rollout.item, rollout.sample, rollout.scores[i], rollout.completions[i]
+    item, sample, earned, completion = rollout.request, rollout.sample, rollout.scores[i], rollout.completions[i]
     needles = [{"role": needle.role, "depth": needle.depth} for needle in sample.needles]
     return {
         "task": item.task,

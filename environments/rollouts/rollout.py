@@ -14,7 +14,7 @@ NOT_TRAINED = -100  # Atropos' mask for tokens of the prompt
 
 
 @dataclass(frozen=True)
-class Item:
+class RolloutRequest:
     """One unit of work: enough to build its sample anywhere, and short when logged."""
 
     index: int
@@ -25,7 +25,7 @@ class Item:
     depth: float | None = None
     repeat: int = 0
     difficulty: Difficulty | None = None  # under a curriculum, and the task it counts for
-    lesson: str = ""
+    counted_task: str = ""
 
     @property
     def key(self) -> str:
@@ -33,24 +33,23 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Rollout:
+class RolloutGroup:
     """One item's sample with its scored completions, and the shapes it is kept in."""
 
-    item: Item
+    request: RolloutRequest
     sample: Sample
     prompt: list[int]
     completions: list[Completion]
     scores: list[Score]
 
-    def group(self) -> dict[str, Any]:
-        """Atropos' ScoredDataGroup. Log-probabilities are 1.0 over the prompt, as its managed server has them."""
-        return self._group(self.prompt, self.sample.messages)
+    def scored_data(self, with_prompt: bool = True) -> dict[str, Any]:
+        """Atropos' ScoredDataGroup. Log-probabilities are 1.0 over the prompt, as its managed server has them.
 
-    def light_group(self) -> dict[str, Any]:
-        """The same without the prompt's tokens, masks and log-probabilities, which all its sequences begin with."""
-        return self._group([], self.sample.messages)
+        `with_prompt=False` leaves out the prompt's tokens, masks and log-probabilities, with which all sequences begin.
+        """
+        return self._scored_data(self.prompt if with_prompt else [], self.sample.messages)
 
-    def _group(self, prompt: list[int], messages: list[dict[str, str]]) -> dict[str, Any]:
+    def _scored_data(self, prompt: list[int], messages: list[dict[str, str]]) -> dict[str, Any]:
         masked, certain = [NOT_TRAINED] * len(prompt), [1.0] * len(prompt)
         group: dict[str, Any] = {
             "tokens": [prompt + c.tokens for c in self.completions],
@@ -68,7 +67,7 @@ class Rollout:
     def row(self, full: bool) -> dict[str, Any]:
         """A row of `process`: Atropos' keys and ours. Compact rows keep the completions' tokens alone, and the prompt
         shortened to the windows around the needles; `haystack.sample.rebuild(row["recipe"], …)` brings it back."""
-        group = self.group() if full else self._group([], [{"role": "user", "content": self._windows()}])
+        group = self.scored_data() if full else self._scored_data([], [{"role": "user", "content": self._windows()}])
         sample = self.sample.to_json()
         return {
             **group,
@@ -84,7 +83,7 @@ class Rollout:
         """A line of samples.jsonl: the first completion, with what reports need."""
         sample, earned, completion = self.sample.to_json(), self.scores[0], self.completions[0]
         return {
-            **{name: getattr(self.item, name) for name in ("task", "length", "depth", "repeat", "seed")},
+            **{name: getattr(self.request, name) for name in ("task", "length", "depth", "repeat", "seed")},
             **earned.to_json(),
             "score": finite(earned.score),
             "answer_score": earned.answer,

@@ -12,17 +12,15 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from io import FileIO
 from pathlib import Path
 from typing import Any, Self
 
-
-class RowsError(OSError):
-    """Nothing can be written at that path: one line."""
+from longthread.errors import ConfigError, RunError
 
 
-class RowLost(RuntimeError):
+class RowLost(RunError):
     """The disk did not take a row: one line. The file ends where it ended before."""
 
 
@@ -31,18 +29,10 @@ def digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole rows of a file; a last line without its end is passed over."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)
-
-
-class Rows:
+class RowLog:
     """Rows of one run, each with its `run` and its `item` (any JSON key that names the unit of work).
 
-    Raises `RowsError` when nothing can be written at that path.
+    Raises `ConfigError` when nothing can be written at that path.
     """
 
     def __init__(self, path: Path, run: str, items: Collection[Any]):
@@ -52,7 +42,7 @@ class Rows:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.path, self._file, self.done = _open(path, run, set(items))
         except OSError as error:
-            raise RowsError(f"cannot write to {path} ({error.strerror}); give another path for the output") from None
+            raise ConfigError(f"cannot write to {path} ({error.strerror}); give another path for the output") from None
 
     def add(self, item: Any, row: dict[str, Any]) -> None:
         """Appends one row; it is on the disk when this returns. Safe to call from several threads at a time.

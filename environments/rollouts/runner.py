@@ -12,17 +12,20 @@ from typing import Any
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from environments.cli import RunError
-from environments.inference.completions import reason
-from environments.inference.endpoint import AskError, Refused
-from environments.rollouts.rollout import Item, Rollout
-from environments.rollouts.row_log import Rows
+from environments.inference.completions import failure_reason
+from environments.inference.endpoint import CompletionError, RequestRejected
+from environments.rollouts.rollout import RolloutGroup, RolloutRequest
+from environments.rollouts.row_log import RowLog
+from longthread.errors import RunError
 
-EXPECTED = (AskError, ValueError)  # no completions; a sample that cannot be built or a score that is no number
+EXPECTED_ERRORS = (
+    CompletionError,
+    ValueError,
+)  # no completions; a sample that cannot be built or a score that is no number
 
 
 @dataclass
-class Tally:
+class Progress:
     """What is shown while it goes on. `finished`: neither a signal nor failures ended it."""
 
     failed: int = 0
@@ -32,7 +35,7 @@ class Tally:
     written: int = 0  # tokens of completions
     finished: bool = True
 
-    def add(self, rollout: Rollout) -> None:
+    def add(self, rollout: RolloutGroup) -> None:
         self.completions += len(rollout.scores)
         self.score += sum(score.score for score in rollout.scores)
         self.read += len(rollout.prompt)
@@ -42,12 +45,12 @@ class Tally:
     def mean(self) -> float:
         return self.score / self.completions if self.completions else 0.0
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """This run in a line."""
         scores = f"mean score {self.mean:.2f} of {self.completions} completions, " if self.completions else ""
         return f"{scores}{self.failed} failed"
 
-    def shown(self, seconds: float) -> dict[str, Any]:
+    def postfix(self, seconds: float) -> dict[str, Any]:
         rates = (f"{tqdm.format_sizeof(n / max(seconds, 1e-9))} tok/s" for n in (self.read, self.written))
         return {
             "score": f"{self.mean:.2f}",
@@ -57,70 +60,72 @@ class Tally:
 
 
 @dataclass
-class Crew:
-    """`roll` makes an item's rollout, `keep` its row, in a worker thread."""
+class Runner:
+    """`sample_group` makes a request's group, `to_row` its row, in a worker thread."""
 
     name: str
     unit: str
-    roll: Callable[[Item], Awaitable[Rollout]]
-    keep: Callable[[Rollout], dict[str, Any]]
+    sample_group: Callable[[RolloutRequest], Awaitable[RolloutGroup]]
+    to_row: Callable[[RolloutGroup], dict[str, Any]]
     workers: int
     max_failures: int
 
-    async def work_off(self, items: Sequence[Item], key: Callable[[Item], Any], store: Rows, signals: bool) -> Tally:
+    async def run(
+        self, items: Sequence[RolloutRequest], key: Callable[[RolloutRequest], Any], store: RowLog, signals: bool
+    ) -> Progress:
         """All items that are not in the store. Raises what is no item's fault: a full disk, a server that refuses."""
         todo = [item for item in items if key(item) not in store.done]
-        queue, stop, tally = iter(todo), asyncio.Event(), Tally()
+        queue, stop, progress = iter(todo), asyncio.Event(), Progress()
         keeping: set[asyncio.Task[None]] = set()  # not cancelled by Ctrl-C: it is made and paid for
         bar = tqdm(total=len(items), initial=len(items) - len(todo), unit=self.unit, desc=self.name, smoothing=0.1)
 
         async def worker() -> None:
             for item in queue:
                 try:
-                    rollout = await self.roll(item)
+                    rollout = await self.sample_group(item)
                     kept = asyncio.create_task(asyncio.to_thread(self._put, store, key(item), rollout))
                     keeping.add(kept)
                     kept.add_done_callback(keeping.discard)
                     await asyncio.shield(kept)
-                except Refused as error:
+                except RequestRejected as error:
                     raise RunError(f"{error}; the same command continues where this one stopped") from None
-                except EXPECTED as error:
-                    tally.failed += 1
-                    bar.write(f"item {item.index} failed: {said(error)}", file=sys.stderr)
-                    if tally.failed > self.max_failures:
+                except EXPECTED_ERRORS as error:
+                    progress.failed += 1
+                    bar.write(f"item {item.index} failed: {failure_line(error)}", file=sys.stderr)
+                    if progress.failed > self.max_failures:
                         stop.set()
                         return
                 else:
-                    tally.add(rollout)
-                    bar.set_postfix(tally.shown(bar.format_dict["elapsed"]), refresh=False)
+                    progress.add(rollout)
+                    bar.set_postfix(progress.postfix(bar.format_dict["elapsed"]), refresh=False)
                     bar.update()
 
         numbers = (signal.SIGINT, signal.SIGTERM) if signals else ()
         with on_signals(numbers, stop.set), logging_redirect_tqdm(), bar:
-            crew = [asyncio.create_task(worker()) for _ in range(max(1, min(self.workers, len(todo))))]
-            ended = asyncio.create_task(asyncio.wait(crew, return_when=asyncio.FIRST_EXCEPTION))
+            workers = [asyncio.create_task(worker()) for _ in range(max(1, min(self.workers, len(todo))))]
+            ended = asyncio.create_task(asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION))
             stopped = asyncio.create_task(stop.wait())
             try:
                 both: list[asyncio.Task[Any]] = [ended, stopped]
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in (*crew, ended, stopped):
+                for task in (*workers, ended, stopped):
                     task.cancel()
-                outcomes = await asyncio.gather(*crew, return_exceptions=True)
+                outcomes = await asyncio.gather(*workers, return_exceptions=True)
                 await asyncio.gather(*keeping, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
-        tally.finished = not stop.is_set()
-        return tally
+        progress.finished = not stop.is_set()
+        return progress
 
-    def _put(self, store: Rows, key: Any, rollout: Rollout) -> None:
-        store.add(key, self.keep(rollout))
+    def _put(self, store: RowLog, key: Any, rollout: RolloutGroup) -> None:
+        store.add(key, self.to_row(rollout))
 
 
-def said(error: Exception) -> str:
+def failure_line(error: Exception) -> str:
     """An item's failure in one line."""
-    return str(error) if isinstance(error, AskError) else reason(error)
+    return str(error) if isinstance(error, CompletionError) else failure_reason(error)
 
 
 @contextlib.contextmanager

@@ -12,8 +12,9 @@ import yaml
 from aiohttp import web
 
 from environments import cli
-from environments.cli import ConfigError, hide, prepare, redact, secret
+from environments.cli import hide, prepare, redact, secret
 from environments.needle_env import NeedleEnv
+from longthread.errors import ConfigError, RunError
 from tests.environments.loopback import ChatServer, command, flags, rows_of, run_cli, tokenizer_folder
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -291,7 +292,7 @@ def test_unknown_commands_end_with_2(argv: list[str]) -> None:
     [
         (KeyboardInterrupt(), 130, "error: interrupted"),
         (ConfigError("a\nb"), 2, "error: a b"),
-        (cli.RunError("stopped"), 1, "error: stopped"),
+        (RunError("stopped"), 1, "error: stopped"),
         (OSError(28, "No space left on device", "out.html"), 1, "No space left on device"),
         (PermissionError(13, "Permission denied", "out"), 2, "Permission denied"),
     ],

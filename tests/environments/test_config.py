@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from atroposlib.envs.base import APIServerConfig
 
-from environments.cli import ConfigError
 from environments.config import check, check_batch, parse_lengths
 from environments.needle_env import NeedleEnv
+from longthread.errors import ConfigError
 
 
 def checked(server_type: str = "openai", **settings: Any) -> Any:

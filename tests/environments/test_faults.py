@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from environments.cli import RunError
 from environments.inference import completions, endpoint
 from environments.rollouts import row_log
+from longthread.errors import RunError
 from tests.environments.loopback import ChatServer, choice, cut_off, make_env, reset, rows_of, said
 from tests.environments.patience import PATIENCE
 
@@ -181,7 +181,7 @@ async def test_empty_completions_and_a_megabyte_are_rows_like_others(server: Cha
 async def test_a_second_run_on_the_same_output_takes_another_file(server: ChatServer, tokenizer: Path) -> None:
     """The first run still writes to it."""
     first = run_of(server, tokenizer)
-    with row_log.Rows(Path("data/needle.jsonl"), first.run_digest(), [*range(GROUPS)]) as store:
+    with row_log.RowLog(Path("data/needle.jsonl"), first.run_digest(), [*range(GROUPS)]) as store:
         store.add(0, {"scores": [0.0] * 3})
         await run_of(server, tokenizer).process_manager()
         assert len(rows_of(Path("data/needle.jsonl"))) == 1 and whole("data/needle_1.jsonl")

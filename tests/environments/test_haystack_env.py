@@ -22,11 +22,11 @@ from atroposlib.frontend.jsonl2html import generate_html
 
 from environments import cli
 from environments.atropos.sender import Delivery
-from environments.cli import ConfigError, RunError
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import rebuild
 from environments.haystack_env import HaystackEnv
 from environments.inference.embedded.server import background
+from longthread.errors import ConfigError, RunError
 from tests.environments.loopback import SHORT, ChatServer, choice, make_env, model_folder, rows_of, said
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import EOS

@@ -16,9 +16,9 @@ from aiohttp import web
 
 from environments.atropos import serve as serving
 from environments.atropos.sender import Delivery
-from environments.cli import RunError
 from environments.haystack.sample import rebuild
 from environments.rollouts import row_log
+from longthread.errors import RunError
 from tests.environments.atropos_api import RunApi, call, hurry, register
 from tests.environments.loopback import ChatServer, make_env, rows_of, said
 from tests.environments.patience import PATIENCE
@@ -173,7 +173,7 @@ async def test_groups_with_nothing_to_learn_are_kept_but_not_sent(
 ) -> None:
     server.reply = said("wrong")
     env, sent = offline(tokenizer, server)
-    with row_log.Rows(Path("kept.jsonl"), "r", []) as env.store:
+    with row_log.RowLog(Path("kept.jsonl"), "r", []) as env.store:
         await work(env, 10)
         assert not sent and len(rows_of(Path("kept.jsonl"))) == 10
         assert (
@@ -215,7 +215,7 @@ async def test_a_full_disk_does_not_end_the_training(
 ) -> None:
     server.reply = MIXED
     env, sent = offline(tokenizer, server)
-    with row_log.Rows(Path("kept.jsonl"), "r", []) as env.store:
+    with row_log.RowLog(Path("kept.jsonl"), "r", []) as env.store:
         await work(env)
 
         def full(_: int) -> None:
@@ -243,7 +243,7 @@ async def test_a_group_makes_its_lists_when_something_looks_into_it(server: Chat
     scored, _ = await env.collect_trajectories(env.item(0))
     light, prompt = scored.sent_as()
     assert len(scored) == len(light) and "data" not in vars(scored) and len(prompt) == 1300
-    whole = scored.rollout.group()
+    whole = scored.rollout.scored_data()
     assert dict(scored) == whole == {**scored} and scored["tokens"][1][:1300] == prompt and set(scored) == set(whole)
     scored["scores"][0] = 0.25
     assert scored.sent_as() == (scored.data, []) and scored.data["scores"][0] == 0.25

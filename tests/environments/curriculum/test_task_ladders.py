@@ -12,7 +12,7 @@ from environments.curriculum import task_ladders
 from environments.curriculum.policy import Curriculum
 from environments.haystack.sample import ALL_TASKS, Options
 from environments.haystack.tasks.linked import LINKED
-from environments.rollouts.rollout import Item
+from environments.rollouts.rollout import RolloutRequest
 from tests.environments.loopback import make_env, said
 
 
@@ -72,7 +72,7 @@ async def test_the_environment_climbs_on_right_answers_and_remembers(server, tok
     server.reply = said("<answer>none</answer>" if reply == "right" else "<answer>wrong</answer>")
     for _ in range(40):
         item = await env.get_next_item()
-        assert isinstance(item, Item) and item.difficulty is not None and item.lesson == "single"
+        assert isinstance(item, RolloutRequest) and item.difficulty is not None and item.counted_task == "single"
         await env.collect_trajectories(item)
     assert (env.curriculum.level("single") > 0) == up
     env.checkpoint_dir, env.curr_step = str(tokenizer.parent / f"checkpoints-{reply}"), 5

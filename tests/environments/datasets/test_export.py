@@ -34,7 +34,7 @@ from environments.datasets.select import (
 from environments.haystack.sample import ALL_TASKS, Haystacks, Options
 from environments.haystack.tasks.independent import Answer
 from environments.inference.completions import Completion
-from environments.rollouts.rollout import Item, Rollout
+from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import score
 from tests.environments.loopback import ChatServer, choice, make_env, rows_of, tokenizer_folder
 from tests.environments.tiny_model import tiny_tokenizer
@@ -256,8 +256,8 @@ def row_of() -> Callable[..., tuple[Row, Any]]:
     def make(task: str, seed: int = 0, **options: Any) -> tuple[Row, Any]:
         haystacks = base.variant(Options(pool_tokens=20_000, **options))
         sample = haystacks.sample(seed, "train", task, LENGTH)
-        row = Rollout(
-            Item(0, seed, "train", task, LENGTH),
+        row = RolloutGroup(
+            RolloutRequest(0, seed, "train", task, LENGTH),
             sample,
             [],
             [Completion("", [], None, "stop")],

@@ -13,11 +13,11 @@ import tenacity
 from aiohttp import web
 
 from environments import cli
-from environments.cli import ConfigError
 from environments.inference import completions as asking
-from environments.inference.completions import ask, check_server, reason
-from environments.inference.endpoint import AskError, Refused
+from environments.inference.completions import check_server, failure_reason, request_group
+from environments.inference.endpoint import CompletionError, RequestRejected
 from environments.needle_env import NeedleEnv
+from longthread.errors import ConfigError
 from tests.environments.loopback import SHORT, ChatServer, choice, cut_off, make_env, reset, said
 from tests.environments.tiny_model import EOS, tiny_tokenizer
 
@@ -30,7 +30,9 @@ PROMPT = list(b"Where?")
 async def asked(server: ChatServer, tokenizer: Path, n: int, token_exact: bool = False, **options: Any) -> Any:
     kind = {"server_type": "vllm"} if token_exact else {}
     env = make_env(tokenizer, server.url, server=kind | options, group_size=n)
-    return await ask(env.endpoints, env.tokenizer, MESSAGES, PROMPT, n, token_exact, max_tokens=9, temperature=0.5)
+    return await request_group(
+        env.endpoints, env.tokenizer, MESSAGES, PROMPT, n, token_exact, max_tokens=9, temperature=0.5
+    )
 
 
 def generated(*texts: str, logprob: float = -0.5) -> web.Response:
@@ -65,7 +67,7 @@ async def test_a_server_that_ignores_n_still_gives_full_groups(server: ChatServe
     server.reply = lambda body, number: [choice(f"{number}")]
     env = make_env(tokenizer, server.url, group_size=4)
     for _ in range(2):
-        assert len(await ask(env.endpoints, env.tokenizer, MESSAGES, PROMPT, 4, False)) == 4
+        assert len(await request_group(env.endpoints, env.tokenizer, MESSAGES, PROMPT, 4, False)) == 4
     assert [request.get("n") for request in server.requests] == [4] + [None] * 7
 
 
@@ -96,7 +98,7 @@ async def test_fewer_completions_than_asked_are_refilled(
 
 async def test_refilling_ends(server: ChatServer, tokenizer: Path) -> None:
     server.reply = lambda body, _: generated()
-    with pytest.raises(AskError, match="^the server gave 0 completions of 2 in 3 requests$"):
+    with pytest.raises(CompletionError, match="^the server gave 0 completions of 2 in 3 requests$"):
         await asked(server, tokenizer, 2, token_exact=True)
     assert len(server.requests) == 3
 
@@ -137,7 +139,7 @@ async def test_log_probabilities_that_are_not_finite_are_refused(
 ) -> None:
     """Section 2.2: run-api takes a NaN, and then fails on the batch that holds it."""
     server.reply = lambda body, _: generated("a", logprob=logprob)
-    with pytest.raises(AskError, match="log-probability that is not finite"):
+    with pytest.raises(CompletionError, match="log-probability that is not finite"):
         await asked(server, tokenizer, 1, token_exact=True)
 
 
@@ -203,7 +205,7 @@ async def test_a_bad_reply_is_tried_three_times(
     assert [c.text for c in completions] == ["late"] * 2 and len(server.requests) == 3
     server.requests.clear()
     server.reply = faulty(BAD[fault], 9, token_exact)
-    with pytest.raises(AskError) as caught:
+    with pytest.raises(CompletionError) as caught:
         await asked(server, tokenizer, 2, token_exact)
     assert len(server.requests) == asking.TRIES == 3
     assert "\n" not in str(caught.value) and len(str(caught.value)) <= 400 and server.url[:-3] in str(caught.value)
@@ -229,7 +231,7 @@ async def test_a_server_that_is_away_is_waited_for(
     assert re.search("answers again after 0 s", said_so[1])
     monkeypatch.setattr(asking, "AWAY_SECONDS", 0.0)
     server.requests.clear()
-    with pytest.raises(AskError):
+    with pytest.raises(CompletionError):
         server.reply = faulty(AWAY[fault], 9, token_exact)
         await asked(server, tokenizer, 2, token_exact)
     assert len(server.requests) == 1
@@ -247,7 +249,7 @@ async def test_nobody_listens_and_then_somebody_does(
         return 0.25
 
     monkeypatch.setattr(asking, "PAUSE", again)
-    completions = await ask(env.endpoints, env.tokenizer, MESSAGES, PROMPT, 1, False)
+    completions = await request_group(env.endpoints, env.tokenizer, MESSAGES, PROMPT, 1, False)
     assert completions[0].text == "<answer>none</answer>" and slept == [0.25] * 4 and len(server.requests) == 1
 
 
@@ -277,7 +279,7 @@ async def test_a_refusal_is_not_tried_again(
     server: ChatServer, tokenizer: Path, status: int, body: Any, fix: str, token_exact: bool
 ) -> None:
     server.reply = faulty(answer(status, body), 9)
-    with pytest.raises(Refused, match=f"HTTP {status}.*{fix}") as caught:
+    with pytest.raises(RequestRejected, match=f"HTTP {status}.*{fix}") as caught:
         await asked(server, tokenizer, 2, token_exact)
     assert len(server.requests) == 1 and "\n" not in str(caught.value)
 
@@ -285,14 +287,14 @@ async def test_a_refusal_is_not_tried_again(
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_a_request_that_is_wrong_is_not_tried_again(server: ChatServer, tokenizer: Path, status: int) -> None:
     server.reply = faulty(answer(status), 9)
-    with pytest.raises(AskError, match=f"HTTP {status}: .*no.nroom") as caught:
+    with pytest.raises(CompletionError, match=f"HTTP {status}: .*no.nroom") as caught:
         await asked(server, tokenizer, 2)
-    assert len(server.requests) == 1 and not isinstance(caught.value, Refused)
+    assert len(server.requests) == 1 and not isinstance(caught.value, RequestRejected)
 
 
 async def test_a_server_that_hangs_runs_into_the_timeout(server: ChatServer, tokenizer: Path) -> None:
     server.reply = lambda *_: server.loop.create_future()
-    with pytest.raises(AskError, match="no answer from .* within --openai.timeout 0.05 s"):
+    with pytest.raises(CompletionError, match="no answer from .* within --openai.timeout 0.05 s"):
         await asked(server, tokenizer, 1, timeout=0.05)
 
 
@@ -304,12 +306,16 @@ async def test_another_server_steps_in(server: ChatServer, tokenizer: Path) -> N
         both = [servers[0].model_copy(update={"base_url": s.url, "model_name": "m"}) for s in (server, other)]
         env = NeedleEnv(config.model_copy(update=settings), both)
         server.go_away()
-        texts = [(await ask(env.endpoints, env.tokenizer, MESSAGES, PROMPT, 1, False))[0].text for _ in range(3)]
+        texts = [
+            (await request_group(env.endpoints, env.tokenizer, MESSAGES, PROMPT, 1, False))[0].text for _ in range(3)
+        ]
         assert texts == ["other"] * 3 and len(other.requests) == 3
-        assert env.endpoints[0].seems_away() and not env.endpoints[1].seems_away()
+        assert env.endpoints[0].in_cooldown() and not env.endpoints[1].in_cooldown()
         server.come_back()
         env.endpoints[0].failed_at -= 31
-        assert (await ask(env.endpoints, env.tokenizer, MESSAGES, PROMPT, 1, False))[0].text == "<answer>none</answer>"
+        assert (await request_group(env.endpoints, env.tokenizer, MESSAGES, PROMPT, 1, False))[
+            0
+        ].text == "<answer>none</answer>"
 
 
 # ---- replies ----
@@ -320,7 +326,7 @@ async def test_tokens_that_do_not_decode_to_the_text(server: ChatServer, tokeniz
     ids = [*tiny_tokenizer().encode("wrong"), EOS]
     body: dict[str, Any] = {"logprobs": [[[{str(i): -0.5}] for i in ids]], "finish_reasons": ["stop"]}
     server.reply = lambda *_: web.json_response(body | {"text": ["right"]})
-    with pytest.raises(AskError, match="do not decode to its text .'wrong', not 'right'.: --env.tokenizer_name"):
+    with pytest.raises(CompletionError, match="do not decode to its text .'wrong', not 'right'.: --env.tokenizer_name"):
         await asked(server, tokenizer, 1, token_exact=True)
     server.reply = lambda *_: web.json_response(body | {"text": [" wrong\n"]})  # white space is the server's own affair
     assert (await asked(server, tokenizer, 1, token_exact=True))[0].text == "wrong"
@@ -330,13 +336,15 @@ async def test_a_prompt_that_the_server_read_otherwise(server: ChatServer, token
     server.reply = lambda *_: web.json_response(
         {"logprobs": [[]], "finish_reasons": ["stop"], "prompt_token_ids": [1, *PROMPT]}
     )
-    with pytest.raises(AskError, match="read 7 prompt tokens that are not the 6 it was sent"):
+    with pytest.raises(CompletionError, match="read 7 prompt tokens that are not the 6 it was sent"):
         await asked(server, tokenizer, 1, token_exact=True)
 
 
 async def test_a_chat_server_asked_for_tokens_is_named(server: ChatServer, tokenizer: Path) -> None:
     server.reply = lambda *_: web.json_response({"text": ["hi"], "finish_reasons": ["stop"]})
-    with pytest.raises(AskError, match="gave no tokens with log-probabilities .*--openai.server_type vllm wants"):
+    with pytest.raises(
+        CompletionError, match="gave no tokens with log-probabilities .*--openai.server_type vllm wants"
+    ):
         await asked(server, tokenizer, 1, token_exact=True)
 
 
@@ -365,7 +373,7 @@ async def test_a_key_that_a_server_repeats_stays_hidden(
     """Fact 15."""
     monkeypatch.setenv("LONGTHREAD_API_KEY", "sk-topsecret")
     server.reply = lambda *_: web.json_response({"error": {"message": "bad key sk-topsecret"}}, status=403)
-    with pytest.raises(AskError) as caught:
+    with pytest.raises(CompletionError) as caught:
         await asked(server, tokenizer, 1)
     assert "sk-topsecret" not in str(caught.value) and "[API key]" in str(caught.value)
     assert server.keys == {"Bearer sk-topsecret"}
@@ -377,7 +385,7 @@ def test_reason_digs_through_nested_retries() -> None:
         attempt = tenacity.Future(1)
         attempt.set_exception(error)
         error = tenacity.RetryError(attempt)
-    assert reason(error) == "KeyError: 'deep\\n down'"
+    assert failure_reason(error) == "KeyError: 'deep\\n down'"
 
 
 # ---- the check before the start ----

@@ -30,7 +30,7 @@ from environments.needle_env import NeedleEnv
 from environments.reports import metrics as report_numbers
 from environments.reports import wandb_log
 from environments.reports.wandb_log import COLUMNS, RolloutLog
-from environments.rollouts.rollout import Item, Rollout
+from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import score
 from longthread.errors import ConfigError
 from tests.environments.tiny_model import tiny_tokenizer
@@ -63,16 +63,16 @@ def haystacks() -> Haystacks:
 
 
 @pytest.fixture(scope="module")
-def groups(haystacks: Haystacks) -> list[Rollout]:
+def groups(haystacks: Haystacks) -> list[RolloutGroup]:
     """Twelve groups of three: right, cut short, abstaining or wrong; the last of each four, of absent facts."""
     made = []
     for i in range(12):
         task, depth = (("absent", None), ("single", 0.25), ("multi_value", None), ("single", None))[i % 4]
-        made.append(group(haystacks, Item(i, i, "train", task, LENGTHS[i // 4 % 2], depth), i))
+        made.append(group(haystacks, RolloutRequest(i, i, "train", task, LENGTHS[i // 4 % 2], depth), i))
     return made
 
 
-def group(haystacks: Haystacks, item: Item, turn: int = 0) -> Rollout:
+def group(haystacks: Haystacks, item: RolloutRequest, turn: int = 0) -> RolloutGroup:
     sample = haystacks.sample(item.seed, item.split, item.task, item.length, [item.depth] if item.depth else None)
     right = f"<answer>{'; '.join(sample.answer.values)}</answer>"
     replies = [
@@ -85,7 +85,7 @@ def group(haystacks: Haystacks, item: Item, turn: int = 0) -> Rollout:
     texts = [replies[(turn + j * (turn // 3)) % len(replies)] for j in range(3)]
     completions = [Completion(text, [7] * (len(text) + 1), None, reason) for text, reason in texts]
     prompt = haystacks.tokens.encode(haystacks.tokens.render(sample.messages))
-    return Rollout(item, sample, prompt, completions, [score(text, sample.answer) for text, _ in texts])
+    return RolloutGroup(item, sample, prompt, completions, [score(text, sample.answer) for text, _ in texts])
 
 
 def config(**changes: Any) -> HaystackEnvConfig:
@@ -163,7 +163,7 @@ def assert_drawn(path: Path) -> None:
     assert colourful.mean() > 0.05 and len(np.unique(pixels[colourful], axis=0)) > 20
 
 
-def filler_of(rollout: Rollout) -> list[str]:
+def filler_of(rollout: RolloutGroup) -> list[str]:
     """Sentences of the haystack that are no needle, long enough to be nowhere by chance."""
     needles = [needle.text for needle in rollout.sample.needles]
     text = rollout.sample.messages[0]["content"].split("\n\nQuestion: ")[0]
@@ -178,11 +178,11 @@ def filler_of(rollout: Rollout) -> list[str]:
 # ---- numbers ----
 
 
-def recomputed(groups: list[Rollout], failures: int) -> dict[str, float]:
+def recomputed(groups: list[RolloutGroup], failures: int) -> dict[str, float]:
     """The metrics by another way: arrays over all completions."""
     flat = [(g, c, s) for g in groups for c, s in zip(g.completions, g.scores, strict=True)]
     scores = np.array([s.score for *_, s in flat])
-    tasks, lengths = np.array([g.item.task for g, *_ in flat]), np.array([g.item.length for g, *_ in flat])
+    tasks, lengths = np.array([g.request.task for g, *_ in flat]), np.array([g.request.length for g, *_ in flat])
     absent, silent = tasks == "absent", np.array([s.abstained for *_, s in flat])
     tokens, table = np.array([len(c.tokens) for _, c, _ in flat]), scores.reshape(len(groups), 3)
     found = {
@@ -203,7 +203,7 @@ def recomputed(groups: list[Rollout], failures: int) -> dict[str, float]:
     return {f"train/{name}": float(value) for name, value in found.items() if math.isfinite(value)}
 
 
-def test_metrics_are_those_since_the_last_call(groups: list[Rollout]) -> None:
+def test_metrics_are_those_since_the_last_call(groups: list[RolloutGroup]) -> None:
     log = RolloutLog(config())
     for part, failed in ((groups[:8], 2), (groups[4:], 0)):
         for one in part:
@@ -216,7 +216,7 @@ def test_metrics_are_those_since_the_last_call(groups: list[Rollout]) -> None:
     assert log.total == 16 and log.metrics() == {"train/groups": 0, "train/failures": 0}
 
 
-def test_without_absent_facts_there_is_no_share_of_false_answers(groups: list[Rollout]) -> None:
+def test_without_absent_facts_there_is_no_share_of_false_answers(groups: list[RolloutGroup]) -> None:
     log = RolloutLog(config())
     log.add(groups[1])
     found = log.metrics()
@@ -224,15 +224,15 @@ def test_without_absent_facts_there_is_no_share_of_false_answers(groups: list[Ro
     assert all(math.isfinite(value) for value in found.values())
 
 
-def test_a_score_that_is_no_number_counts_for_nothing(groups: list[Rollout]) -> None:
+def test_a_score_that_is_no_number_counts_for_nothing(groups: list[RolloutGroup]) -> None:
     log = RolloutLog(config())
     with pytest.raises(ValueError, match="not finite"):
         log.add(replace(groups[0], scores=[*groups[0].scores[:2], replace(groups[0].scores[2], score=math.nan)]))
     assert log.metrics() == {"train/groups": 0, "train/failures": 0}
 
 
-async def test_counting_counts_rollouts_and_failures(groups: list[Rollout]) -> None:
-    async def roll(item: Item) -> Rollout:
+async def test_counting_counts_rollouts_and_failures(groups: list[RolloutGroup]) -> None:
+    async def roll(item: RolloutRequest) -> RolloutGroup:
         if item.index == 1:
             raise ValueError("no")
         return groups[item.index]
@@ -246,7 +246,7 @@ async def test_counting_counts_rollouts_and_failures(groups: list[Rollout]) -> N
     assert log.metrics() == pytest.approx(recomputed([groups[0], groups[2]], 1))
 
 
-def test_off_needs_no_wandb(groups: list[Rollout], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_off_needs_no_wandb(groups: list[RolloutGroup], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it raises
     off, log = config(use_wandb=False), RolloutLog(config())
     wandb_log.check_login(off)
@@ -265,7 +265,7 @@ def test_off_needs_no_wandb(groups: list[Rollout], monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("keep", "each", "rows"), [(32, 1, 12), (5, 2, 10), (4, -1, 12), (32, 99, 36), (3, 0, 0), (0, 1, 0)]
 )
-def test_table_is_bounded(groups: list[Rollout], keep: int, each: int, rows: int) -> None:
+def test_table_is_bounded(groups: list[RolloutGroup], keep: int, each: int, rows: int) -> None:
     log = RolloutLog(config(num_rollouts_to_keep=keep, num_rollouts_per_group_for_logging=each))
     for one in groups:
         log.add(one)
@@ -282,12 +282,12 @@ def test_table_is_bounded(groups: list[Rollout], keep: int, each: int, rows: int
 
 
 def test_memory_is_bounded_and_holds_no_prompt(
-    haystacks: Haystacks, groups: list[Rollout], monkeypatch: pytest.MonkeyPatch
+    haystacks: Haystacks, groups: list[RolloutGroup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wandb_log, "MOST_ROWS", 50)
     log, held = RolloutLog(config()), []
     for i in range(10):
-        one = group(haystacks, Item(i, i, "train", "single", LENGTHS[0]))
+        one = group(haystacks, RolloutRequest(i, i, "train", "single", LENGTHS[0]))
         held += [weakref.ref(one), weakref.ref(one.sample), weakref.ref(one.item)]
         log.add(one)
         del one
@@ -297,7 +297,7 @@ def test_memory_is_bounded_and_holds_no_prompt(
     assert len(log._scores) == 50 and len(log._shown) == 32
 
 
-def test_a_completion_that_repeats_its_prompt_is_cut(groups: list[Rollout]) -> None:
+def test_a_completion_that_repeats_its_prompt_is_cut(groups: list[RolloutGroup]) -> None:
     long, one = "\ud800" + "x" * 99_999 + "END", groups[1]
     log = RolloutLog(config())
     log.add(replace(one, completions=[replace(c, text=long) for c in one.completions]))
@@ -306,7 +306,7 @@ def test_a_completion_that_repeats_its_prompt_is_cut(groups: list[Rollout]) -> N
     shown.encode()  # a lone surrogate is no text
 
 
-def test_heatmap_waits_for_enough_groups(groups: list[Rollout], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heatmap_waits_for_enough_groups(groups: list[RolloutGroup], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_log, "PICTURE_GROUPS", 12)
     drawn: list[list[Any]] = []
     monkeypatch.setattr(wandb_log, "_picture", lambda scores: drawn.append(list(scores)))
@@ -326,7 +326,7 @@ def test_heatmap_waits_for_enough_groups(groups: list[Rollout], monkeypatch: pyt
 
 
 @pytest.fixture(scope="module")
-def processed(groups: list[Rollout]) -> Written:
+def processed(groups: list[RolloutGroup]) -> Written:
     """A run of process, with a key in the command line, in the environment and in what a server said."""
     argv = ["process", "--openai.api_key", KEY, "--env.use_wandb", "true"]
     with pytest.MonkeyPatch.context() as patch:
@@ -346,7 +346,7 @@ def processed(groups: list[Rollout]) -> Written:
     return Written(folder)
 
 
-def test_process_logs_numbers_every_few_groups(processed: Written, groups: list[Rollout]) -> None:
+def test_process_logs_numbers_every_few_groups(processed: Written, groups: list[RolloutGroup]) -> None:
     numbers = [line for line in processed.history if "train/score" in line]
     assert [line["_step"] for line in numbers] == [2, 4, 6, 8, 10, 12]
     for i, line in enumerate(numbers):
@@ -356,7 +356,7 @@ def test_process_logs_numbers_every_few_groups(processed: Written, groups: list[
     assert (last["_step"], last["train/groups"], last["train/failures"]) == (13, 0, 1)
 
 
-def test_process_ends_with_the_table_and_the_heatmap(processed: Written, groups: list[Rollout]) -> None:
+def test_process_ends_with_the_table_and_the_heatmap(processed: Written, groups: list[RolloutGroup]) -> None:
     last = processed.history[-1]
     table = processed.table(last["train/rollouts"])
     assert [dict(zip(COLUMNS, row, strict=True)) for row in table[1:]] == [
@@ -394,7 +394,7 @@ def test_the_run_has_atroposlibs_names_and_all_settings(processed: Written) -> N
     assert processed.arguments[0] == "process"  # so that the next test is about the real command line
 
 
-def test_neither_key_nor_haystack_is_in_any_byte(processed: Written, groups: list[Rollout]) -> None:
+def test_neither_key_nor_haystack_is_in_any_byte(processed: Written, groups: list[RolloutGroup]) -> None:
     sent = processed.everything()
     assert b"***" in sent and KEY.encode() not in sent
     sentences = [sentence for one in groups for sentence in filler_of(one)]
@@ -425,7 +425,7 @@ def test_a_run_that_raises_is_finished() -> None:
 
 def test_evaluation_in_serves_own_run(haystacks: Haystacks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGTHREAD_API_KEY", KEY)
-    items = [Item(i, i, "eval", "single", LENGTHS[i % 2], (i // 2) / 3, 0) for i in range(8)]
+    items = [RolloutRequest(i, i, "eval", "single", LENGTHS[i % 2], (i // 2) / 3, 0) for i in range(8)]
     rollouts = [group(haystacks, item, i % 5) for i, item in enumerate(items)]
     records = [one.record() | {"completion": f"{one.completions[0].text} {KEY}"} for one in rollouts]
     metrics = {"eval/score": 0.25, "eval/score/stderr": math.nan}

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from environments.rollouts.row_log import RowLost, Rows, RowsError, digest, read_rows
+from environments.rollouts.row_log import RowLog, RowLost, digest
+from longthread.errors import ConfigError
+from longthread.files import read_jsonl
 
 
 def fill(path: Path, items: list[int], run: str = "a", wanted: int = 5) -> Path:
-    with Rows(path, run, range(wanted)) as rows:
+    with RowLog(path, run, range(wanted)) as rows:
         for item in items:
             rows.add(item, {"text": f"zwölf {item}\n\u2028\r"})
     return rows.path
@@ -19,19 +21,19 @@ def fill(path: Path, items: list[int], run: str = "a", wanted: int = 5) -> Path:
 
 def test_a_row_is_on_disk_when_add_returns(tmp_path: Path) -> None:
     """Fact 12: atroposlib keeps up to 8 KB of rows in a buffer."""
-    rows = Rows(tmp_path / "rows.jsonl", "a", [0])
+    rows = RowLog(tmp_path / "rows.jsonl", "a", [0])
     rows.add(0, {"n": 1})
-    assert list(read_rows(tmp_path / "rows.jsonl")) == [{"run": "a", "item": 0, "n": 1}]
+    assert list(read_jsonl(tmp_path / "rows.jsonl")) == [{"run": "a", "item": 0, "n": 1}]
     rows.close()
 
 
 def test_an_unfinished_file_is_continued_and_a_finished_one_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
     assert fill(path, [0, 3]) == path
-    with Rows(path, "a", range(5)) as rows:
+    with RowLog(path, "a", range(5)) as rows:
         assert (rows.path, rows.done) == (path, {0, 3})
     assert fill(path, [1, 2, 4]) == path
-    assert [row["item"] for row in read_rows(path)] == [0, 3, 1, 2, 4]
+    assert [row["item"] for row in read_jsonl(path)] == [0, 3, 1, 2, 4]
     before = path.read_bytes()
     assert fill(path, [0]) == path.with_name("rows_1.jsonl")
     assert fill(path, [1]) == path.with_name("rows_1.jsonl")
@@ -40,7 +42,7 @@ def test_an_unfinished_file_is_continued_and_a_finished_one_is_left_alone(tmp_pa
 
 def test_a_longer_run_of_the_same_settings_goes_on_in_the_same_file(tmp_path: Path) -> None:
     path = fill(tmp_path / "rows.jsonl", [0, 1], wanted=2)
-    with Rows(path, "a", range(3)) as rows:
+    with RowLog(path, "a", range(3)) as rows:
         assert (rows.path, rows.done) == (path, {0, 1})
 
 
@@ -56,18 +58,18 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, cut: int) -> None:
     path = fill(tmp_path / "rows.jsonl", [0, 1])
     whole, last = path.read_bytes().split(b"\n")[0] + b"\n", path.read_bytes().split(b"\n")[1]
     path.write_bytes(whole + last[:cut])
-    with Rows(path, "a", range(5)) as rows:
+    with RowLog(path, "a", range(5)) as rows:
         assert (rows.path, rows.done) == (path, {0})
         assert path.read_bytes() == whole
         rows.add(1, {})
-    assert [row["item"] for row in read_rows(path)] == [0, 1]
+    assert [row["item"] for row in read_jsonl(path)] == [0, 1]
 
 
 def test_a_torn_only_line_of_this_run_is_dropped(tmp_path: Path) -> None:
     path = fill(tmp_path / "rows.jsonl", [0])
     path.write_bytes(path.read_bytes()[:-5])
     assert fill(path, [0]) == path
-    assert len(list(read_rows(path))) == 1
+    assert len(list(read_jsonl(path))) == 1
 
 
 @pytest.mark.parametrize(
@@ -87,15 +89,18 @@ def test_an_empty_file_is_anyones(tmp_path: Path) -> None:
 
 
 def test_two_runs_at_once_do_not_share_a_file(tmp_path: Path) -> None:
-    with Rows(tmp_path / "rows.jsonl", "a", range(2)) as first, Rows(tmp_path / "rows.jsonl", "a", range(2)) as second:
+    with (
+        RowLog(tmp_path / "rows.jsonl", "a", range(2)) as first,
+        RowLog(tmp_path / "rows.jsonl", "a", range(2)) as second,
+    ):
         assert second.path.name == "rows_1.jsonl"
         first.add(0, {})
         second.add(0, {})
-    assert [row["item"] for row in read_rows(first.path)] == [0]
+    assert [row["item"] for row in read_jsonl(first.path)] == [0]
 
 
 def test_rows_of_many_threads_stay_whole(tmp_path: Path) -> None:
-    with Rows(tmp_path / "rows.jsonl", "a", range(24)) as rows:
+    with RowLog(tmp_path / "rows.jsonl", "a", range(24)) as rows:
         ready = threading.Barrier(24)
 
         def add(item: int) -> None:
@@ -107,12 +112,12 @@ def test_rows_of_many_threads_stay_whole(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    assert sorted(row["item"] for row in read_rows(rows.path)) == list(range(24))
+    assert sorted(row["item"] for row in read_jsonl(rows.path)) == list(range(24))
 
 
 def test_a_full_disk_says_so_and_leaves_whole_rows(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Rows(tmp_path / "rows.jsonl", "a", range(3)) as rows:
+    with RowLog(tmp_path / "rows.jsonl", "a", range(3)) as rows:
         rows.add(0, {"text": "x" * 1000})
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
         try:
@@ -122,7 +127,7 @@ def test_a_full_disk_says_so_and_leaves_whole_rows(tmp_path: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert rows.done == {0}
         rows.add(2, {"text": "z"})
-    assert [row["item"] for row in read_rows(rows.path)] == [0, 2]
+    assert [row["item"] for row in read_jsonl(rows.path)] == [0, 2]
 
 
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
@@ -134,13 +139,13 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         Path("/dev/full"),
         Path("/proc/x/y.jsonl"),
     ):
-        with pytest.raises(RowsError, match="cannot write to .*; give another path") as caught:
-            Rows(path, "a", [0])
+        with pytest.raises(ConfigError, match="cannot write to .*; give another path") as caught:
+            RowLog(path, "a", [0])
         assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
-    with Rows(tmp_path / "rows.jsonl", "a", [0]) as rows:
+    with RowLog(tmp_path / "rows.jsonl", "a", [0]) as rows:
         for value in (float("nan"), float("inf")):
             with pytest.raises(ValueError):
                 rows.add(0, {"score": value})

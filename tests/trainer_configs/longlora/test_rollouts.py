@@ -16,7 +16,7 @@ from datasets import load_dataset
 
 from environments.haystack.sample import Haystacks, Options
 from environments.inference.completions import Completion
-from environments.rollouts.rollout import NOT_TRAINED, Item, Rollout
+from environments.rollouts.rollout import NOT_TRAINED, RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import score
 from tests.environments.tiny_model import tiny_tokenizer
 from trainer_configs.longlora.config import ROLLOUTS, LongLoRAError, _set_dataset, section
@@ -32,7 +32,7 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(scope="module")
-def rollouts(tokenizer: Any) -> list[Rollout]:
+def rollouts(tokenizer: Any) -> list[RolloutGroup]:
     """Groups of a right, a wrong and an abstaining completion."""
     haystacks = Haystacks(tokenizer, Options(pool_tokens=65_536))
     made = []
@@ -42,7 +42,9 @@ def rollouts(tokenizer: Any) -> list[Rollout]:
         completions = [Completion(text, haystacks.tokens.encode(text) + [257], None, "stop") for text in said]
         scores = [score(text, sample.answer) for text in said]
         prompt = haystacks.tokens.encode(haystacks.tokens.render(sample.messages))
-        made.append(Rollout(Item(seed, seed, "train", "single", LENGTH), sample, prompt, completions, scores))
+        made.append(
+            RolloutGroup(RolloutRequest(seed, seed, "train", "single", LENGTH), sample, prompt, completions, scores)
+        )
     return made
 
 
@@ -62,9 +64,9 @@ def read(path: Path, tokenizer: Any, processes: int | None = None, **longlora: A
 
 @pytest.mark.parametrize("store", ["compact", "full", "atropos"])
 def test_sequences_are_the_tokens_that_were_sampled(
-    store: str, rollouts: list[Rollout], tokenizer: Any, tmp_path: Path
+    store: str, rollouts: list[RolloutGroup], tokenizer: Any, tmp_path: Path
 ) -> None:
-    rows = [r.group() if store == "atropos" else r.row(store == "full") for r in rollouts]
+    rows = [r.scored_data() if store == "atropos" else r.row(store == "full") for r in rollouts]
     dataset = read(written(tmp_path / "rollouts.jsonl", rows), tokenizer)
     assert len(dataset) == GROUPS
     for row, rollout in zip(dataset, rollouts, strict=True):
@@ -74,7 +76,7 @@ def test_sequences_are_the_tokens_that_were_sampled(
         assert row["attention_mask"] == [1] * (LENGTH + len(completion))
 
 
-def test_all_completions_from_the_lowest_score_on(rollouts: list[Rollout], tokenizer: Any, tmp_path: Path) -> None:
+def test_all_completions_from_the_lowest_score_on(rollouts: list[RolloutGroup], tokenizer: Any, tmp_path: Path) -> None:
     path = written(tmp_path / "rollouts.jsonl", [rollouts[0].row(True)])
     scores = [s.score for s in rollouts[0].scores]
     for lowest in sorted({0.0, *scores}):
@@ -82,21 +84,25 @@ def test_all_completions_from_the_lowest_score_on(rollouts: list[Rollout], token
             rollouts[0].prompt + c.tokens for c, s in zip(rollouts[0].completions, scores, strict=True) if s >= lowest
         ]
         assert [row["input_ids"] for row in read(path, tokenizer, min_score=lowest)] == kept
-    only_wrong = rollouts[0].group() | {"scores": [0.0, 0.0, 0.5]}
+    only_wrong = rollouts[0].scored_data() | {"scores": [0.0, 0.0, 0.5]}
     with pytest.raises(LongLoRAError, match=r"no completion scores 1.0: lower longlora.min_score"):
         read(written(path, [only_wrong]), tokenizer)
 
 
-def test_later_rows_need_not_look_like_the_first(rollouts: list[Rollout], tokenizer: Any, tmp_path: Path) -> None:
+def test_later_rows_need_not_look_like_the_first(rollouts: list[RolloutGroup], tokenizer: Any, tmp_path: Path) -> None:
     """Arrow would take the schema of the first and fail on the others; blank lines count as lines and are nothing."""
-    odd = rollouts[1].group() | {"overrides": None, "group_overrides": {"recipe": {"options": "x"}}, "messages": 3}
+    odd = rollouts[1].scored_data() | {
+        "overrides": None,
+        "group_overrides": {"recipe": {"options": "x"}},
+        "messages": 3,
+    }
     path = written(tmp_path / "rollouts.jsonl", [rollouts[0].row(False), "", odd, rollouts[2].row(True)])
     assert [row["input_ids"][: len(r.prompt)] for row, r in zip(read(path, tokenizer), rollouts, strict=True)] == [
         r.prompt for r in rollouts
     ]
 
 
-def changed(rollout: Rollout, what: str, tokenizer: Any) -> Any:
+def changed(rollout: RolloutGroup, what: str, tokenizer: Any) -> Any:
     row, compact = rollout.row(True), rollout.row(False)
     recipe = row["recipe"]
     return {
@@ -109,7 +115,7 @@ def changed(rollout: Rollout, what: str, tokenizer: Any) -> Any:
         "mask": row | {"masks": [[5] * len(row["masks"][0]), *row["masks"][1:]]},
         "nan": row | {"scores": [float("nan"), 0.0, 0.0]},
         "split": row | {"recipe": recipe | {"split": "eval"}},
-        "override": rollout.group() | {"group_overrides": {"recipe": recipe | {"split": "eval"}}},
+        "override": rollout.scored_data() | {"group_overrides": {"recipe": recipe | {"split": "eval"}}},
         "beyond": row | {"tokens": [[len(tokenizer)]], "masks": [[len(tokenizer)]], "scores": [1.0]},
         "bare": {name: value for name, value in compact.items() if name != "recipe"},
         "empty": compact | {"recipe": {"version": recipe["version"]}},
@@ -139,7 +145,7 @@ def changed(rollout: Rollout, what: str, tokenizer: Any) -> Any:
     }.items(),
 )
 def test_a_wrong_row_is_named_by_file_and_line(
-    what: str, said: str, rollouts: list[Rollout], tokenizer: Any, tmp_path: Path
+    what: str, said: str, rollouts: list[RolloutGroup], tokenizer: Any, tmp_path: Path
 ) -> None:
     rows = [rollouts[0].row(True), rollouts[1].row(True), changed(rollouts[2], what, tokenizer)]
     path = written(tmp_path / "rollouts.jsonl", rows)
@@ -149,7 +155,7 @@ def test_a_wrong_row_is_named_by_file_and_line(
     assert "\n" not in str(error.value)
 
 
-def test_any_number_of_processes_makes_the_same(rollouts: list[Rollout], tokenizer: Any, tmp_path: Path) -> None:
+def test_any_number_of_processes_makes_the_same(rollouts: list[RolloutGroup], tokenizer: Any, tmp_path: Path) -> None:
     rows = [rollouts[Random(i).randrange(GROUPS)].row(i % 2 == 0) for i in range(6)]
     path = written(tmp_path / "rollouts.jsonl", rows)
     assert read(path, tokenizer, processes=2) == read(path, tokenizer)
