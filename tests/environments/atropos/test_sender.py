@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from patience import PATIENCE
 
 from environments.atropos import sender as module
 from environments.atropos.sender import TRIES, Delivery
+from tests.environments.patience import PATIENCE
 
 
 def group(number: int) -> dict[str, Any]:

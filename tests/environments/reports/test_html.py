@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from patience import grows_linearly
 
 from environments.reports import html as pages
+from tests.environments.patience import grows_linearly
 
 HOSTILE = st.one_of(
     st.text(max_size=60),

@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from patience import grows_linearly
 from typer.testing import CliRunner
 
 from environments.reports import figures, metrics, report
+from tests.environments.patience import grows_linearly
 
 # ---- fake data --------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,11 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from patience import cpu_limit, quadratic_scan
 
 from environments.haystack.facts import VALUE_KINDS, draw_value
 from environments.haystack.tasks.independent import Answer
 from environments.rollouts.scoring import ABSTAIN, NUMBERS, STEPS_CAP, f_beta, find_values, normalise, score
+from tests.environments.patience import cpu_limit, quadratic_scan
 
 NUMBER = Answer("one", ("1234567890",), "numbers")
 WORDS = Answer("one", ("acorn-bay-cake-dune",), "words")

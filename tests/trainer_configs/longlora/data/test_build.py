@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from patience import PATIENCE
 from typer.testing import CliRunner
 
 from environments.haystack.filler import prose
+from tests.environments.patience import PATIENCE
 from trainer_configs.longlora.data import build as data
 from trainer_configs.longlora.data.build import DataError, Settings, build
 from trainer_configs.longlora.data.prepare import Encoder, Source, load_encoder, sentence_borders, token_cuts
