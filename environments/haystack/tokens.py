@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from environments.haystack import light_tokenizer
 
 # What stands before and after a piece while it is counted. Both are plain letters, because a haystack always goes on
 # with a letter there and because a tokenizer treats the very start and end of a text differently from its middle.
@@ -31,7 +31,17 @@ class TokenizerError(ValueError):
 
 
 def load_tokenizer(name: str) -> Any:
-    """The Hugging Face tokenizer of that name or local folder. Raises `TokenizerError` in one line."""
+    """The chat tokenizer of a local folder or a hub name, for haystacks and rows. Raises `TokenizerError` in one line.
+
+    It is transformers' own, or a `LightTokenizer` where that is known to be the same; see `load_full_tokenizer`.
+    """
+    return light_tokenizer.load(name) or load_full_tokenizer(name)
+
+
+def load_full_tokenizer(name: str) -> Any:
+    """The tokenizer as transformers loads it, for models and trainers. Raises `TokenizerError` in one line."""
+    from transformers import AutoTokenizer
+
     try:
         return AutoTokenizer.from_pretrained(name)
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more for the same user mistake

@@ -125,10 +125,10 @@ def device(name: str) -> Any:
 
 def tokenizer(folder: Path) -> Any:
     """The tokenizer of a model's folder. Raises `LiftError`."""
-    from environments.haystack.tokens import TokenizerError, load_tokenizer
+    from environments.haystack.tokens import TokenizerError, load_full_tokenizer
 
     try:
-        return load_tokenizer(str(folder))
+        return load_full_tokenizer(str(folder))
     except TokenizerError as error:
         raise LiftError(str(error).partition("; give ")[0] + ": give a model folder with its tokenizer") from None
 
