@@ -5,8 +5,7 @@ python examples/01_sample.py [MODEL]
 
 import sys
 
-from environments.haystack.sample import Haystacks, Options, rebuild
-from environments.haystack.tokens import load_tokenizer
+from longthread import Haystacks, Options, load_tokenizer, rebuild
 
 tokenizer = load_tokenizer(sys.argv[1] if len(sys.argv) > 1 else "HuggingFaceTB/SmolLM2-135M-Instruct")
 haystacks = Haystacks(tokenizer, Options(distractors=2))

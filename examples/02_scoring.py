@@ -5,9 +5,7 @@ python examples/02_scoring.py [MODEL]
 
 import sys
 
-from environments.haystack.sample import Haystacks, Options
-from environments.haystack.tokens import load_tokenizer
-from environments.rollouts.scoring import score
+from longthread import Haystacks, Options, load_tokenizer, score
 
 tokenizer = load_tokenizer(sys.argv[1] if len(sys.argv) > 1 else "HuggingFaceTB/SmolLM2-135M-Instruct")
 haystacks = Haystacks(tokenizer, Options(values=3, value_kind="words"))

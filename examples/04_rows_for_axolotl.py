@@ -9,9 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from environments.haystack.sample import Haystacks, Options
-from environments.haystack.tokens import load_tokenizer
-from environments.rollouts.scoring import score
+from longthread import Haystacks, Options, load_tokenizer, score
 
 LENGTH, ROWS = 2048, 8
 TASKS = ("single", "multi_key", "multi_value", "absent")
