@@ -124,6 +124,13 @@ def test_the_front_page_has_at_most_90_lines_and_the_doors_45() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_code_blocks_name_their_language_and_end(name: str) -> None:
+    fences = [line for line in (ROOT / name).read_text().splitlines() if line.startswith("```")]
+    assert all(fence in ("```sh", "```python", "```yaml") for fence in fences[::2])
+    assert all(fence == "```" for fence in fences[1::2]) and len(fences) % 2 == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_links_lead_to_files_and_headings_that_exist(name: str) -> None:
     page = ROOT / name
     for link in LINK.findall(prose(page)):
@@ -155,6 +162,13 @@ def test_commands_are_found_and_a_wrong_flag_is_noticed() -> None:
     ):
         with pytest.raises(AssertionError):
             check(shlex.split(line))
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_doors_name_files_that_exist(folder: str) -> None:
+    rows = re.findall(r"^\| (.*?) \|", (ROOT / folder / "README.md").read_text(), re.MULTILINE)
+    for file in (name for row in rows for name in re.findall(r"`([\w/.]+(?:\.py|\.ipynb|/))`", row)):
+        assert (ROOT / folder / file).exists(), file
 
 
 def test_every_setting_is_in_the_manual() -> None:
