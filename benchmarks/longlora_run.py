@@ -35,6 +35,7 @@ from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tasks.independent import Answer
 from environments.haystack.tokens import Tokens, load_full_tokenizer
 from environments.rollouts.scoring import score
+from longthread.errors import LongthreadError
 from trainer_configs.longlora.perplexity import Bucket, by_position, is_flat, mean_nll, read_text
 from trainer_configs.longlora.perplexity import windows as cut_windows
 
@@ -365,7 +366,7 @@ class Run:
 
     def train(self, method: str, rows: Path, changes: dict[str, Any], meanwhile: Sequence[str]) -> None:
         """Trains and merges one method, unless it is merged already; evaluates others while it loads."""
-        from trainer_configs.longlora.merge import MergeError, merge
+        from trainer_configs.longlora.merge import merge
 
         mine = self.of(method)
         if (self.out / f"{method}-merged" / "config.json").exists():
@@ -389,7 +390,7 @@ class Run:
             try:
                 merged = merge(self.out / method, self.out / f"{method}-merged", base=str(self.model))
                 mine["merge_difference"] = merged.difference
-            except MergeError as problem:
+            except LongthreadError as problem:
                 error = f"merge: {problem}"
         if error:
             mine["error"] = error

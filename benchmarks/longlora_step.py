@@ -38,8 +38,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from benchmarks import longlora_model as models
 from benchmarks.longlora_model import SHAPES, Kernels, Shape
+from trainer_configs.longlora.attention.kernels import BACKENDS
 from trainer_configs.longlora.attention.segments import Segments
-from trainer_configs.longlora.attention.shifted_sparse import BACKENDS, shifted_sparse_attention
+from trainer_configs.longlora.attention.shifted_sparse import shifted_sparse_attention
 from trainer_configs.longlora.attention.transformers_hook import install
 
 LENGTHS = [8192, 32768, 65536, 131072]

@@ -1,39 +1,39 @@
-"""Perplexity by position: what a model makes of text at 0–2k, 2–4k, … tokens into its window.
+"""Perplexity by position: how well a model predicts text at 0–2k, 2–4k, … tokens into its window.
 
     python -m trainer_configs.longlora.perplexity MODEL TEXT [--length 32768] [--rows 8] [--json FILE]
 
-The same windows are read by every model, each from its first token on, and nothing is scored twice. Text differs from
-stretch to stretch, so compare models at one position, or take many rows before comparing positions. A flat curve shows
-that positions are read, not that anything is found in them: that is what the needle grid is for.
+Every model reads the same windows, each from its first token on, and no token is scored twice. Text differs from stretch
+to stretch, so compare models at one position, or take many rows before comparing positions. A flat curve shows that
+positions are read, not that anything is found in them: the needle grid shows that.
 """
 
 import gzip
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+
+from longthread.errors import ConfigError, DataError, exit_on_error, option
+from longthread.files import write_json
+
+if TYPE_CHECKING:  # torch is imported where it is used: `--help` does not need it
+    from torch import Tensor
+
+    from longthread.language_model import CausalLM
 
 EDGES = (0, 2048, 4096, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131072)
 SCORED = 4096  # positions whose logits are held in fp32 at a time
 FLAT = 0.05  # how much more perplexity beyond the native window still counts as flat
 
 
-class PerplexityError(ValueError):
-    """The perplexity cannot be measured: one line that names the value, the limit and the fix."""
-
-
 @dataclass(frozen=True)
 class Bucket:
-    """Positions `start` to `end` (of the predicted token), how many tokens were scored there, their mean NLL in nats."""
+    """A stretch of positions (of the predicted token), how many tokens were scored there, and their mean NLL in nats."""
 
     start: int
     end: int
@@ -42,33 +42,45 @@ class Bucket:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(min(self.nll, 700.0))  # of a broken model: a huge number, no overflow
+        """exp(NLL); of a broken model a huge number, without overflow."""
+        return math.exp(min(self.nll, 700.0))
 
 
-def windows(documents: Sequence[Sequence[int]], length: int, rows: int) -> Tensor:
+def windows(documents: Sequence[Sequence[int]], length: int, rows: int) -> "Tensor":
     """Up to `rows` windows (N, L) that do not overlap, taken from the documents in turn; none crosses a document's end.
 
-    Raises `PerplexityError` when no document has `length` tokens.
+    Raises `DataError` when no document has `length` tokens.
     """
-    cut = [[doc[at : at + length] for at in range(0, len(doc) - length + 1, length)] for doc in documents]
-    found = [parts[i] for i in range(max(map(len, cut), default=0)) for parts in cut if i < len(parts)]
-    if not found:
+    import torch
+
+    cut = [[ids[start : start + length] for start in range(0, len(ids) - length + 1, length)] for ids in documents]
+    in_turn = [parts[i] for i in range(max(map(len, cut), default=0)) for parts in cut if i < len(parts)]
+    if not in_turn:
         longest = max(map(len, documents), default=0)
-        raise PerplexityError(f"length {length} is more than the longest text has ({longest} tokens): give longer text")
-    return torch.tensor(found[:rows])
+        fault = f"length {length} is more than the longest text has ({longest} tokens): give longer text"
+        raise DataError(fault, setting="length")
+    return torch.tensor(in_turn[:rows])
 
 
-@torch.inference_mode()
-def nll_by_token(model: Any, ids_L: Tensor) -> Tensor:
-    """NLL in nats of tokens 1 to L-1, each from all before it: fp32 (L-1,). One pass: L x vocabulary logits are held once
-    in the model's dtype (3.2 GB at 32k tokens and 49,152 words in bf16), and in fp32 a piece at a time."""
-    logits = model(input_ids=ids_L[None], use_cache=False).logits[0, :-1]
-    parts = zip(logits.split(SCORED), ids_L[1:].split(SCORED), strict=True)
-    return torch.cat([cross_entropy(piece.float(), wanted, reduction="none") for piece, wanted in parts])
+def nll_by_token(model: "CausalLM", ids_L: "Tensor") -> "Tensor":
+    """NLL in nats of tokens 1 to L-1, each from all before it: fp32 (L-1,).
+
+    One pass. L x vocabulary logits are held once in the model's dtype (3.2 GB at 32k tokens and 49,152 words in bf16), and
+    in fp32 a piece at a time.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    with torch.inference_mode():
+        logits = model(input_ids=ids_L[None], use_cache=False).logits[0, :-1]
+        pieces = zip(logits.split(SCORED), ids_L[1:].split(SCORED), strict=True)
+        return torch.cat([cross_entropy(piece.float(), labels, reduction="none") for piece, labels in pieces])
 
 
-def by_position(model: Any, rows_NL: Tensor, edges: Sequence[int] = EDGES) -> list[Bucket]:
+def by_position(model: "CausalLM", rows_NL: "Tensor", edges: Sequence[int] = EDGES) -> list[Bucket]:
     """Mean NLL between consecutive `edges`, over all rows; the last bucket ends with the row."""
+    import torch
+
     length = rows_NL.shape[1]
     cuts = [edge for edge in edges if edge < length] + [length]
     total = torch.zeros(length - 1, dtype=torch.float64)
@@ -76,15 +88,15 @@ def by_position(model: Any, rows_NL: Tensor, edges: Sequence[int] = EDGES) -> li
         total += nll_by_token(model, row.to(model.device)).double().cpu()
     buckets = []
     for start, end in zip(cuts[:-1], cuts[1:], strict=True):
-        here = total[max(start, 1) - 1 : end - 1]
-        if here.numel():
-            count = here.numel() * len(rows_NL)
-            buckets.append(Bucket(start, end, count, here.sum().item() / count))
+        nlls = total[max(start, 1) - 1 : end - 1]
+        if nlls.numel():
+            count = nlls.numel() * len(rows_NL)
+            buckets.append(Bucket(start, end, count, nlls.sum().item() / count))
     return buckets
 
 
 def mean_nll(buckets: Sequence[Bucket], start: int, end: int) -> float:
-    """Of the buckets that lie within; NaN where none does."""
+    """Mean NLL of the buckets that lie within `start` and `end`; NaN where none does."""
     inside = [bucket for bucket in buckets if bucket.start >= start and bucket.end <= end]
     tokens = sum(bucket.tokens for bucket in inside)
     return sum(bucket.nll * bucket.tokens for bucket in inside) / tokens if tokens else math.nan
@@ -98,14 +110,15 @@ def is_flat(buckets: Sequence[Bucket], native: int, tolerance: float = FLAT) -> 
 
 
 def read_text(path: Path) -> str:
-    """A text file, or one compressed by gzip."""
+    """The text of a UTF-8 file, plain or gzipped. Raises `DataError`."""
     try:
         return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise PerplexityError(f"text {path} cannot be read ({error}): give a UTF-8 .txt or .txt.gz file") from None
+        raise DataError(f"text {path} cannot be read ({error}): give a UTF-8 .txt or .txt.gz file") from None
 
 
 def table(name: str, buckets: Sequence[Bucket]) -> Table:
+    """A row for each bucket."""
     grid = Table("positions", "tokens", "NLL", "perplexity", title=name)
     for bucket in buckets:
         span = f"{bucket.start:,}–{bucket.end:,}"
@@ -125,21 +138,26 @@ def perplexity(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
 ) -> None:
     """Print the perplexity of a model by position."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    with exit_on_error(option):
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        ids = [tokenizer(read_text(path), add_special_tokens=False)["input_ids"] for path in texts]
-        rows_NL = windows(ids, length, rows)
-    except (OSError, ValueError) as error:  # an unknown model; PerplexityError
-        raise SystemExit(f"error: {str(error).strip().splitlines()[0]}") from None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    built: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    buckets = by_position(built.to(device).eval(), rows_NL)
-    Console().print(table(f"{model}, {len(rows_NL)} windows", buckets))
-    if json_out:
-        json_out.write_text(json.dumps([asdict(bucket) for bucket in buckets], indent=2))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model {model} has no tokenizer that can be read: {str(error).strip()[:200]}") from None
+        documents = [tokenizer(read_text(path), add_special_tokens=False)["input_ids"] for path in texts]
+        rows_NL = windows(documents, length, rows)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        try:
+            language_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model {model} cannot be read: {str(error).strip()[:200]}") from None
+        buckets = by_position(language_model.to(device).eval(), rows_NL)
+        Console().print(table(f"{model}, {len(rows_NL)} windows", buckets))
+        if json_out:
+            write_json(json_out, [asdict(bucket) for bucket in buckets])
 
 
 @app.callback()

@@ -1,19 +1,32 @@
-"""What the plugin says at start: a table of what it did, with the time and memory that a step can be expected to take."""
+"""The table that training starts with: what the plugin did, and the time and memory that a step can be expected to take."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from rich.table import Table
 
-from trainer_configs.longlora import config as args
+from longthread.language_model import CausalLM
+from longthread.model_shape import head_size
 from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse
-from trainer_configs.longlora.config import LongLoRAError
+from trainer_configs.longlora.axolotl_config import AxolotlConfig
+from trainer_configs.longlora.config import LongLoRA, LongLoRAError, model_config, section
+from trainer_configs.longlora.rope.methods import Parameters
 from trainer_configs.longlora.trainable import counts
 
+if TYPE_CHECKING:  # PEFT is imported where it is used
+    from peft import PeftModel
+
 LIGER = ("liger_rms_norm", "liger_rope", "liger_glu_activation", "liger_fused_linear_cross_entropy")
-# FLOP/s reached on large bf16 matrices, and the shares of it that whole steps reach in matrices and in attention.
-PEAK, MATRICES, ATTENTION = {"H100": 790e12, "H200": 790e12}, 0.75, 0.55
+PEAK = {"H100": 790e12, "H200": 790e12}  # FLOP/s of large bf16 products, measured on an H200
+# Shares of the peak that matrices and attention reach in a whole step. A step of Qwen2-1.5B at 131,072 tokens in full
+# attention is then expected to take 17 s; benchmarks/longlora_step.py measured 16.2.
+MATRICES, ATTENTION = 0.75, 0.55
+# Vectors that autograd keeps of a token in a layer where norms and rotary positions are fused: inputs and outputs of the
+# norms, q, k, v, the attention's output and the residuals; and gate, up, their activation and its product.
+KEPT_HIDDEN, KEPT_INNER = 8, 4
+ADAM_BYTES = 12  # of a trained parameter, in fp32: its gradient and two moments
+LOGIT_BYTES = 10  # of a logit: bf16, fp32, and the gradient of the latter
 
 
 @dataclass(frozen=True)
@@ -28,20 +41,24 @@ class Shape:
     vocabulary: int
 
 
-def shape_of(model: Any) -> Shape:
+def shape_of(model: CausalLM) -> Shape:
+    """The sizes of a built model."""
     text, head = model.config.get_text_config(), model.get_output_embeddings()
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     vocabulary = head.weight.shape[0]
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
     weights = sum(m.in_features * m.out_features for m in linear) + vocabulary * text.hidden_size
     inner = getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    return Shape(weights, text.num_hidden_layers, text.num_attention_heads * size, text.hidden_size, inner, vocabulary)
+    width = text.num_attention_heads * head_size(text)
+    return Shape(weights, text.num_hidden_layers, width, text.hidden_size, inner, vocabulary)
 
 
 def density(length: int, group_size: int) -> float:
     """Pairs of tokens that sparse attention computes, as a share of the causal ones: 0.234 for four groups."""
     n = max(1.0, length / group_size)
     return (1 - 1 / (4 * n)) / n
+
+
+# ---- a step's time and memory -----------------------------------------------------------------------------------
 
 
 class Recomputed(NamedTuple):
@@ -51,58 +68,65 @@ class Recomputed(NamedTuple):
     attention: bool
 
 
-def recomputed(cfg: Any) -> Recomputed:
+def recomputed(cfg: AxolotlConfig) -> Recomputed:
+    """What the config's checkpointing recomputes."""
     layers = bool(cfg.gradient_checkpointing or (cfg.fsdp_config or {}).get("activation_checkpointing"))
     return Recomputed(layers, layers and not cfg.selective_checkpointing)
 
 
 def step_flops(shape: Shape, length: int, tokens: int, share: float, again: Recomputed) -> tuple[float, float]:
-    """FLOPs of a LoRA step in matrices and in attention, `share` of its causal pairs. Forward 2 and gradients of the
-    inputs 2 a weight, causal attention 2 and 5 a token, layer and width; what is recomputed, forward once more."""
+    """FLOPs of a LoRA step in matrices and in attention, `share` of its causal pairs.
+
+    A weight takes 2 forward and 2 for the gradient of its input. Causal attention takes 2 and 5 a token, layer and width.
+    What is recomputed takes its forward share once more.
+    """
     matrices = (4 + 2 * again.layers) * shape.weights * tokens
     return matrices, (7 + 2 * again.attention) * length * shape.width * shape.layers * tokens * share
 
 
 def step_bytes(shape: Shape, weights: int, trained: int, tokens: int, again: Recomputed, fused: bool) -> float:
-    """Peak memory: the weights as they are, gradients and Adam's two moments in fp32 for the trained, kept activations in
-    bf16 (a layer's input each, one layer's own when recomputed), logits in fp32 with gradients unless they are fused."""
-    layer = 2 * tokens * (8 * shape.hidden + 4 * shape.inner)
+    """Peak memory: the `weights` (bytes), gradients and moments of the `trained` parameters, activations, logits.
+
+    Activations are kept in bf16: all layers', or each layer's input and one layer's own when layers are recomputed. Logits
+    come with their gradients unless the loss is `fused`.
+    """
+    layer = 2 * tokens * (KEPT_HIDDEN * shape.hidden + KEPT_INNER * shape.inner)
     inputs = 2 * tokens * (shape.hidden + (0 if again.attention else shape.width)) * shape.layers
     kept = inputs + layer if again.layers else layer * shape.layers
-    return weights + 12 * trained + kept + (0 if fused else logit_bytes(tokens, shape.vocabulary))
+    return weights + ADAM_BYTES * trained + kept + (0 if fused else logit_bytes(tokens, shape.vocabulary))
 
 
 def logit_bytes(tokens: int, vocabulary: int) -> int:
-    """bf16, fp32 and the gradient of the latter."""
-    return 10 * tokens * vocabulary
+    """Bytes of the logits of so many tokens, with gradients."""
+    return LOGIT_BYTES * tokens * vocabulary
 
 
-def check_logits(cfg: Any, model: Any) -> None:
+def check_logits(cfg: AxolotlConfig, model: CausalLM) -> None:
     """Raises `LongLoRAError` where the logits alone would not fit."""
     tokens, vocabulary = (cfg.micro_batch_size or 1) * cfg.sequence_len, shape_of(model).vocabulary
     needed, memory = logit_bytes(tokens, vocabulary), torch.cuda.get_device_properties().total_memory
-    if needed > memory and not fused_loss(cfg):
+    if needed > memory and not has_fused_loss(cfg):
         raise LongLoRAError(
             f"logits of {tokens:,} tokens x {vocabulary:,} words take {needed / 2**30:.0f} GiB, the device has "
             f"{memory / 2**30:.0f}: set liger_fused_linear_cross_entropy: true, with Axolotl's Liger plugin"
         )
 
 
-def fused_loss(cfg: Any) -> bool:
+def has_fused_loss(cfg: AxolotlConfig) -> bool:
+    """True for a loss that never holds all logits."""
     return bool(cfg.liger_fused_linear_cross_entropy or cfg.cut_cross_entropy)
 
 
-def expected(cfg: Any, model: Any) -> str:
+def expected(cfg: AxolotlConfig, settings: LongLoRA, model: CausalLM) -> str:
     """A step's time, where the device's speed is known, and memory, for full rows."""
-    shape, length, settings = shape_of(model), cfg.sequence_len, cfg.longlora
-    rows = cfg.micro_batch_size or 1
-    full = settings["full_attention_steps"] if settings["attention"] == "shifted" else 1.0
-    share = full + (1 - full) * density(length, settings.get("group_size") or length)
+    shape, length, rows = shape_of(model), cfg.sequence_len, cfg.micro_batch_size or 1
+    full = settings.full_attention_steps if settings.attention == "shifted" else 1.0
+    share = full + (1 - full) * density(length, settings.group(length))
     again, steps = recomputed(cfg), cfg.gradient_accumulation_steps or 1
     matrices, attention = step_flops(shape, length, rows * length * steps, share, again)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    memory = step_bytes(shape, weights, trained, rows * length, again, fused_loss(cfg)) / 2**30
+    memory = step_bytes(shape, weights, trained, rows * length, again, has_fused_loss(cfg)) / 2**30
     flops = f"{(matrices + attention) / 1e12:.3g} TFLOP, {attention / (matrices + attention):.0%} of them attention"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((speed for name, speed in PEAK.items() if name in device), None)
@@ -110,50 +134,60 @@ def expected(cfg: Any, model: Any) -> str:
     return f"{seconds}; about {memory:.1f} GiB"
 
 
-def table(cfg: Any, model: Any, attentions: list[ShiftedSparse]) -> Table:
-    """What was done."""
-    settings, text = cfg.longlora, model.config.get_text_config()
+# ---- the table --------------------------------------------------------------------------------------------------
+
+
+def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[ShiftedSparse]) -> Table:
+    """One row for each thing that the plugin did."""
+    settings, text = section(cfg), model.config.get_text_config()
     grid = Table(title="longlora", show_header=False, title_justify="left", min_width=80)
-    grid.add_row(
-        "model", f"{cfg.base_model} ({type(model.get_base_model()).__name__}, {text.num_hidden_layers} layers)"
-    )
-    for attention in attentions[:1]:
-        group, length = attention.group_size, cfg.sequence_len
-        grid.add_row("attention", f"shifted sparse in training, {attention.base} in full steps and evaluation")
-        sinks = f", and the first {attention.sink_tokens} tokens" if attention.sink_tokens else ""
-        grid.add_row("group size", f"{group} tokens, {length / group:.3g} groups a row{sinks}")
-        grid.add_row("full steps", f"{settings['full_attention_steps']:.0%} of the steps, evenly spread")
-        if 2 * length / group - 1 > text.num_hidden_layers and settings["full_attention_steps"] == 0:
-            grid.add_row(
-                "", "[yellow]the end of a row cannot learn from its start: too many groups for the layers[/yellow]"
-            )
-    if not attentions:
-        grid.add_row("attention", f"{cfg.attn_implementation}, full")
+    family = type(model.get_base_model()).__name__
+    grid.add_row("model", f"{cfg.base_model} ({family}, {text.num_hidden_layers} layers)")
+    for row in _attention_rows(cfg, settings, attentions, text.num_hidden_layers):
+        grid.add_row(*row)
     kernels = [key.removeprefix("liger_") for key in LIGER if cfg.get(key)]
     kept = ", attention kept through checkpointing" if recomputed(cfg).layers and cfg.selective_checkpointing else ""
     grid.add_row("fused", f"{', '.join(kernels) or 'nothing'}{kept}")
     for count in counts(model):
         dtype = str(count.dtype).removeprefix("torch.")
         grid.add_row(f"trained: {count.kind}", f"{count.elements:,} in {count.tensors} tensors, {dtype}")
-    for line in rope_lines(cfg):
+    for line in _rope_lines(cfg, settings):
         grid.add_row("RoPE", line)
-    grid.add_row("step, expected", expected(cfg, model))
+    grid.add_row("step, expected", expected(cfg, settings, model))
     return grid
 
 
-def rope_lines(cfg: Any) -> list[str]:
-    """Before, after, and what to know about it."""
-    config = args.model_config(cfg)
-    extension = args.extension_of(cfg, config)
+def _attention_rows(
+    cfg: AxolotlConfig, settings: LongLoRA, attentions: list[ShiftedSparse], layers: int
+) -> list[tuple[str, str]]:
+    if not attentions:
+        return [("attention", f"{cfg.attn_implementation}, full")]
+    attention, length, share = attentions[0], cfg.sequence_len, settings.full_attention_steps
+    groups = length / attention.group_size
+    sinks = f", and the first {attention.sink_tokens} tokens" if attention.sink_tokens else ""
+    rows = [
+        ("attention", f"shifted sparse in training, {attention.base} in full steps and evaluation"),
+        ("group size", f"{attention.group_size} tokens, {groups:.3g} groups a row{sinks}"),
+        ("full steps", f"{share:.0%} of the steps, evenly spread"),
+    ]
+    if 2 * groups - 1 > layers and share == 0:
+        warning = "the end of a row cannot learn from its start: too many groups for the layers"
+        rows.append(("", f"[yellow]{warning}[/yellow]"))
+    return rows
+
+
+def _rope_lines(cfg: AxolotlConfig, settings: LongLoRA) -> list[str]:
+    """The RoPE before and after the extension, and its warnings."""
+    config = model_config(cfg)
+    extension = settings.extension(config)
     if extension is None:
         return ["the model's own"]
 
-    def said(parameters: dict[str, Any]) -> str:
+    def line(length: int, parameters: Parameters) -> str:
         parameters = parameters[extension.layer] if extension.layer else parameters
-        return ", ".join(
-            f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {str(v)[:40]}" for k, v in parameters.items()
-        )
+        values = (f"{k} {v:.6g}" if isinstance(v, float) else f"{k} {str(v)[:40]}" for k, v in parameters.items())
+        return f"{length} tokens: {', '.join(values)}"
 
     before, after = config.get_text_config().rope_parameters, extension.changes["rope_parameters"]
     warnings = [f"[yellow]{warning}[/yellow]" for warning in extension.warnings]
-    return [f"{extension.native} tokens: {said(before)}", f"{extension.target} tokens: {said(after)}", *warnings]
+    return [line(extension.native, before), line(extension.target, after), *warnings]

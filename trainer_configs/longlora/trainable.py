@@ -4,25 +4,29 @@
     prepare(peft_model, torch.bfloat16)                      # once PEFT has wrapped the model, before the optimizer
     optimizer = AdamW(parameter_groups(peft_model, lr=2e-5, embedding_lr=1e-5))
 
-LongLoRA (arXiv 2309.12307, section 3.3) trains both: LoRA alone stays far behind at long context. What goes wrong without
-`prepare`: next to 1.0 neighbouring bf16 numbers are 2^-7 apart, so steps of 2e-5 are rounded away and no norm ever moves;
-fp32 copies move, but hand fp32 on to the residual stream, RoPE and the attention; PEFT unties what was tied.
+LongLoRA (arXiv 2309.12307, section 3.3) trains both: LoRA alone stays far behind at long context. Without `prepare` three
+things go wrong. Neighbouring bf16 numbers next to 1.0 are 2^-7 apart, so steps of 2e-5 are rounded away and no norm ever
+moves. fp32 copies train, but upcast the residual stream, RoPE and the attention. PEFT unties what was tied.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from longthread.errors import ConfigError
+from longthread.language_model import CausalLM
+
+if TYPE_CHECKING:  # PEFT is imported where it is used
+    from peft import PeftModel
+    from peft.utils import ModulesToSaveWrapper
 
 KINDS = ("lora", "embedding", "norm", "head", "other")
 TRAINABLE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-class TrainableError(ValueError):
-    """What cannot be trained, or would be lost; one line with the fix."""
 
 
 @dataclass(frozen=True)
@@ -38,36 +42,36 @@ class Count:
 # ---- which modules ----------------------------------------------------------------------------------------------
 
 
-def module_names(model_or_config: Any, embeddings: bool = True, norms: bool = True) -> list[str]:
+def module_names(
+    model_or_config: nn.Module | PretrainedConfig, embeddings: bool = True, norms: bool = True
+) -> list[str]:
     """Names for PEFT's `modules_to_save`: the input embedding, and the norms of the decoder it feeds.
 
-    Takes a model that PEFT has not wrapped, or its config (then quantisation cannot be seen). Any family: they are found
-    by what they are, not by name. PEFT takes every module whose name *ends* so; where that would reach others, the whole
-    names are given. Raises `TrainableError`.
+    Takes a model that PEFT has not wrapped, or its config, which does not show quantisation. Works for any family: modules
+    are found by their kind, not by name. PEFT takes every module whose name *ends* so; where that would reach others, the
+    whole names are given. Raises `ConfigError`.
     """
     model = model_or_config if isinstance(model_or_config, nn.Module) else _skeleton(model_or_config)
     places = {module: name for name, module in model.named_modules()}
     embedding = _input_embedding(model)
     weight, place = embedding.weight, places[embedding]
     if embeddings and weight.dtype not in TRAINABLE_DTYPES:
-        raise TrainableError(
-            f"{place} is quantised ({weight.dtype}) and cannot be trained: set train_embeddings: false"
-        )
+        raise ConfigError(f"{place} is quantised ({weight.dtype}) and cannot be trained: set train_embeddings: false")
     decoder = place.rpartition(".")[0]  # so a vision tower's norms stay as they are
     wanted = [place] if embeddings else []
     if norms:
-        found = [n for m, n in places.items() if n.startswith(decoder) and _is_norm(n, m)]
-        if odd := [n for n in found if model.get_submodule(n).weight.dtype not in TRAINABLE_DTYPES]:
-            raise TrainableError(f"{odd[0]} is quantised and cannot be trained: set train_norms: false")
-        wanted += found
+        names = [n for m, n in places.items() if n.startswith(decoder) and _is_norm(n, m)]
+        if odd := [n for n in names if model.get_submodule(n).weight.dtype not in TRAINABLE_DTYPES]:
+            raise ConfigError(f"{odd[0]} is quantised and cannot be trained: set train_norms: false")
+        wanted += names
     short = list(dict.fromkeys(name.rpartition(".")[2] for name in wanted))
     for names in (short, wanted):
         if {n for n in places.values() if n.endswith(tuple(names))} <= set(wanted):
             return names
-    raise TrainableError(f"PEFT cannot tell {wanted[0]} from other modules by its name: set train_embeddings: false")
+    raise ConfigError(f"PEFT cannot tell {wanted[0]} from other modules by its name: set train_embeddings: false")
 
 
-def _skeleton(config: Any) -> nn.Module:
+def _skeleton(config: PretrainedConfig) -> nn.Module:
     """The model without weights."""
     from transformers import AutoModelForCausalLM
 
@@ -75,19 +79,18 @@ def _skeleton(config: Any) -> nn.Module:
         with torch.device("meta"):
             model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     except ValueError:
-        raise TrainableError(
-            f"{type(config).__name__} is no config of a causal language model: no norms found"
-        ) from None
+        name = type(config).__name__
+        raise ConfigError(f"{name} is not the config of a causal language model: no norms found") from None
     return model
 
 
-def _input_embedding(model: Any) -> Any:
+def _input_embedding(model: Any) -> nn.Module:
     try:
-        embedding = model.get_input_embeddings()
+        embedding: nn.Module | None = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         embedding = None
-    if getattr(embedding, "weight", None) is None:
-        raise TrainableError(f"{type(model).__name__} has no input embeddings: not a language model of transformers")
+    if embedding is None or getattr(embedding, "weight", None) is None:
+        raise ConfigError(f"{type(model).__name__} has no input embeddings: not a language model of transformers")
     return embedding
 
 
@@ -103,47 +106,50 @@ def _is_norm(name: str, module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class CastOutput:
-    """Forward hook: what leaves the module has this dtype, or with None that of what came in."""
+    """Forward hook: the module's output gets this dtype; with None that of its input."""
 
     dtype: torch.dtype | None = None
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: object) -> object:
+        """The output, cast if it is a tensor."""
         dtype = self.dtype or (args[0].dtype if args else None)
         return output.to(dtype) if isinstance(output, torch.Tensor) else output
 
 
-def prepare(model: Any, dtype: torch.dtype | None = None) -> None:
-    """All that is trained in fp32; what embedding and norms put out, back in `dtype` (default: the base's own).
+def prepare(model: "PeftModel", dtype: torch.dtype | None = None) -> None:
+    """Train in fp32, and cast the outputs of embedding and norms back to `dtype` (default: the base's own).
 
-    For a model PEFT has wrapped, before the optimizer is built; a second call changes nothing. Under DeepSpeed ZeRO-3
-    weights stay as they are: its optimizer keeps fp32 masters itself. Raises `TrainableError`: nothing is trainable, a
-    trainable parameter would not be saved, or tied weights would part.
+    For a model that PEFT has wrapped, before the optimizer is built; a second call changes nothing. Under DeepSpeed ZeRO-3
+    weights stay as they are: its optimizer keeps fp32 masters itself. Raises `ConfigError` if nothing is trainable, if a
+    trainable parameter would not be saved, or if tied weights would part.
     """
-    rows = [(kind, name) for kind, name, _, _ in _trained(model)]
-    if not rows:
-        raise TrainableError("nothing is trainable: set adapter: lora, and prepare the model once PEFT has wrapped it")
-    for kind, name in rows:
+    kinds = [(kind, name) for kind, name, _, _ in _trained(model)]
+    if not kinds:
+        raise ConfigError("nothing is trainable: set adapter: lora, and prepare the model once PEFT has wrapped it")
+    for kind, name in kinds:
         if kind == "unsaved":
-            raise TrainableError(
-                f"{name} is trainable but no part of the adapter, so it would be lost: "
+            raise ConfigError(
+                f"{name} is trainable but not part of the adapter, so it would be lost: "
                 "name its module in lora_modules_to_save, and leave unfrozen_parameters out"
             )
     _check_tie(model)
     for _, _, parameter, _ in _trained(model):  # LoRA too: TRL casts it to bf16 for quantised models
         if not hasattr(parameter, "ds_id"):
             parameter.data = parameter.data.float()  # in place of the old data: what is tied stays tied
-    for kind, _, wrapper in _wrappers(model):
+    for kind, _, wrapper in saved_modules(model):
         if kind in ("embedding", "norm") and not any(
             isinstance(h, CastOutput) for h in wrapper._forward_hooks.values()
         ):
-            embed_dtype = dtype or wrapper.original_module.weight.dtype
-            wrapper.register_forward_hook(CastOutput(embed_dtype if kind == "embedding" else None))
+            own_dtype = dtype or wrapper.original_module.weight.dtype
+            wrapper.register_forward_hook(CastOutput(own_dtype if kind == "embedding" else None))
 
 
-def save_sharded(model: Any, folder: str | Path) -> bool:
-    """Writes the adapter of a model that FSDP2 has sharded as PEFT writes that of one that is not. All ranks call it. True:
-    it is saved, as Axolotl's `save_fsdp2_lora_adapter` says it, whose place it takes: that gathers LoRA alone, and then
-    ends the run because PEFT wants the rest too."""
+def save_sharded(model: "PeftModel", folder: str | Path) -> bool:
+    """Write the adapter of a model that FSDP2 has sharded, as PEFT writes that of a whole one. All ranks call it.
+
+    It replaces Axolotl's `save_fsdp2_lora_adapter`, which gathers LoRA alone and then ends the run because PEFT wants the
+    rest too. Like that it returns True for "saved".
+    """
     import torch.distributed as dist
     from safetensors.torch import save_file
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -159,23 +165,23 @@ def save_sharded(model: Any, folder: str | Path) -> bool:
             if "lora_" in name or ".modules_to_save." in name  # a tied frozen weight is there by its second name
         }
         save_file(adapter, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
-        model.peft_config["default"].save_pretrained(folder)
+        model.peft_config["default"].save_pretrained(str(folder))
     dist.barrier()
     return True
 
 
-def counts(model: Any) -> list[Count]:
-    """What is trained, by kind (`KINDS`) and dtype."""
-    found: dict[tuple[str, torch.dtype], list[int]] = {}
+def counts(model: CausalLM) -> list[Count]:
+    """Trained parameters by kind (`KINDS`) and dtype."""
+    sizes: dict[tuple[str, torch.dtype], list[int]] = {}
     for kind, _, parameter, elements in _trained(model):
-        found.setdefault((kind, parameter.dtype), []).append(elements)
+        sizes.setdefault((kind, parameter.dtype), []).append(elements)
     order = (*KINDS, "unsaved")
-    rows = [Count(kind, len(sizes), sum(sizes), dtype) for (kind, dtype), sizes in found.items()]
+    rows = [Count(kind, len(elements), sum(elements), dtype) for (kind, dtype), elements in sizes.items()]
     return sorted(rows, key=lambda row: (order.index(row.kind), str(row.dtype)))
 
 
 def parameter_groups(
-    model: Any,
+    model: CausalLM,
     lr: float,
     embedding_lr: float | None = None,
     norm_lr: float | None = None,
@@ -183,7 +189,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for a torch optimizer; a rate left out is `lr`. Embedding and head share theirs.
 
-    Only LoRA is decayed: towards zero is towards the base model there, and away from it for embeddings and norms.
+    Only LoRA is decayed: there, towards zero is towards the base model. For embeddings and norms it is away from it.
     """
     rates = {"embedding": embedding_lr, "head": embedding_lr, "norm": norm_lr}
     groups: dict[str, dict[str, Any]] = {}
@@ -195,8 +201,8 @@ def parameter_groups(
     return list(groups.values())
 
 
-def _wrappers(model: Any) -> Iterator[tuple[str, str, Any]]:
-    """Kind, name and wrapper of PEFT's `modules_to_save`; the embedding first, so that what it shares is its own."""
+def saved_modules(model: CausalLM) -> "Iterator[tuple[str, str, ModulesToSaveWrapper]]":
+    """Kind, name and wrapper of PEFT's `modules_to_save`. The embedding comes first, so that shared weights are its own."""
     from peft.utils import ModulesToSaveWrapper
 
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -209,10 +215,10 @@ def _wrappers(model: Any) -> Iterator[tuple[str, str, Any]]:
     yield from sorted(rows, key=lambda row: row[0] != "embedding")
 
 
-def _trained(model: Any) -> Iterator[tuple[str, str, nn.Parameter, int]]:
-    """Kind, name, parameter and elements of all that is trainable; `unsaved`: of what PEFT would not save."""
+def _trained(model: CausalLM) -> Iterator[tuple[str, str, nn.Parameter, int]]:
+    """Kind, name, parameter and elements of all that is trainable. Kind `unsaved`: PEFT would not save it."""
     kinds: dict[int, str] = {}
-    for kind, _, wrapper in _wrappers(model):
+    for kind, _, wrapper in saved_modules(model):
         for parameter in wrapper.modules_to_save.parameters():
             kinds.setdefault(id(parameter), kind)
     prefix = getattr(getattr(model, "base_model", None), "prefix", "lora_")  # of the tuner's own weights
@@ -222,8 +228,10 @@ def _trained(model: Any) -> Iterator[tuple[str, str, nn.Parameter, int]]:
             yield kind, name, parameter, getattr(parameter, "ds_numel", parameter.numel())
 
 
-def _check_tie(model: Any) -> None:
-    """Raises `TrainableError` if the trained embedding has left the head it was tied to."""
+def _check_tie(model: CausalLM) -> None:
+    """Raises `ConfigError` if the trained embedding has left the head it was tied to."""
+    embedding: Any
+    head: Any
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     frozen = getattr(embedding, "original_module", None)
     if head is None or frozen is None or frozen.weight is not getattr(head, "original_module", head).weight:
@@ -234,4 +242,4 @@ def _check_tie(model: Any) -> None:
         name = next(n for n, m in model.named_modules() if m is embedding).rpartition(".")[2]
         known = name in EMBEDDING_LAYER_NAMES
         fix = "peft_ensure_weight_tying: true" if known else "train_embeddings: false (PEFT ties only embed_tokens)"
-        raise TrainableError(f"{name} is trained but the head tied to it is not, so they would part: set {fix}")
+        raise ConfigError(f"{name} is trained but the head tied to it is not, so they would part: set {fix}")

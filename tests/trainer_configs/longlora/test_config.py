@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from tests.environments.tiny_model import tiny_config
-from trainer_configs.longlora import config as args
-from trainer_configs.longlora.config import KERNELS, LongLoRAError, configure, section
+from trainer_configs.longlora import conflicts
+from trainer_configs.longlora.config import ROLLOUTS, LongLoRAError, configure, section
+from trainer_configs.longlora.conflicts import KERNELS
 
 WINDOW = 128
 NORMS = ["input_layernorm", "post_attention_layernorm", "norm"]
@@ -49,7 +50,7 @@ YARN = {"context_extension": {"method": "yarn", "target_length": 4 * WINDOW}}
 ROPE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": WINDOW}
 # What stands in the section, or beside it, and what the line must name: key, value, fix.
 SECTIONS = [
-    ({"group": 64}, "longlora.group is no setting: known are attention, group_size"),
+    ({"group": 64}, "longlora.group is an unknown key: valid keys are attention, group_size"),
     ({"attention": "sparse"}, "longlora.attention 'sparse': input should be 'shifted' or 'full'"),
     ({"group_size": 2 * WINDOW}, rf"group_size {2 * WINDOW} is larger than sequence_len {WINDOW}: lower it, 32"),
     ({"group_size": 33}, "group_size 33 must be even.*set 32"),
@@ -154,9 +155,9 @@ def test_what_only_cuda_can_do_is_refused_without_it(models: dict[str, str], mon
 def test_flash_attention_is_taken_where_it_is_installed(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(args, "find_spec", lambda name: None)
+    monkeypatch.setattr(conflicts, "find_spec", lambda name: None)
     assert "flash-attn: install it or set longlora" in line(config(models, attn_implementation="flash_attention_2"))
-    monkeypatch.setattr(args, "find_spec", lambda name: name)
+    monkeypatch.setattr(conflicts, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for given, taken in (("longlora", "flash_attention_2"), (None, "flash_attention_2"), ("sdpa", "sdpa")):
         configure(cfg := config(models, attn_implementation=given))
@@ -215,7 +216,7 @@ def test_rollouts_are_prepared_anew_when_they_or_the_score_change(models: dict[s
     (path := tmp_path / "rollouts.jsonl").write_text(json.dumps({"tokens": []}))
 
     def entry(**longlora: Any) -> dict[str, Any]:
-        configure(cfg := config(models, longlora=longlora, datasets=[{"path": str(path), "type": args.ROLLOUTS}]))
+        configure(cfg := config(models, longlora=longlora, datasets=[{"path": str(path), "type": ROLLOUTS}]))
         return cfg["datasets"][0]
 
     first = entry()

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
 from typer.testing import CliRunner
 
-from tests.environments.tiny_model import tiny_tokenizer  # noqa: E402
-from trainer_configs.longlora import merge as merging  # noqa: E402
-from trainer_configs.longlora.merge import CheckError, MergeError, app, merge  # noqa: E402
-from trainer_configs.longlora.trainable import module_names, parameter_groups, prepare  # noqa: E402
+from longthread.errors import LongthreadError, RunError
+from tests.environments.tiny_model import tiny_tokenizer
+from trainer_configs.longlora import merge as merging
+from trainer_configs.longlora.merge import app, merge
+from trainer_configs.longlora.trainable import module_names, parameter_groups, prepare
 
 SHAPE = {
     "vocab_size": 260,
@@ -205,7 +206,7 @@ def refused(*words: str, **arguments: Any) -> None:
     """One line that says so, and nothing is left behind."""
     out = arguments["out_dir"]
     before = sorted(out.parent.iterdir())
-    with pytest.raises(MergeError) as error:
+    with pytest.raises(LongthreadError) as error:
         merge(**arguments)
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(error.value)
     assert sorted(out.parent.iterdir()) == before
@@ -216,8 +217,8 @@ def test_what_cannot_be_merged_is_refused_in_one_line(tmp_path: Path) -> None:
     out = tmp_path / "out"
     refused(str(base), "not an adapter folder", adapter_dir=base, out_dir=out)
     refused("exists", adapter_dir=adapter, out_dir=base)
-    refused("nowhere", "--base", adapter_dir=adapter, out_dir=out, base=str(tmp_path / "nowhere"))
-    refused("float8", "float32", adapter_dir=adapter, out_dir=out, dtype="float8")
+    refused("nowhere", "(base)", adapter_dir=adapter, out_dir=out, base=str(tmp_path / "nowhere"))
+    refused("float8", "dtype must be one of float32", adapter_dir=adapter, out_dir=out, dtype="float8")
     wide = save_base(tmp_path / "wide", "llama", hidden_size=40)
     refused("does not fit", "size mismatch", adapter_dir=adapter, out_dir=out, base=str(wide))
     deep = save_base(tmp_path / "deep", "llama", num_hidden_layers=3)
@@ -239,7 +240,7 @@ def test_pickles_half_models_and_quantised_bases_are_refused(tmp_path: Path) -> 
     refused("safetensors", adapter_dir=adapter, out_dir=out)
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
-    refused("quantised", "--base", adapter_dir=adapter, out_dir=out)
+    refused("quantised", "(base)", adapter_dir=adapter, out_dir=out)
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     refused("pickled", adapter_dir=adapter, out_dir=out)
 
@@ -254,7 +255,7 @@ def test_a_merge_that_is_not_the_trained_model_is_not_written(tmp_path: Path, mo
 
     monkeypatch.setattr(merging, "_state_tie", forgetful)
     refused("differs from the adapter model", "limit", adapter_dir=adapter, out_dir=tmp_path / "out")
-    with pytest.raises(CheckError):
+    with pytest.raises(RunError):
         merge(adapter, tmp_path / "out")
 
 

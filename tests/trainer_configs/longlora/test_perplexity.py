@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
+from longthread.errors import DataError
 from tests.environments.tiny_model import tiny_model
 from trainer_configs.longlora.perplexity import (
     Bucket,
-    PerplexityError,
     by_position,
     is_flat,
     mean_nll,
@@ -72,7 +72,7 @@ def test_every_token_is_scored_once_and_as_a_sum_by_hand_says(model, monkeypatch
 def test_windows_are_stretches_of_one_document_and_never_overlap(sizes, length, rows):
     documents = [[1000 * d + i for i in range(size)] for d, size in enumerate(sizes)]
     if max(sizes) < length:
-        with pytest.raises(PerplexityError, match=f"length {length} is more than"):
+        with pytest.raises(DataError, match=f"length {length} is more than"):
             windows(documents, length, rows)
         return
     found = windows(documents, length, rows).tolist()
@@ -95,5 +95,5 @@ def test_texts_plain_and_compressed(tmp_path):
     (tmp_path / "a.txt").write_text("é")
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress("é".encode()))
     assert read_text(tmp_path / "a.txt") == read_text(tmp_path / "a.txt.gz") == "é"
-    with pytest.raises(PerplexityError, match="b.txt cannot be read"):
+    with pytest.raises(DataError, match="b.txt cannot be read"):
         read_text(tmp_path / "b.txt")

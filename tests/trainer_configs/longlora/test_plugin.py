@@ -39,7 +39,8 @@ import trainer_configs.longlora
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
 from trainer_configs.longlora.config import LongLoRAError
 from trainer_configs.longlora.merge import merge
-from trainer_configs.longlora.plugin import LongLoRAPlugin, Schedule, is_full, with_rates
+from trainer_configs.longlora.plugin import LongLoRAPlugin
+from trainer_configs.longlora.schedule import Schedule, is_full, with_rates
 from trainer_configs.longlora.startup_summary import table
 
 SMOKE = str(Path(trainer_configs.longlora.__file__).parents[1] / "smoke-cpu.yaml")  # Axolotl takes no Path

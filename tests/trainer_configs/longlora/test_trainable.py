@@ -30,10 +30,10 @@ from transformers import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from longthread.errors import ConfigError
 from trainer_configs.longlora.trainable import (
     CastOutput,
     Count,
-    TrainableError,
     counts,
     module_names,
     parameter_groups,
@@ -257,26 +257,26 @@ def test_groups_have_their_own_rates_and_cover_all_once() -> None:
 # ---- refused ----------------------------------------------------------------------------------------------------
 
 
-def one_line(error: pytest.ExceptionInfo[TrainableError], *words: str) -> None:
+def one_line(error: pytest.ExceptionInfo[ConfigError], *words: str) -> None:
     assert "\n" not in str(error.value)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_what_would_be_lost_or_cannot_be_trained_is_refused() -> None:
-    with pytest.raises(TrainableError) as nothing:
+    with pytest.raises(ConfigError) as nothing:
         prepare(base("llama").requires_grad_(False))
     one_line(nothing, "nothing is trainable")
     unfrozen = wrapped(base("llama"), ["embed_tokens"])
     unfrozen.get_base_model().model.norm.requires_grad_(True)
-    with pytest.raises(TrainableError) as lost:
+    with pytest.raises(ConfigError) as lost:
         prepare(unfrozen)
     one_line(lost, "model.norm.weight", "lora_modules_to_save", "unfrozen_parameters")
-    with pytest.raises(TrainableError) as none:
+    with pytest.raises(ConfigError) as none:
         module_names(nn.Linear(2, 2))
     one_line(none, "Linear", "no input embeddings")
     quantised = base("llama")
     quantised.model.embed_tokens.weight = nn.Parameter(torch.zeros(97, 32, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(TrainableError) as int8:
+    with pytest.raises(ConfigError) as int8:
         module_names(quantised)
     one_line(int8, "model.embed_tokens", "int8", "train_embeddings: false")
     assert "embed_tokens" not in module_names(quantised, embeddings=False)
@@ -284,7 +284,7 @@ def test_what_would_be_lost_or_cannot_be_trained_is_refused() -> None:
 
 def test_a_tie_that_peft_would_cut_is_refused() -> None:
     parted = wrapped(base("llama-tied"), ["embed_tokens"], ensure_weight_tying=False)
-    with pytest.raises(TrainableError) as cut:
+    with pytest.raises(ConfigError) as cut:
         prepare(parted)
     one_line(cut, "embed_tokens", "peft_ensure_weight_tying: true")
     model = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20))
@@ -292,7 +292,7 @@ def test_a_tie_that_peft_would_cut_is_refused() -> None:
         warnings.simplefilter("ignore")
         config = LoraConfig(target_modules=["c_attn"], modules_to_save=module_names(model), ensure_weight_tying=True)
         gpt2 = get_peft_model(model, config)
-    with pytest.raises(TrainableError) as unknown:  # PEFT ties only what is called embed_tokens
+    with pytest.raises(ConfigError) as unknown:  # PEFT ties only what is called embed_tokens
         prepare(gpt2)
     one_line(unknown, "wte", "train_embeddings: false")
 

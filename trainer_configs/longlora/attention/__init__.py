@@ -1,1 +1,1 @@
-"""Shifted sparse attention, its segments, and the hook that puts it into a transformers model."""
+"""Shifted sparse attention: the specification, the fast paths, and the hook into a transformers model."""

@@ -2,6 +2,6 @@
 
 import sys
 
-from trainer_configs.longlora.attention.shifted_sparse import draw
+from trainer_configs.longlora.attention.figure import draw
 
 draw(sys.argv[1] if len(sys.argv) > 1 else "shifted-sparse-attention.png")

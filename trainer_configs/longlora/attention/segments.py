@@ -5,8 +5,8 @@
     shifted heads          |0 1|2 3 4 5|6 7 8 9|…           cut at 0, g/2, 3g/2, …
 
 Attention is causal inside a segment and nowhere else: nothing is rolled, so nothing wraps and nothing leaks (LongLoRA,
-arXiv 2309.12307, table 8, variant 2). A document begins where the positions do not go on from the ones before, which is
-how rows are packed; right padding needs nothing, since no token sees what stands behind it.
+arXiv 2309.12307, table 8, variant 2). A document begins where a position is not one more than the position before it,
+which is how rows are packed. Right padding needs nothing, because no token sees what stands behind it.
 """
 
 from typing import NamedTuple
@@ -16,9 +16,11 @@ from torch import Tensor
 
 
 class Segments(NamedTuple):
-    """Computed once a forward pass. `straight` and `shifted`: cumulative lengths of the segments of all rows laid end to
-    end, int32, from 0 to B·L, as variable-length kernels take them; None where every row is one document from its first
-    token on, and cuts are where the group size says."""
+    """The cuts of a batch, for either half of the heads; computed once a forward pass.
+
+    Cumulative lengths of the segments of all rows laid end to end, int32, from 0 to B·L, as variable-length kernels take
+    them. None where every row is one document: the group size alone then says where the cuts are.
+    """
 
     straight: Tensor | None
     shifted: Tensor | None
@@ -45,7 +47,7 @@ def segment_starts(positions_BL: Tensor, group_size: int, shifted: bool) -> Tens
 
 
 def segments(positions_BL: Tensor, group_size: int) -> Segments:
-    """The cuts of a batch."""
+    """The cuts of a batch, from its positions (B, L)."""
     if not document_starts(positions_BL)[:, 1:].any():
         return Segments(None, None)
     return Segments(*(_cumulative(segment_starts(positions_BL, group_size, shifted)) for shifted in (False, True)))

@@ -8,28 +8,34 @@ import copy
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig
 
-from trainer_configs.longlora.rope.extension import OPTIONS, Extension, RopeError, frequencies, plan, rope_of
+from longthread.errors import ConfigError, exit_on_error, option
+from trainer_configs.longlora.rope.methods import OPTIONS
+
+if TYPE_CHECKING:  # imported where they are used: `--help` needs neither
+    from transformers import PretrainedConfig
+
+    from trainer_configs.longlora.rope.extension import Extension
 
 
-def load_config(model: str) -> PretrainedConfig:
-    """A folder's or a repository's config; runs no code of the model's. Raises `RopeError`."""
+def load_config(model: str) -> "PretrainedConfig":
+    """The config of a folder or a repository; runs no code of the model's. Raises `ConfigError`."""
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
-        raise RopeError(f"{model} has no config that can be read ({str(error).splitlines()[0][:160]})") from None
+        reason = str(error).splitlines()[0][:160]
+        raise ConfigError(f"{model} has no config that can be read ({reason})", setting="model") from None
 
 
-def changed(config: PretrainedConfig, extension: Extension) -> PretrainedConfig:
+def changed(config: "PretrainedConfig", extension: "Extension") -> "PretrainedConfig":
     """A copy of the config, extended."""
     after = copy.deepcopy(config)
     for name, value in extension.changes.items():
@@ -37,40 +43,56 @@ def changed(config: PretrainedConfig, extension: Extension) -> PretrainedConfig:
     return after
 
 
-def wavelengths(frequencies_: Tensor) -> list[float]:
-    """Tokens of one turn, for each pair of rotary dimensions."""
-    return (2 * math.pi / frequencies_.double()).tolist()
+class Rope(NamedTuple):
+    """RoPE for rows of `length` tokens. `wavelengths`: tokens of one turn, for each pair of rotary dimensions."""
+
+    length: int
+    max_position_embeddings: int
+    parameters: dict[str, Any]
+    attention_factor: float
+    wavelengths: list[float]
 
 
-def kinds(before: list[float], after: list[float], factor: float) -> tuple[int, int, int]:
+def ropes(config: "PretrainedConfig", extension: "Extension") -> tuple[Rope, Rope]:
+    """Before the extension, for rows of the native length, and after it, for rows of the target length."""
+    from trainer_configs.longlora.rope.extension import frequencies, rope_of
+
+    pair = []
+    for stage, length in ((config, extension.native), (changed(config, extension), extension.target)):
+        text = stage.get_text_config()
+        layer, parameters = rope_of(text)
+        turns, attention_factor = frequencies(text, length, layer)
+        wavelengths = (2 * math.pi / turns.double()).tolist()
+        pair.append(Rope(length, text.max_position_embeddings, parameters, attention_factor, wavelengths))
+    return pair[0], pair[1]
+
+
+def pair_counts(before: list[float], after: list[float], factor: float) -> tuple[int, int, int]:
     """Pairs that turn as before (extrapolated), slower by less than `factor`, and by `factor` (interpolated)."""
     ratios = [new / old for old, new in zip(before, after, strict=True)]
     same = sum(ratio < 1.001 for ratio in ratios)
-    whole = sum(ratio > 0.999 * factor for ratio in ratios)
-    return same, len(ratios) - same - whole, whole
+    interpolated = sum(ratio > 0.999 * factor for ratio in ratios)
+    return same, len(ratios) - same - interpolated, interpolated
 
 
-def table(config: PretrainedConfig, extension: Extension) -> Table:
-    """Before and after, for rows as long as the native and the target window."""
+def table(config: "PretrainedConfig", extension: "Extension") -> Table:
+    """Before and after, side by side."""
+    before, after = pair = ropes(config, extension)
+    same, between, interpolated = pair_counts(before.wavelengths, after.wavelengths, extension.factor)
     grid = Table("", "before", "after", title=escape(f"{type(config).__name__}: {extension.factor:g} times longer"))
-    columns = []
-    for one, length in ((config, extension.native), (changed(config, extension), extension.target)):
-        text = one.get_text_config()
-        layer, parameters = rope_of(text)
-        turns, attention_factor = frequencies(one, length, layer)
-        columns.append((length, text.max_position_embeddings, parameters, attention_factor, wavelengths(turns)))
-    (_, _, _, _, before), (_, _, _, _, after) = columns
-    same, between, whole = kinds(before, after, extension.factor)
     for name, values in {
-        "window, tokens": [f"{column[0]:,}" for column in columns],
-        "max_position_embeddings": [f"{column[1]:,}" for column in columns],
-        "rope_type": [column[2]["rope_type"] for column in columns],
-        "rope_theta": [f"{column[2]['rope_theta']:,.6g}" for column in columns],
-        "factor": [f"{column[2].get('factor') or 1:g}" for column in columns],
-        "original length": [f"{column[2].get('original_max_position_embeddings') or '-'}" for column in columns],
-        "attention factor": [f"{column[3]:.4f}" for column in columns],
-        "longest wavelength, tokens": [f"{column[4][-1]:,.0f}" for column in columns],
-        "pairs of dimensions": [f"{len(before)}", f"{same} as before, {between} between, {whole} interpolated"],
+        "window, tokens": [f"{rope.length:,}" for rope in pair],
+        "max_position_embeddings": [f"{rope.max_position_embeddings:,}" for rope in pair],
+        "rope_type": [rope.parameters["rope_type"] for rope in pair],
+        "rope_theta": [f"{rope.parameters['rope_theta']:,.6g}" for rope in pair],
+        "factor": [f"{rope.parameters.get('factor') or 1:g}" for rope in pair],
+        "original length": [f"{rope.parameters.get('original_max_position_embeddings') or '-'}" for rope in pair],
+        "attention factor": [f"{rope.attention_factor:.4f}" for rope in pair],
+        "longest wavelength, tokens": [f"{rope.wavelengths[-1]:,.0f}" for rope in pair],
+        "pairs of dimensions": [
+            f"{len(before.wavelengths)}",
+            f"{same} as before, {between} between, {interpolated} interpolated",
+        ],
     }.items():
         grid.add_row(name, *map(escape, values))
     if extension.layer:
@@ -78,16 +100,16 @@ def table(config: PretrainedConfig, extension: Extension) -> Table:
     return grid
 
 
-def plot(config: PretrainedConfig, extension: Extension, method: str, path: Path) -> None:
+def plot(config: "PretrainedConfig", extension: "Extension", method: str, path: Path) -> None:
     """Wavelengths of every pair of dimensions before and after, and the two windows."""
+    from matplotlib.figure import Figure
+
+    before, after = ropes(config, extension)
     figure = Figure(figsize=(7, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    layer = extension.layer
-    before = wavelengths(frequencies(config, extension.native, layer)[0])
-    after = wavelengths(frequencies(changed(config, extension), extension.target, layer)[0])
-    axes.semilogy(before, color="#777777", label="before")
-    axes.semilogy(after, color="#c2410c", label=f"{method} to {extension.target:,}")
-    for length, style, name in ((extension.native, ":", "native"), (extension.target, "--", "target")):
+    axes.semilogy(before.wavelengths, color="#777777", label="before")
+    axes.semilogy(after.wavelengths, color="#c2410c", label=f"{method} to {after.length:,}")
+    for length, style, name in ((before.length, ":", "native"), (after.length, "--", "target")):
         axes.axhline(length, color="black", linestyle=style, linewidth=0.8)
         axes.annotate(f"{name} window {length:,}", (0, length), (2, 3), textcoords="offset points", fontsize=8)
     axes.set(xlabel="pair of rotary dimensions", ylabel="wavelength, tokens")
@@ -96,17 +118,18 @@ def plot(config: PretrainedConfig, extension: Extension, method: str, path: Path
     figure.savefig(path)
 
 
-def parsed(pairs: list[str]) -> dict[str, Any]:
-    """`name=value` with the value in JSON; `@file` reads it from a file. Raises `RopeError`."""
+def parse_options(pairs: list[str]) -> dict[str, Any]:
+    """`name=value` with the value in JSON; `@file` reads it from a file. Raises `ConfigError`."""
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"option {pair[:80]!r} is not name=value", setting="option")
         try:
             options[name] = json.loads(Path(value[1:]).read_text() if value.startswith("@") else value)
         except (OSError, ValueError):
-            raise RopeError(f"option {pair[:80]!r} is not name=value or name=@file with a value in JSON") from None
-        if not equals:
-            raise RopeError(f"option {pair[:80]!r} has no value: write {name}=…")
+            fault = f"option {pair[:80]!r} is not name=value or name=@file with a value in JSON"
+            raise ConfigError(fault, setting="option") from None
     return options
 
 
@@ -119,26 +142,27 @@ def rope(
     method: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIONS)}.")],
     target: Annotated[int, typer.Option(help="Tokens that it shall read.")],
     native: Annotated[int | None, typer.Option(help="Tokens it reads now, if its config does not say so.")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="Of the method, name=JSON or name=@file; repeat.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--option", help="Of the method, name=JSON or name=@file; repeat.")
+    ] = None,
     plot_to: Annotated[Path | None, typer.Option("--plot", help="Picture of the wavelengths to write.")] = None,
 ) -> None:
-    """What an extension sets on a model's config, before and after, without its weights."""
-    try:
-        options = parsed(option or [])
+    """Show what an extension sets on a model's config, before and after, without its weights."""
+    with exit_on_error(option):
+        parsed = parse_options(options or [])
+        from trainer_configs.longlora.rope.extension import plan
+
         config = load_config(model)
-        extension = plan(config, method, target, **{"native_length": native} | options)
+        extension = plan(config, method, target, **{"native_length": native} | parsed)
         if plot_to:
             plot(config, extension, method, plot_to)
-    except (RopeError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     Console().print(table(config, extension))
     for warning in extension.warnings:
         typer.echo(f"warning: {warning}", err=True)
     print(json.dumps(extension.changes))
-    lines = [f"method: {method}", f"target_length: {target}"]
-    lines += [f"native_length: {native}"] if native else []
-    lines += [f"{name}: {json.dumps(value)}" for name, value in options.items()]
+    keys = {"method": method, "target_length": target} | ({"native_length": native} if native else {})
+    lines = [f"{name}: {value}" for name, value in keys.items()]
+    lines += [f"{name}: {json.dumps(value)}" for name, value in parsed.items()]
     print(f"longlora:\n  context_extension: {{{', '.join(lines)}}}")
 
 

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from longthread.errors import ConfigError
+from trainer_configs.longlora.attention.figure import draw
 from trainer_configs.longlora.attention.segments import segments
 from trainer_configs.longlora.attention.shifted_sparse import (
-    AttentionError,
-    draw,
     reference,
     shifted_sparse_attention,
     split_heads,
@@ -114,7 +114,7 @@ def test_halves_end_at_a_key_value_group(heads: int, kv: int) -> None:
 
 def test_sink_tokens_in_packed_rows_are_refused() -> None:
     position_ids = positions([[5, 9]])
-    with pytest.raises(AttentionError, match="sink_tokens need rows of one document each"):
+    with pytest.raises(ConfigError, match="sink_tokens need rows of one document each"):
         shifted_sparse_attention(*qkv(4, 2, 1, 14), segments(position_ids, 4), 4, sink_tokens=1)
 
 

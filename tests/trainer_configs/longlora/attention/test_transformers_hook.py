@@ -11,7 +11,7 @@ import torch
 import transformers
 from torch import nn
 
-from trainer_configs.longlora.attention.shifted_sparse import AttentionError
+from longthread.errors import ConfigError
 from trainer_configs.longlora.attention.transformers_hook import install
 
 VOCABULARY, LENGTH, GROUP = 64, 40, 8
@@ -114,7 +114,7 @@ def test_right_padding_changes_nothing_and_left_padding_is_refused() -> None:
     mask[0, 29:] = 0
     padded = logits(model, tokens, attention_mask=mask)
     torch.testing.assert_close(padded[:1, :29], logits(model, tokens[:1, :29]), atol=1e-5, rtol=1e-4)
-    with pytest.raises(AttentionError, match="padded on the right"):
+    with pytest.raises(ConfigError, match="padded on the right"):
         logits(model, tokens, attention_mask=mask.flip(1))
 
 
@@ -189,7 +189,7 @@ def gpt_oss() -> Any:
 def test_what_it_cannot_do_is_refused_in_one_line(
     model: Callable[[], Any], options: dict[str, int], message: str
 ) -> None:
-    with pytest.raises(AttentionError, match=message) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         install(model(), **{"group_size": GROUP} | options)
     assert "\n" not in str(caught.value)
 
@@ -197,7 +197,7 @@ def test_what_it_cannot_do_is_refused_in_one_line(
 def test_eager_attention_is_refused() -> None:
     model = make("Llama")
     model.set_attn_implementation("eager")
-    with pytest.raises(AttentionError, match="attention eager cannot run the steps that are not sparse"):
+    with pytest.raises(ConfigError, match="attention eager cannot run the steps that are not sparse"):
         install(model, GROUP)
 
 

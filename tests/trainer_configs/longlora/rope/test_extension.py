@@ -29,15 +29,15 @@ from transformers import (
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from typer.testing import CliRunner
 
+from longthread.errors import ConfigError
 from trainer_configs.longlora.rope.extension import (
-    OPTIONS,
-    RopeError,
     check,
     check_overrides,
     extended,
     frequencies,
     plan,
 )
+from trainer_configs.longlora.rope.methods import OPTIONS
 from trainer_configs.longlora.rope.preview import app
 
 NATIVE, TARGET, SCALE = 256, 1024, 4
@@ -279,7 +279,7 @@ def test_scaled_models_are_extended_from_where_they_are():
         qwen = Qwen2Config(**SHAPE | {"max_position_embeddings": most}, rope_theta=1e6, rope_scaling=scaled)
         changes = extended(qwen, "yarn", 2048)
         assert same(frequencies(set_on(qwen, changes)), yarn(1e6, 64, 8, 256))
-        with pytest.raises(RopeError, match="native window of 1024"):
+        with pytest.raises(ConfigError, match="native window of 1024"):
             extended(qwen, "yarn", 1024)
 
     two_steps = set_on(llama(), extended(llama(), "ntk", 1024))
@@ -288,7 +288,7 @@ def test_scaled_models_are_extended_from_where_they_are():
 
     moving = set_on(llama(), extended(llama(), "dynamic", 1024))
     assert extended(moving, "dynamic", 2048) == extended(llama(), "dynamic", 2048)
-    with pytest.raises(RopeError, match="native window of 1024"):
+    with pytest.raises(ConfigError, match="native window of 1024"):
         extended(moving, "dynamic", 1024)
 
     linear = gemma3(rope_type="linear", factor=8.0)  # as Gemma 3 4B
@@ -347,7 +347,7 @@ def test_overrides_that_lose_part_of_the_rope_are_refused(config, overrides, los
     if lost is None:
         check_overrides(config, overrides)
         return
-    with pytest.raises(RopeError, match=lost) as error:
+    with pytest.raises(ConfigError, match=lost) as error:
         check_overrides(config, overrides)
     assert "\n" not in str(error.value) and "context_extension" in str(error.value)
 
@@ -380,27 +380,27 @@ def test_dynamic_does_nothing_once_the_maximum_is_raised():
     check(model, changes)
     model.config.max_position_embeddings = TARGET  # as Axolotl does, to sequence_len
     assert same(frequencies(model.config, TARGET), (rope(1e4, 64), 1.0))
-    with pytest.raises(RopeError, match=f"max_position_embeddings {TARGET}, not {NATIVE}"):
+    with pytest.raises(ConfigError, match=f"max_position_embeddings {TARGET}, not {NATIVE}"):
         check(model, changes)
 
 
 def test_a_model_that_computes_something_else_is_refused():
     changes = extended(llama(), "yarn", TARGET)
-    with pytest.raises(RopeError, match="rope_parameters"):
+    with pytest.raises(ConfigError, match="rope_parameters"):
         check(LlamaForCausalLM(llama()), changes)
     late = LlamaForCausalLM(llama())  # set after the model was built: the frequencies stay as they were
     late.config.rope_parameters, late.config.max_position_embeddings = changes.values()
-    with pytest.raises(RopeError, match="other frequencies"):
+    with pytest.raises(ConfigError, match="other frequencies"):
         check(late, changes)
     scaled = LlamaForCausalLM(set_on(llama(), changes))
     rotary(scaled).attention_scaling = 1.0
-    with pytest.raises(RopeError, match="attention factor 1.0"):
+    with pytest.raises(ConfigError, match="attention factor 1.0"):
         check(scaled, changes)
-    with pytest.raises(RopeError, match="other frequencies"):  # in bf16 a position of 100,000 is off by whole turns
+    with pytest.raises(ConfigError, match="other frequencies"):  # in bf16 a position of 100,000 is off by whole turns
         check(LlamaForCausalLM(set_on(llama(), changes)).to(torch.bfloat16), changes)
     without = LlamaForCausalLM(set_on(llama(), changes))
     without.model.rotary_emb = torch.nn.Identity()
-    with pytest.raises(RopeError, match="does not use"):
+    with pytest.raises(ConfigError, match="does not use"):
         check(without, changes)
 
 
@@ -413,26 +413,44 @@ OWN = llama("yarn", 1024, factor=4.0, original_max_position_embeddings=256, atte
 @pytest.mark.parametrize(
     ("config", "method", "target", "options", "says"),
     [
-        (llama(), "pose", TARGET, {}, "'pose' is none of linear, ntk, dynamic, yarn, longrope, llama3"),
+        (
+            llama(),
+            "pose",
+            TARGET,
+            {},
+            "method must be one of linear, ntk, dynamic, yarn, longrope, llama3 (got 'pose')",
+        ),
         (llama(), "yarn", NATIVE, {}, "target_length 256 is not above the native window of 256 tokens"),
         (llama(), "yarn", 100, {}, "target_length 100 is not above"),
-        (llama(), "yarn", 1024.0, {}, "target_length 1024.0 is not a whole number"),
-        (llama(), "yarn", "32k", {}, "target_length '32k' is not a whole number"),
-        (llama(), "yarn", True, {}, "not a whole number"),
-        (llama(), "yarn", -5, {}, "not a whole number"),
+        (llama(), "yarn", 1024.0, {}, "target_length must be a whole number of tokens above 0 (got 1024.0)"),
+        (llama(), "yarn", "32k", {}, "target_length must be a whole number of tokens above 0 (got '32k')"),
+        (llama(), "yarn", True, {}, "a whole number of tokens above 0 (got True)"),
+        (llama(), "yarn", -5, {}, "a whole number of tokens above 0 (got -5)"),
         (llama(), "linear", TARGET, {"beta_fast": 32}, "linear has no option 'beta_fast': it has native_length"),
         (llama(), "yarn", TARGET, {"type": "yarn"}, "no option 'type'"),
-        (llama(), "yarn", TARGET, {"beta_fast": "32"}, "beta_fast '32' must be a number"),
+        (llama(), "yarn", TARGET, {"beta_fast": "32"}, "beta_fast must be a number above 0 (got '32')"),
         (llama(), "yarn", TARGET, {"beta_fast": 1, "beta_slow": 2}, "beta_fast 1 is not above beta_slow 2"),
-        (llama(), "yarn", TARGET, {"truncate": 1}, "truncate 1 must be true or false"),
-        (llama(), "yarn", TARGET, {"attention_factor": math.nan}, "attention_factor nan must be"),
+        (llama(), "yarn", TARGET, {"truncate": 1}, "truncate must be true or false (got 1)"),
+        (
+            llama(),
+            "yarn",
+            TARGET,
+            {"attention_factor": math.nan},
+            "attention_factor must be a number above 0 (got nan)",
+        ),
         (llama(), "yarn", TARGET, {"native_length": 512}, "native_length 512 is above the config's"),
-        (llama(), "yarn", TARGET, {"native_length": 1.5}, "native_length 1.5 is not a whole number"),
+        (
+            llama(),
+            "yarn",
+            TARGET,
+            {"native_length": 1.5},
+            "native_length must be a whole number of tokens above 0 (got 1.5)",
+        ),
         (llama(), "ntk", TARGET, {"rope_theta": 9999}, "rope_theta 9999 is not above the model's own 10000"),
         (llama(), "llama3", TARGET, {"high_freq_factor": 1}, "high_freq_factor 1 is not above"),
         (llama(), "longrope", TARGET, {}, "longrope needs long_factor, 32 numbers"),
         (llama(), "longrope", TARGET, {"long_factor": [1.0]}, "long_factor has 1 numbers, not 32"),
-        (llama(), "longrope", TARGET, {"long_factor": 2}, "long_factor '2' must be a list"),
+        (llama(), "longrope", TARGET, {"long_factor": 2}, "long_factor must be a list of numbers above 0 (got 2)"),
         (GPT2Config(), "yarn", TARGET, {}, "GPT2Config has no RoPE"),
         (BloomConfig(), "yarn", TARGET, {}, "BloomConfig has no RoPE"),
         (FalconConfig(alibi=True), "yarn", 9999, {}, "FalconConfig has no RoPE"),  # though it has rope_parameters
@@ -442,7 +460,7 @@ OWN = llama("yarn", 1024, factor=4.0, original_max_position_embeddings=256, atte
         (phi3(), "linear", TARGET, {}, "Phi3Config does not take rope_type linear"),
         (phi3(), "longrope", TARGET, {"long_factor": LONG, "native_length": 128}, "changes rope_parameters"),
         (gemma3(), "longrope", TARGET, {"long_factor": LONG}, "per layer type"),
-        (gemma3(), "yarn", TARGET, {"truncate": False}, "does not heed truncate false"),
+        (gemma3(), "yarn", TARGET, {"truncate": False}, "ignores truncate false"),
         (SCALED3, "yarn", 4096, {}, "method yarn would replace the model's own llama3 scaling: llama3 can"),
         (SCALED3, "llama3", 2048, {}, "not above the native window of 2048"),
         (SCALED3, "llama3", 4096, {"native_length": 1024}, "says it: leave it out"),
@@ -452,7 +470,7 @@ OWN = llama("yarn", 1024, factor=4.0, original_max_position_embeddings=256, atte
     ],
 )
 def test_errors_are_one_line(config, method, target, options, says):
-    with pytest.raises(RopeError) as error:
+    with pytest.raises(ConfigError) as error:
         extended(config, method, target, **options)
     assert says in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 320
 
@@ -521,7 +539,7 @@ def test_command_shows_every_method(method, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--method", "pose"), "none of linear"),
+        (("--method", "pose"), "must be one of linear, ntk, dynamic, yarn, longrope, llama3 (got 'pose') (--method)"),
         (("--method", "yarn", "--option", "beta_fast"), "is not name=value"),
         (("--method", "yarn", "--option", "beta_fast=x"), "is not name=value"),
         (("--method", "yarn", "--option", "beta_fast=@absent"), "is not name=value"),

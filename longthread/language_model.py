@@ -1,0 +1,120 @@
+"""What this package asks of a causal language model and of its tokenizer; transformers' own classes fulfil it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # this module is imported where torch is not
+    import torch
+    from torch import Tensor, nn
+
+
+class TextConfig(Protocol):
+    """The part of a model's config that describes its decoder."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    vocab_size: int
+
+
+class ModelConfig(Protocol):
+    """A model's config.json."""
+
+    model_type: str
+
+    def get_text_config(self) -> TextConfig:
+        """The decoder's part, which is the config itself for a model of text alone."""
+        ...
+
+
+class ModelOutput(Protocol):
+    """What a forward pass returns."""
+
+    logits: "Tensor"  # (B, L, V)
+    past_key_values: Any
+
+
+class CausalLM(Protocol):
+    """A causal language model, with an adapter or without."""
+
+    config: Any  # a `ModelConfig`, with fields of the model's own
+    generation_config: Any
+    training: bool
+
+    @property
+    def device(self) -> "torch.device":
+        """Where the weights are."""
+        ...
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Of the weights."""
+        ...
+
+    def __call__(self, **inputs: Any) -> ModelOutput:
+        """A forward pass."""
+        ...
+
+    def generate(self, **inputs: Any) -> "Tensor":
+        """The prompts (B, L) and what follows them."""
+        ...
+
+    def eval(self) -> "CausalLM":
+        """Turn dropout off."""
+        ...
+
+    def train(self, mode: bool = True) -> "CausalLM":
+        """Turn dropout on."""
+        ...
+
+    def modules(self) -> "Iterator[nn.Module]":
+        """All modules, the model first."""
+        ...
+
+    def named_modules(self) -> "Iterable[tuple[str, nn.Module]]":
+        """The same with their dotted names."""
+        ...
+
+    def parameters(self) -> "Iterator[nn.Parameter]":
+        """All weights."""
+        ...
+
+    def named_parameters(self) -> "Iterator[tuple[str, nn.Parameter]]":
+        """The same with their dotted names."""
+        ...
+
+    def state_dict(self) -> "dict[str, Tensor]":
+        """All weights and buffers."""
+        ...
+
+    def get_input_embeddings(self) -> "nn.Embedding":
+        """The embedding of tokens."""
+        ...
+
+    def get_output_embeddings(self) -> "nn.Linear":
+        """The head."""
+        ...
+
+    def set_attn_implementation(self, name: str) -> None:
+        """Compute attention by the function that transformers' interface has under this name."""
+        ...
+
+
+class ChatTokenizer(Protocol):
+    """A tokenizer of transformers."""
+
+    chat_template: str | None
+    eos_token_id: int | None
+    all_special_ids: list[int]
+
+    def __call__(self, text: str, **options: Any) -> Mapping[str, Any]:
+        """Token ids as `input_ids`, and what else was asked for."""
+        ...
+
+    def decode(self, token_ids: Any, **options: Any) -> str:
+        """The text of token ids."""
+        ...
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """A conversation as text or as token ids."""
+        ...

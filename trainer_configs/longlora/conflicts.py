@@ -1,0 +1,119 @@
+"""Keys of an Axolotl config that do not go with the `longlora:` section: each in a line with its value and the fix."""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+
+from trainer_configs.longlora.axolotl_config import ConfigDict
+
+if TYPE_CHECKING:
+    from trainer_configs.longlora.config import LongLoRA
+
+KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")  # Triton: CUDA alone
+PREFERENCE = ("dpo", "ipo", "kto", "orpo", "simpo")
+ADAPTERS = ("lora", "qlora")
+# Axolotl's ways to split a sequence across GPUs; the last from 0.20 on.
+SEQUENCE_SPLITS = ("context_parallel_size", "sequence_parallel_degree", "context_parallel")
+
+
+def conflicts(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
+    """One line for each conflict, the most basic first."""
+    yield from _needed(cfg)
+    yield from _replaced(cfg)
+    yield from _weights(cfg, settings)
+    if settings.attention == "shifted":
+        yield from _groups(cfg, settings)
+        yield from _attention(cfg)
+    yield from _preferences(cfg)
+    yield from _saving(cfg, settings)
+    yield from _device(cfg)
+
+
+def default_group_size(sequence_len: int) -> int:
+    """A quarter of the row, made even: half of a group is where the shifted heads cut."""
+    return sequence_len // 8 * 2
+
+
+def has_flash_attention() -> bool:
+    """True when the package flash-attn is installed."""
+    return find_spec("flash_attn") is not None
+
+
+def _needed(cfg: ConfigDict) -> Iterator[str]:
+    length = cfg.get("sequence_len")
+    if cfg.get("adapter") not in ADAPTERS:
+        yield f"adapter {cfg.get('adapter')!r}: set lora or qlora"
+    if not isinstance(length, int) or length < 8:
+        yield f"sequence_len {length!r}: set the tokens of a row, at least 8"
+
+
+def _replaced(cfg: ConfigDict) -> Iterator[str]:
+    if cfg.get("unfrozen_parameters"):
+        yield "unfrozen_parameters freezes the LoRA and is not saved: leave it out and set longlora.train_embeddings/_norms"
+    for key, successor in (("s2_attention", "attention: shifted"), ("rope_scaling", "context_extension")):
+        if cfg.get(key):
+            yield f"{key} is gone from Axolotl: leave it out and set longlora.{successor}"
+    for key in ("embedding_lr", "embedding_lr_scale"):
+        if cfg.get(key) is not None:
+            yield f"{key} {cfg[key]} would be the norms' learning rate too: set longlora.embedding_lr"
+    if cfg.get("trust_remote_code"):
+        yield "trust_remote_code runs code from the model's repository: leave it out"
+
+
+def _weights(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
+    if cfg.get("peft_trainable_token_indices") and settings.train_embeddings:
+        yield "peft_trainable_token_indices and longlora.train_embeddings train the same weights: set one of them false"
+
+
+def _groups(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
+    group, length = settings.group_size, cfg["sequence_len"]
+    if group is not None and group > length:
+        yield f"longlora.group_size {group} is larger than sequence_len {length}: lower it, {length // 4} is usual"
+    if group is not None and group % 2:
+        yield f"longlora.group_size {group} must be even, half of it is where the shifted heads cut: set {group - 1}"
+    group = group or default_group_size(length)
+    if settings.sink_tokens > group // 2:
+        yield f"longlora.sink_tokens {settings.sink_tokens} is over half of group_size {group}: lower it"
+    if settings.sink_tokens and cfg.get("sample_packing"):
+        yield "longlora.sink_tokens need rows of one document each: set sample_packing false or sink_tokens 0"
+
+
+def _attention(cfg: ConfigDict) -> Iterator[str]:
+    for key in SEQUENCE_SPLITS:
+        size = cfg.get(key)
+        if ((size.get("size") if isinstance(size, dict) else size) or 1) > 1:
+            yield f"{key} splits sequences across GPUs, where groups are not: leave it out or set longlora.attention full"
+    if cfg.get("rl") and cfg["rl"] not in PREFERENCE:
+        yield f"rl {cfg['rl']} has no shifted attention: set longlora.attention full, or rl to {', '.join(PREFERENCE)}"
+    if cfg.get("rl_adapter_ref_model"):
+        yield "rl_adapter_ref_model is a model that never trains, so never sparse, to compare with: leave it out"
+    if cfg.get("flash_optimum") or cfg.get("attn_implementation") in ("xformers", "sage", "fp8"):
+        yield f"attn_implementation {cfg.get('attn_implementation')} has no masks: set longlora, sdpa or flash_attention_2"
+
+
+def _preferences(cfg: ConfigDict) -> Iterator[str]:
+    if cfg.get("rl") and cfg.get("pad_to_multiple_of"):
+        yield f"pad_to_multiple_of {cfg['pad_to_multiple_of']} crashes Axolotl with rl {cfg['rl']}: leave it out"
+    if cfg.get("rl") and cfg.get("sample_packing"):
+        yield f"sample_packing does not go with rl {cfg['rl']}: set it false"
+
+
+def _saving(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
+    if settings.context_extension and cfg.get("merge_method") == "memory_efficient":
+        yield "merge_method memory_efficient would drop the context extension: leave it out, or use longthread longlora merge"
+    if (cfg.get("fsdp_config") or {}).get("activation_checkpointing") and cfg.get("save_strategy") not in ("no", False):
+        yield f'save_strategy {cfg.get("save_strategy")!r}: PEFT cannot save while FSDP\'s checkpoints wrap layers: set "no"'
+
+
+def _device(cfg: ConfigDict) -> Iterator[str]:
+    if cfg.get("attn_implementation") == "flash_attention_2" and not has_flash_attention():
+        yield "attn_implementation flash_attention_2 needs the package flash-attn: install it or set longlora"
+    if torch.cuda.is_available():
+        return
+    for key in KERNELS:
+        if cfg.get(key):
+            yield f"{key} is a Triton kernel and there is no CUDA device: leave it out"
+    if cfg.get("activation_offloading"):
+        yield "activation_offloading needs a CUDA device: leave it out"
