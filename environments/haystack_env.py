@@ -29,8 +29,7 @@ from environments.haystack.tokens import load_tokenizer
 from environments.inference.completions import check_server, request_group
 from environments.inference.endpoint import TOKEN_SERVERS, Endpoint, RequestRejected
 from environments.reports import metrics as report_numbers
-from environments.reports import report
-from environments.reports import wandb_log as tracking
+from environments.reports import report, wandb_log, wandb_run
 from environments.rollouts import row_log
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from environments.rollouts.runner import EXPECTED_ERRORS, Progress, Runner, failure_line
@@ -83,7 +82,7 @@ class HaystackEnv(ServingEnv):
     def __init__(self, config: Any, server_configs: Any, slurm: bool = False, testing: bool = False):
         servers = server_configs if isinstance(server_configs, list) else [server_configs]
         self.tasks, self.lengths, self.grid_depths = check(config, servers)
-        tracking.check_login(config)
+        wandb_run.check_login(config)
         self.options = Options(
             pool_tokens=max(Options.pool_tokens, 2 * max(self.lengths)),
             may_abstain=config.absent_share > 0 or any(task.startswith("absent") for task in self.tasks),
@@ -110,7 +109,7 @@ class HaystackEnv(ServingEnv):
         self.token_exact = self.server_type in TOKEN_SERVERS
         self.next_index = self.failures = 0
         self.refusal = ""  # of the model's server
-        self.rollout_log = tracking.RolloutLog(config)
+        self.rollout_log = wandb_log.RolloutLog(config)
         self._building = threading.Lock()
         self.curriculum = Curriculum(self._ladders()) if config.curriculum else None
         self.curriculum_state: dict[str, Any] = {}
@@ -253,7 +252,7 @@ class HaystackEnv(ServingEnv):
     async def wandb_log(self, wandb_metrics: dict | None = None) -> None:
         metrics = {**(wandb_metrics or {}), **self.rollout_log.metrics()}
         if self.curriculum:
-            metrics |= {f"curriculum/{name}": value for name, value in self.curriculum.metrics().items()}
+            metrics |= self.curriculum.metrics()
         await super().wandb_log(metrics)
 
     async def create_rollout_table(self, wandb_metrics: dict) -> dict:
@@ -264,7 +263,7 @@ class HaystackEnv(ServingEnv):
     async def process_manager(self) -> None:
         """Groups of rollouts to a JSONL file and a page, several at a time; continues where a killed run stopped."""
         model = self.servers[0].model_name
-        with tracking.start_run(self.config, "process", model, self.wandb_project, self.wandb_group) as run:
+        with wandb_run.start_run(self.config, "process", model, self.wandb_project, self.wandb_group) as run:
             await self.setup()
             items = [self.item(index) for index in range(self.n_groups_to_process)]
             out = Path(self.config.data_path_to_save_groups or f"data/{self.name}.jsonl")
@@ -288,7 +287,7 @@ class HaystackEnv(ServingEnv):
     async def evaluate(self, *args: Any, **kwargs: Any) -> None:
         """The depth x length grid: samples.jsonl, metrics.json, grid.csv, the heatmap and a self-contained report."""
         model = self.servers[0].model_name
-        with tracking.start_run(self.config, "evaluate", model, self.wandb_project, self.wandb_group) as run:
+        with wandb_run.start_run(self.config, "evaluate", model, self.wandb_project, self.wandb_group) as run:
             items = self.grid_items()
             base = Path(self.config.data_dir_to_save_evals or Path("data") / f"{self.name}_evaluation")
             if self.serving:  # one folder a step
@@ -310,13 +309,14 @@ class HaystackEnv(ServingEnv):
         if not records:
             return
         config = {**self.config.model_dump(mode="json"), "model": model}
-        paths = report.write_report(records, out, f"{self.name}: {model}", config)
+        drawn = report.draw_report(records, f"{self.name}: {model}", config)
+        paths = drawn.write(out)
         metrics = report_numbers.write_metrics(out / "metrics.json", records, model, self.config.wandb_name)
         print(report_numbers.summary_table(records))
         print(f"samples  {samples}\nmetrics  {out / 'metrics.json'}")
-        print(f"heatmap  {paths.heatmap}\nreport   {paths.html}")
+        print(f"heatmap  {paths.pictures['heatmap']}\nreport   {paths.html}")
         where = (self.wandb_prepend, self.curr_step) if self.serving else (None, None)
-        tracking.log_evaluation(run, records, metrics, self.config, model, *where)
+        wandb_log.log_evaluation(run, drawn, metrics, *where)
 
     # ---- running many ----
 

@@ -17,7 +17,7 @@ from environments.atropos import shared_prefix_gzip
 from environments.atropos.sender import Delivery, batch_size
 from environments.config import check_batch
 from environments.inference.completions import failure_reason
-from environments.reports import wandb_log
+from environments.reports import wandb_run
 from environments.rollouts import row_log
 from environments.rollouts.rollout import NOT_TRAINED, RolloutGroup
 from environments.rollouts.runner import on_signals
@@ -123,7 +123,7 @@ class ServingEnv(BaseEnv):
             if out:  # a file of its own: what the model of another moment said is no continuation
                 self.store = row_log.RowLog(Path(out), f"{self.run_digest()}-{uuid.uuid4().hex[:8]}", [])
             # As Ctrl-C does: systemd, Slurm and docker send SIGTERM.
-            with on_signals([signal.SIGTERM], task.cancel), wandb_log.finishing(self.config):
+            with on_signals([signal.SIGTERM], task.cancel), wandb_run.finishing(self.config):
                 await super().env_manager()
         except RetryError as error:
             raise RunError(f"{self._no_api(error)}; start it, or give another --env.rollout_server_url") from None

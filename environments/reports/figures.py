@@ -1,19 +1,21 @@
 """Results as pictures: the depth x length heatmap, curves, histograms, and accuracy by what makes a sample hard."""
 
-from __future__ import annotations
-
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
-from environments.reports.html import SCORE_COLOURS
+from environments.reports.colours import SCORE_COLOURS
 from environments.reports.metrics import (
+    CELLS_WITH_NUMBERS,
     Grid,
     Record,
     breakdown,
@@ -22,12 +24,12 @@ from environments.reports.metrics import (
     grid,
     length_labels,
     one_line,
+    present,
 )
 
 DPI = 200  # twice the usual 100, so that a picture is sharp at README size
 MOST_LINES = 7  # of a depth curve
 BAND_FROM = 3  # samples a cell: the standard error of two is no more than their difference
-CELLS_WITH_TEXT = 150  # a heatmap of more cells has no room for numbers
 SCORE_MAP = LinearSegmentedColormap.from_list("longthread", SCORE_COLOURS)
 BREAKDOWNS = {
     "hops": "facts to follow one after the other",
@@ -40,11 +42,22 @@ BREAKDOWNS = {
 }
 
 
+class _Scale(NamedTuple):
+    """What a cell's colour means: 0 to `top` over `colours`, and the label beside the colour bar."""
+
+    colours: Colormap
+    top: float
+    label: str
+
+
+SCORES = _Scale(SCORE_MAP, 1.0, "mean score")
+
+
 def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
-def _title(axes: Any, title: str) -> None:
+def _title(axes: Axes, title: str) -> None:
     # A name is data: without parse_math=False a `$` in it is a formula, and a bad formula is an exception.
     axes.set_title(one_line(title, 90), parse_math=False, fontsize=11)
 
@@ -61,12 +74,12 @@ def _ticks(labels: Sequence[str], room: int) -> tuple[list[int], list[str]]:
     return list(range(0, len(labels), step)), list(labels[::step])
 
 
-def _cells(axes: Any, cells: Grid, values: np.ndarray, colours: Colormap, top: float) -> Any:
+def _cells(axes: Axes, cells: Grid, values: np.ndarray, scale: _Scale) -> AxesImage:
     """Draw one depth x length picture, depth 0 on top; a cell without a value shows the hatched ground."""
     axes.patch.set(facecolor="#e4e6e9", edgecolor="#b4b9bf", hatch="////", linewidth=0)
     rows, columns = max(len(cells.depths), 1), max(len(cells.lengths), 1)
     shown = values if values.size else np.full((rows, columns), math.nan)
-    image = axes.imshow(shown, cmap=colours, vmin=0.0, vmax=top, aspect="auto", interpolation="none")
+    image = axes.imshow(shown, cmap=scale.colours, vmin=0.0, vmax=scale.top, aspect="auto", interpolation="none")
     at, labels = _ticks(length_labels(cells.lengths), 20)
     axes.set_xticks(at, labels, rotation=45 if len(labels) > 12 else 0)
     axes.set_yticks(*_ticks([depth_label(depth) for depth in cells.depths], 21))
@@ -77,60 +90,64 @@ def _cells(axes: Any, cells: Grid, values: np.ndarray, colours: Colormap, top: f
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("context length (tokens)")
     axes.set_ylabel("needle depth (% of the text)")
-    if shown.size <= CELLS_WITH_TEXT:
+    if shown.size <= CELLS_WITH_NUMBERS:
         for i, j in zip(*np.nonzero(np.isfinite(shown)), strict=True):
-            red, green, blue, _ = colours(shown[i, j] / top)
+            red, green, blue, _ = scale.colours(shown[i, j] / scale.top)
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
             text = f"{shown[i, j]:.2f}"
             axes.text(j, i, text, ha="center", va="center", fontsize=8.5, color="white" if dark else "#1c2024")
     return image
 
 
-def heatmap(cells: Grid, title: str = "Score by needle depth and context length") -> Figure:
-    """The depth x length picture: 0..1, dark red to green, empty cells hatched grey, numbers where they fit."""
+def _heatmap(cells: Grid, values: np.ndarray, scale: _Scale, title: str) -> Figure:
     figure = _figure(*_size(cells))
     axes = figure.add_subplot()
-    image = _cells(axes, cells, cells.mean, SCORE_MAP, 1.0)
-    figure.colorbar(image, ax=axes, label="mean score", pad=0.02)
+    figure.colorbar(_cells(axes, cells, values, scale), ax=axes, label=scale.label, pad=0.02)
     _title(axes, title)
     return figure
+
+
+def heatmap(cells: Grid, title: str = "Score by needle depth and context length") -> Figure:
+    """The depth x length picture: 0..1, dark red to green, empty cells hatched grey, numbers where they fit."""
+    return _heatmap(cells, cells.mean, SCORES, title)
 
 
 def error_heatmap(cells: Grid, title: str = "Standard error") -> Figure:
     """How sure each cell of the heatmap is; cells of fewer than two samples are hatched."""
-    figure = _figure(*_size(cells))
-    axes = figure.add_subplot()
-    top = float(np.nanmax(cells.stderr, initial=0.0)) if np.isfinite(cells.stderr).any() else 0.0
-    image = _cells(axes, cells, cells.stderr, LinearSegmentedColormap.from_list("", ["#f3f5f9", "#54278f"]), top or 0.1)
-    figure.colorbar(image, ax=axes, label="standard error", pad=0.02)
-    _title(axes, title)
-    return figure
+    known = cells.stderr[np.isfinite(cells.stderr)]
+    colours = LinearSegmentedColormap.from_list("", ["#f3f5f9", "#54278f"])
+    return _heatmap(cells, cells.stderr, _Scale(colours, known.max(initial=0.0) or 0.1, "standard error"), title)
 
 
 def side_by_side(grids: Mapping[str, Grid]) -> Figure:
-    """Heatmaps of several models over the same depths and lengths (one's missing cells are hatched), one colour bar."""
+    """Heatmaps over the same depths and lengths, with one colour bar; the keys of `grids` are their titles.
+
+    Two or three stand side by side, four two by two. Cells that a grid lacks are hatched.
+    """
     if not grids:
         raise ValueError("side_by_side: no grids given; give at least one")
     depths = np.unique(np.concatenate([cells.depths for cells in grids.values()]))
     lengths = np.unique(np.concatenate([cells.lengths for cells in grids.values()]))
-    spread = {name: _spread(cells, depths, lengths) for name, cells in grids.items()}
-    columns = min(len(grids), 3 if len(lengths) <= 6 else 2)
+    columns = min(len(grids), 2 if len(grids) == 4 or len(lengths) > 6 else 3)
     rows = math.ceil(len(grids) / columns)
-    width, height = _size(next(iter(spread.values())))
+    panels = {title: _spread(cells, depths, lengths) for title, cells in grids.items()}
+    width, height = _size(next(iter(panels.values())))
     figure = _figure(min((width - 0.9) * columns + 0.9, 18.0), height * rows)
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for k, (name, cells) in enumerate(spread.items()):
-        axes = panels.flat[k]
-        image = _cells(axes, cells, cells.mean, SCORE_MAP, 1.0)
-        scored = cells.n > 0
+    subplots = figure.subplots(rows, columns, squeeze=False)
+    for k, (title, cells) in enumerate(panels.items()):
+        axes, scored = subplots.flat[k], cells.n > 0
+        image = _cells(axes, cells, cells.mean, SCORES)
         mean = np.sum(cells.mean[scored] * cells.n[scored]) / cells.n.sum() if scored.any() else math.nan
-        _title(axes, f"{one_line(name, 40)} (mean {mean:.2f})")
+        _title(axes, f"{one_line(title, 40)} (mean {mean:.2f})")
         if k % columns:  # the same depths as the panel on its left
             axes.set_ylabel("")
             axes.tick_params(labelleft=False)
-    for axes in panels.flat[len(grids) :]:
+        if k + columns < len(grids):  # the same lengths as the panel below
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
+    for axes in subplots.flat[len(grids) :]:
         axes.set_axis_off()
-    figure.colorbar(image, ax=panels, label="mean score", pad=0.015, fraction=0.05, aspect=20 * rows)
+    figure.colorbar(image, ax=subplots, label=SCORES.label, pad=0.015, fraction=0.05, aspect=20 * rows)
     return figure
 
 
@@ -181,17 +198,17 @@ def _line_colour(j: int, count: int) -> tuple[float, ...]:
 
 def score_histogram(scores: Iterable[float], title: str = "Samples by score") -> Figure:
     """How scores are spread, in bars 0.05 wide; a score that is not finite is left out."""
-    found = np.array([score for score in scores if math.isfinite(score)], dtype=float)
-    low, high = min(0.0, found.min(initial=0.0)), max(1.0, found.max(initial=1.0))
+    finite = np.array([score for score in scores if math.isfinite(score)], dtype=float)
+    low, high = min(0.0, finite.min(initial=0.0)), max(1.0, finite.max(initial=1.0))
     bins = 20 if (low, high) == (0.0, 1.0) else 40
     figure = _figure(6.4, 3.4)
     axes = figure.add_subplot()
-    _, edges, bars = axes.hist(found, bins=bins, range=(low, high), edgecolor="white", linewidth=0.5)
+    _, edges, bars = axes.hist(finite, bins=bins, range=(low, high), edgecolor="white", linewidth=0.5)
     for bar, left, right in zip(bars, edges, edges[1:], strict=False):  # type: ignore[arg-type]
         bar.set_facecolor(SCORE_MAP((left + right) / 2))
-    if len(found):
-        axes.axvline(found.mean(), color="#1c2024", linewidth=1.2, linestyle="--")
-        title += f" (n = {len(found):,}, mean {found.mean():.2f}, dashed)"
+    if len(finite):
+        axes.axvline(finite.mean(), color="#1c2024", linewidth=1.2, linestyle="--")
+        title += f" (n = {len(finite):,}, mean {finite.mean():.2f}, dashed)"
     axes.set(xlim=(low, high), xlabel="score", ylabel="samples")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
@@ -228,19 +245,12 @@ def false_answer_bars(records: Iterable[Record], title: str = "False answers and
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as PNG; equal figures give equal bytes."""
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
-    return out.getvalue()
-
-
 def breakdown_bars(records: Iterable[Record], title: str = "Score by what makes a sample hard") -> Figure | None:
     """One small chart for each property that varies among the records (`BREAKDOWNS`); None if none does."""
     records = list(records)
     charts = [("mean score", label, bars) for name, label in BREAKDOWNS.items() if (bars := breakdown(records, name))]
-    if found := breakdown(records, "wanted", "found_share"):
-        charts.append(("share found", "values to name", found))
+    if bars := breakdown(records, "wanted", "found_share"):
+        charts.append(("share found", "values to name", bars))
     if not charts:
         return None
     columns = min(3, len(charts))
@@ -261,3 +271,35 @@ def breakdown_bars(records: Iterable[Record], title: str = "Score by what makes 
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; equal figures give equal bytes."""
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None})
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture of an evaluation: the stem of its file, its caption, and what draws it from all records and a title."""
+
+    name: str
+    caption: str
+    draw: Callable[[Sequence[Record], str], Figure | None]  # None: there is nothing to show
+
+
+def _false_answers(records: Sequence[Record], _: str) -> Figure | None:
+    return false_answer_bars(records) if false_answers(records).invented.n else None
+
+
+CHARTS = (
+    Chart(
+        "heatmap", "Mean score by needle depth and context length", lambda r, title: heatmap(grid(present(r)), title)
+    ),
+    Chart("depth_curve", "Mean score by depth, a line for each length", lambda r, _: depth_curve(present(r))),
+    Chart("error_heatmap", "Standard error of each cell", lambda r, _: error_heatmap(grid(present(r)))),
+    Chart("score_histogram", "Samples by score", lambda r, _: score_histogram(one["score"] for one in present(r))),
+    Chart("false_answers", "Answers to absent facts, silence on present ones", _false_answers),
+    Chart("breakdown", "Score by what makes a sample hard", lambda r, _: breakdown_bars(present(r))),
+)

@@ -25,6 +25,7 @@ Record = Mapping[str, Any]
 
 SHORT = 1_024  # tokens; NoLiMa takes its base score at 250, 500 and 1k
 COLUMNS = 8  # lengths side by side in the text table: 8 of 11 characters fit a terminal of 100
+CELLS_WITH_NUMBERS = 150  # of a heatmap or a text table; more have no room for numbers
 BINS = 5  # bars of a breakdown by a field of many values
 
 

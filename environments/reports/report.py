@@ -4,37 +4,23 @@
     python -m environments.reports.report base/samples.jsonl tuned/samples.jsonl --out report    # and side by side
     python -m environments.reports.report rollouts.jsonl --out report                     # a page to read rollouts in
 
-The numbers are in `metrics.py`, the pictures in `figures.py`, the pages in `html.py`.
+The numbers are in `metrics.py`, the pictures in `figures.py`, the pages in `html.py` and `viewer.py`.
 """
-
-from __future__ import annotations
 
 import csv
 import io
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import numpy as np
 import typer
-from matplotlib.figure import Figure
 
-from environments.reports.figures import (
-    CELLS_WITH_TEXT,
-    breakdown_bars,
-    depth_curve,
-    error_heatmap,
-    false_answer_bars,
-    heatmap,
-    png,
-    score_histogram,
-    side_by_side,
-)
-from environments.reports.html import report_page, write_rollouts_html
+from environments.reports.html import ComparisonRow, Fact, Picture, ReportPage, comparison_page
 from environments.reports.metrics import (
+    CELLS_WITH_NUMBERS,
     Grid,
     Record,
     depth_of,
@@ -48,7 +34,9 @@ from environments.reports.metrics import (
     summary,
     summary_table,
 )
-from longthread.files import replacing
+from environments.reports.viewer import write_rollouts_html
+from longthread.errors import DataError, exit_on_error, option
+from longthread.files import JsonLines, replacing, write_text
 from longthread.statistics import Estimate, estimate
 
 WANTED = "give samples.jsonl of an evaluation or the .jsonl of process"
@@ -57,16 +45,80 @@ WORST = 20  # samples that the report shows in full
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """Where `write_report` wrote what."""
+    """Where `Report.write` wrote what."""
 
     html: Path
     grid_csv: Path
-    heatmap: Path
-    error_heatmap: Path
-    depth_curve: Path
-    score_histogram: Path
-    false_answers: Path | None = None  # where no fact was absent there is nothing to draw
-    breakdown: Path | None = None
+    pictures: Mapping[str, Path]  # by the stem of the file: heatmap, depth_curve, ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """One evaluation with its pictures, drawn once for the files and for W&B."""
+
+    title: str
+    records: Sequence[Record]
+    config: Mapping[str, object]
+    pictures: Mapping[str, Picture]  # by the stem of the file; the first belongs on the first screen
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The numbers of the first screen."""
+        scored, wrong, reach = present(self.records), false_answers(self.records), effective_length(self.records)
+        failed = sum(failures(self.records).values())
+        mean = str(estimate(record["score"] for record in scored))
+        return [
+            Fact("Effective length", reach.label if reach else "–", reach.reason if reach else "no scored sample"),
+            Fact("Mean score", mean, f"{len(scored):,} samples whose fact is in the text"),
+            Fact("False answers", _share(wrong.invented), f"of {wrong.invented.n:,} samples whose fact is absent"),
+            Fact("False silence", _share(wrong.withheld), f"of {wrong.withheld.n:,} samples whose fact is there"),
+            Fact("Failures", f"{failed:,}", f"of {len(self.records):,} records, in no mean"),
+        ]
+
+    @property
+    def worst(self) -> list[Record]:
+        """The samples of the lowest scores."""
+        scored = [record for record in self.records if not is_failure(record)]
+        return sorted(scored, key=lambda r: (r["score"], r["length"], depth_of(r) or 0.0))[:WORST]
+
+    def page(self, worst: Sequence[Record] | None = None) -> str:
+        """The self-contained page. `worst`: the samples to show in place of `self.worst`."""
+        return ReportPage(
+            title=self.title,
+            facts=self.facts,
+            pictures=list(self.pictures.values()),
+            table=summary_table(self.records),
+            config=self.config,
+            worst=self.worst if worst is None else worst,
+            failures=failures(self.records),
+        ).html()
+
+    def write(self, folder: Path) -> ReportPaths:
+        """Write the pictures, grid.csv and report.html, each file whole or not at all."""
+        paths = ReportPaths(
+            html=folder / "report.html",
+            grid_csv=folder / "grid.csv",
+            pictures={name: folder / picture.file for name, picture in self.pictures.items()},
+        )
+        for name, picture in self.pictures.items():
+            _write_png(paths.pictures[name], picture.png)
+        write_text(paths.html, self.page())
+        write_text(paths.grid_csv, grid_csv(grid(present(self.records))))
+        return paths
+
+
+def draw_report(records: Iterable[Record], title: str, config: Mapping[str, object]) -> Report:
+    """The report of one evaluation. `config` is shown on the page, without its secrets."""
+    from environments.reports.figures import CHARTS, png
+
+    records = list(records)
+    figures = {chart: chart.draw(records, title) for chart in CHARTS}
+    pictures = {
+        chart.name: Picture(f"{chart.name}.png", chart.caption, png(figure))
+        for chart, figure in figures.items()
+        if figure is not None
+    }
+    return Report(title, records, config, pictures)
 
 
 def grid_csv(cells: Grid) -> str:
@@ -82,88 +134,22 @@ def grid_csv(cells: Grid) -> str:
     return out.getvalue()
 
 
-def _write(path: Path, data: bytes) -> Path:
+def _write_png(path: Path, data: bytes) -> None:
     with replacing(path) as file:
         file.write(data)
-    return path
 
 
-def write_report(records: Iterable[Record], out_dir: Path, title: str, config: Mapping[str, Any]) -> ReportPaths:
-    """Write the pictures, grid.csv and report.html of one evaluation into `out_dir`, each file whole or not at all."""
-    records = list(records)
-    found, wrong, reach = present(records), false_answers(records), effective_length(records)
-    cells, failed = grid(found), failures(records)
-    drawn: dict[str, tuple[str, Callable[[], Figure]]] = {
-        "heatmap": ("Mean score by needle depth and context length", lambda: heatmap(cells, title)),
-        "depth_curve": ("Mean score by depth, a line for each length", lambda: depth_curve(found)),
-        "error_heatmap": ("Standard error of each cell", lambda: error_heatmap(cells)),
-        "score_histogram": ("Samples by score", lambda: score_histogram(r["score"] for r in found)),
-    }
-    if wrong.invented.n:
-        caption = "Answers to absent facts, silence on present ones"
-        drawn["false_answers"] = (caption, lambda: false_answer_bars(records))
-    pictures = {name: (caption, png(draw())) for name, (caption, draw) in drawn.items()}
-    if (bars := breakdown_bars(found)) is not None:
-        pictures["breakdown"] = ("Score by what makes a sample hard", png(bars))
-    paths = {name: _write(out_dir / f"{name}.png", data) for name, (_, data) in pictures.items()}
-    facts = [
-        ("Effective length", reach.label if reach else "–", reach.reason if reach else "no scored sample"),
-        ("Mean score", str(estimate(r["score"] for r in found)), f"{len(found):,} samples whose fact is in the text"),
-        ("False answers", _share(wrong.invented), f"of {wrong.invented.n:,} samples whose fact is absent"),
-        ("False silence", _share(wrong.withheld), f"of {wrong.withheld.n:,} samples whose fact is there"),
-        ("Failures", f"{sum(failed.values()):,}", f"of {len(records):,} records, in no mean"),
-    ]
-    scored = [record for record in records if not is_failure(record)]
-    worst = sorted(scored, key=lambda r: (r["score"], r["length"], depth_of(r) or 0.0))[:WORST]
-    page = report_page(
-        title=title,
-        facts=facts,
-        pictures=[(f"{name}.png", *picture) for name, picture in pictures.items()],
-        table=summary_table(records),
-        config=config,
-        worst=worst,
-        failures=failed,
-    )
-    html = _write(out_dir / "report.html", page.encode())
-    return ReportPaths(html=html, grid_csv=_write(out_dir / "grid.csv", grid_csv(cells).encode()), **paths)
-
-
-def _share(found: Estimate) -> str:
-    if not found.n:
+def _share(share: Estimate) -> str:
+    if not share.n:
         return "–"
-    return f"{100 * found.mean:.0f}" + ("" if math.isnan(found.stderr) else f"±{100 * found.stderr:.0f}") + " %"
+    error = "" if math.isnan(share.stderr) else f"±{100 * share.stderr:.0f}"
+    return f"{100 * share.mean:.0f}{error} %"
 
 
 # ---- the command -----------------------------------------------------------------------------------------------
 
 
-class ReportError(ValueError):
-    """Something about the input that one line can say."""
-
-
-class JsonLines:
-    """The rows of a JSON-lines file, one at a time. `line` is the current line's number; `cut` tells that the last
-    line was cut off by a crash (no newline, no valid JSON) and left out. Raises ReportError at any other bad line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.line, self.cut = path, 0, False
-
-    def __iter__(self) -> Iterator[Any]:
-        with open(self.path, "rb") as lines:
-            for self.line, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8", "replace"))
-                except (ValueError, RecursionError) as error:
-                    if not line.endswith(b"\n"):
-                        self.cut = True
-                        return
-                    raise ReportError(f"{self.path}:{self.line}: invalid JSON: {error}; {WANTED}") from None
-                yield row
-
-
-def kind_of(row: Any) -> str | None:
+def kind_of(row: object) -> str | None:
     """`rollouts` for a row of process, `records` for a row of samples.jsonl, None for neither."""
     if not isinstance(row, Mapping):
         return None
@@ -172,7 +158,7 @@ def kind_of(row: Any) -> str | None:
     return "records" if "length" in row and ("score" in row or "error" in row) else None
 
 
-def _fault(row: Any) -> str | None:
+def _fault(row: object) -> str | None:
     """What keeps a row from being a record."""
     if not isinstance(row, Mapping):
         return "not a JSON object"
@@ -188,12 +174,12 @@ def _fault(row: Any) -> str | None:
 
 
 def read_records(lines: JsonLines) -> list[Record]:
-    """The records of samples.jsonl. Raises ReportError, with file and line, at the first that is none."""
+    """The records of samples.jsonl. Raises `DataError`, with file and line, at the first row that is not one."""
     records = []
-    for row in lines:
-        if (fault := _fault(row)) is not None:
-            raise ReportError(f"{lines.path}:{lines.line}: {fault}")
-        records.append(row)
+    for line in lines:
+        if (fault := _fault(line.value)) is not None:
+            raise DataError(f"{lines.path}:{line.number}: {fault}")
+        records.append(line.value)
     return records
 
 
@@ -207,37 +193,49 @@ def report(
     title: Annotated[str | None, typer.Option(help="Title of the pages; the file's name when left out.")] = None,
 ) -> None:
     """Turn samples.jsonl of evaluations, or rollouts of `process`, into pictures and pages."""
-    try:
-        grids: dict[str, Grid] = {}
+    with exit_on_error(option):
+        reports: dict[str, Report] = {}
         for name, path in _names(paths).items():
-            lines = JsonLines(path)
-            first = next(iter(lines), lines)
-            if first is lines:
-                raise ReportError(f"{path}: no complete row in it; give a file of records or rollouts")
-            if (kind := kind_of(first)) is None:
-                raise ReportError(f"{path}:{lines.line}: neither a record (score, length) nor rollouts (scores)")
-            if kind == "rollouts":
-                typer.echo(write_rollouts_html(lines, out / f"{name}.html", title=title or name))
+            lines = JsonLines(path, WANTED)
+            if _kind_of_file(lines) == "rollouts":
+                rows = (line.value for line in lines)
+                typer.echo(write_rollouts_html(rows, out / f"{name}.html", title=title or name))
             else:
-                records = read_records(lines)
-                folder = out / name if len(paths) > 1 else out
-                written = write_report(records, folder, title or name, {"samples": str(path)})
-                grids[name] = grid(present(records))
-                small = grids[name].mean.size <= CELLS_WITH_TEXT
-                typer.echo((summary_table if small else summary)(records) + f"\n{written.html}")
+                reports[name] = draw_report(read_records(lines), title or name, {"samples": str(path)})
+                _show(reports[name], out / name if len(paths) > 1 else out)
             if lines.cut:
                 typer.echo(f"warning: {path}: 1 line cut off at the end, left out", err=True)
-        if len(grids) > 1:
-            typer.echo(_write(out / "side_by_side.png", png(side_by_side(grids))))
-    except ReportError as error:
-        _stop(str(error))
-    except OSError as error:
-        _stop(f"{error.filename}: {error.strerror}; {WANTED}" if error.filename else str(error))
+        if len(reports) > 1:
+            _compare(reports, out, title or "Side by side")
 
 
-def _stop(message: str) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(2) from None
+def _kind_of_file(lines: JsonLines) -> str:
+    first = next(iter(lines), None)
+    if first is None:
+        raise DataError(f"{lines.path}: no complete row in it; give a file of records or rollouts")
+    if (kind := kind_of(first.value)) is None:
+        raise DataError(f"{lines.path}:{first.number}: neither a record (score, length) nor rollouts (scores)")
+    return kind
+
+
+def _show(drawn: Report, folder: Path) -> None:
+    """Write the report, and sum it up in the terminal."""
+    small = grid(present(drawn.records)).mean.size <= CELLS_WITH_NUMBERS
+    typer.echo((summary_table if small else summary)(drawn.records))
+    typer.echo(drawn.write(folder).html)
+
+
+def _compare(reports: Mapping[str, Report], out: Path, title: str) -> None:
+    """Write the heatmaps of several evaluations side by side, and a page of their numbers that links their reports."""
+    from environments.reports.figures import png, side_by_side
+
+    figure = side_by_side({name: grid(present(drawn.records)) for name, drawn in reports.items()})
+    picture = Picture("side_by_side.png", "Mean score by needle depth and context length", png(figure))
+    _write_png(out / picture.file, picture.png)
+    rows = [ComparisonRow(name, f"{name}/report.html", drawn.facts) for name, drawn in reports.items()]
+    write_text(out / "comparison.html", comparison_page(title, picture, rows))
+    typer.echo(out / picture.file)
+    typer.echo(out / "comparison.html")
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:

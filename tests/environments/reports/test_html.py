@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from environments.reports import html as pages
+from environments.reports.viewer import write_rollouts_html
 from tests.environments.patience import grows_linearly
 
 HOSTILE = st.one_of(
@@ -89,7 +90,7 @@ def sample(text: str) -> dict[str, Any]:
 
 
 def viewer(rows: Any, folder: Path, **options: Any) -> str:
-    return pages.write_rollouts_html(rows, folder / "r.html", **options).read_bytes().decode()
+    return write_rollouts_html(rows, folder / "r.html", **options).read_bytes().decode()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -105,12 +106,33 @@ def test_viewer_escapes_everything_and_loses_nothing(text: str, tmp_path: Path) 
 @given(text=HOSTILE)
 def test_report_escapes_everything_and_loses_nothing(text: str) -> None:
     def page(text: str) -> Page:
-        facts, pictures = [(text, text, text)], [("heatmap.png", text, b"png"), ("b.png", text, b"png")]
-        return Page(pages.report_page(text, facts, pictures, text, {"key": text}, [sample(text)], {text: 3}))
+        facts, pictures = (
+            [pages.Fact(text, text, text)],
+            [pages.Picture(name, text, b"png") for name in ("a.png", text)],
+        )
+        return Page(pages.ReportPage(text, facts, pictures, text, {"key": text}, [sample(text)], {text: 3}).html())
 
     made = page(text)
     assert made.elements == page("plain").elements
     assert made.text.count(pages.visible(text)) >= 10
+
+
+@settings(max_examples=30, deadline=None)
+@given(text=HOSTILE)
+def test_comparison_escapes_everything_and_loses_nothing(text: str) -> None:
+    def page(text: str) -> Page:
+        row = pages.ComparisonRow(text, f"{text}/report.html", [pages.Fact(text, text, text)])
+        return Page(pages.comparison_page(text, pages.Picture("p.png", text, b"png"), [row, row]))
+
+    made = page(text)
+    assert made.elements == page("plain").elements
+    assert made.text.count(pages.visible(text)) >= 9
+
+
+def test_a_link_to_a_report_is_a_path() -> None:
+    row = pages.ComparisonRow("n", "javascript:alert(1)#/report.html", [])
+    page = Page(pages.comparison_page("t", pages.Picture("p.png", "c", b"png"), [row]))
+    assert "javascript%3Aalert%281%29%23/report.html" in page.values
 
 
 def test_visible_changes_only_what_cannot_be_seen() -> None:
@@ -129,7 +151,7 @@ def test_policy_allows_the_pages_own_style_and_script_by_hash(tmp_path: Path) ->
         assert f"{name} 'sha256-{digest}'" in policy[1]
     assert "default-src 'none'" in policy[1] and "unsafe" not in policy[1]
     assert not re.search(r'(?:src|href)="(?!data:)', page)
-    assert len(pages._FILTER.strip().splitlines()) < 30
+    assert len(pages.source("rollouts.js").strip().splitlines()) < 30
 
 
 def test_viewer_shows_a_group(tmp_path: Path) -> None:
@@ -141,7 +163,7 @@ def test_viewer_shows_a_group(tmp_path: Path) -> None:
 
 def test_long_texts_are_cut_in_the_middle(tmp_path: Path) -> None:
     long = "HEAD" + "x" * 19_226 + "TAIL"
-    assert len(pages.clipped("y" * 4_000)) == 4_000
+    assert pages.cut("y" * 4_000) == ("y" * 4_000, 0, "")
     page = viewer([group(long)], tmp_path)
     assert "… 15,234 characters …" in page and "HEAD" in page and "TAIL" in page
     assert len(page) < 80_000
@@ -197,7 +219,7 @@ def test_no_value_of_any_key_crashes_the_viewer(key: str, value: Any, tmp_path: 
 @settings(max_examples=80, deadline=None)
 @given(key=st.sampled_from(sorted(sample("x"))), value=JSON)
 def test_no_value_of_any_key_crashes_a_sample(key: str, value: Any) -> None:
-    Page(pages._sample(sample("x") | {key: value}))
+    Page(pages.ReportPage("t", [], [], "", {}, [sample("x") | {key: value}], {}).html())
 
 
 def test_empty_viewer_and_limit(tmp_path: Path) -> None:
@@ -222,7 +244,7 @@ def test_an_error_of_the_rows_leaves_the_old_page(tmp_path: Path) -> None:
 def test_one_row_in_memory_at_a_time(tmp_path: Path) -> None:
     text = json.dumps(group("word " * 40_000, k=1))  # 1.6 MB a row
     tracemalloc.start()
-    pages.write_rollouts_html((json.loads(text) for _ in range(40)), tmp_path / "r.html")
+    write_rollouts_html((json.loads(text) for _ in range(40)), tmp_path / "r.html")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12e6

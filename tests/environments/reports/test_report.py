@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from environments.reports import figures, metrics, report
+from longthread.statistics import estimate
 from tests.environments.patience import grows_linearly
 
 # ---- fake data --------------------------------------------------------------------------------------------------
@@ -67,10 +68,10 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 def test_estimate_by_hand() -> None:
-    found = metrics.estimate([1.0, 0.0, 1.0, 1.0])  # deviations 1/4, 3/4: variance 3/4 / 3 = 1/4
+    found = estimate([1.0, 0.0, 1.0, 1.0])  # deviations 1/4, 3/4: variance 3/4 / 3 = 1/4
     assert (found.mean, found.stderr, found.n) == (0.75, 0.25, 4)
     assert str(found) == "0.75±0.25"
-    assert str(metrics.estimate([0.5])) == "0.50" and str(metrics.estimate([])) == "–"
+    assert str(estimate([0.5])) == "0.50" and str(estimate([])) == "–"
 
 
 def test_grid_by_hand() -> None:
@@ -338,6 +339,17 @@ def test_side_by_side_aligns_different_grids() -> None:
         figures.side_by_side({})
 
 
+@pytest.mark.parametrize(("count", "columns"), [(1, 1), (2, 2), (3, 3), (4, 2), (5, 3)])
+def test_side_by_side_shares_labels_and_the_colour_bar(count: int, columns: int) -> None:
+    cells = metrics.grid([record(n, d, 0.5) for n in (4096, 8192, 16384, 32768) for d in (0.0, 0.5, 1.0)])
+    *panels, bar = figures.side_by_side({f"model {k}": cells for k in range(count)}).axes
+    assert bar.get_ylabel() == "mean score" and [p.get_title()[:7] for p in panels[:count]] == [
+        f"model {k}" for k in range(count)
+    ]
+    assert [bool(p.get_ylabel()) for p in panels[:count]] == [k % columns == 0 for k in range(count)]
+    assert [bool(p.get_xlabel()) for p in panels[:count]] == [k + columns >= count for k in range(count)]
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.text(max_size=30))
 @pytest.mark.filterwarnings("ignore:Glyph")
@@ -384,8 +396,8 @@ def test_colours_can_be_told_apart_without_red_and_green(kind: str) -> None:
 
 def test_write_report(tmp_path: Path) -> None:
     config = {"model": "tiny", "api_key": "sk-1-2-3", "server": {"hf_token": "a-b-c", "max_tokens": 77}}
-    paths = report.write_report(evaluation(), tmp_path / "new" / "out", "A <title>", config)
-    assert size(paths.heatmap.read_bytes()) > (500, 500)
+    paths = report.draw_report(evaluation(), "A <title>", config).write(tmp_path / "new" / "out")
+    assert size(paths.pictures["heatmap"].read_bytes()) > (500, 500)
     names = {path.name for path in paths.html.parent.iterdir()}
     pictures = {"heatmap", "depth_curve", "error_heatmap", "score_histogram", "false_answers"}
     assert names == {"report.html", "grid.csv"} | {f"{name}.png" for name in pictures}  # and no temporary file
@@ -400,7 +412,7 @@ def test_write_report(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("records", INPUTS.values(), ids=INPUTS)
 def test_write_report_of_any_input(records: list[dict], tmp_path: Path) -> None:
-    paths = report.write_report(records, tmp_path, "t", {})
+    paths = report.draw_report(records, "t", {}).write(tmp_path)
     assert paths.html.read_text().endswith("</html>\n")
     assert paths.grid_csv.read_text().startswith("length,depth,mean,stderr,n\n")
 
@@ -430,7 +442,7 @@ def test_command_several_evaluations_and_rollouts(tmp_path: Path) -> None:
     rollouts = write(tmp_path / "r.jsonl", [{"scores": [1.0], "completions": ["hi"]}])
     code, output = run(before, after, rollouts, "--out", tmp_path / "o")
     assert code == 0, output
-    for name in ("before/report.html", "after/report.html", "side_by_side.png", "r.html"):
+    for name in ("before/report.html", "after/report.html", "side_by_side.png", "comparison.html", "r.html"):
         assert (tmp_path / "o" / name).exists() and str(tmp_path / "o" / name) in output
 
 
@@ -466,7 +478,7 @@ def test_command_errors_are_one_line(tmp_path: Path, text: str | None, words: st
 
 
 def test_the_work_grows_with_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "png", lambda _: b"")  # ink: the same work for any number of records
+    monkeypatch.setattr(figures, "png", lambda _: b"")  # ink: the same work for any number of records
     rng = random.Random(1)
     records = [record(rng.choice([512, 1024, 4096]), rng.randrange(11) / 10, rng.random()) for _ in range(2_000)]
-    assert grows_linearly(lambda count: report.write_report(records[:count], tmp_path, "t", {}), 500)
+    assert grows_linearly(lambda count: report.draw_report(records[:count], "t", {}).write(tmp_path), 500)

@@ -28,7 +28,8 @@ from environments.haystack.sample import Haystacks, Options
 from environments.inference.completions import Completion
 from environments.needle_env import NeedleEnv
 from environments.reports import metrics as report_numbers
-from environments.reports import wandb_log
+from environments.reports import wandb_log, wandb_run
+from environments.reports.report import Report, draw_report
 from environments.reports.wandb_log import COLUMNS, RolloutLog
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import score
@@ -239,23 +240,23 @@ async def test_counting_counts_rollouts_and_failures(groups: list[RolloutGroup])
 
     log = RolloutLog(config())
     counted = log.counting(roll, None)
-    assert await counted(groups[0].item) is groups[0]
+    assert await counted(groups[0].request) is groups[0]
     with pytest.raises(ValueError, match="no"):
-        await counted(groups[1].item)
-    assert await counted(groups[2].item) is groups[2]
+        await counted(groups[1].request)
+    assert await counted(groups[2].request) is groups[2]
     assert log.metrics() == pytest.approx(recomputed([groups[0], groups[2]], 1))
 
 
 def test_off_needs_no_wandb(groups: list[RolloutGroup], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it raises
     off, log = config(use_wandb=False), RolloutLog(config())
-    wandb_log.check_login(off)
-    with wandb_log.start_run(off, "process", "m") as run, wandb_log.finishing(off):
+    wandb_run.check_login(off)
+    with wandb_run.start_run(off, "process", "m") as run, wandb_run.finishing(off):
         log.add(groups[0])
         log.send(run, final=True)
-        wandb_log.log_evaluation(run, [], {}, off, "m")
+        wandb_log.log_evaluation(run, Report("t", [], {}, {}), {})
     assert run is None and log.metrics()["train/groups"] == 1
-    with pytest.raises(ImportError), wandb_log.start_run(config(), "process", "m"):
+    with pytest.raises(ImportError), wandb_run.start_run(config(), "process", "m"):
         pass
 
 
@@ -278,7 +279,7 @@ def test_table_is_bounded(groups: list[RolloutGroup], keep: int, each: int, rows
     at = {name: i for i, name in enumerate(COLUMNS)}
     for row, (one, j) in zip(data, shown, strict=True):
         assert row[at["score"]] == one.scores[j].score and row[at["completion"]] == one.completions[j].text
-        assert row[at["finish_reason"]] == one.completions[j].finish_reason and row[at["seed"]] == one.item.seed
+        assert row[at["finish_reason"]] == one.completions[j].finish_reason and row[at["seed"]] == one.request.seed
 
 
 def test_memory_is_bounded_and_holds_no_prompt(
@@ -288,13 +289,13 @@ def test_memory_is_bounded_and_holds_no_prompt(
     log, held = RolloutLog(config()), []
     for i in range(10):
         one = group(haystacks, RolloutRequest(i, i, "train", "single", LENGTHS[0]))
-        held += [weakref.ref(one), weakref.ref(one.sample), weakref.ref(one.item)]
+        held += [weakref.ref(one), weakref.ref(one.sample), weakref.ref(one.request)]
         log.add(one)
         del one
     assert not [ref for ref in held if ref() is not None]
     for _ in range(300):
         log.add(groups[1])
-    assert len(log._scores) == 50 and len(log._shown) == 32
+    assert len(log._scores) == 50 and len(log._tables) == 32
 
 
 def test_a_completion_that_repeats_its_prompt_is_cut(groups: list[RolloutGroup]) -> None:
@@ -302,14 +303,14 @@ def test_a_completion_that_repeats_its_prompt_is_cut(groups: list[RolloutGroup])
     log = RolloutLog(config())
     log.add(replace(one, completions=[replace(c, text=long) for c in one.completions]))
     shown = log.media()["train/rollouts"].data[0][COLUMNS.index("completion")]
-    assert len(shown) < wandb_log.CLIPPED + 10 and shown.endswith("xEND")
+    assert len(shown) < wandb_log.LONGEST_TEXT + 10 and shown.endswith("xEND")
     shown.encode()  # a lone surrogate is no text
 
 
 def test_heatmap_waits_for_enough_groups(groups: list[RolloutGroup], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wandb_log, "PICTURE_GROUPS", 12)
     drawn: list[list[Any]] = []
-    monkeypatch.setattr(wandb_log, "_picture", lambda scores: drawn.append(list(scores)))
+    monkeypatch.setattr(wandb_log, "_heatmap", lambda scores: drawn.append(list(scores)))
     log = RolloutLog(config())
     for turn in range(24):
         log.add(groups[turn % 12])
@@ -317,7 +318,7 @@ def test_heatmap_waits_for_enough_groups(groups: list[RolloutGroup], monkeypatch
     log.add(groups[1])
     log.media(final=True)
     assert [len(scores) for scores in drawn] == [27, 27, 3]  # three of four groups have their fact in the text
-    cells, want = report_numbers.grid(drawn[0]), [one.record() for one in groups if one.item.task != "absent"]
+    cells, want = report_numbers.grid(drawn[0]), [one.record() for one in groups if one.request.task != "absent"]
     assert list(cells.lengths) == list(LENGTHS) and cells.n.sum() == 27
     assert {d for d in cells.depths if not math.isnan(d)} == {report_numbers.depth_of(r) for r in want} - {None}
 
@@ -336,7 +337,7 @@ def processed(groups: list[RolloutGroup]) -> Written:
         told = replace(groups[0], completions=[replace(c, text=f"bad key {KEY}") for c in groups[0].completions])
         own = config(rollout_server_url=f"http://user:{KEY}@host:1/", question=f"is it {KEY}?", num_rollouts_to_keep=99)
         log = RolloutLog(own)
-        with wandb_log.start_run(own, "process", "the model", group="my group") as run:
+        with wandb_run.start_run(own, "process", "the model", group="my group") as run:
             folder = folder_of(run)
             for one in (told, *groups[1:]):
                 log.add(one)
@@ -361,8 +362,8 @@ def test_process_ends_with_the_table_and_the_heatmap(processed: Written, groups:
     table = processed.table(last["train/rollouts"])
     assert [dict(zip(COLUMNS, row, strict=True)) for row in table[1:]] == [
         {
-            "task": one.item.task,
-            "length": one.item.length,
+            "task": one.request.task,
+            "length": one.request.length,
             "depth": report_numbers.depth_of(one.record()),
             "question": one.sample.question,
             "answer": ", ".join(one.sample.answer.values)
@@ -373,7 +374,7 @@ def test_process_ends_with_the_table_and_the_heatmap(processed: Written, groups:
             "correct": one.scores[0].correct,
             "finish_reason": one.completions[0].finish_reason,
             "completion_tokens": len(one.completions[0].tokens),
-            "seed": one.item.seed,
+            "seed": one.request.seed,
         }
         for one in groups[1:]
     ]
@@ -413,7 +414,7 @@ def test_a_run_that_raises_is_finished() -> None:
     )
     folders = []
     for error, _ in ends:
-        with pytest.raises(type(error)), wandb_log.start_run(config(), "process", "m") as run:
+        with pytest.raises(type(error)), wandb_run.start_run(config(), "process", "m") as run:
             folders.append(folder_of(run))
             run.log({"x": 1}, step=1)
             raise error
@@ -428,17 +429,18 @@ def test_evaluation_in_serves_own_run(haystacks: Haystacks, monkeypatch: pytest.
     items = [RolloutRequest(i, i, "eval", "single", LENGTHS[i % 2], (i // 2) / 3, 0) for i in range(8)]
     rollouts = [group(haystacks, item, i % 5) for i, item in enumerate(items)]
     records = [one.record() | {"completion": f"{one.completions[0].text} {KEY}"} for one in rollouts]
+    drawn = draw_report(records, "a title", config().model_dump(mode="json"))
     metrics = {"eval/score": 0.25, "eval/score/stderr": math.nan}
     worst = sorted(rollouts, key=lambda one: one.scores[0].score)[:6]
     monkeypatch.setattr(wandb_log, "MOST_ROWS", 6)
-    wandb_log.check_login(config())  # as the environment does when it is made
+    wandb_run.check_login(config())  # as the environment does when it is made
     with wandb.init(project="p") as serving:
         print("said at the terminal")
         assert serving.settings.disable_git and serving.settings.save_code is False
         serving.log({"needle_0_train/score": 1.0}, step=4)
-        with wandb_log.start_run(config(), "evaluate", "m") as run:
+        with wandb_run.start_run(config(), "evaluate", "m") as run:
             assert run is serving
-            wandb_log.log_evaluation(run, records, metrics, config(), "m", "needle_0", step=4)
+            wandb_log.log_evaluation(run, drawn, metrics, "needle_0", step=4)
         assert wandb.run is serving  # and not finished
         folder = folder_of(serving)
     written = Written(folder)
@@ -447,7 +449,7 @@ def test_evaluation_in_serves_own_run(haystacks: Haystacks, monkeypatch: pytest.
     assert "needle_0_eval/score/stderr" not in line
     table = written.table(line["needle_0_eval/samples"])
     assert [row[COLUMNS.index("score")] for row in table] == [one.scores[0].score for one in worst]
-    assert [row[COLUMNS.index("depth")] for row in table] == [round(one.item.depth or 0, 6) for one in worst]
+    assert [row[COLUMNS.index("depth")] for row in table] == [round(one.request.depth or 0, 6) for one in worst]
     assert_drawn(written.file(line["needle_0_eval/heatmap"]))
     page = written.file(line["needle_0_eval/report"]).read_text()
     assert "Mean score" in page and rollouts[0].sample.needles[0].text in page  # the fact, not what stands around it
@@ -503,8 +505,8 @@ def test_a_missing_login_is_one_line(key: str, says: str, refusing: str, monkeyp
     wandb.teardown()
     try:
         with pytest.raises(ConfigError, match=f"{says}.*wandb login.*WANDB_MODE=offline") as found:
-            wandb_log.check_login(config())
-        with pytest.raises(ConfigError), wandb_log.start_run(config(), "process", "m"):
+            wandb_run.check_login(config())
+        with pytest.raises(ConfigError), wandb_run.start_run(config(), "process", "m"):
             raise AssertionError("started")
     finally:
         wandb.teardown()
