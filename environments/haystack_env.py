@@ -27,7 +27,7 @@ from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
 from environments.haystack.tasks.linked import LINKED, number_range
 from environments.haystack.tokens import load_tokenizer
 from environments.inference.completions import check_server, request_group
-from environments.inference.endpoint import TOKEN_SERVERS, Endpoint, RequestRejected
+from environments.inference.endpoint import TOKEN_SERVERS, CompletionRequest, Endpoint, RequestRejected
 from environments.reports import metrics as report_numbers
 from environments.reports import report, wandb_log, wandb_run
 from environments.rollouts import row_log
@@ -104,7 +104,7 @@ class HaystackEnv(ServingEnv):
         super().__init__(config, real, slurm, testing)  # would open the output file, and leave it empty on failure
         config.data_path_to_save_groups = out
         self.servers = real
-        self.endpoints = [Endpoint(server) for server in self.server.servers]
+        self.endpoints = [Endpoint(server, self.tokenizer) for server in self.server.servers]
         self.server_type = real[0].server_type
         self.token_exact = self.server_type in TOKEN_SERVERS
         self.next_index = self.failures = 0
@@ -214,17 +214,8 @@ class HaystackEnv(ServingEnv):
         """`n` scored completions of one item. Raises `CompletionError`."""
         sample, prompt = await asyncio.to_thread(self.build, item)
         temperature = self.config.temperature if split == "train" else self.config.eval_temperature
-        completions = await request_group(
-            self.endpoints,
-            self.tokenizer,
-            sample.messages,
-            prompt,
-            n,
-            self.token_exact,
-            max_tokens=self.config.max_new_tokens,
-            temperature=temperature,
-            split=split,
-        )
+        request = CompletionRequest(sample.messages, prompt, self.config.max_new_tokens, temperature, split)
+        completions = await request_group(self.endpoints, request, n)
         evidence, form = sample.evidence if self.options.numbered else None, self.options.answer_format
         scores = await asyncio.to_thread(lambda: [score(c.text, sample.answer, form, evidence) for c in completions])
         return RolloutGroup(item, sample, prompt, completions, scores)

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from longthread.errors import DataError
 
+JsonObject = dict[str, Any]  # as json reads it
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:

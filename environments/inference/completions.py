@@ -1,182 +1,147 @@
-"""Asks servers for full groups of completions: token-exact where they can give tokens, plain chat where they cannot.
+"""Full groups of completions: exactly `n` of a prompt, or a `CompletionError` of one line.
 
-One request per group with `n` completions, so that the server reads the prompt once. The caller gets exactly `n`
-completions or an `CompletionError` of one line. What is tried again, and for how long, is decided here and nowhere else:
+One request asks for the whole group, so that the server reads the prompt once. What is tried again, and for how long, is
+decided here and nowhere else:
 
-- a server that is away (no connection, 429, 502-504): until it has been away for `AWAY_SECONDS`, `Retry-After` respected;
-- a bad reply (5xx, no answer in time, broken off, no JSON, no completions): `TRIES` times in all;
-- a refusal (401, 403, 404, no credit): not at all, and the run stops; any other 4xx: not at all, and the item fails.
+- a server that is down (no connection, 429, 502-504): until it has been down for `OUTAGE_SECONDS`; `Retry-After` counts;
+- a bad reply (5xx, no answer in time, broken off, not JSON, no completions): `TRIES` times in all;
+- a rejection (401, 403, 404, no credit): never, and the run stops; any other 4xx: never, and this group fails.
 """
 
 import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import aiohttp
 import tenacity
 
-from environments.cli import redact
-from environments.inference.endpoint import BadReply, CompletionError, Endpoint, Reply, ServerUnavailable
+from environments.inference.endpoint import (
+    BadReply,
+    Completion,
+    CompletionError,
+    CompletionRequest,
+    Endpoint,
+    ServerConfig,
+    ServerUnavailable,
+)
 from longthread.errors import ConfigError
+from longthread.secrets import redact_text
 
 logger = logging.getLogger(__name__)
-REFILLS = 3  # rounds of requests for one group when a server returns fewer completions than asked
+ROUNDS = 3  # of requests for one group, when a server returns fewer completions than asked
 TRIES = 3  # of a request that gets a bad reply
-AWAY_SECONDS = 600.0  # a server may be restarted, and load its model, within them
-ANNOUNCED_SECONDS = 5.0  # an outage that is over sooner is not worth a line: a busy endpoint has one a second
+OUTAGE_SECONDS = 600.0  # within them a server may be restarted and load its model
+ANNOUNCED_SECONDS = 5.0  # an outage that ends sooner is not worth a line: a busy endpoint has one a second
 PAUSE = tenacity.wait_random_exponential(multiplier=1, max=30)
 PREFLIGHT_SECONDS = 10
+START_SERVER = "start the server, or give another address"
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """`tokens` and `logprobs` belong to the completion alone; `logprobs` is None from a server without them."""
-
-    text: str
-    tokens: list[int]
-    logprobs: list[float] | None
-    finish_reason: str | None
-
-
-async def request_group(
-    endpoints: Sequence[Endpoint],
-    tokenizer: Any,
-    messages: Sequence[dict[str, str]],
-    prompt: list[int],
-    n: int,
-    token_exact: bool,
-    split: str = "train",
-    **generation: Any,
-) -> list[Completion]:
-    """`n` completions of the prompt: `messages` as text, `prompt` as tokens. Raises `CompletionError`."""
-
-    async def call(endpoint: Endpoint, missing: int) -> list[Reply]:
-        if token_exact:
-            return await endpoint.generate(prompt, missing, **generation)
-        return await endpoint.chat(messages, missing, **generation)
-
-    found: list[Completion] = []
-    for _ in range(REFILLS):
-        missing = n - len(found)
-        shares = [missing] if all(e.takes_n for e in endpoints) else [1] * missing
-        rounds = await asyncio.gather(*(_retry(endpoints, split, call, share) for share in shares))
-        replies = [reply for replies in rounds for reply in replies]
-        found += await asyncio.to_thread(_completions, replies, tokenizer)
-        if len(found) >= n:
-            return found[:n]
-    raise CompletionError(f"the server gave {len(found)} completions of {n} in {REFILLS} requests")
+async def request_group(endpoints: Sequence[Endpoint], request: CompletionRequest, n: int) -> list[Completion]:
+    """`n` completions of one prompt. Raises `CompletionError`."""
+    completions: list[Completion] = []
+    for _ in range(ROUNDS):
+        missing = n - len(completions)
+        shares = [missing] if all(endpoint.takes_n for endpoint in endpoints) else [1] * missing
+        for replies in await asyncio.gather(*(_retry(endpoints, request, share) for share in shares)):
+            completions += replies
+        if len(completions) >= n:
+            return completions[:n]
+    raise CompletionError(f"the server gave {len(completions)} completions of {n} in {ROUNDS} requests")
 
 
-async def _retry(
-    endpoints: Sequence[Endpoint],
-    split: str,
-    call: Callable[[Endpoint, int], Awaitable[list[Reply]]],
-    n: int,
-) -> list[Reply]:
-    """`call` on the endpoint with most room, again for as long as its failures deserve."""
-    bad = 0
+async def _retry(endpoints: Sequence[Endpoint], request: CompletionRequest, n: int) -> list[Completion]:
+    """One request to the endpoint with the most room, repeated for as long as its failures deserve."""
+    bad_replies = 0
 
-    def enough(state: tenacity.RetryCallState) -> bool:
-        nonlocal bad
+    def give_up(state: tenacity.RetryCallState) -> bool:
+        nonlocal bad_replies
         error = state.outcome.exception() if state.outcome else None
-        bad += isinstance(error, BadReply)
+        bad_replies += isinstance(error, BadReply)
         if isinstance(error, ServerUnavailable):
-            return error.lasted >= AWAY_SECONDS and all(e.away_since is not None for e in endpoints)
-        return bad >= TRIES
+            return error.lasted >= OUTAGE_SECONDS and all(e.down_since is not None for e in endpoints)
+        return bad_replies >= TRIES
 
     async for attempt in tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type((ServerUnavailable, BadReply)), stop=enough, wait=_pause, reraise=True
+        retry=tenacity.retry_if_exception_type((ServerUnavailable, BadReply)), stop=give_up, wait=_pause, reraise=True
     ):
         with attempt:
-            endpoint = min(endpoints, key=lambda e: (e.in_cooldown(), -e.semaphore(split)._value))
-            async with endpoint.semaphore(split):
+            endpoint = min(endpoints, key=lambda e: (e.in_cooldown(), -e.semaphore(request.split)._value))
+            async with endpoint.semaphore(request.split):
                 try:
-                    replies = await call(endpoint, n)
+                    completions = await endpoint.complete(request, n)
                 except CompletionError as error:
                     if endpoint.mark_failed(error, ANNOUNCED_SECONDS):
-                        logger.warning("%s; waiting for it, up to %.0f s", error, AWAY_SECONDS)
+                        logger.warning("%s; waiting for it, up to %.0f s", error, OUTAGE_SECONDS)
                     raise
             if (lasted := endpoint.mark_up()) is not None:
                 logger.warning("%s answers again after %.0f s", endpoint.url, lasted)
-    return replies
+    return completions
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    asked = error.seconds if isinstance(error, ServerUnavailable) else 0.0
-    return min(max(asked, PAUSE(state)), AWAY_SECONDS)
-
-
-def _completions(replies: Sequence[Reply], tokenizer: Any) -> list[Completion]:
-    return [_from_text(r, tokenizer) if r.tokens is None else _from_tokens(r, tokenizer) for r in replies]
-
-
-def _from_tokens(reply: Reply, tokenizer: Any) -> Completion:
-    text = tokenizer.decode(reply.tokens, skip_special_tokens=True)
-    if reply.text is not None and _bare(text) != _bare(reply.text):
-        raise CompletionError(
-            f"the server's tokens do not decode to its text ({redact(text[:40])!r}, not {redact(reply.text[:40])!r}): "
-            "--env.tokenizer_name is not its tokenizer"
-        )
-    return Completion(text, list(reply.tokens or []), list(reply.logprobs or []), reply.finish_reason)
-
-
-def _bare(text: str) -> str:
-    """What servers leave alone: not white space at the ends, nor the halves of a character cut by a length limit."""
-    return "".join(text.replace("\ufffd", "").split())
-
-
-def _from_text(reply: Reply, tokenizer: Any) -> Completion:
-    # Half a surrogate pair, which JSON can carry, can be neither tokenised nor written.
-    text = (reply.text or "").encode("utf-8", "replace").decode()
-    tokens = tokenizer.encode(text, add_special_tokens=False)
-    # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
-    if reply.finish_reason == "stop" and tokenizer.eos_token_id is not None:
-        tokens = [*tokens, tokenizer.eos_token_id]
-    return Completion(text, tokens, None, reply.finish_reason)
+    wanted = error.seconds if isinstance(error, ServerUnavailable) else 0.0
+    return min(max(wanted, PAUSE(state)), OUTAGE_SECONDS)
 
 
 def failure_reason(error: BaseException) -> str:
-    """The cause of a failed request in one line of at most 300 characters."""
+    """The cause of a failed request, in one line of at most 300 characters."""
     while isinstance(error, tenacity.RetryError) and (cause := error.last_attempt.exception()):
         error = cause
-    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
+    return redact_text(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
 
 
-async def check_server(config: Any) -> None:
-    """One request before any work starts. Raises `ConfigError` if the server is away, refuses, or lacks the model."""
-    url, fix = (config.base_url or "").rstrip("/"), "start the server, or give another --openai.base_url"
+async def check_server(config: ServerConfig) -> None:
+    """Ask for the list of models before any work starts.
+
+    Raises `ConfigError` if the server is down, rejects the key, or does not serve the model.
+    """
+    url = (config.base_url or "").rstrip("/")
     if not url:
         return
-    path = f"{url}/models"
-    headers = {"Authorization": f"Bearer {config.api_key}"}
-    timeout = aiohttp.ClientTimeout(total=PREFLIGHT_SECONDS)
     try:
-        async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as session:
-            async with session.get(path) as reply:
-                status, models = reply.status, (await reply.json(content_type=None) if reply.status == 200 else {})
-            if status == 404 and not url.endswith("/v1"):
-                async with session.get(f"{url}/v1/models") as reply:
-                    status = 0 if reply.status == 200 else 404
+        status, content, has_v1 = await _list_models(url, config.api_key)
+        models = json.loads(content or b"{}") if status == 200 else {}
     except TimeoutError:
-        raise ConfigError(f"no answer from {url} within {PREFLIGHT_SECONDS} s; {fix}") from None
+        raise _address_error(f"no answer from {url} within {PREFLIGHT_SECONDS} s; {START_SERVER}") from None
     except aiohttp.ClientError as error:
-        raise ConfigError(f"cannot reach a server at {url} ({type(error).__name__}); {fix}") from None
+        raise _address_error(f"cannot reach a server at {url} ({type(error).__name__}); {START_SERVER}") from None
     except ValueError:
-        raise ConfigError(f"{path} answered with something that is not JSON; {fix}") from None
-    if not status:
-        raise ConfigError(f"there is no {path}, but there is {url}/v1/models; give --openai.base_url {url}/v1")
+        raise _address_error(f"{url}/models answered with something that is not JSON; {START_SERVER}") from None
+    if has_v1:
+        raise _address_error(f"there is no {url}/models, but there is {url}/v1/models; give {url}/v1")
     if status in (401, 403):
-        raise ConfigError(f"{url} refused the API key (HTTP {status}); set LONGTHREAD_API_KEY or --openai.api_key")
+        message = f"{url} refused the API key (HTTP {status}); set LONGTHREAD_API_KEY"
+        raise ConfigError(message, setting="openai.api_key")
     if status >= 500:
-        raise ConfigError(f"{url} answered HTTP {status}; {fix}")
+        raise _address_error(f"{url} answered HTTP {status}; {START_SERVER}")
+    _check_model(config.model_name, models, url)
+
+
+async def _list_models(url: str, api_key: str | None) -> tuple[int, bytes, bool]:
+    """Status and body of `{url}/models`, and whether `/v1` is all that the address lacks."""
+    timeout, headers = aiohttp.ClientTimeout(total=PREFLIGHT_SECONDS), {"Authorization": f"Bearer {api_key}"}
+    async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as session:
+        async with session.get(f"{url}/models") as reply:
+            status, content = reply.status, await reply.read()
+        if status != 404 or url.endswith("/v1"):
+            return status, content, False
+        async with session.get(f"{url}/v1/models") as reply:
+            return status, content, reply.status == 200
+
+
+def _check_model(model: str, models: object, url: str) -> None:
     # A server without a list of models (atroposlib's own vLLM server is one) answers 404: nothing to compare with.
     data = models.get("data") if isinstance(models, dict) else None
-    served = [m.get("id") for m in data if isinstance(m, dict)] if isinstance(data, list) else []
-    if served and config.model_name not in served:
+    served = [entry.get("id") for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+    if served and model not in served:
+        names = ", ".join(map(str, served[:5]))
         raise ConfigError(
-            f"model {config.model_name!r} is not served at {url}; give --openai.model_name one of "
-            f"{', '.join(map(str, served[:5]))}"
+            f"{url} does not serve the model {model!r}: it must be one of {names}", setting="openai.model_name"
         )
+
+
+def _address_error(message: str) -> ConfigError:
+    return ConfigError(message, setting="openai.base_url")

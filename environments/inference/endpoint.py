@@ -1,45 +1,50 @@
-"""One server that is asked for completions: OpenAI's chat protocol, vLLM's and SGLang's /generate, over one HTTP path.
+"""One model server: OpenAI's chat protocol, vLLM's and SGLang's /generate, over one HTTP path.
 
-The kind of an exception says what went wrong, and `completions` decides on it: `ServerUnavailable` (not the request's fault:
-wait for the server), `BadReply` (try again a few times), `RequestRejected` (no request will pass: stop), `CompletionError`
-(this one will not pass). atroposlib's own clients retry each request up to 27 times and hide the cause; its server objects
-are used for what the run-api divides among environments, the semaphores.
+The kind of an exception says what went wrong, and `completions` decides on it: `ServerUnavailable` (wait for the server),
+`BadReply` (try again a few times), `RequestRejected` (no request will pass: stop), `CompletionError` (this one will not
+pass). atroposlib's own clients retry each request up to 27 times and hide the cause; its server objects are used for what
+the run-api divides among environments, the semaphores.
+
+Why not the openai client: it writes the body on the event loop, which a prompt of 128k tokens then stops for a tenth of a
+second; its timeout bounds each read, not the request; it costs twice the CPU; and /generate would need a second HTTP path.
 """
 
 import asyncio
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
-from environments.cli import redact
 from longthread.chunked_json import dumps, elements
+from longthread.errors import RunError
+from longthread.files import JsonObject
+from longthread.secrets import redact_text
 
 TOKEN_SERVERS = ("vllm", "sglang")  # server types that take token ids and give token ids with log-probabilities
-AWAY = (408, 425, 429, 502, 503, 504, 529)
-REFUSED = (401, 403, 404)
-PROBE_SECONDS = 30
-FIXES = {
-    401: "set LONGTHREAD_API_KEY or --openai.api_key",
-    403: "set LONGTHREAD_API_KEY or --openai.api_key",
-    404: "check --openai.base_url, --openai.model_name and --openai.server_type",
+UNAVAILABLE = (408, 425, 429, 502, 503, 504, 529)  # HTTP statuses
+COOLDOWN_SECONDS = 30  # a server that was down is asked last for so long
+WRONG_KEY = ("set LONGTHREAD_API_KEY", ("openai.api_key",))
+REJECTED = {  # HTTP status -> the fix and its settings
+    401: WRONG_KEY,
+    403: WRONG_KEY,
+    404: ("check its address, model and type", ("openai.base_url", "openai.model_name", "openai.server_type")),
 }
 
 
-class CompletionError(RuntimeError):
-    """No full group came back: one line."""
+class CompletionError(RunError):
+    """No full group came back."""
 
 
 class BadReply(CompletionError):
-    """A reply that is no completion, or none in time."""
+    """A reply that holds no completion, or none in time."""
 
 
 class ServerUnavailable(CompletionError):
-    """The server cannot be reached, or asks to be left alone for `seconds`; it has been away for `lasted` seconds."""
+    """The server cannot be reached, or asks to be left alone for `seconds`; it has been down for `lasted` seconds."""
 
     def __init__(self, message: str, seconds: float = 0.0):
         super().__init__(message)
@@ -47,74 +52,150 @@ class ServerUnavailable(CompletionError):
 
 
 class RequestRejected(CompletionError):
-    """The server will refuse every request."""
+    """The server will reject every request: a wrong key, address or model, or no credit."""
+
+
+class ServerConfig(Protocol):
+    """The settings of one model server, as in atroposlib's `APIServerConfig`."""
+
+    base_url: str | None
+    api_key: str | None
+    model_name: str
+    server_type: str
+    timeout: float  # seconds for a whole request; 0: no limit
+    n_kwarg_is_ignored: bool
+
+
+class Server(Protocol):
+    """What is used of atroposlib's `APIServer`: the settings, and the semaphores that bound requests in flight."""
+
+    config: ServerConfig
+    sem: asyncio.Semaphore  # of training: the run-api's share under `serve`
+    eval_sem: asyncio.Semaphore
+
+    def _inject_reasoning_kwargs(self, kwargs: JsonObject) -> JsonObject: ...
+
+
+class CompletionTokenizer(Protocol):
+    """What is used of a tokenizer: a completion's text as tokens, and back."""
+
+    eos_token_id: int | None
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The text's tokens."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """The tokens' text."""
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """A prompt, as chat messages and as the tokens that they render to, and how to sample from it."""
+
+    messages: Sequence[Mapping[str, str]]
+    prompt: list[int]
+    max_tokens: int
+    temperature: float
+    split: str = "train"
+
+    @property
+    def sampling(self) -> JsonObject:
+        """The fields of OpenAI's and vLLM's requests."""
+        return {"max_tokens": self.max_tokens, "temperature": self.temperature}
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """One completion as the server gave it; `tokens` and `logprobs` are None from a server that speaks text alone."""
+class Completion:
+    """One completion, without the prompt: its text, its tokens, and each token's log-probability, None from a chat server."""
 
-    text: str | None
+    text: str
+    tokens: list[int]
+    logprobs: list[float] | None
     finish_reason: str | None
-    tokens: list[int] | None = None
-    logprobs: list[float] | None = None
 
 
 class Endpoint:
-    """A server of atroposlib's, asked directly. `away_since` is the `time.monotonic()` of the failure it is away since."""
+    """A server of atroposlib's, asked directly.
 
-    def __init__(self, server: Any):
-        self.server, self.config = server, server.config
+    `down_since` is the `time.monotonic()` of the failure that began an outage, None while the server is up.
+    """
+
+    def __init__(self, server: Server, tokenizer: CompletionTokenizer):
+        self.server, self.config, self.tokenizer = server, server.config, tokenizer
         self.takes_n = not self.config.n_kwarg_is_ignored
-        self.away_since: float | None = None
+        self.down_since: float | None = None
         self.failed_at = 0.0
         self.announced = False
 
     @property
     def url(self) -> str:
-        return str(self.config.base_url or "")
+        """The base URL, without a slash behind it."""
+        return (self.config.base_url or "").rstrip("/")
 
-    def semaphore(self, split: str) -> Any:
-        """The semaphore that bounds the requests at a time: the run-api's share under `serve`."""
+    def semaphore(self, split: str) -> asyncio.Semaphore:
+        """The semaphore that bounds the requests in flight."""
         return self.server.sem if split == "train" else self.server.eval_sem
 
-    async def chat(self, messages: Sequence[dict[str, str]], n: int, **generation: Any) -> list[Reply]:
-        """`n` or fewer completions of a chat."""
-        body: dict[str, Any] = {"model": self.config.model_name, "messages": list(messages), **generation}
+    async def complete(self, request: CompletionRequest, n: int) -> list[Completion]:
+        """`n` completions, or fewer. Raises `CompletionError`."""
+        complete = self._generate if self.config.server_type in TOKEN_SERVERS else self._chat
+        return await complete(request, n)
+
+    async def _chat(self, request: CompletionRequest, n: int) -> list[Completion]:
+        body: JsonObject = {"model": self.config.model_name, "messages": list(request.messages), **request.sampling}
         if self.takes_n:
             body["n"] = n
         body = self.server._inject_reasoning_kwargs(body)
         body |= body.pop("extra_body", {})
         reply = await self._post(f"{self.url}/chat/completions", await asyncio.to_thread(dumps, body))
         try:
-            replies = [
-                Reply(_text(c["message"].get("content")), _text(c.get("finish_reason"))) for c in reply["choices"]
-            ]
+            texts = [(_text(c["message"].get("content")), _text(c.get("finish_reason"))) for c in reply["choices"]]
         except (AttributeError, KeyError, TypeError):
-            raise BadReply(f"{self.url} gave a reply without completions: {_shortened(reply)}") from None
-        self.takes_n &= not (len(replies) == 1 < n)
-        return replies
+            raise BadReply(f"{self.url} gave a reply without completions: {_excerpt(reply)}") from None
+        if len(texts) == 1 < n:
+            self.takes_n = False
+        return await asyncio.to_thread(lambda: [self._tokenized(*text) for text in texts])
 
-    async def generate(self, prompt: list[int], n: int, **generation: Any) -> list[Reply]:
-        """`n` or fewer completions of the prompt's tokens, with their tokens and log-probabilities."""
+    async def _generate(self, request: CompletionRequest, n: int) -> list[Completion]:
         vllm = self.config.server_type == "vllm"
+        to_body, to_completions = (_vllm_body, _vllm_completions) if vllm else (_sglang_body, _sglang_completions)
         url = f"{self.url.removesuffix('/v1')}/generate"
-        reply = await self._post(
-            url, await asyncio.to_thread(_vllm_body if vllm else _sglang_body, prompt, n, generation)
-        )
+        reply = await self._post(url, await asyncio.to_thread(to_body, request, n))
         try:
-            replies = (_vllm_replies if vllm else _sglang_replies)(reply)
-            if any(r.tokens and not all(map(math.isfinite, r.logprobs or [])) for r in replies):
+            completions = await asyncio.to_thread(lambda: list(to_completions(reply, self._decoded)))
+            if any(c.tokens and not all(map(math.isfinite, c.logprobs or [])) for c in completions):
                 raise BadReply(f"{url} gave a log-probability that is not finite")  # the API would lose a whole batch
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise BadReply(
-                f"{url} gave no tokens with log-probabilities ({type(error).__name__}: {error}); --openai.server_type "
-                f"{self.config.server_type} wants {'the server of atroposlib' if vllm else 'SGLang'}, not a chat server"
+                f"{url} gave no tokens with log-probabilities ({type(error).__name__}: {error}); a server of type "
+                f"{self.config.server_type} is {'the one of atroposlib' if vllm else 'SGLang'}, not a chat server",
+                setting="openai.server_type",
             ) from None
-        sent = reply.get("prompt_token_ids") if isinstance(reply, dict) else None
-        if sent is not None and sent != prompt:
-            raise CompletionError(f"{url} read {len(sent)} prompt tokens that are not the {len(prompt)} it was sent")
-        return replies
+        prompt = reply.get("prompt_token_ids") if isinstance(reply, dict) else None
+        if prompt is not None and prompt != request.prompt:
+            raise CompletionError(
+                f"{url} read {len(prompt)} prompt tokens that are not the {len(request.prompt)} it was sent"
+            )
+        return completions
+
+    def _tokenized(self, text: str | None, finish_reason: str | None) -> Completion:
+        # Half a surrogate pair, which JSON can carry, can be neither tokenised nor written.
+        text = (text or "").encode("utf-8", "replace").decode()
+        tokens, eos = self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id
+        # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
+        if finish_reason == "stop" and eos is not None:
+            tokens = [*tokens, eos]
+        return Completion(text, tokens, None, finish_reason)
+
+    def _decoded(self, tokens: list[int], server_text: str | None) -> str:
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        if server_text is not None and _comparable(text) != _comparable(server_text):
+            raise CompletionError(
+                f"the server's tokens do not decode to its text ({redact_text(text[:40])!r}, not "
+                f"{redact_text(server_text[:40])!r}): give the tokenizer of its model",
+                setting="tokenizer_name",
+            )
+        return text
 
     async def _post(self, url: str, body: bytes) -> Any:
         headers = {"Content-Type": "application/json"}
@@ -128,94 +209,103 @@ class Endpoint:
             ):
                 content = await reply.read()
         except TimeoutError:
-            raise BadReply(f"no answer from {url} within --openai.timeout {self.config.timeout} s") from None
+            raise BadReply(f"no answer from {url} within {self.config.timeout} s", setting="openai.timeout") from None
         except aiohttp.ClientPayloadError:
             raise BadReply(f"{url} broke off in the middle of a reply") from None
         except aiohttp.InvalidURL:
-            raise RequestRejected(f"{url} is no address; give another --openai.base_url") from None
+            raise RequestRejected(f"{url} is not an address; give another", setting="openai.base_url") from None
         except (aiohttp.ClientError, OSError) as error:
             raise ServerUnavailable(f"cannot reach a server at {self.url} ({type(error).__name__})") from None
         if reply.status != 200:
-            raise _failure(url, reply.status, content, reply.headers.get("Retry-After", ""))
+            raise _http_error(url, reply.status, content, reply.headers.get("Retry-After", ""))
         try:
             return json.loads(content)
         except ValueError:
-            raise BadReply(f"{url} answered with something that is not JSON: {_shortened(content)}") from None
+            raise BadReply(f"{url} answered with something that is not JSON: {_excerpt(content)}") from None
 
     def in_cooldown(self) -> bool:
-        """Whether to ask another first. A server that was away is tried again every `PROBE_SECONDS`."""
-        return self.away_since is not None and time.monotonic() - self.failed_at < PROBE_SECONDS
+        """True while other servers should be asked first: until `COOLDOWN_SECONDS` after the last failure of an outage."""
+        return self.down_since is not None and time.monotonic() - self.failed_at < COOLDOWN_SECONDS
 
     def mark_failed(self, error: CompletionError, patience: float) -> bool:
-        """Notes a failure. True once an outage, when it has lasted for `patience` seconds."""
+        """Note a failure. Returns True once an outage, when it has lasted for `patience` seconds: time to announce it."""
         if not isinstance(error, ServerUnavailable):  # it answers
-            self.away_since, self.announced = None, False
+            self.down_since, self.announced = None, False
             return False
         self.failed_at = time.monotonic()
-        self.away_since = self.failed_at if self.away_since is None else self.away_since
-        error.lasted = self.failed_at - self.away_since
-        worth_it = not self.announced and error.lasted >= patience
-        self.announced |= worth_it
-        return worth_it
+        self.down_since = self.failed_at if self.down_since is None else self.down_since
+        error.lasted = self.failed_at - self.down_since
+        announce = not self.announced and error.lasted >= patience
+        self.announced |= announce
+        return announce
 
     def mark_up(self) -> float | None:
-        """Notes a reply. The seconds of the announced outage that it ends."""
-        since, announced = self.away_since, self.announced
-        self.away_since, self.announced = None, False
+        """Note a reply. Returns the seconds of the announced outage that it ends, if there was one."""
+        since, announced = self.down_since, self.announced
+        self.down_since, self.announced = None, False
         return time.monotonic() - since if announced and since is not None else None
 
 
-def _text(value: Any) -> str | None:
+def _text(value: object) -> str | None:
     if not isinstance(value, str | None):
         raise TypeError
     return value
 
 
-def _failure(url: str, status: int, content: bytes, retry_after: str) -> CompletionError:
-    said = _shortened(content)
-    message = f"{url} answered HTTP {status}: {said}" if said else f"{url} answered HTTP {status}"
-    if status in REFUSED:
-        return RequestRejected(f"{message}; {FIXES[status]}")
-    if status == 429 and "insufficient_quota" in said:
+def _comparable(text: str) -> str:
+    """Drop whitespace and U+FFFD (half a character, cut by a length limit), so that decoded tokens and server text compare
+    equal."""
+    return "".join(text.replace("\ufffd", "").split())
+
+
+def _http_error(url: str, status: int, content: bytes, retry_after: str) -> CompletionError:
+    excerpt = _excerpt(content)
+    message = f"{url} answered HTTP {status}: {excerpt}" if excerpt else f"{url} answered HTTP {status}"
+    if status in REJECTED:
+        fix, settings = REJECTED[status]
+        return RequestRejected(f"{message}; {fix}", setting=settings)
+    if status == 429 and "insufficient_quota" in excerpt:
         return RequestRejected(f"{message}; the account has no credit left")
-    if status in AWAY:
-        return ServerUnavailable(message, float(retry_after) if retry_after.replace(".", "", 1).isdigit() else 0.0)
+    if status in UNAVAILABLE:
+        seconds = float(retry_after) if retry_after.replace(".", "", 1).isdigit() else 0.0  # it may also be a date
+        return ServerUnavailable(message, seconds)
     return BadReply(message) if status >= 500 else CompletionError(message)
 
 
-def _shortened(reply: Any) -> str:
+def _excerpt(reply: object) -> str:
     text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else json.dumps(reply)
-    return redact(" ".join(text.split()))[:160]
+    return redact_text(" ".join(text.split()))[:160]
 
 
-def _vllm_body(prompt: list[int], n: int, generation: dict[str, Any]) -> bytes:
-    rest = dumps({"logprobs": 0, "n": n, **generation})
-    return b'{"prompt": {"prompt_token_ids": [' + elements(prompt) + b"]}, " + rest[1:]
+# ---- the forms of /generate ----
+
+Decode = Callable[[list[int], str | None], str]  # of a completion's tokens; raises if the server's text is another
 
 
-def _vllm_replies(reply: Any) -> list[Reply]:
-    """One entry a token: a list whose first member is {token id: log-probability}, the chosen one first."""
-    replies = []
+def _vllm_body(request: CompletionRequest, n: int) -> bytes:
+    rest = dumps({"logprobs": 0, "n": n, **request.sampling})
+    return b'{"prompt": {"prompt_token_ids": [' + elements(request.prompt) + b"]}, " + rest[1:]
+
+
+def _vllm_completions(reply: Any, decode: Decode) -> Iterator[Completion]:
+    """`logprobs` holds, for each token, a list whose first member is {token id: log-probability} of the chosen one."""
     texts = reply.get("text") or [None] * len(reply["logprobs"])
-    for entries, why, text in zip(reply["logprobs"], reply["finish_reasons"], texts, strict=True):
+    for entries, finish_reason, text in zip(reply["logprobs"], reply["finish_reasons"], texts, strict=True):
         chosen = [next(iter(entry[0].items())) for entry in entries]
-        replies.append(Reply(text, why, [int(i) for i, _ in chosen], [float(p) for _, p in chosen]))
-    return replies
+        tokens, logprobs = [int(i) for i, _ in chosen], [float(p) for _, p in chosen]
+        yield Completion(decode(tokens, text), tokens, logprobs, finish_reason)
 
 
-def _sglang_body(prompt: list[int], n: int, generation: dict[str, Any]) -> bytes:
-    names = {"max_tokens": "max_new_tokens"}
-    sampling = {"n": n} | {names.get(name, name): value for name, value in generation.items()}
+def _sglang_body(request: CompletionRequest, n: int) -> bytes:
+    sampling = {"n": n, "max_new_tokens": request.max_tokens, "temperature": request.temperature}
     rest = dumps({"sampling_params": sampling, "return_logprob": True, "return_text_in_logprobs": False})
-    return b'{"input_ids": [' + elements(prompt) + b"], " + rest[1:]
+    return b'{"input_ids": [' + elements(request.prompt) + b"], " + rest[1:]
 
 
-def _sglang_replies(reply: Any) -> list[Reply]:
-    """`meta_info.output_token_logprobs`: (log-probability, token id, text) a token."""
-    replies = []
+def _sglang_completions(reply: Any, decode: Decode) -> Iterator[Completion]:
+    """`meta_info.output_token_logprobs` holds (log-probability, token id, text) for each token."""
     for one in reply if isinstance(reply, list) else [reply]:
-        why = one["meta_info"].get("finish_reason")
-        chosen = one["meta_info"]["output_token_logprobs"]
+        reason, chosen = one["meta_info"].get("finish_reason"), one["meta_info"]["output_token_logprobs"]
         tokens, logprobs = [int(c[1]) for c in chosen], [float(c[0]) for c in chosen]
-        replies.append(Reply(one.get("text"), why["type"] if isinstance(why, dict) else why, tokens, logprobs))
-    return replies
+        reason = reason["type"] if isinstance(reason, dict) else reason
+        yield Completion(decode(tokens, one.get("text")), tokens, logprobs, reason)

@@ -1,14 +1,15 @@
-"""One item, its scored completions, and the shapes they are kept in: Atropos' group, a row of process, a record of
+"""One request, its scored completions, and the forms they are kept in: Atropos' group, a row of process, a record of
 evaluate."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from environments.curriculum.policy import Difficulty
 from environments.haystack.sample import Sample
-from environments.inference.completions import Completion
+from environments.inference.endpoint import Completion
 from environments.rollouts.scoring import Score
+from longthread.files import JsonObject
 
 NOT_TRAINED = -100  # Atropos' mask for tokens of the prompt
 
@@ -24,17 +25,18 @@ class RolloutRequest:
     length: int
     depth: float | None = None
     repeat: int = 0
-    difficulty: Difficulty | None = None  # under a curriculum, and the task it counts for
-    counted_task: str = ""
+    difficulty: Difficulty | None = None  # under a curriculum
+    counted_task: str = ""  # the task of the curriculum that the scores count for
 
     @property
     def key(self) -> str:
+        """The cell of the evaluation grid and its repeat: unique in a grid."""
         return f"{self.task}/{self.length}/{self.depth}/{self.repeat}"
 
 
 @dataclass(frozen=True)
 class RolloutGroup:
-    """One item's sample with its scored completions, and the shapes it is kept in."""
+    """One request's sample with its n scored completions."""
 
     request: RolloutRequest
     sample: Sample
@@ -42,18 +44,18 @@ class RolloutGroup:
     completions: list[Completion]
     scores: list[Score]
 
-    def scored_data(self, with_prompt: bool = True) -> dict[str, Any]:
+    def scored_data(self, with_prompt: bool = True) -> JsonObject:
         """Atropos' ScoredDataGroup. Log-probabilities are 1.0 over the prompt, as its managed server has them.
 
         `with_prompt=False` leaves out the prompt's tokens, masks and log-probabilities, with which all sequences begin.
         """
         return self._scored_data(self.prompt if with_prompt else [], self.sample.messages)
 
-    def _scored_data(self, prompt: list[int], messages: list[dict[str, str]]) -> dict[str, Any]:
-        masked, certain = [NOT_TRAINED] * len(prompt), [1.0] * len(prompt)
-        group: dict[str, Any] = {
+    def _scored_data(self, prompt: list[int], messages: Sequence[Mapping[str, str]]) -> JsonObject:
+        prompt_mask, prompt_logprobs = [NOT_TRAINED] * len(prompt), [1.0] * len(prompt)
+        group: JsonObject = {
             "tokens": [prompt + c.tokens for c in self.completions],
-            "masks": [masked + c.tokens for c in self.completions],
+            "masks": [prompt_mask + c.tokens for c in self.completions],
             "scores": [finite(s.score) for s in self.scores],
             "messages": [[*messages, {"role": "assistant", "content": c.text}] for c in self.completions],
             # Nested keys are the only ones that the API passes on. Never None: atroposlib calls .get on it.
@@ -61,49 +63,56 @@ class RolloutGroup:
             "overrides": [{"details": s.to_json()} for s in self.scores],
         }
         if all(c.logprobs is not None for c in self.completions):
-            group["inference_logprobs"] = [certain + (c.logprobs or []) for c in self.completions]
+            group["inference_logprobs"] = [prompt_logprobs + (c.logprobs or []) for c in self.completions]
         return group
 
-    def row(self, full: bool) -> dict[str, Any]:
-        """A row of `process`: Atropos' keys and ours. Compact rows keep the completions' tokens alone, and the prompt
-        shortened to the windows around the needles; `haystack.sample.rebuild(row["recipe"], …)` brings it back."""
-        group = self.scored_data() if full else self._scored_data([], [{"role": "user", "content": self._windows()}])
-        sample = self.sample.to_json()
+    def row(self, full: bool) -> JsonObject:
+        """A row of `process`: Atropos' keys and ours, of all completions.
+
+        A compact row keeps the completions' tokens alone, and the prompt shortened to the windows around the needles;
+        `haystack.sample.rebuild(row["recipe"], …)` brings it back.
+        """
+        compact = [{"role": "user", "content": self._windows()}]
         return {
-            **group,
+            **(self.scored_data() if full else self._scored_data([], compact)),
             "store": "full" if full else "compact",
-            "length": self.sample.length,
-            **{name: sample[name] for name in ("recipe", "question", "answer", "needles", "profile")},
+            **self._sample_fields(),
+            "profile": self.sample.to_json()["profile"],
             "completions": [c.text for c in self.completions],
             "finish_reasons": [c.finish_reason for c in self.completions],
             "details": [s.to_json() for s in self.scores],
         }
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> JsonObject:
         """A line of samples.jsonl: the first completion, with what reports need."""
-        sample, earned, completion = self.sample.to_json(), self.scores[0], self.completions[0]
+        score, completion, answer = self.scores[0], self.completions[0], self.sample.answer
         return {
-            **{name: getattr(self.request, name) for name in ("task", "length", "depth", "repeat", "seed")},
-            **earned.to_json(),
-            "score": finite(earned.score),
-            "answer_score": earned.answer,
-            "wanted": len(self.sample.answer.values),
-            "found_share": earned.found / len(self.sample.answer.values) if self.sample.answer.values else None,
-            "present": self.sample.answer.kind != "absent",
+            **{name: getattr(self.request, name) for name in ("task", "depth", "repeat", "seed")},
+            **score.to_json(),
+            "score": finite(score.score),
+            "answer_score": score.answer,
+            "wanted": len(answer.values),
+            "found_share": score.found / len(answer.values) if answer.values else None,
+            "present": answer.kind != "absent",
             "completion": completion.text,
             "finish_reason": completion.finish_reason,
             **self.sample.profile,
             "prompt_tokens": len(self.prompt),
             "completion_tokens": len(completion.tokens),
-            **{name: sample[name] for name in ("recipe", "question", "answer", "needles")},
+            **self._sample_fields(),
             "error": None,
         }
+
+    def _sample_fields(self) -> JsonObject:
+        """What rows and records both say of the sample."""
+        sample = self.sample.to_json()
+        return {name: sample[name] for name in ("length", "recipe", "question", "answer", "needles")}
 
     def _windows(self) -> str:
         content = self.sample.messages[0]["content"]
         question = content[content.rindex("\n\nQuestion: ") :]
-        shown = [f"{n.before}{n.text}{n.after}" for n in sorted(self.sample.needles, key=lambda n: n.token_start)]
-        return "\n[…]\n".join([f"[{self.sample.length} tokens]", *shown, question.strip()])
+        windows = [f"{n.before}{n.text}{n.after}" for n in sorted(self.sample.needles, key=lambda n: n.token_start)]
+        return "\n[…]\n".join([f"[{self.sample.length} tokens]", *windows, question.strip()])
 
 
 def finite(value: float) -> float:

@@ -1,7 +1,7 @@
-"""A JSONL file of results that survives: every row on disk when `add` returns, and picked up again after kill -9.
+"""A JSON-lines file of results that survives: every row is on disk when `add` returns, and a killed run continues.
 
-The file of an unfinished run of the same settings is continued: a last line cut off by a crash is dropped, rows that are
-there are not made again. Any other file at that path, and one that another process writes to, is left alone and the next
+The file of an unfinished run of the same settings is continued: a last line cut off by a crash is dropped, and rows that
+exist are not made again. Any other file at that path, and one that another process writes to, is left alone, and the next
 free name is taken (`rows_1.jsonl`), as Atropos does.
 """
 
@@ -15,27 +15,30 @@ import threading
 from collections.abc import Collection
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from longthread.errors import ConfigError, RunError
+from longthread.errors import ConfigError, DataError, RunError
+from longthread.files import JsonLines, JsonObject
+
+Key = int | str  # names a unit of work: a row's `item`
 
 
 class RowLost(RunError):
-    """The disk did not take a row: one line. The file ends where it ended before."""
+    """The disk did not take a row. The file ends where it ended before."""
 
 
-def digest(settings: dict[str, Any]) -> str:
+def digest(settings: JsonObject) -> str:
     """16 hex digits that name a run by the settings that shape its rows."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class RowLog:
-    """Rows of one run, each with its `run` and its `item` (any JSON key that names the unit of work).
+    """The rows of one run, each with its `run` and its `item`; `done` holds the items whose rows exist.
 
     Raises `ConfigError` when nothing can be written at that path.
     """
 
-    def __init__(self, path: Path, run: str, items: Collection[Any]):
+    def __init__(self, path: Path, run: str, items: Collection[Key]):
         self.run = run
         self._writing = threading.Lock()
         try:
@@ -44,8 +47,8 @@ class RowLog:
         except OSError as error:
             raise ConfigError(f"cannot write to {path} ({error.strerror}); give another path for the output") from None
 
-    def add(self, item: Any, row: dict[str, Any]) -> None:
-        """Appends one row; it is on the disk when this returns. Safe to call from several threads at a time.
+    def add(self, item: Key, row: JsonObject) -> None:
+        """Append one row; it is on disk when this returns. Safe to call from several threads.
 
         NaN and infinity are refused (ValueError). Raises `RowLost` when the disk is full.
         """
@@ -67,6 +70,7 @@ class RowLog:
             self.done.add(item)
 
     def close(self) -> None:
+        """Close the file and give up its lock."""
         with self._writing:
             self._file.close()
 
@@ -77,7 +81,7 @@ class RowLog:
         self.close()
 
 
-def _open(path: Path, run: str, items: set[Any]) -> tuple[Path, FileIO, set[Any]]:
+def _open(path: Path, run: str, items: set[Key]) -> tuple[Path, FileIO, set[Key]]:
     """The file to write to, open and locked, and the items that it already holds."""
     candidate, number = path, 0
     while True:
@@ -86,9 +90,9 @@ def _open(path: Path, run: str, items: set[Any]) -> tuple[Path, FileIO, set[Any]
         # Opening makes the file, so that of two runs that start at once only one can lock it.
         file = FileIO(candidate, "a")
         if _lock(file):
-            done = _items(candidate, run)
+            done, end = _rows_of(candidate, run)
             if done is not None and not (done and items <= done):
-                _drop_torn_line(candidate)
+                _end_at(end, candidate, file)
                 return candidate, file, done
         file.close()
         number += 1
@@ -106,24 +110,32 @@ def _lock(file: FileIO) -> bool:
     return True
 
 
-def _items(path: Path, run: str) -> set[Any] | None:
-    """Items in the file, or None if it is not this run's. An empty file is anyone's."""
-    done: set[Any] = set()
+def _rows_of(path: Path, run: str) -> tuple[set[Key] | None, int]:
+    """The items in the file, and the byte where its whole rows end.
+
+    The items are None when the file is not this run's; an empty one is anyone's.
+    """
     head = json.dumps({"run": run})[:-1].encode()
-    with path.open("rb") as lines:
-        try:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    return done if line.startswith(head) or head.startswith(line) else None
-                row = json.loads(line)
-                if row.get("run") != run:
-                    return None
-                done.add(row["item"])
-        except (ValueError, KeyError, AttributeError, TypeError):
-            return None
-    return done
+    with path.open("rb") as file:
+        if not head.startswith(file.read(len(head))):
+            return None, 0
+    done: set[Key] = set()
+    end = 0
+    try:
+        for line in JsonLines(path):
+            if line.value["run"] != run:
+                return None, 0
+            done.add(line.value["item"])
+            end = line.offset + line.size
+    except (DataError, KeyError, TypeError):
+        return None, 0
+    return done, end
 
 
-def _drop_torn_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))
+def _end_at(end: int, path: Path, file: FileIO) -> None:
+    """Drop a torn line behind `end`, and give the last row the line end that a crash may have kept from it."""
+    file.truncate(end)
+    with path.open("rb") as rows:
+        rows.seek(max(0, end - 1))
+        if rows.read(1) not in (b"", b"\n"):
+            file.write(b"\n")

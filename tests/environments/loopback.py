@@ -9,19 +9,23 @@ import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tenacity
 from aiohttp import web
-from atroposlib.envs.base import BaseEnv
+from atroposlib.envs.base import APIServerConfig, BaseEnv
 
 from environments import cli
+from environments.inference.completions import request_group
+from environments.inference.endpoint import Completion, CompletionRequest, Endpoint
 from environments.needle_env import NeedleEnv
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny, tiny_tokenizer
 
 Reply = Callable[[dict[str, Any], int], Any]
+REQUEST = CompletionRequest([{"role": "user", "content": "Where?"}], list(b"Where?"), max_tokens=9, temperature=0.5)
 SHORT = "1300"  # tokens (bytes, with the tiny tokenizer) that hold any of the tasks
 
 
@@ -159,6 +163,26 @@ def make_env(
     made = cls(config, [one])
     made.n_groups_to_process, made.group_size_to_process = config.total_steps, config.group_size
     return made
+
+
+def make_endpoint(url: str, **settings: Any) -> Endpoint:
+    """An endpoint of that server with the tiny tokenizer, and no environment around it."""
+    config = APIServerConfig(base_url=url, model_name="m", api_key="x", timeout=1800).model_copy(update=settings)
+    semaphores = {"sem": asyncio.Semaphore(512), "eval_sem": asyncio.Semaphore(64)}
+    server: Any = SimpleNamespace(config=config, **semaphores, _inject_reasoning_kwargs=lambda body: body)
+    return Endpoint(server, tiny_tokenizer())
+
+
+async def sample(server: ChatServer, n: int, token_exact: bool = False, **settings: Any) -> list[Completion]:
+    """`n` completions of `REQUEST`."""
+    kind = {"server_type": "vllm"} if token_exact else {}
+    return await request_group([make_endpoint(server.url, **kind | settings)], REQUEST, n)
+
+
+def generated(*texts: str, logprob: float = -0.5) -> web.Response:
+    """/generate's reply, as atroposlib's own vLLM server gives it."""
+    logprobs = [[[{str(i): logprob}] for i in tiny_tokenizer().encode(text)] for text in texts]
+    return web.json_response({"logprobs": logprobs, "finish_reasons": ["stop"] * len(texts)})
 
 
 def flags(**settings: Any) -> list[str]:

@@ -81,10 +81,10 @@ LASTING = {
     "500": (status(500), "HTTP 500: .*out of order", completions.TRIES),
     "a hang": (
         lambda server: server.loop.create_future(),
-        "no answer from .* within --openai.timeout 0.3 s",
+        "no answer from .* within 0.3 s .openai.timeout.",
         completions.TRIES,
     ),
-    "no completions": ([], "gave 0 completions of 3 in 3 requests", completions.REFILLS),
+    "no completions": ([], "gave 0 completions of 3 in 3 requests", completions.ROUNDS),
     "NaN log-probability": (None, "a log-probability that is not finite", completions.TRIES),
 }  # fmt: skip
 

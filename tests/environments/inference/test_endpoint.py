@@ -1,0 +1,119 @@
+"""One server over a real socket: what each protocol sends, and what of its replies counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from atroposlib.envs.base import APIServerConfig
+
+from environments.inference.completions import check_server, request_group
+from environments.inference.endpoint import CompletionError
+from tests.environments.loopback import REQUEST, ChatServer, choice, generated, make_env, said, sample
+from tests.environments.tiny_model import EOS, tiny_tokenizer
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+async def test_no_content_and_empty_content(server: ChatServer) -> None:
+    """Section 2.6: content may be None."""
+    server.reply = lambda body, _: [choice(None), choice(""), choice(None, "length")]
+    completions = await sample(server, 3)
+    assert [(c.text, c.tokens) for c in completions] == [("", [EOS]), ("", [EOS]), ("", [])]
+
+
+async def test_only_a_finished_reply_ends_with_the_end_of_turn_token(server: ChatServer) -> None:
+    """Section 2.7: a reply cut by its length must not teach the model to stop there."""
+    reasons = ("stop", "length", "content_filter", None)
+    server.reply = lambda body, _: [choice("hi", why) for why in reasons]
+    completions = await sample(server, 4)
+    hi = tiny_tokenizer().encode("hi")
+    assert [c.tokens for c in completions] == [[*hi, EOS], hi, hi, hi]
+    assert [c.finish_reason for c in completions] == list(reasons) and completions[0].logprobs is None
+
+
+async def test_half_a_surrogate_pair_is_replaced(server: ChatServer) -> None:
+    """JSON may carry what is no text: it can be neither tokenised nor written to a UTF-8 file."""
+    server.reply = said("ok \ud83d ok")
+    completions = await sample(server, 1)
+    assert completions[0].text == "ok ? ok"
+
+
+@pytest.mark.parametrize("logprob", [float("nan"), float("-inf")])
+async def test_log_probabilities_that_are_not_finite_are_refused(server: ChatServer, logprob: float) -> None:
+    """Section 2.2: run-api takes a NaN, and then fails on the batch that holds it."""
+    server.reply = lambda body, _: generated("a", logprob=logprob)
+    with pytest.raises(CompletionError, match="log-probability that is not finite"):
+        await sample(server, 1, token_exact=True)
+
+
+async def test_tokens_that_do_not_decode_to_the_text(server: ChatServer) -> None:
+    """The server has another tokenizer: every completion would be scored on the wrong text."""
+    ids = [*tiny_tokenizer().encode("wrong"), EOS]
+    body: dict[str, Any] = {"logprobs": [[[{str(i): -0.5}] for i in ids]], "finish_reasons": ["stop"]}
+    server.reply = lambda *_: web.json_response(body | {"text": ["right"]})
+    with pytest.raises(
+        CompletionError,
+        match="do not decode to its text .'wrong', not 'right'.: give .* .tokenizer_name.",
+    ):
+        await sample(server, 1, token_exact=True)
+    server.reply = lambda *_: web.json_response(body | {"text": [" wrong\n"]})  # white space is the server's own affair
+    assert (await sample(server, 1, token_exact=True))[0].text == "wrong"
+
+
+async def test_a_prompt_that_the_server_read_otherwise(server: ChatServer) -> None:
+    server.reply = lambda *_: web.json_response(
+        {"logprobs": [[]], "finish_reasons": ["stop"], "prompt_token_ids": [1, *REQUEST.prompt]}
+    )
+    with pytest.raises(CompletionError, match="read 7 prompt tokens that are not the 6 it was sent"):
+        await sample(server, 1, token_exact=True)
+
+
+async def test_a_chat_server_asked_for_tokens_is_named(server: ChatServer) -> None:
+    server.reply = lambda *_: web.json_response({"text": ["hi"], "finish_reasons": ["stop"]})
+    with pytest.raises(
+        CompletionError,
+        match="no tokens with log-probabilities .*of type vllm is the one of atroposlib.* .openai.server_type.",
+    ):
+        await sample(server, 1, token_exact=True)
+
+
+async def test_sglang(server: ChatServer) -> None:
+    ids = [*tiny_tokenizer().encode("ab"), EOS]
+    one = {"text": "ab", "meta_info": {"output_token_logprobs": [[-0.5, i, None] for i in ids]}}
+    one["meta_info"]["finish_reason"] = {"type": "stop"}
+    server.reply = lambda body, _: web.json_response([one] * body["sampling_params"]["n"])
+    completions = await sample(server, 2, True, server_type="sglang")
+    assert [(c.text, c.tokens, c.logprobs, c.finish_reason) for c in completions] == [
+        ("ab", ids, [-0.5] * 3, "stop")
+    ] * 2
+    assert server.requests[0]["input_ids"] == REQUEST.prompt and server.requests[0]["return_logprob"] is True
+    assert server.requests[0]["sampling_params"] == {"n": 2, "max_new_tokens": 9, "temperature": 0.5}
+
+
+async def test_a_completion_of_a_megabyte(server: ChatServer) -> None:
+    server.reply = said("x" * 2**20)
+    completions = await sample(server, 2)
+    assert [len(c.tokens) for c in completions] == [2**20 + 1] * 2
+
+
+async def test_a_key_that_a_server_repeats_stays_hidden(
+    server: ChatServer, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fact 15."""
+    monkeypatch.setenv("LONGTHREAD_API_KEY", "sk-topsecret")
+    server.reply = lambda *_: web.json_response({"error": {"message": "bad key sk-topsecret"}}, status=403)
+    with pytest.raises(CompletionError) as caught:
+        await request_group(make_env(tokenizer, server.url).endpoints, REQUEST, 1)
+    assert "sk-topsecret" not in str(caught.value) and "bad key ***" in str(caught.value)
+    assert server.keys == {"Bearer sk-topsecret"}
+
+
+async def test_a_trailing_slash_is_no_other_server(server: ChatServer) -> None:
+    """atroposlib makes /generate's address by cutting "/v1" out of the URL: a slash behind it doubled."""
+    server.reply = lambda body, _: generated("a")
+    await check_server(APIServerConfig(base_url=server.url + "/", model_name="m"))
+    completions = await sample(server, 1, token_exact=True, base_url=server.url + "/")
+    assert completions[0].text == "a" and server.paths == ["/generate"]
