@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from environments.haystack.filler.corpora import split_sentences
+from environments.haystack.filler.sentences import split_sentences
 from lift import LiftError
 
 MIN_WORDS = 20  # below that there is nothing to learn, and nothing that a prompt could not hold

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from environments.haystack.filler import prose
-from environments.haystack.filler.corpora import BUILDERS, SUFFIXES, split_sentences
+from environments.haystack.filler.corpora import BUILDERS, SUFFIXES
+from environments.haystack.filler.sentences import split_sentences
 from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tasks.independent import NONE, TASKS
 from environments.haystack.tokens import TokenizerError, load_tokenizer

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from environments.haystack.filler.corpora import TERMINAL
+from environments.haystack.filler.sentences import TERMINAL
 
 CHECKED = ("too_short", "truncated", "markup", "language", "repeated", "near_duplicate")
 SHINGLE = 8  # tokens: about six English words
