@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo torch || $(PYTHON) -c "import sys; print('torch==2.13.0' if sys.version_info[:2] == (3, 11) else 'torch')")
+# CI tests transformers 4.57 as well, without Axolotl, which pins 5: EXTRAS=server,lift,tools TRANSFORMERS='transformers==4.57.*'.
+EXTRAS ?= test
+TRANSFORMERS ?= transformers
 # uv: Axolotl pins 250 packages, which pip takes minutes to agree on. It is given pip's own folder of wheels, if there is one.
 # Compiled as pip does: where PYTHONDONTWRITEBYTECODE is set, every process would spend 15 s of CPU on compiling its imports.
 UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
@@ -23,7 +26,7 @@ $(VENV)/installed: pyproject.toml Makefile
 	touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	$(UV) "$(TORCH)" -e ".[test]"
+	$(UV) "$(TORCH)" "$(TRANSFORMERS)" -e ".[$(EXTRAS)]"
 	$(UV) --no-deps $(TOKENIZERS)
 	touch $@
 
