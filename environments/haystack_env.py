@@ -1,7 +1,7 @@
 """Everything of an environment that faces Atropos, written once: `process`, `serve` and `evaluate`.
 
 A subclass gives itself a name and default tasks. The traps of atroposlib 0.4.0 that are dealt with here are listed, each
-with its test, in `environments/README.md`.
+with its test, in `docs/atropos-traps.md`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Tasks made of a document: questions, answers, and where the document says so (README.md).
+"""Tasks made of a document: questions, answers, and where the document says so (docs/lift.md).
 
 Each task is a small class with `items(document, n, seed, split)`. To add one, write it in a file of its own and enter
 it in `TASKS`. `self_study.SelfStudy` is one too, but needs a model that asks, so it is not in the table.
