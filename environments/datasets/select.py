@@ -10,99 +10,40 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from operator import itemgetter
+from typing import NamedTuple
 
-from pydantic import BaseModel, Field, FiniteFloat, model_validator
-
-from environments.haystack.sample import NEEDED
+from environments.datasets.process_rows import ProcessRow, right_reply
 from environments.haystack.tasks.independent import NONE, Answer
 from environments.rollouts.scoring import normalise, said_by, without_thinking
 
-DEPTH_BINS = 5  # of --balance
-# Why a completion is in no row, in the order in which it is asked, and what to do about it if nothing is left.
+DEPTH_BINS = 5  # of `balance`
+Cell = tuple[str, int, int]  # task, length, fifth of the text
+
+
+class Advice(NamedTuple):
+    """What to do where a reason has left nothing, and the setting to do it with."""
+
+    text: str
+    setting: str | tuple[str, ...] = ()
+
+
+# Why a completion is in no row, in the order in which it is asked.
 REASONS = {
-    "task": "name other --tasks",
-    "length": "name other --lengths",
-    "truncated": "raise --env.max_new_tokens of process: the replies were cut off",
-    "no_finish_reason": "serve with a server that says finish_reason: nothing tells that these replies are whole",
-    "empty": "ask a model that replies",
-    "duplicate": "ask again at a higher --env.temperature: the replies are all alike",
-    "low_score": "lower --min-score, or ask a better model or easier samples (--env.lengths, --env.tasks)",
-    "margin": "lower --min-margin, or raise --env.group_size so that good and bad replies meet in one group",
-    "same_answer": "lower --min-margin, or ask again at a higher --env.temperature",
-    "partner_taken": "raise --env.group_size of process",
-    "per_sample": "raise --per-sample",
-    "balance": "leave --balance out",
-    "limit": "raise --limit",
+    "task": Advice("allow other tasks", "tasks"),
+    "length": Advice("allow other lengths", "lengths"),
+    "truncated": Advice("the replies were cut off: raise max_new_tokens of process"),
+    "no_finish_reason": Advice("nothing tells that these replies are whole: use a server that gives finish_reason"),
+    "empty": Advice("the replies are empty: ask a model that replies"),
+    "duplicate": Advice("the replies are all alike: raise the temperature of process"),
+    "low_score": Advice("lower the least score, or ask a better model or easier samples", "min_score"),
+    "margin": Advice("lower the margin, or raise group_size of process so that good meets bad", "min_margin"),
+    "same_answer": Advice("lower the margin, or raise the temperature of process", "min_margin"),
+    "partner_taken": Advice("raise group_size of process"),
+    "per_sample": Advice("allow more rows of one sample", "per_sample"),
+    "balance": Advice("leave balance out", "balance"),
+    "limit": Advice("raise the limit", "limit"),
 }
-
-
-# ---- rows of process ----
-
-
-class Recipe(BaseModel, extra="allow"):
-    """All of it, also what a later release may add: the whole recipe rebuilds the sample."""
-
-    version: int
-    seed: int
-    split: str
-    task: str
-    length: int
-    depths: list[float] | None
-    options: dict[str, Any]
-    tokenizer: str
-    filler: str
-
-
-class Needle(BaseModel):
-    """What the right reply cites, and where `balance` counts it."""
-
-    role: str
-    depth: float
-    passage: int
-
-
-class Row(BaseModel):
-    """What export needs of a row of `process`."""
-
-    store: Literal["compact", "full"]
-    recipe: Recipe
-    answer: Answer
-    needles: list[Needle]
-    completions: list[str] = Field(min_length=1)
-    finish_reasons: list[str | None]
-    scores: list[FiniteFloat]
-    messages: list[list[dict[str, str]]]
-
-    @model_validator(mode="after")
-    def _aligned(self) -> "Row":
-        if len({len(part) for part in (self.completions, self.finish_reasons, self.scores, self.messages)}) != 1:
-            raise ValueError("completions, finish_reasons, scores and messages differ in number")
-        return self
-
-    @property
-    def answer_format(self) -> str:
-        return str(self.recipe.options.get("answer_format", "tags"))
-
-    @property
-    def depth(self) -> float | None:
-        """Where the one needle stands that holds the answer, as in the heatmap."""
-        depths = [needle.depth for needle in self.needles if needle.role == "answer"]
-        return depths[0] if len(depths) == 1 else None
-
-
-def right_reply(row: Row) -> str:
-    """What earns the whole score, in the form that the prompt asks for."""
-    answer = row.answer
-    said = "; ".join(answer.values) or NONE
-    if row.answer_format != "tags":
-        return said
-    parts = [f"<answer>{said}</answer>"]
-    if row.recipe.options.get("numbered") and (cited := {n.passage for n in row.needles if n.role in NEEDED}):
-        parts.insert(0, f"<evidence>{', '.join(map(str, sorted(cited)))}</evidence>")
-    if answer.steps:
-        parts.insert(0, f"<steps>{'; '.join(answer.steps)}</steps>")
-    return " ".join(parts)
 
 
 # ---- what selection looks at ----
@@ -110,10 +51,10 @@ def right_reply(row: Row) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One completion. `place` is its row's (file, byte offset), `index` its number there."""
+    """One completion."""
 
-    place: tuple[int, int]
-    index: int
+    place: tuple[int, int]  # of its row: file, byte offset
+    index: int  # in its row
     digest: str  # of the text
     answer: str  # digest of `answer_of`
     score: float
@@ -122,18 +63,18 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedSample:
     """One sample with all completions of it that were read, from however many rows."""
 
     key: str  # digest of the recipe
-    order: tuple[Any, ...]  # where its rows stand in the output
+    order: tuple[str | int, ...]  # where its rows stand in the output
     task: str
     length: int
     depth: float | None
     candidates: list[Candidate] = field(default_factory=list)
 
     @property
-    def cell(self) -> tuple[Any, ...]:
+    def cell(self) -> Cell:
         """What `balance` makes equal: task, length and fifth of the text; absent and many-needle tasks have no depth."""
         place = -1 if self.depth is None else min(int(self.depth * DEPTH_BINS), DEPTH_BINS - 1)
         return self.task, self.length, place
@@ -143,13 +84,13 @@ class Asked:
 class Pick:
     """A row to write: one candidate, or the chosen and the rejected."""
 
-    asked: Asked
+    asked: AskedSample
     candidates: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What is kept. 0 or empty: no rule. `min_score` is inclusive, a pair's scores differ by more than `min_margin`."""
+class SelectionRules:
+    """What is kept; 0 or empty means no rule. `min_score` is inclusive; a pair differs by more than `min_margin`."""
 
     tasks: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
@@ -161,10 +102,11 @@ class Rules:
     min_margin: float = 0.0
 
 
-Chooser = Callable[[Asked, list[Candidate], Rules, Counter[str]], list[Pick]]
+Chooser = Callable[[AskedSample, list[Candidate], SelectionRules, Counter[str]], list[Pick]]
 
 
 def digest(*parts: object) -> str:
+    """32 hex digits that name some values."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
@@ -180,43 +122,47 @@ def answer_of(text: str, answer: Answer, answer_format: str) -> tuple[str, ...]:
     return tuple(sorted(said.values) if answer.kind == "set" else said.values)
 
 
-def asked_of(row: Row) -> Asked:
+def asked_sample(row: ProcessRow) -> AskedSample:
     """The row's sample, without its completions."""
     recipe = row.recipe
     key = digest(json.dumps(recipe.model_dump(), sort_keys=True))
     # Samples that share filler follow each other, so that it is written once.
     settings = digest(json.dumps(recipe.options, sort_keys=True))
-    return Asked(key, (settings, recipe.seed, key), recipe.task, recipe.length, row.depth)
+    return AskedSample(key, (settings, recipe.seed, key), recipe.task, recipe.length, row.depth)
 
 
-def candidates(row: Row, place: tuple[int, int]) -> list[Candidate]:
+def completion_candidates(row: ProcessRow, place: tuple[int, int]) -> list[Candidate]:
     """The row's completions, the bad ones with their fault."""
-    made = []
+    candidates = []
     for i, (text, finish, score) in enumerate(zip(row.completions, row.finish_reasons, row.scores, strict=True)):
         text = text.strip()
         whole = "no_finish_reason" if finish is None else "truncated" if finish != "stop" else ""
         answer = digest(*answer_of(text, row.answer, row.answer_format))
         fault = whole or ("" if text else "empty")
-        made.append(Candidate(place, i, digest(text), answer, score, fault, len(text.encode())))
-    return made
+        candidates.append(Candidate(place, i, digest(text), answer, score, fault, len(text.encode())))
+    return candidates
 
 
-def gold(row: Row, place: tuple[int, int]) -> Candidate:
-    """The right reply in the place of the completions."""
+def right_candidate(row: ProcessRow, place: tuple[int, int]) -> Candidate:
+    """The right reply in place of the completions."""
     return Candidate(place, 0, "gold", "", 1.0, "", len(right_reply(row).encode()))
 
 
 # ---- selection ----
 
 
-def best(asked: Asked, candidates: list[Candidate], rules: Rules, dropped: Counter[str]) -> list[Pick]:
+def best_completions(
+    asked: AskedSample, candidates: list[Candidate], rules: SelectionRules, dropped: Counter[str]
+) -> list[Pick]:
     """The best completions from `min_score` on, one a row."""
     good = [c for c in candidates if c.score >= rules.min_score]
     dropped["low_score"] += len(candidates) - len(good)
     return [Pick(asked, (c,)) for c in good]
 
 
-def pairs(asked: Asked, candidates: list[Candidate], rules: Rules, dropped: Counter[str]) -> list[Pick]:
+def preference_pairs(
+    asked: AskedSample, candidates: list[Candidate], rules: SelectionRules, dropped: Counter[str]
+) -> list[Pick]:
     """The best against the worst, the second best against the second worst, and so on; each completion once."""
 
     def apart(a: Candidate, b: Candidate) -> bool:
@@ -230,24 +176,24 @@ def pairs(asked: Asked, candidates: list[Candidate], rules: Rules, dropped: Coun
         if rejected := next(worst, None):
             picks.append(Pick(asked, (chosen, rejected)))
             free = [c for c in free if c not in (chosen, rejected)]
-    for left in free:
-        far = [c for c in candidates if apart(left, c)]
-        differing = any(c.answer != left.answer for c in far)
+    for unpaired in free:
+        far = [c for c in candidates if apart(unpaired, c)]
+        differing = any(c.answer != unpaired.answer for c in far)
         dropped["partner_taken" if differing else "same_answer" if far else "margin"] += 1
     return picks
 
 
-def select(samples: Iterable[Asked], rules: Rules, choose: Chooser) -> tuple[list[Pick], Counter[str]]:
+def select(samples: Iterable[AskedSample], rules: SelectionRules, choose: Chooser) -> tuple[list[Pick], Counter[str]]:
     """The rows in their order, and how many completions each reason cost; with those kept they sum to those read."""
     picks: list[Pick] = []
     dropped: Counter[str] = Counter()
     read = 0
     for asked in samples:
         read += len(asked.candidates)
-        found = choose(asked, _usable(asked, rules, dropped), rules, dropped)
-        kept = rules.per_sample or len(found)
-        dropped["per_sample"] += _completions(found[kept:])
-        picks += found[:kept]
+        chosen = choose(asked, _usable(asked, rules, dropped), rules, dropped)
+        most = rules.per_sample or len(chosen)
+        dropped["per_sample"] += _completions(chosen[most:])
+        picks += chosen[:most]
     for name, enough in (("balance", _balanced), ("limit", _limited)):
         thinned = enough(picks, rules)
         dropped[name] += _completions(picks) - _completions(thinned)
@@ -256,7 +202,7 @@ def select(samples: Iterable[Asked], rules: Rules, choose: Chooser) -> tuple[lis
     return sorted(picks, key=lambda pick: pick.asked.order), +dropped
 
 
-def _usable(asked: Asked, rules: Rules, dropped: Counter[str]) -> list[Candidate]:
+def _usable(asked: AskedSample, rules: SelectionRules, dropped: Counter[str]) -> list[Candidate]:
     """The completions that could be in a row, best first; equal scores in an order drawn by the seed."""
     for name, allowed, value in (("task", rules.tasks, asked.task), ("length", rules.lengths, asked.length)):
         if allowed and value not in allowed:
@@ -275,12 +221,12 @@ def _completions(picks: Iterable[Pick]) -> int:
     return sum(len(pick.candidates) for pick in picks)
 
 
-def _drawn(picks: Iterable[Pick], rules: Rules) -> list[Pick]:
+def _drawn(picks: Iterable[Pick], rules: SelectionRules) -> list[Pick]:
     """In an order drawn by the seed."""
     return sorted(picks, key=lambda p: digest(rules.seed, p.asked.key, *(c.digest for c in p.candidates)))
 
 
-def _balanced(picks: list[Pick], rules: Rules) -> list[Pick]:
+def _balanced(picks: list[Pick], rules: SelectionRules) -> list[Pick]:
     """As many rows of every cell as the poorest has."""
     if not rules.balance or not picks:
         return picks
@@ -289,19 +235,19 @@ def _balanced(picks: list[Pick], rules: Rules) -> list[Pick]:
     return [pick for cell in cells for pick in cell[:least]]
 
 
-def _limited(picks: list[Pick], rules: Rules) -> list[Pick]:
+def _limited(picks: list[Pick], rules: SelectionRules) -> list[Pick]:
     """At most `limit` rows; under `balance`, no cell has two more than another."""
     if not rules.limit or len(picks) <= rules.limit:
         return picks
     drawn = _drawn(picks, rules)
     if rules.balance:
         turns = [(turn, pick) for cell in _cells(drawn) for turn, pick in enumerate(cell)]
-        drawn = [pick for _, pick in sorted(turns, key=lambda one: one[0])]
+        drawn = [pick for _, pick in sorted(turns, key=itemgetter(0))]
     return drawn[: rules.limit]
 
 
 def _cells(picks: Iterable[Pick]) -> list[list[Pick]]:
-    cells: dict[tuple[Any, ...], list[Pick]] = defaultdict(list)
+    cells: dict[Cell, list[Pick]] = defaultdict(list)
     for pick in picks:
         cells[pick.asked.cell].append(pick)
     return [cells[cell] for cell in sorted(cells)]

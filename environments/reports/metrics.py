@@ -105,6 +105,7 @@ class EffectiveLength:
 
     @property
     def label(self) -> str:
+        """The length in short: "16k", "≥ 32k" where no longer one was tested, "none"."""
         if self.length is None:
             return "none"
         return ("≥ " if self.length == self.longest else "") + length_label(self.length)

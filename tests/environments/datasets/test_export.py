@@ -16,19 +16,18 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from typer.testing import CliRunner
 
-from environments.datasets.export import Job, app, export, in_template
+from environments.datasets.export import ExportJob, app, export, in_template
+from environments.datasets.process_rows import ProcessRow, right_reply
 from environments.datasets.select import (
     DEPTH_BINS,
     REASONS,
-    Asked,
+    AskedSample,
     Candidate,
-    Row,
-    Rules,
+    SelectionRules,
     answer_of,
-    best,
-    candidates,
-    pairs,
-    right_reply,
+    best_completions,
+    completion_candidates,
+    preference_pairs,
     select,
 )
 from environments.haystack.sample import ALL_TASKS, Haystacks, Options
@@ -168,7 +167,7 @@ def test_pretraining_text_is_the_prompt_and_the_right_answer(made: dict[str, Any
 
 def test_no_completion_is_lost_from_the_count(made: dict[str, Any], tmp_path: Path) -> None:
     paths = (made["full"],)
-    outcome = export(Job("sft", paths, tmp_path / "a.jsonl", Rules(min_score=1.0)))
+    outcome = export(ExportJob("sft", paths, tmp_path / "a.jsonl", SelectionRules(min_score=1.0)))
     # Where the fact is absent, "none" is the right reply itself.
     absent = sum(s.answer.kind == "absent" for s in made["samples"])
     assert outcome.read == 6 * GROUPS and outcome.rows == outcome.samples == GROUPS == outcome.kept
@@ -183,7 +182,7 @@ def test_no_completion_is_lost_from_the_count(made: dict[str, Any], tmp_path: Pa
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_row_fits_the_sequence_len_that_is_named(made: dict[str, Any], tmp_path: Path, kind: str) -> None:
     tokenizer = tiny_tokenizer()
-    outcome = export(Job(kind, (made["full"],), tmp_path / "a.jsonl", Rules(min_score=0.01), tokenizer))
+    outcome = export(ExportJob(kind, (made["full"],), tmp_path / "a.jsonl", SelectionRules(min_score=0.01), tokenizer))
     for row in rows_of(tmp_path / "a.jsonl"):
         for name in {"messages", "chosen", "rejected"} & row.keys():
             ids = tokenizer.apply_chat_template(row[name], return_dict=False)
@@ -219,7 +218,7 @@ def test_blanks_around_a_reply_change_nothing(made: dict[str, Any], tmp_path: Pa
 def test_only_a_reply_known_to_be_whole_is_used(row_of: Any, finish_reason: str | None, fault: str) -> None:
     row, _ = row_of("single")
     row = row.model_copy(update={"completions": ["<answer>x</answer>"], "finish_reasons": [finish_reason]})
-    assert [c.fault for c in candidates(row, (0, 0))] == [fault]
+    assert [c.fault for c in completion_candidates(row, (0, 0))] == [fault]
 
 
 def test_the_seed_decides_what_is_drawn(made: dict[str, Any], tmp_path: Path) -> None:
@@ -236,8 +235,8 @@ def test_datasets_reads_the_rows_with_one_schema(made: dict[str, Any], tmp_path:
     for row in lines[:3]:
         row["scores"] = [int(score) for score in row["scores"]]
     (tmp_path / "ints.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
-    rules = Rules(min_score=0.01, min_margin=0.5)
-    export(Job(kind, (tmp_path / "ints.jsonl",), tmp_path / "a.jsonl", rules, tiny_tokenizer()))
+    rules = SelectionRules(min_score=0.01, min_margin=0.5)
+    export(ExportJob(kind, (tmp_path / "ints.jsonl",), tmp_path / "a.jsonl", rules, tiny_tokenizer()))
     read = datasets.load_dataset(
         "json", data_files=str(tmp_path / "a.jsonl"), split="train", chunksize=4096, cache_dir=str(tmp_path / "cache")
     )
@@ -249,11 +248,11 @@ def test_datasets_reads_the_rows_with_one_schema(made: dict[str, Any], tmp_path:
 
 
 @pytest.fixture(scope="module")
-def row_of() -> Callable[..., tuple[Row, Any]]:
+def row_of() -> Callable[..., tuple[ProcessRow, Any]]:
     """A row of `process` with one completion, of any task and options, and its sample."""
     base = Haystacks(tiny_tokenizer(), Options(pool_tokens=20_000))
 
-    def make(task: str, seed: int = 0, **options: Any) -> tuple[Row, Any]:
+    def make(task: str, seed: int = 0, **options: Any) -> tuple[ProcessRow, Any]:
         haystacks = base.variant(Options(pool_tokens=20_000, **options))
         sample = haystacks.sample(seed, "train", task, LENGTH)
         row = RolloutGroup(
@@ -263,7 +262,7 @@ def row_of() -> Callable[..., tuple[Row, Any]]:
             [Completion("", [], None, "stop")],
             [score("", sample.answer)],
         )
-        return Row.model_validate_json(json.dumps(row.row(False))), sample
+        return ProcessRow.model_validate_json(json.dumps(row.row(False))), sample
 
     return make
 
@@ -327,7 +326,7 @@ def test_text_does_not_begin_twice() -> None:
 
 
 @st.composite
-def sampled(draw: st.DrawFn) -> list[Asked]:
+def sampled(draw: st.DrawFn) -> list[AskedSample]:
     candidate = st.builds(
         Candidate,
         place=st.just((0, 0)),
@@ -339,13 +338,13 @@ def sampled(draw: st.DrawFn) -> list[Asked]:
     )
     depths = st.one_of(st.none(), st.floats(0, 1))
     return [
-        Asked(str(i), (i,), draw(st.sampled_from("st")), draw(st.sampled_from([1, 2])), draw(depths), found)
+        AskedSample(str(i), (i,), draw(st.sampled_from("st")), draw(st.sampled_from([1, 2])), draw(depths), found)
         for i, found in enumerate(draw(st.lists(st.lists(candidate, max_size=7), max_size=9)))
     ]
 
 
 RULES = st.builds(
-    Rules,
+    SelectionRules,
     tasks=st.sampled_from([(), ("s",)]),
     lengths=st.sampled_from([(), (1,)]),
     per_sample=st.integers(0, 3),
@@ -359,9 +358,9 @@ PROPERTY = settings(max_examples=30, deadline=None)
 
 
 @PROPERTY
-@given(sampled(), RULES, st.sampled_from([best, pairs]))
+@given(sampled(), RULES, st.sampled_from([best_completions, preference_pairs]))
 def test_whatever_the_rules_every_completion_is_kept_once_or_counted_once(
-    samples: list[Asked], rules: Rules, choose: Any
+    samples: list[AskedSample], rules: SelectionRules, choose: Any
 ) -> None:
     picks, dropped = select(samples, rules, choose)
     kept = [(pick.asked.key, c.digest) for pick in picks for c in pick.candidates]
@@ -376,18 +375,18 @@ def test_whatever_the_rules_every_completion_is_kept_once_or_counted_once(
 
 @PROPERTY
 @given(sampled(), RULES)
-def test_pairs_keep_their_margin_and_differ_in_the_answer(samples: list[Asked], rules: Rules) -> None:
-    for pick in select(samples, rules, pairs)[0]:
+def test_pairs_keep_their_margin_and_differ_in_the_answer(samples: list[AskedSample], rules: SelectionRules) -> None:
+    for pick in select(samples, rules, preference_pairs)[0]:
         chosen, rejected = pick.candidates
         assert chosen.score - rejected.score > rules.min_margin and chosen.answer != rejected.answer
 
 
 @PROPERTY
 @given(sampled(), RULES)
-def test_a_pair_is_found_where_there_is_one(samples: list[Asked], rules: Rules) -> None:
+def test_a_pair_is_found_where_there_is_one(samples: list[AskedSample], rules: SelectionRules) -> None:
     """By the definition, over all pairs of sound completions."""
-    free = Rules(min_margin=rules.min_margin)
-    found = {pick.asked.key for pick in select(samples, free, pairs)[0]}
+    free = SelectionRules(min_margin=rules.min_margin)
+    found = {pick.asked.key for pick in select(samples, free, preference_pairs)[0]}
     for asked in samples:
         best_of = {c.digest: c for c in sorted(asked.candidates, key=lambda c: c.score) if not c.fault}
         sound = best_of.values()
@@ -399,25 +398,29 @@ def test_a_pair_is_found_where_there_is_one(samples: list[Asked], rules: Rules) 
 
 @PROPERTY
 @given(sampled(), RULES)
-def test_the_best_completions_of_a_sample_are_kept_first(samples: list[Asked], rules: Rules) -> None:
-    one = Rules(min_score=rules.min_score, per_sample=1, seed=rules.seed)
-    kept = {pick.asked.key: pick.candidates[0].score for pick in select(samples, one, best)[0]}
+def test_the_best_completions_of_a_sample_are_kept_first(samples: list[AskedSample], rules: SelectionRules) -> None:
+    one = SelectionRules(min_score=rules.min_score, per_sample=1, seed=rules.seed)
+    kept = {pick.asked.key: pick.candidates[0].score for pick in select(samples, one, best_completions)[0]}
     for asked in samples:
         good = [c.score for c in asked.candidates if not c.fault and c.score >= one.min_score]
         assert kept.get(asked.key) == max(good, default=None)
 
 
 @PROPERTY
-@given(sampled(), RULES, st.sampled_from([best, pairs]))
-def test_balance_gives_every_cell_that_has_rows_the_same(samples: list[Asked], rules: Rules, choose: Any) -> None:
+@given(sampled(), RULES, st.sampled_from([best_completions, preference_pairs]))
+def test_balance_gives_every_cell_that_has_rows_the_same(
+    samples: list[AskedSample], rules: SelectionRules, choose: Any
+) -> None:
     def cells(picks: Any) -> Counter[Any]:
         return Counter(pick.asked.cell for pick in picks)
 
-    free = Rules(min_score=rules.min_score, min_margin=rules.min_margin, per_sample=rules.per_sample, seed=rules.seed)
+    free = SelectionRules(
+        min_score=rules.min_score, min_margin=rules.min_margin, per_sample=rules.per_sample, seed=rules.seed
+    )
     before = cells(select(samples, free, choose)[0])
-    after = cells(select(samples, Rules(**vars(free) | {"balance": True}), choose)[0])
+    after = cells(select(samples, SelectionRules(**vars(free) | {"balance": True}), choose)[0])
     assert after == {cell: min(before.values()) for cell in before}
-    limited = cells(select(samples, Rules(**vars(free) | {"balance": True, "limit": rules.limit}), choose)[0])
+    limited = cells(select(samples, SelectionRules(**vars(free) | {"balance": True, "limit": rules.limit}), choose)[0])
     if rules.limit:
         assert sum(limited.values()) == min(rules.limit, sum(after.values()))
         assert (
@@ -426,25 +429,28 @@ def test_balance_gives_every_cell_that_has_rows_the_same(samples: list[Asked], r
 
 
 @PROPERTY
-@given(sampled(), RULES, st.sampled_from([best, pairs]), st.randoms())
-def test_the_order_of_the_input_changes_nothing(samples: list[Asked], rules: Rules, choose: Any, rng: Random) -> None:
-    def texts(samples: list[Asked]) -> Any:
+@given(sampled(), RULES, st.sampled_from([best_completions, preference_pairs]), st.randoms())
+def test_the_order_of_the_input_changes_nothing(
+    samples: list[AskedSample], rules: SelectionRules, choose: Any, rng: Random
+) -> None:
+    def texts(samples: list[AskedSample]) -> Any:
         picks, dropped = select(samples, rules, choose)
         return [(pick.asked.key, [c.digest for c in pick.candidates]) for pick in picks], dropped
 
     def alike(candidates: list[Candidate]) -> list[Candidate]:
         return list({c.digest: c for c in candidates}.values())  # texts that are alike score alike
 
-    once = [Asked(s.key, s.order, s.task, s.length, s.depth, alike(s.candidates)) for s in samples]
+    once = [AskedSample(s.key, s.order, s.task, s.length, s.depth, alike(s.candidates)) for s in samples]
     other = [
-        Asked(s.key, s.order, s.task, s.length, s.depth, rng.sample(s.candidates, len(s.candidates))) for s in once
+        AskedSample(s.key, s.order, s.task, s.length, s.depth, rng.sample(s.candidates, len(s.candidates)))
+        for s in once
     ]
     assert texts(once) == texts(rng.sample(other, len(other)))
 
 
 @pytest.mark.parametrize(("depth", "place"), [(None, -1), (0.0, 0), (0.19, 0), (0.2, 1), (1.0, DEPTH_BINS - 1)])
 def test_a_cell_is_task_length_and_fifth_of_the_text(depth: float | None, place: int) -> None:
-    assert Asked("k", (), "single", 100, depth).cell == ("single", 100, place)
+    assert AskedSample("k", (), "single", 100, depth).cell == ("single", 100, place)
 
 
 def said(digest: str, score: float, answer: str = "", fault: str = "") -> Candidate:
@@ -454,43 +460,48 @@ def said(digest: str, score: float, answer: str = "", fault: str = "") -> Candid
 @pytest.mark.parametrize(
     ("choose", "rules", "candidates", "dropped"),
     [
-        (best, Rules(tasks=("other",)), [said("a", 1.0)], {"task": 1}),
-        (best, Rules(lengths=(2,)), [said("a", 1.0)], {"length": 1}),
-        (best, Rules(), [said("a", 1.0, fault="truncated")], {"truncated": 1}),
-        (best, Rules(), [said("a", 1.0, fault="no_finish_reason")], {"no_finish_reason": 1}),
-        (best, Rules(), [said("a", 1.0, fault="empty")], {"empty": 1}),
-        (best, Rules(), [said("a", 1.0), said("a", 1.0)], {"duplicate": 1}),
-        (best, Rules(min_score=0.5), [said("a", 0.5), said("b", 0.4)], {"low_score": 1}),
-        (best, Rules(per_sample=1), [said("a", 1.0), said("b", 1.0)], {"per_sample": 1}),
-        (best, Rules(limit=1), [said("a", 1.0), said("b", 1.0)], {"limit": 1}),
-        (pairs, Rules(min_margin=0.5), [said("a", 1.0), said("b", 0.5)], {"margin": 2}),
-        (pairs, Rules(min_margin=0.4), [said("a", 1.0, "x"), said("b", 0.5, "x")], {"same_answer": 2}),
-        (pairs, Rules(), [said("a", 1.0), said("b", 0.0), said("c", 0.0)], {"partner_taken": 1}),
+        (best_completions, SelectionRules(tasks=("other",)), [said("a", 1.0)], {"task": 1}),
+        (best_completions, SelectionRules(lengths=(2,)), [said("a", 1.0)], {"length": 1}),
+        (best_completions, SelectionRules(), [said("a", 1.0, fault="truncated")], {"truncated": 1}),
+        (best_completions, SelectionRules(), [said("a", 1.0, fault="no_finish_reason")], {"no_finish_reason": 1}),
+        (best_completions, SelectionRules(), [said("a", 1.0, fault="empty")], {"empty": 1}),
+        (best_completions, SelectionRules(), [said("a", 1.0), said("a", 1.0)], {"duplicate": 1}),
+        (best_completions, SelectionRules(min_score=0.5), [said("a", 0.5), said("b", 0.4)], {"low_score": 1}),
+        (best_completions, SelectionRules(per_sample=1), [said("a", 1.0), said("b", 1.0)], {"per_sample": 1}),
+        (best_completions, SelectionRules(limit=1), [said("a", 1.0), said("b", 1.0)], {"limit": 1}),
+        (preference_pairs, SelectionRules(min_margin=0.5), [said("a", 1.0), said("b", 0.5)], {"margin": 2}),
         (
-            pairs,
-            Rules(per_sample=1),
+            preference_pairs,
+            SelectionRules(min_margin=0.4),
+            [said("a", 1.0, "x"), said("b", 0.5, "x")],
+            {"same_answer": 2},
+        ),
+        (preference_pairs, SelectionRules(), [said("a", 1.0), said("b", 0.0), said("c", 0.0)], {"partner_taken": 1}),
+        (
+            preference_pairs,
+            SelectionRules(per_sample=1),
             [said(x, s) for x, s in zip("abcd", (1, 1, 0, 0), strict=True)],
             {"per_sample": 2},
         ),
     ],
 )
 def test_what_is_dropped_is_counted_under_its_reason(
-    choose: Any, rules: Rules, candidates: list[Candidate], dropped: dict[str, int]
+    choose: Any, rules: SelectionRules, candidates: list[Candidate], dropped: dict[str, int]
 ) -> None:
-    assert select([Asked("k", (), "single", 1, None, candidates)], rules, choose)[1] == dropped
+    assert select([AskedSample("k", (), "single", 1, None, candidates)], rules, choose)[1] == dropped
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_limit_takes_from_each_cell_in_turn(seed: int) -> None:
-    samples = [Asked(str(i), (i,), "st"[i % 2], 1, 0.5, [said("a", 1.0)]) for i in range(8)]
-    picks, _ = select(samples, Rules(balance=True, limit=4, seed=seed), best)
+    samples = [AskedSample(str(i), (i,), "st"[i % 2], 1, 0.5, [said("a", 1.0)]) for i in range(8)]
+    picks, _ = select(samples, SelectionRules(balance=True, limit=4, seed=seed), best_completions)
     assert Counter(pick.asked.task for pick in picks) == {"s": 2, "t": 2}
 
 
 def test_what_balance_costs_is_counted() -> None:
-    rich = Asked("a", (0,), "single", 1, 0.5, [said("a", 1.0), said("b", 1.0)])
-    poor = Asked("b", (1,), "chain", 1, 0.5, [said("a", 1.0)])
-    picks, dropped = select([rich, poor], Rules(balance=True), best)
+    rich = AskedSample("a", (0,), "single", 1, 0.5, [said("a", 1.0), said("b", 1.0)])
+    poor = AskedSample("b", (1,), "chain", 1, 0.5, [said("a", 1.0)])
+    picks, dropped = select([rich, poor], SelectionRules(balance=True), best_completions)
     assert dropped == {"balance": 1} and [pick.asked.task for pick in picks] == ["single", "chain"]
 
 
@@ -503,27 +514,28 @@ def test_the_table_shows_what_was_read_kept_and_dropped(made: dict[str, Any], tm
     assert f"path: {tmp_path / 'a.jsonl'}, ds_type: json, type: chat_template" in result.stdout.replace("\n", "")
 
 
-def test_a_torn_last_line_is_passed_over(made: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost", "rows"), [(2, GROUPS - 1), (1, GROUPS)], ids=["torn", "without its end"])
+def test_a_torn_last_line_is_passed_over(made: dict[str, Any], tmp_path: Path, lost: int, rows: int) -> None:
     torn = tmp_path / "torn.jsonl"
-    torn.write_bytes(made["full"].read_bytes()[:-1])
+    torn.write_bytes(made["full"].read_bytes()[:-lost])
     assert run("sft", torn, tmp_path / "a.jsonl").exit_code == 0
-    assert len(rows_of(tmp_path / "a.jsonl")) == GROUPS - 1
+    assert len(rows_of(tmp_path / "a.jsonl")) == rows
 
 
 def test_nothing_left_says_what_to_loosen(made: dict[str, Any], tmp_path: Path) -> None:
     result = run("sft", made["full"], tmp_path / "a.jsonl", "--tasks", "count")
-    assert "name other --tasks" in error_of(result, 1) and "task" in result.stdout
+    assert "allow other tasks (--tasks)" in error_of(result, 1) and "task" in result.stdout
     assert not (tmp_path / "a.jsonl").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--tasks", "single,unheard"], "unknown task 'unheard'; --tasks takes single, "),
-        (["--lengths", "short"], "--lengths"),
-        (["--per-sample", "-1"], "set --per-sample"),
-        (["--limit", "-1"], "set --limit"),
-        (["--min-score", "1.5"], "set --min-score"),
+        (["--tasks", "single,unheard"], "(got 'unheard') (--tasks)"),
+        (["--lengths", "short"], "like 1024,4096 (--lengths)"),
+        (["--per-sample", "-1"], "(--per-sample)"),
+        (["--limit", "-1"], "(--limit)"),
+        (["--min-score", "1.5"], "(--min-score)"),
         (["--tokenizer", "nowhere"], "give --tokenizer a local folder"),
     ],
 )
@@ -533,7 +545,20 @@ def test_a_wrong_setting_is_one_line(made: dict[str, Any], tmp_path: Path, argum
 
 
 def test_a_wrong_margin_is_one_line(made: dict[str, Any], tmp_path: Path) -> None:
-    assert "set --min-margin" in error_of(run("dpo", made["full"], tmp_path / "a.jsonl", "--min-margin", 1))
+    assert "(--min-margin)" in error_of(run("dpo", made["full"], tmp_path / "a.jsonl", "--min-margin", 1))
+
+
+@pytest.mark.parametrize(("kind", "flag", "owner"), [("dpo", "--min-score", "sft"), ("sft", "--min-margin", "dpo")])
+def test_a_setting_of_another_kind_is_one_line(
+    made: dict[str, Any], tmp_path: Path, kind: str, flag: str, owner: str
+) -> None:
+    assert f"is for {owner}, not for {kind} ({flag})" in error_of(
+        run(kind, made["full"], tmp_path / "a.jsonl", flag, 0.5)
+    )
+
+
+def test_pretraining_without_a_tokenizer_is_one_line(made: dict[str, Any], tmp_path: Path) -> None:
+    assert "(--tokenizer)" in error_of(run("pretrain", made["full"], tmp_path / "a.jsonl"))
 
 
 def test_nothing_that_is_there_is_written_over(made: dict[str, Any], tmp_path: Path) -> None:
@@ -578,10 +603,10 @@ def test_a_recipe_of_another_release_or_corpus_leaves_no_file(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{}\nnot json\n", ":1: no row of process (store: Field required)"),
-        ("not json\n", ":1: not JSON"),
-        ("[1]\n", ":1: no row of process"),
-        ('{"completions": []}\n', ":1: no row of process"),
+        ("{}\nnot json\n", ":1: not a row of process (store: Field required)"),
+        ("not json\n", ":1: invalid JSON"),
+        ("[1]\n", ":1: not a row of process"),
+        ('{"completions": []}\n', ":1: not a row of process"),
         ('{"recipe": {"split": "eval"}, "score": 1}\n', ":1: a row of the split 'eval'; what is evaluated on"),
         ("", ": no complete row"),
     ],
@@ -597,7 +622,7 @@ def test_a_bad_line_is_named_by_its_number(made: dict[str, Any], tmp_path: Path)
     row["scores"] = row["scores"][1:]
     (tmp_path / "in.jsonl").write_text(first + json.dumps(row) + "\n", encoding="utf-8")
     said = error_of(run("sft", tmp_path / "in.jsonl", tmp_path / "a.jsonl"))
-    assert "in.jsonl:2: no row of process" in said and "differ in number" in said
+    assert "in.jsonl:2: not a row of process" in said and "differ in number" in said
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Rows of `process` as `export` reads them, and the right reply to each."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
+
+from environments.haystack.sample import NEEDED
+from environments.haystack.tasks.independent import NONE, Answer
+from longthread.errors import DataError
+
+WANTED = "give the .jsonl of process"
+
+
+class RowRecipe(BaseModel, extra="allow"):
+    """All of a recipe, also what a later release may add: the whole recipe rebuilds the sample."""
+
+    version: int
+    seed: int
+    split: str
+    task: str
+    length: int
+    depths: list[float] | None
+    options: dict[str, Any]
+    tokenizer: str
+    filler: str
+
+
+class RowNeedle(BaseModel):
+    """What the right reply cites, and the depth at which `balance` counts the row."""
+
+    role: str
+    depth: float
+    passage: int
+
+
+class ProcessRow(BaseModel):
+    """What export needs of a row of `process`."""
+
+    store: Literal["compact", "full"]
+    recipe: RowRecipe
+    answer: Answer
+    needles: list[RowNeedle]
+    completions: list[str] = Field(min_length=1)
+    finish_reasons: list[str | None]
+    scores: list[FiniteFloat]
+    messages: list[list[dict[str, str]]]
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Self:
+        if len({len(part) for part in (self.completions, self.finish_reasons, self.scores, self.messages)}) != 1:
+            raise ValueError("completions, finish_reasons, scores and messages differ in number")
+        return self
+
+    @property
+    def answer_format(self) -> str:
+        """The form in which the prompt asks for the answer."""
+        return str(self.recipe.options.get("answer_format", "tags"))
+
+    @property
+    def depth(self) -> float | None:
+        """Where the one needle stands that holds the answer, as in the heatmap."""
+        depths = [needle.depth for needle in self.needles if needle.role == "answer"]
+        return depths[0] if len(depths) == 1 else None
+
+
+def parse_row(value: object, where: str) -> ProcessRow:
+    """The row of a JSON value. Raises `DataError`, which names `where`, for what is not a row to train on."""
+    recipe = value.get("recipe") if isinstance(value, dict) else None
+    if isinstance(recipe, dict) and recipe.get("split") != "train":
+        raise DataError(
+            f"{where}: a row of the split {recipe.get('split')!r}; what is evaluated on must not be trained on: {WANTED}"
+        )
+    try:
+        return ProcessRow.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or "row"
+        raise DataError(f"{where}: not a row of process ({field}: {first['msg']}); {WANTED}") from None
+
+
+def right_reply(row: ProcessRow) -> str:
+    """What earns the whole score, in the form that the prompt asks for."""
+    answer = row.answer
+    values = "; ".join(answer.values) or NONE
+    if row.answer_format != "tags":
+        return values
+    parts = [f"<answer>{values}</answer>"]
+    if row.recipe.options.get("numbered") and (cited := {n.passage for n in row.needles if n.role in NEEDED}):
+        parts.insert(0, f"<evidence>{', '.join(map(str, sorted(cited)))}</evidence>")
+    if answer.steps:
+        parts.insert(0, f"<steps>{'; '.join(answer.steps)}</steps>")
+    return " ".join(parts)
