@@ -52,9 +52,9 @@ def collect(context: typer.Context) -> None:
 @longlora.command(context_settings=AS_IT_IS, add_help_option=False)
 def data(context: typer.Context) -> None:
     """Pretraining rows of an exact token length, checked as they are made."""
-    from trainer_configs.longlora.data import build as data
+    from trainer_configs.longlora.data import command
 
-    data.app(["data", *context.args], prog_name="longthread longlora")
+    command.app(["data", *context.args], prog_name="longthread longlora")
 
 
 @longlora.command(context_settings=AS_IT_IS, add_help_option=False)

@@ -26,8 +26,9 @@ PASSAGES = 12  # in a document: about 3600 tokens
 RUN = """
 import json, resource, sys, time
 from pathlib import Path
-from trainer_configs.longlora.data import Settings, build
-from trainer_configs.longlora.documents import Source, load_encoder
+from trainer_configs.longlora.data.build import Settings, build
+from trainer_configs.longlora.data.encoder import load_encoder
+from trainer_configs.longlora.data.sources import Source
 source, out, tokenizer, length, processes = sys.argv[1:]
 load_encoder(tokenizer)
 import datasets

@@ -121,7 +121,7 @@ def text_rows(texts: Path, model: str, length: int, rows: int, scratch: Path) ->
     import pyarrow.parquet as pq
 
     from trainer_configs.longlora.data.build import Settings, build
-    from trainer_configs.longlora.data.prepare import Source
+    from trainer_configs.longlora.data.sources import Source
 
     build(Settings(Source(str(texts)), scratch, model, length, limit=rows))
     files = sorted((scratch / "data").glob("*.parquet"))

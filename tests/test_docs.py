@@ -32,10 +32,10 @@ APPS = {
     "longthread": "longthread_cli",
     "longthread export": "environments.datasets.export",
     "longthread collect": "environments.datasets.collect",
-    "longthread longlora data": "trainer_configs.longlora.data.build",
+    "longthread longlora data": "trainer_configs.longlora.data.command",
     "longthread longlora rope": "trainer_configs.longlora.rope.preview",
     "longthread longlora merge": "trainer_configs.longlora.merge",
-    "python -m trainer_configs.longlora.data": "trainer_configs.longlora.data.build",
+    "python -m trainer_configs.longlora.data": "trainer_configs.longlora.data.command",
     "python -m environments.embedded_server": "environments.inference.embedded.server",
 }
 ENVIRONMENTS = ("needle-env", "linked-needle-env")

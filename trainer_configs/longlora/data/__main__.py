@@ -2,6 +2,6 @@
 
 import typer
 
-from trainer_configs.longlora.data.build import data
+from trainer_configs.longlora.data.command import data
 
 typer.run(data)

@@ -2,10 +2,9 @@
 
 Joining. Documents are taken in order, whole while they fit. The next one gives its longest beginning that ends with a
 sentence and leaves a rest which pieces of other documents fill exactly; it goes on in the next row. For these pieces up
-to four short documents are held in reserve and used up, sentence by sentence, before others are touched; which sums of
+to four short documents are held in reserve and used up, sentence by sentence, before others are touched. Which sums of
 their beginnings exist is one bit set (subset sum), so a row costs microseconds. Each piece starts its positions anew.
-Every token comes out once, in the order of its document. Only where no sum fits (text without sentences, or too few
-documents) is a row cut within a sentence, and counted.
+Only where no sum fits (text without sentences, or too few documents) is a row cut within a sentence, and counted.
 
 Windows. A window starts at a sentence and ends with one, holds exactly the asked tokens as they stand, and shares at least
 the stated overlap with the one before: it starts at the last place not behind `end - overlap` that allows all of that.
@@ -29,7 +28,10 @@ TRIED = 8  # documents behind the reserve, and documents given back, before a se
 
 @dataclass(frozen=True)
 class Document:
-    """The part of a document that is still to be written. `cuts`: how many tokens may be taken, ascending, ends at all."""
+    """The part of a document that is still to be written.
+
+    `cuts`: how many tokens a piece may take, ascending, up to all of them.
+    """
 
     ids: np.ndarray  # [T] int32
     cuts: np.ndarray  # [C] int32
@@ -37,6 +39,7 @@ class Document:
     total: int = 0  # tokens of the whole document
 
     def split(self, count: int) -> tuple["Document", "Document"]:
+        """The first `count` tokens, and the others."""
         cuts = self.cuts[self.cuts > count] - count
         head = self.cuts[self.cuts < count]
         return (
@@ -58,12 +61,29 @@ class Row:
 
     @property
     def position_ids(self) -> np.ndarray:
+        """[L] int64: 0, 1, 2, … from the start of each piece."""
         lengths = np.diff(np.append(self.starts, len(self.ids)))
         return (np.arange(len(self.ids)) - np.repeat(self.starts, lengths)).astype(np.int64)
 
 
 class Packer:
-    """Joins documents into rows of `length` tokens. Deterministic: the rows depend on the documents and their order."""
+    """Joins documents into rows of `length` tokens. The rows depend on nothing but the documents and their order.
+
+    Invariant: every token pushed is in one row, or in `queue` or `reserve`, once and in the order of its document.
+
+    | waiting   | holds |
+    |-----------|-------|
+    | `queue`   | documents in order; rows take from the first |
+    | `reserve` | up to four short documents, whose pieces complete rows |
+
+    | room left when whole documents were taken | rule |
+    |-------------------------------------------|------|
+    | none                                      | the row is complete |
+    | `fit` with the first and the reserve      | the row ends with pieces of them |
+    | `fit` with eight documents more           | with pieces of those too |
+    | no sum fits                               | the last whole document goes back, and the rule is applied again |
+    | nothing left to give back, or 8 times     | the first document is cut within a sentence, and `Row.cut` says so |
+    """
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -72,23 +92,26 @@ class Packer:
         self.total = 0  # tokens waiting
 
     def push(self, document: Document) -> None:
+        """Add a document behind the others."""
         self.queue.append(document)
         self.total += len(document)
 
     def rows(self, final: bool = False) -> Iterator[Row]:
-        """The rows that can be made now. With `final` nothing more will come; less than a row is left after it."""
+        """The rows that can be made now. With `final` no document will follow; less than a row is left then."""
         while self._ready(final):
             row = self._row()
             self.total -= self.length
             yield row
 
     def _ready(self, final: bool) -> bool:
+        """Whether a row can be made; before the end also whether there is enough to choose from."""
         if final:
             return self.total >= self.length
         many = len(self.queue) + len(self.reserve) >= LOOKAHEAD
         return self.total >= AHEAD_ROWS * self.length or (many and self.total >= 2 * self.length)
 
     def _fill_reserve(self) -> None:
+        """Take the shortest whole documents of the queue, or split the end off its last one."""
         while len(self.reserve) < RESERVE and self.queue:
             fresh = [d for d in list(self.queue)[1 : 2 * LOOKAHEAD] if len(d) == d.total]
             if fresh:
@@ -188,6 +211,8 @@ def fit(first: np.ndarray, others: list[np.ndarray], room: int) -> list[int] | N
 
 @dataclass(frozen=True)
 class Window:
+    """A window of a document: where it starts, in tokens."""
+
     start: int
     whole: bool  # starts at a sentence and ends with one
 
@@ -196,8 +221,8 @@ def plan_windows(cuts: np.ndarray, room: int, overlap: int, slack: int, whole: b
     """Windows of `room` tokens over a document whose length is the last of its `cuts`.
 
     Each shares at least `overlap` and at most `overlap + slack` tokens with the one before. Where no window within these
-    bounds is whole, `whole` takes the next one that is, however far on (there may be a gap then, and none behind the last
-    window); without `whole` one ends within a sentence.
+    bounds is whole, `whole` takes the next one that is, however far on, and leaves a gap. Without `whole` the window ends
+    within a sentence.
     """
     total = int(cuts[-1])
     starts = np.concatenate([[0], cuts[:-1]])

@@ -1,4 +1,4 @@
-"""From judged units to rows on the disk: counting, the search for near-duplicates, packing, shards, and a state to go on.
+"""From judged units to rows on the disk: counting, the search for near-duplicates, packing, shards, and a state to resume.
 
 builder = Builder(length, limit, NearDuplicates(0.8, 262_144))
 write_shard(out, builder.tally.rows, builder.rows(units)); builder.save(state)
@@ -8,15 +8,15 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from longthread.files import replacing
+from trainer_configs.longlora.data.near_duplicates import PERMUTATIONS, NearDuplicates
 from trainer_configs.longlora.data.packing import Document, Packer, Row
-from trainer_configs.longlora.data.quality import PERMUTATIONS, NearDuplicates
 
 STATE, SIGNATURES = "state.npz", "signatures.bin"
 ROW_GROUP = 1 << 20  # tokens that are turned into columns at a time
@@ -24,7 +24,7 @@ ROW_GROUP = 1 << 20  # tokens that are turned into columns at a time
 
 @dataclass
 class Tally:
-    """Counts that add up: every unit read is kept or has one reason; tokens likewise."""
+    """Counts that add up: every unit that is read is kept or rejected for one reason, and so are its tokens."""
 
     rows: int = 0
     units: int = 0
@@ -41,42 +41,47 @@ class Tally:
     overlap_max: int = 0
 
     def reject(self, reason: str, tokens: int) -> None:
+        """Count a rejected unit."""
         self.rejected[reason] += 1
         self.rejected_tokens[reason] += tokens
 
     def add_row(self, row: Row) -> None:
+        """Count a finished row."""
         self.rows += 1
         self.cut_rows += row.cut
         self.pieces += len(row.starts)
 
     def add_overlap(self, tokens: int) -> None:
+        """Count the tokens that two windows share."""
         self.overlap_min = min(tokens, self.overlap_min) if self.overlaps else tokens
         self.overlap_max = max(tokens, self.overlap_max)
         self.overlap_tokens += tokens
         self.overlaps += 1
 
     def check(self, length: int, waiting: int = 0) -> None:
+        """Assert that the counts add up, with so many tokens waiting for a row."""
         assert self.units == self.kept + sum(self.rejected.values()), self
         assert self.unit_tokens == self.rows * length + self.left_over_tokens + waiting, self
 
 
 class Builder:
-    """The state of a run between two chunks, and what turns units into rows."""
+    """Turns units into rows, and keeps the state of a run between two chunks."""
 
     def __init__(self, length: int, limit: int, index: NearDuplicates) -> None:
         self.length, self.limit, self.index = length, limit, index
         self.tally = Tally()
         self.packer = Packer(length)
-        self.items = 0  # of the source, that are done
+        self.items = 0  # of the source, finished
         self.remembered: list[bytes] = []  # signatures of this chunk
         self.indexed = 0  # signatures of all chunks before
 
     @property
     def full(self) -> bool:
+        """True once the limit is reached."""
         return 0 < self.limit <= self.tally.rows
 
     def rows(self, units: Iterable[dict[str, Any]]) -> Iterator[Row]:
-        """The rows that these units complete, up to the limit. Units behind the limit are not read."""
+        """The rows that these units complete. Units behind the limit are not read."""
         for unit in units:
             if self.full:
                 return
@@ -97,7 +102,7 @@ class Builder:
                 yield self._counted(Row(ids, np.zeros(1, np.int32), unit["cut"]))
 
     def finish(self) -> Iterator[Row]:
-        """The last rows. What is left then is counted: documents never begun as left over, of others the tokens."""
+        """The last rows. The rest is counted: whole documents as rejected, of documents already begun the tokens."""
         if not self.full:
             yield from self._packed(final=True)
         waiting: Counter[int] = Counter()
@@ -115,6 +120,7 @@ class Builder:
         self.tally.check(self.length)
 
     def waiting(self) -> list[Document]:
+        """Documents, or their rests, that are in no row yet."""
         return [*self.packer.reserve, *self.packer.queue]
 
     def _packed(self, final: bool) -> Iterator[Row]:
@@ -140,6 +146,7 @@ class Builder:
     # counts, as it says how many shards do.
 
     def save(self, folder: Path) -> None:
+        """Write the state; a run that is killed resumes from it."""
         with (folder / SIGNATURES).open("ab") as log:
             log.write(b"".join(self.remembered))
             log.flush()
@@ -156,7 +163,7 @@ class Builder:
             "documents": [[len(d.ids), len(d.cuts), d.number, d.total] for d in waiting],
         }
         none = np.zeros(0, np.int32)
-        with replacing(folder / STATE) as path, path.open("wb") as file:
+        with replacing(folder / STATE) as file:
             np.savez(
                 file,
                 numbers=np.frombuffer(json.dumps(numbers).encode(), np.uint8),
@@ -165,6 +172,7 @@ class Builder:
             )
 
     def load(self, folder: Path) -> None:
+        """Resume from a saved state."""
         with np.load(folder / STATE, allow_pickle=False) as state:
             numbers, ids, cuts = json.loads(state["numbers"].tobytes()), state["ids"], state["cuts"]
         self.items, self.indexed = numbers["items"], numbers["indexed"]
@@ -190,7 +198,7 @@ class Builder:
 
 
 def write_shard(out: Path, first: int, rows: Iterable[Row]) -> int:
-    """Writes rows as `train-<number of its first row>.parquet`, all or nothing; returns how many. No rows, no file.
+    """Write rows as `train-<number of its first row>.parquet`, whole or not at all; return how many. No rows, no file.
 
     Types are those that `datasets` itself gives to tokenised columns, so that these rows mix with others.
     """
@@ -205,8 +213,8 @@ def write_shard(out: Path, first: int, rows: Iterable[Row]) -> int:
         return 0
     count, block = 0, [head]
     with (
-        replacing(out / "data" / f"train-{first:09d}.parquet") as path,
-        pq.ParquetWriter(path, schema, compression="zstd") as writer,
+        replacing(out / "data" / f"train-{first:09d}.parquet") as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
     ):
         while block:
             while sum(len(row.ids) for row in block) < ROW_GROUP and (row := next(waiting, None)) is not None:
@@ -223,17 +231,3 @@ def _column(row: Row, name: str) -> np.ndarray:
     if name == "position_ids":
         return row.position_ids
     return np.ones(len(row.ids), np.int8) if name == "attention_mask" else row.ids
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when all of it is on the disk, and goes away if that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.part")
-    try:
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

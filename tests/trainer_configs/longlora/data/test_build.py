@@ -20,11 +20,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from environments.haystack.filler import prose
+from longthread.errors import ConfigError, RunError
 from tests.environments.patience import PATIENCE
 from trainer_configs.longlora.data import build as data
-from trainer_configs.longlora.data.build import DataError, Settings, build
-from trainer_configs.longlora.data.prepare import Encoder, Source, load_encoder, sentence_borders, token_cuts
+from trainer_configs.longlora.data.build import Settings, build
+from trainer_configs.longlora.data.command import REASONS, app
+from trainer_configs.longlora.data.encoder import Encoder, load_encoder, sentence_borders, token_cuts
 from trainer_configs.longlora.data.quality import Checks
+from trainer_configs.longlora.data.sources import Source
 
 NOVEL = gzip.decompress((Path(__file__).parents[3] / "data" / "persuasion.txt.gz").read_bytes()).decode()
 OPEN = Checks(0, False, 1, "any", 0, 1, 0)  # every check off
@@ -158,7 +161,7 @@ def test_counts_add_up_whatever_comes(tmp_path_factory, gpt2_folder, texts, draw
     stats, _ = build(make(folder / "x.jsonl", folder / "out", gpt2_folder, **options))
     assert stats["units"] == stats["kept"] + sum(stats["rejected"].values())
     assert stats["unit_tokens"] == stats["rows"] * length + stats["left_over_tokens"]
-    assert set(stats["rejected"]) <= set(data.REASONS)
+    assert set(stats["rejected"]) <= set(REASONS)
     if stats["rows"]:
         assert set(read(folder / "out")["length"]) == {length}
     if mode == "join":
@@ -244,7 +247,7 @@ def test_folders_files_and_datasets_give_the_same_rows(tmp_path, gpt2_folder):
 
 
 def test_long_files_are_parted_without_loss(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer_configs.longlora.data.prepare.DOCUMENT_CHARS", 10_000)
+    monkeypatch.setattr("environments.haystack.filler.corpora.DOCUMENT_CHARS", 10_000)
     (tmp_path / "long.txt").write_text(NOVEL)
     parts = list(Source(str(tmp_path / "long.txt")).items())
     assert "".join(parts) == NOVEL and max(map(len, parts)) <= 10_000 and len(parts) > 9
@@ -328,7 +331,7 @@ def test_stopping_anywhere_loses_nothing(undisturbed, tmp_path, monkeypatch, bro
         return replace_file(self, target)
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(DataError, match="No space left on device; the . shards there are whole: make room") as error:
+    with pytest.raises(RunError, match="No space left on device; the . shards there are whole: make room") as error:
         build(run)
     assert "\n" not in str(error.value)
     assert not list(run.out.rglob("*.part"))
@@ -345,16 +348,16 @@ def test_another_run_in_the_folder_is_refused(corpus, tmp_path, gpt2_folder):
         (replace(run, checks=Checks()), "checks"),
         (replace(run, seed=3), "seed"),
     ):
-        with pytest.raises(DataError, match=f"holds a run with another {name}") as error:
+        with pytest.raises(ConfigError, match=f"holds a run with another {name}") as error:
             build(other)
         assert "\n" not in str(error.value)
     build(replace(run, num_proc=2))  # the same rows
     corpus.write_text(corpus.read_text() * 2)
-    with pytest.raises(DataError, match="another files"):
+    with pytest.raises(ConfigError, match="another files"):
         build(run)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes").write_text("mine")
-    with pytest.raises(DataError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds something else"):
         build(replace(run, out=tmp_path / "full"))
 
 
@@ -363,24 +366,24 @@ def test_another_run_in_the_folder_is_refused(corpus, tmp_path, gpt2_folder):
     [
         ({"length": 15}, "length 15 must lie between 16 and"),
         ({"length": 1 << 23}, "length 8388608 must lie between"),
-        ({"mode": "slide"}, "'slide' is none of join, window"),
+        ({"mode": "slide"}, r"mode must be one of join, window \(got 'slide'\)"),
         ({"mode": "window", "overlap": 512}, "overlap 512 must be at least 0 and below the length 512"),
         ({"overlap": 5}, "no meaning in mode join"),
         ({"mode": "window", "overlap": 500, "checks": Checks()}, "near-duplicate of the one before"),
         ({"limit": -1}, "limit -1 must be at least 0"),
         ({"num_proc": 0}, "num_proc 0 must be at least 1"),
-        ({"checks": Checks(max_markup=2)}, "max_markup 2 must lie between 0 and 1: set --max-markup"),
-        ({"checks": Checks(language="klingon")}, "'klingon' is none of en, any"),
-        ({"source": Source("prose")}, "prose is endless: give --limit"),
+        ({"checks": Checks(max_markup=2)}, r"max_markup 2 must lie between 0 and 1 \(max_markup\)"),
+        ({"checks": Checks(language="klingon")}, "language must be one of en, any, .* \\(got 'klingon'\\)"),
+        ({"source": Source("prose")}, r"prose is endless: give the number of rows \(limit\)"),
         ({"source": Source("needles"), "limit": 3, "mode": "window"}, "cannot be windowed"),
-        ({"source": Source("CORPUS", "body")}, "has no column 'body': --column takes one of text, n"),
+        ({"source": Source("CORPUS", "body")}, "has no column 'body': use one of n, text"),
         ({"source": Source("CORPUS", "n")}, "column 'n' of .* holds int"),
         ({"source": Source("missing.txt")}, "missing.txt does not exist"),
         ({"source": Source("missing.jsonl")}, "missing.jsonl does not exist"),
-        ({"source": Source("owner/missing")}, "neither a local folder or file nor a dataset"),
+        ({"source": Source("owner/missing")}, "cannot load dataset .* give a local folder or file"),
         ({"source": Source("EMPTY")}, "no .txt or .md file below"),
         ({"source": Source("BLANK")}, "holds no text"),
-        ({"tokenizer": "missing/tokenizer"}, "cannot be loaded .* give --tokenizer a local folder"),
+        ({"tokenizer": "missing/tokenizer"}, "cannot be loaded .* give tokenizer a local folder"),
     ],
 )
 def test_errors_are_one_line_before_any_work(corpus, tmp_path, gpt2_folder, change, message):
@@ -390,7 +393,7 @@ def test_errors_are_one_line_before_any_work(corpus, tmp_path, gpt2_folder, chan
     if "source" in change:
         name = change["source"].name
         change = change | {"source": replace(change["source"], name=str(places.get(name, name)))}
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         build(replace(make(corpus, tmp_path / "out", gpt2_folder), **change))
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
@@ -399,7 +402,7 @@ def test_tokenizers_that_cannot_serve(tokenizer_of, tmp_path):
     from transformers import PreTrainedTokenizerFast
 
     bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer_of("gpt2").backend_tokenizer)
-    with pytest.raises(DataError, match="has no eos token"):
+    with pytest.raises(ConfigError, match="has no eos token"):
         Encoder(bare)
 
 
@@ -441,9 +444,10 @@ def test_the_folder_is_what_load_dataset_reads(corpus, tmp_path, gpt2_folder, mo
 def test_command(corpus, tmp_path, gpt2_folder):
     runner = CliRunner()
     arguments = ["data", str(corpus), str(tmp_path / "out"), "--tokenizer", gpt2_folder, "--num-proc", "1"]
-    result = runner.invoke(data.app, [*arguments, "--length", "512"])
+    result = runner.invoke(app, [*arguments, "--length", "512"])
     assert result.exit_code == 0 and "kept" in result.output and "near_duplicate" in result.output
     assert "tokens/s" in result.output.replace("\n", " ") and "sequence_len: 512" in result.output
-    assert "already there" in runner.invoke(data.app, [*arguments, "--length", "512"]).output
-    result = runner.invoke(data.app, [*arguments, "--length", "7"])
-    assert result.exit_code == 1 and result.exception.code.startswith("error: length 7 must lie between")
+    assert "already there" in runner.invoke(app, [*arguments, "--length", "512"]).output
+    result = runner.invoke(app, [*arguments, "--length", "7"])
+    assert result.exit_code == 2 and result.stderr.startswith("error: length 7 must lie between 16 and")
+    assert result.stderr.endswith("(--length)\n") and result.stderr.count("\n") == 1
