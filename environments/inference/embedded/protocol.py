@@ -1,4 +1,4 @@
-"""What a request to the embedded server may say, and what its answers look like: OpenAI's forms and vLLM's. Pure.
+"""What a request to the embedded server may ask for, and the forms of its answers: OpenAI's and vLLM's. Pure.
 
 A parameter that would change the answer and is not implemented is refused, never ignored.
 """
@@ -6,17 +6,79 @@ A parameter that would change the answer and is not implemented is refused, neve
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
+from longthread.files import JsonObject
 
-from environments.inference.embedded.engine import Completion, Sampling
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-MAX_N = 64
 
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. `stopped` sees a generation's ids after each token (stop strings live outside the engine)."""
+
+    n: int = 1
+    max_tokens: int = 16
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: all
+    seed: int | None = None
+    top_logprobs: int = 0
+    stopped: Callable[[Sequence[int]], bool] | None = None
+
+
+@dataclass
+class Generation:
+    """Generated ids, the end-of-text token included; log-probabilities are the model's own (temperature 1)."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    top: list[list[tuple[int, float]]] = field(default_factory=list)  # for each token, the likeliest (id, logprob)
+    finish_reason: str = ""  # "stop" or "length"; empty while it runs
+
+
+class RequestError(Exception):
+    """A request that is refused: one line, an HTTP status and OpenAI's error code."""
+
+    def __init__(self, message: str, status: int = 400, code: str = "invalid_request_error") -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+    def to_json(self) -> JsonObject:
+        """OpenAI's error body."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
+
+
+# ---- requests ----
+
+
+@dataclass(frozen=True)
+class Number:
+    """A numeric parameter: its type, its range and its default."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float = float("inf")
+    default: float | None = None
+
+
+NUMBERS = {
+    "n": Number(int, 1, 64, 1),
+    "max_tokens": Number(int, 1),
+    "max_completion_tokens": Number(int, 1),
+    "temperature": Number(float, 0, 100, 1.0),
+    "top_p": Number(float, 1e-6, 1, 1.0),
+    "top_k": Number(int, -1, default=0),
+    "seed": Number(int, -(2**63), 2**63 - 1),
+    "logprobs": Number(int, 0, 20, 0),
+    "top_logprobs": Number(int, 0, 20, 0),
+}
 # Parameters that would change the answer and are not implemented, with the values that ask for nothing.
-NEUTRAL: dict[str, tuple[Any, ...]] = {
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "stream": (False,),
     "echo": (False,),
     "suffix": ("",),
@@ -35,134 +97,132 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-class RequestError(Exception):
-    """A request that is refused: HTTP status, one line, OpenAI's error code."""
-
-    def __init__(self, message: str, status: int = 400, code: str = "invalid_request_error") -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-    def response(self) -> web.Response:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": str(self), "type": kind, "param": None, "code": self.code}
-        return web.json_response({"error": error}, status=self.status)
-
-
-def number(body: dict[str, Any], name: str, default: Any, kind: type, low: float, high: float = float("inf")) -> Any:
-    """A number of the body, checked; a missing one or null gives the default."""
-    value = body.get(name)
+def number(body: JsonObject, name: str) -> Any:
+    """One of `NUMBERS` out of a body, an int or a float; a missing one or null gives the default."""
+    wanted, value = NUMBERS[name], body.get(name)
     if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)):
-        raise RequestError(f"{name} is {shown(value)}: give {'an integer' if kind is int else 'a number'}")
-    if not low <= value <= high:
-        raise RequestError(f"{name} is {value}: give {low} or more" + (f", at most {high}" if high < 2**63 - 1 else ""))
-    return kind(value)
+        return wanted.default
+    if isinstance(value, bool) or not isinstance(value, int if wanted.kind is int else (int, float)):
+        raise RequestError(f"{name} is {shortened(value)}: give {'an integer' if wanted.kind is int else 'a number'}")
+    if not wanted.low <= value <= wanted.high:
+        at_most = f", at most {wanted.high}" if wanted.high < 2**63 - 1 else ""
+        raise RequestError(f"{name} is {value}: give {wanted.low} or more{at_most}")
+    return wanted.kind(value)
 
 
-def stop_strings(body: dict[str, Any]) -> list[str]:
+def stop_strings(body: JsonObject) -> list[str]:
+    """The strings before which a text ends."""
     stop = body.get("stop")
     stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
-        raise RequestError(f"stop is {shown(stop)}: give a string or a list of strings, none of them empty")
+        raise RequestError(f"stop is {shortened(stop)}: give a string or a list of strings, none of them empty")
     return stops
 
 
-def chat_messages(body: dict[str, Any]) -> list[dict[str, str]]:
+def chat_messages(body: JsonObject) -> list[dict[str, str]]:
     """The messages with plain string contents (text parts are joined)."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages is missing or empty: give a list of {role, content}")
-    plain = []
-    for i, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise RequestError(f"messages[{i}] is no object with a role: give {{role, content}}")
-        content = message.get("content")
-        if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
-            content = "".join(str(part.get("text", "")) for part in content)
-        if not isinstance(content, str):
-            raise RequestError(f"messages[{i}].content is no text: give a string")
-        plain.append({"role": message["role"], "content": content})
-    return plain
+    return [_message(i, message) for i, message in enumerate(messages)]
 
 
-def sampling_of(body: dict[str, Any], default_max_tokens: int, logprobs: int, tokenizer: Any) -> Sampling:
-    """Everything but the prompt; raises RequestError for what is out of range or not implemented."""
+def _message(i: int, message: object) -> dict[str, str]:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise RequestError(f"messages[{i}] must be an object with a role: give {{role, content}}")
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str):
+        raise RequestError(f"messages[{i}].content must be text: give a string")
+    return {"role": message["role"], "content": content}
+
+
+def sampling_of(
+    body: JsonObject, default_max_tokens: int, top_logprobs: int, tokenizer: PreTrainedTokenizerBase
+) -> Sampling:
+    """Everything but the prompt. Raises `RequestError` for what is out of range or not implemented."""
     for name, values in NEUTRAL.items():
         if body.get(name) is not None and body[name] not in values:
             raise RequestError(
-                f"{name}={shown(body[name])} is not supported by the embedded server: leave it out, or use vLLM",
+                f"{name}={shortened(body[name])} is not supported by the embedded server: leave it out, or use vLLM",
                 code="unsupported_parameter",
             )
     budget = "max_completion_tokens" if body.get("max_completion_tokens") is not None else "max_tokens"
-    top_k = number(body, "top_k", 0, int, -1)
     stops = stop_strings(body)
     return Sampling(
-        n=number(body, "n", 1, int, 1, MAX_N),
-        max_tokens=number(body, budget, default_max_tokens, int, 1),
-        temperature=number(body, "temperature", 1.0, float, 0, 100),
-        top_p=number(body, "top_p", 1.0, float, 1e-6, 1),
-        top_k=max(top_k, 0),
-        seed=number(body, "seed", None, int, -(2**63), 2**63 - 1),
-        top_logprobs=logprobs,
+        n=number(body, "n"),
+        max_tokens=number(body, budget) or default_max_tokens,
+        temperature=number(body, "temperature"),
+        top_p=number(body, "top_p"),
+        top_k=max(number(body, "top_k"), 0),
+        seed=number(body, "seed"),
+        top_logprobs=top_logprobs,
         stopped=_stop_test(tokenizer, stops) if stops else None,
     )
 
 
-def _stop_test(tokenizer: Any, stops: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+def _stop_test(tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> Callable[[Sequence[int]], bool]:
     # The match ends in the newest token and a token is at least a byte: so many tokens hold it for sure.
     reach = max(len(stop.encode()) for stop in stops) + 8
 
     def stopped(ids: Sequence[int]) -> bool:
-        tail = tokenizer.decode(ids[-reach:], skip_special_tokens=True)
+        tail = tokenizer.decode(list(ids[-reach:]), skip_special_tokens=True)
         return any(stop in tail for stop in stops)
 
     return stopped
 
 
-def shown(value: Any) -> str:
+def shortened(value: object) -> str:
+    """The value as JSON of at most 41 characters."""
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:40] + "…"
 
 
-class Voice:
-    """Completions as text and as the three forms of log-probabilities."""
+# ---- answers ----
 
-    def __init__(self, tokenizer: Any, eos_ids: set[int]) -> None:
+
+class Formatter:
+    """Generations as text, and their log-probabilities in OpenAI's two forms."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Collection[int]) -> None:
         self.tokenizer, self.eos_ids = tokenizer, eos_ids
 
-    def text(self, completion: Completion, stops: Sequence[str]) -> str:
+    def text(self, generation: Generation, stops: Sequence[str]) -> str:
         """Up to the end-of-text token or the first stop string, neither of them included."""
-        ids = completion.ids[:-1] if completion.ids[-1] in self.eos_ids else completion.ids
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        ids = generation.ids[:-1] if generation.ids[-1] in self.eos_ids else generation.ids
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
     def token(self, token_id: int) -> str:
-        text: str = self.tokenizer.decode([token_id])
-        return text
+        """One token's text."""
+        return str(self.tokenizer.decode([token_id]))
 
-    def chat_logprobs(self, completion: Completion) -> dict[str, Any]:
-        def entry(token_id: int, logprob: float) -> dict[str, Any]:
+    def chat_logprobs(self, generation: Generation) -> JsonObject:
+        """The form of /v1/chat/completions."""
+
+        def entry(token_id: int, logprob: float) -> JsonObject:
             token = self.token(token_id)
             return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
 
-        tops = completion.top or [[] for _ in completion.ids]
+        tops = generation.top or [[] for _ in generation.ids]
         content = [
             entry(token_id, logprob) | {"top_logprobs": [entry(*pair) for pair in top]}
-            for token_id, logprob, top in zip(completion.ids, completion.logprobs, tops, strict=True)
+            for token_id, logprob, top in zip(generation.ids, generation.logprobs, tops, strict=True)
         ]
         return {"content": content, "refusal": None}
 
-    def legacy_logprobs(self, completion: Completion) -> dict[str, Any]:
-        tokens = [self.token(token_id) for token_id in completion.ids]
+    def legacy_logprobs(self, generation: Generation) -> JsonObject:
+        """The form of /v1/completions."""
+        tokens = [self.token(token_id) for token_id in generation.ids]
         return {
             "tokens": tokens,
-            "token_logprobs": completion.logprobs,
-            "top_logprobs": [{self.token(t): lp for t, lp in top} for top in completion.top] or None,
+            "token_logprobs": generation.logprobs,
+            "top_logprobs": [{self.token(t): lp for t, lp in top} for top in generation.top] or None,
             "text_offset": [sum(map(len, tokens[:i])) for i in range(len(tokens))],
         }
 
 
-def native_logprobs(completion: Completion) -> list[list[dict[int, float]]]:
-    """/generate's form: per token a list whose first entry is {token id: logprob}, the chosen one first."""
-    return [[{i: lp}] for i, lp in zip(completion.ids, completion.logprobs, strict=True)]
+def native_logprobs(generation: Generation) -> list[list[dict[int, float]]]:
+    """The form of /generate: for each token a list whose first entry is {token id: logprob} of the chosen one."""
+    return [[{i: lp}] for i, lp in zip(generation.ids, generation.logprobs, strict=True)]

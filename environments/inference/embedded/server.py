@@ -5,7 +5,8 @@
     with background(MODEL_DIR) as base_url: ...                       # in-process, for tests and the demo
 
 The embedded default for a CPU and for tests. For anything larger use vLLM or SGLang: they page, shard and stream.
-Decoding is in `embedded_engine.py`, the forms of requests and answers in `embedded_protocol.py`; this file is HTTP.
+`engine` decodes, `protocol` has the forms of requests and answers; this file is HTTP. torch is imported when a model is
+loaded. Not `transformers serve`, which has no /generate with token ids and log-probabilities, and no `n`.
 """
 
 from __future__ import annotations
@@ -14,64 +15,73 @@ import asyncio
 import contextlib
 import hmac
 import json
+import os
 import signal
 import sys
 import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from aiohttp import web
 
-from environments.inference.embedded.engine import ATTENTION, Completion, Engine
 from environments.inference.embedded.protocol import (
+    Formatter,
+    Generation,
     RequestError,
-    Voice,
     chat_messages,
     native_logprobs,
     number,
     sampling_of,
-    shown,
+    shortened,
     stop_strings,
 )
+from longthread.errors import ConfigError, exit_on_error, option
+from longthread.files import JsonObject
+
+if TYPE_CHECKING:
+    from torch.nn import Embedding
 
 MAX_BODY = 64 * 2**20  # a prompt of 128k token ids is 1 MB of JSON, as escaped text at most 4 MB
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DEFAULT_MAX_TOKENS = 16  # of /v1/completions and /generate, as OpenAI and vLLM have it
 
 
-class ServerError(RuntimeError):
-    """The server cannot start; one line with the fix."""
-
-
+@dataclass
 class EmbeddedServer:
     """`await start()` gives the base URL (".../v1"), `await stop()` ends it. Options as on the command line."""
 
-    def __init__(
-        self,
-        model_dir: Path | str,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        dtype: str = "auto",
-        max_batch: int = 8,
-        model_name: str | None = None,
-        api_key: str | None = None,
-        threads: int | None = None,
-    ) -> None:
-        self.model_dir, self.host, self.port, self.dtype = Path(model_dir), host, port, dtype
-        self.max_batch, self.api_key, self.threads = max_batch, api_key, threads
-        self.model_name = model_name or self.model_dir.resolve().name
-        self.runner: web.AppRunner | None = None
+    model_dir: Path | str
+    _: KW_ONLY
+    host: str = "127.0.0.1"
+    port: int = 0
+    dtype: str = "auto"
+    max_batch: int = 8
+    model_name: str | None = None
+    api_key: str | None = None
+    threads: int | None = None
+    runner: web.AppRunner | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.model_dir = Path(self.model_dir)
+        self.model_name = self.model_name or self.model_dir.resolve().name
 
     async def start(self) -> str:
-        model, self.tokenizer, eos_ids = await asyncio.to_thread(load, self.model_dir, self.dtype)
+        """Load the model and listen. Returns the base URL; raises `ConfigError` when either is impossible."""
+        # A torch thread that spins for a partner whose core another process holds stalls both. On two busy cores a
+        # 1024-token prefill fell from 800 to 20-120 tok/s; waiting passively it keeps 360-600. Read when torch is loaded.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from environments.inference.embedded.engine import Engine, Limits, load
+
+        model, self.tokenizer, eos_ids = await asyncio.to_thread(load, Path(self.model_dir), self.dtype)
         self.limit: int = model.config.max_position_embeddings
-        self.vocabulary: int = model.get_input_embeddings().weight.shape[0]
-        self.voice = Voice(self.tokenizer, eos_ids)
-        self.engine = Engine(model, eos_ids, max_batch=self.max_batch, threads=self.threads)
+        self.vocabulary = cast("Embedding", model.get_input_embeddings()).num_embeddings
+        self.formatter = Formatter(self.tokenizer, eos_ids)
+        self.engine = Engine(model, eos_ids, Limits(requests=self.max_batch), self.threads)
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
@@ -85,11 +95,13 @@ class EmbeddedServer:
             await web.TCPSite(self.runner, self.host, self.port, shutdown_timeout=1).start()
         except OSError as error:
             await self.stop()
-            raise ServerError(f"cannot listen on {self.host}:{self.port} ({error.strerror}): try --port 0") from error
+            message = f"cannot listen on {self.host}:{self.port} ({error.strerror}): port 0 picks a free one"
+            raise ConfigError(message, setting="port") from error
         self.port = self.runner.addresses[0][1]
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/v1"
 
     async def stop(self) -> None:
+        """Cancel what is running and stop listening."""
         if self.runner is not None:
             await asyncio.to_thread(self.engine.close)
             await self.runner.cleanup()
@@ -107,15 +119,15 @@ class EmbeddedServer:
                 raise RequestError("wrong or missing API key: send Authorization: Bearer KEY", 401, "invalid_api_key")
             return await handler(request)
         except RequestError as error:
-            return error.response()
+            return _refusal(error)
         except web.HTTPException as error:
-            return RequestError(
-                f"{request.method} {request.path}: {error.reason}", error.status, "http_error"
-            ).response()
+            return _refusal(
+                RequestError(f"{request.method} {request.path}: {error.reason}", error.status, "http_error")
+            )
         except Exception as error:  # out of memory, say; the type and first line only, never a prompt
             reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
             print(f"embedded server: {request.path} failed: {reason}", file=sys.stderr)
-            return RequestError(f"the model failed: {reason}", 500, "internal_error").response()
+            return _refusal(RequestError(f"the model failed: {reason}", 500, "internal_error"))
 
     async def _health(self, _: web.Request) -> web.Response:
         alive = self.engine.thread.is_alive()
@@ -130,67 +142,67 @@ class EmbeddedServer:
         messages = chat_messages(body)
         wanted = body.get("logprobs")
         if wanted not in (None, False, True):
-            raise RequestError(f"logprobs is {shown(wanted)}: give true or false")
+            raise RequestError(f"logprobs is {shortened(wanted)}: give true or false")
         if not self.tokenizer.chat_template:
             raise RequestError("this model has no chat template: use /v1/completions")
         prompt = await asyncio.to_thread(self._chat_prompt, messages)
-        top = number(body, "top_logprobs", 0, int, 0, 20) if wanted else 0
-        rows = await self._decode(body, prompt, self.limit - len(prompt), top)
+        top = number(body, "top_logprobs") if wanted else 0
+        generations = await self._decode(body, prompt, self.limit - len(prompt), top)
         choices = [
             {
                 "index": i,
-                "message": {"role": "assistant", "content": self.voice.text(row, stop_strings(body))},
-                "logprobs": self.voice.chat_logprobs(row) if wanted else None,
-                "finish_reason": row.finish_reason,
+                "message": {"role": "assistant", "content": self.formatter.text(generation, stop_strings(body))},
+                "logprobs": self.formatter.chat_logprobs(generation) if wanted else None,
+                "finish_reason": generation.finish_reason,
             }
-            for i, row in enumerate(rows)
+            for i, generation in enumerate(generations)
         ]
-        return self._reply("chatcmpl", "chat.completion", prompt, rows, choices)
+        return self._reply("chatcmpl", "chat.completion", prompt, generations, choices)
 
     async def _completions(self, request: web.Request) -> web.Response:
         body = await self._body(request)
         prompt = await self._prompt_ids(body.get("prompt"))
-        top = number(body, "logprobs", 0, int, 0, 20)
-        rows = await self._decode(body, prompt, 16, top)
+        top = number(body, "logprobs")
+        generations = await self._decode(body, prompt, DEFAULT_MAX_TOKENS, top)
         choices = [
             {
                 "index": i,
-                "text": self.voice.text(row, stop_strings(body)),
-                "logprobs": self.voice.legacy_logprobs(row) if body.get("logprobs") is not None else None,
-                "finish_reason": row.finish_reason,
+                "text": self.formatter.text(generation, stop_strings(body)),
+                "logprobs": self.formatter.legacy_logprobs(generation) if body.get("logprobs") is not None else None,
+                "finish_reason": generation.finish_reason,
             }
-            for i, row in enumerate(rows)
+            for i, generation in enumerate(generations)
         ]
-        return self._reply("cmpl", "text_completion", prompt, rows, choices)
+        return self._reply("cmpl", "text_completion", prompt, generations, choices)
 
     async def _generate(self, request: web.Request) -> web.Response:
         """vLLM's token-level form, as atroposlib 0.4.0 sends and reads it (its vllm_server.py)."""
         body = await self._body(request, named=False)
         given = body.get("prompt")
         prompt = await self._prompt_ids(given.get("prompt_token_ids") if isinstance(given, dict) else given)
-        number(body, "logprobs", 0, int, 0, 20)  # the chosen token's is given whatever the number
-        rows = await self._decode(body, prompt, 16, 0)
+        number(body, "logprobs")  # checked only: the chosen token's is given whatever the number
+        generations = await self._decode(body, prompt, DEFAULT_MAX_TOKENS, 0)
         answer = {
-            "text": [self.voice.text(row, stop_strings(body)) for row in rows],
+            "text": [self.formatter.text(generation, stop_strings(body)) for generation in generations],
             "prompt": given if isinstance(given, str) else None,
             "prompt_token_ids": prompt,
-            "token_ids": [row.ids for row in rows],
-            "finish_reasons": [row.finish_reason for row in rows],
-            "logprobs": [native_logprobs(row) for row in rows],
+            "token_ids": [generation.ids for generation in generations],
+            "finish_reasons": [generation.finish_reason for generation in generations],
+            "logprobs": [native_logprobs(generation) for generation in generations],
         }
         return web.json_response(answer)
 
-    async def _body(self, request: web.Request, named: bool = True) -> dict[str, Any]:
+    async def _body(self, request: web.Request, named: bool = True) -> JsonObject:
         try:
             body = json.loads(await request.read())
         except (UnicodeDecodeError, ValueError) as error:
             raise RequestError(f"the body is not JSON ({error}): send a JSON object") from error
         if not isinstance(body, dict):
-            raise RequestError("the body is no JSON object: send one")
+            raise RequestError("the body must be a JSON object")
         if named and not isinstance(body.get("model"), str):
             raise RequestError(f"model is missing: this server has {self.model_name!r}")
         if named and body["model"] != self.model_name:
-            message = f"there is no model {shown(body['model'])} here: this server has {self.model_name!r}"
+            message = f"there is no model {shortened(body['model'])} here: this server has {self.model_name!r}"
             raise RequestError(message, 404, "model_not_found")
         return body
 
@@ -202,18 +214,16 @@ class EmbeddedServer:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
-    async def _prompt_ids(self, prompt: Any) -> list[int]:
+    async def _prompt_ids(self, prompt: object) -> list[int]:
         if isinstance(prompt, str):
             prompt = await asyncio.to_thread(self.tokenizer.encode, prompt)
         if not isinstance(prompt, list) or not all(type(i) is int and 0 <= i < self.vocabulary for i in prompt):
-            raise RequestError(
-                f"prompt is no string and no list of token ids below {self.vocabulary}: give one of them"
-            )
+            raise RequestError(f"prompt must be a string or a list of token ids below {self.vocabulary}")
         if not prompt:
-            raise RequestError("prompt is empty: give at least one token")
+            raise RequestError("prompt must hold at least one token")
         return prompt
 
-    async def _decode(self, body: dict[str, Any], prompt: list[int], budget: int, logprobs: int) -> list[Completion]:
+    async def _decode(self, body: JsonObject, prompt: list[int], budget: int, logprobs: int) -> list[Generation]:
         sampling = sampling_of(body, max(budget, 1), logprobs, self.tokenizer)
         if len(prompt) + sampling.max_tokens > self.limit:
             raise RequestError(
@@ -224,59 +234,16 @@ class EmbeddedServer:
         return await asyncio.wrap_future(self.engine.submit(prompt, sampling))
 
     def _reply(
-        self, prefix: str, kind: str, prompt: list[int], rows: list[Completion], choices: list[dict[str, Any]]
+        self, prefix: str, kind: str, prompt: list[int], generations: list[Generation], choices: list[JsonObject]
     ) -> web.Response:
-        made = sum(len(row.ids) for row in rows)
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": made, "total_tokens": len(prompt) + made}
+        generated = sum(len(generation.ids) for generation in generations)
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": generated, "total_tokens": len(prompt) + generated}
         head = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time())}
         return web.json_response(head | {"model": self.model_name, "choices": choices, "usage": usage})
 
 
-def load(model_dir: Path, dtype: str = "auto") -> tuple[Any, Any, set[int]]:
-    """Model, tokenizer and end-of-text ids of a local folder. Safetensors only, no remote code, no network."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    if not (model_dir / "config.json").is_file():
-        raise ServerError(
-            f"{model_dir} holds no model (no config.json): `python -m environments.demo_model` fetches one"
-        )
-    cuda = torch.cuda.is_available()
-    if dtype == "auto":
-        dtype = "bfloat16" if cuda else "float32"  # a CPU without bfloat16 units is twice as slow in it
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise ServerError(f"dtype is {dtype!r}: give auto, float32, bfloat16 or float16")
-    try:
-        config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
-        if not any(str(name).endswith("ForCausalLM") for name in config.architectures or []):
-            raise ServerError(
-                f"{model_dir} is not a causal LM (architectures {config.architectures}): give another folder"
-            )
-        if not _attends_fully(config):
-            raise ServerError(f"{model_dir} has layers that do not attend to the whole context: serve it with vLLM")
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            model_dir,
-            dtype=getattr(torch, dtype),
-            attn_implementation=ATTENTION,  # sdpa underneath
-            local_files_only=True,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ServerError(f"cannot load {model_dir} as a causal LM ({reason}): give a complete folder") from error
-    model.eval().to("cuda" if cuda else "cpu")
-    configured = model.generation_config.eos_token_id
-    eos_ids = {configured} if isinstance(configured, int) else set(configured or [])
-    return model, tokenizer, eos_ids | ({tokenizer.eos_token_id} - {None})
-
-
-def _attends_fully(config: Any) -> bool:
-    kinds = getattr(config, "layer_types", None)
-    if kinds:
-        return set(kinds) == {"full_attention"}
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return window is None or window >= config.max_position_embeddings
+def _refusal(error: RequestError) -> web.Response:
+    return web.json_response(error.to_json(), status=error.status)
 
 
 @contextlib.contextmanager
@@ -341,8 +308,5 @@ def main(
         api_key=api_key,
         threads=threads,
     )
-    try:
+    with exit_on_error(option):
         asyncio.run(serve(server))
-    except ServerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

