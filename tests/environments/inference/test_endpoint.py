@@ -10,8 +10,14 @@ from aiohttp import web
 from atroposlib.envs.base import APIServerConfig
 
 from environments.inference.completions import check_server, request_group
-from environments.inference.endpoint import CompletionError
-from tests.environments.loopback import REQUEST, ChatServer, choice, generated, make_env, said, sample
+from environments.inference.endpoint import (
+    COOLDOWN_SECONDS,
+    BadReply,
+    CompletionError,
+    RequestRejected,
+    ServerUnavailable,
+)
+from tests.environments.loopback import REQUEST, ChatServer, choice, generated, make_endpoint, make_env, said, sample
 from tests.environments.tiny_model import EOS, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -117,3 +123,57 @@ async def test_a_trailing_slash_is_no_other_server(server: ChatServer) -> None:
     await check_server(APIServerConfig(base_url=server.url + "/", model_name="m"))
     completions = await sample(server, 1, token_exact=True, base_url=server.url + "/")
     assert completions[0].text == "a" and server.paths == ["/generate"]
+
+
+# ---- outages ----
+
+
+def test_an_outage_is_announced_once_and_its_end_told() -> None:
+    endpoint = make_endpoint("http://127.0.0.1:1/v1")
+    assert endpoint.mark_up() is None and not endpoint.in_cooldown()
+    first, second = ServerUnavailable("down"), ServerUnavailable("down")
+    assert not endpoint.mark_failed(first, patience=60) and endpoint.in_cooldown() and first.lasted == 0
+    assert endpoint.mark_failed(second, patience=0) and second.lasted >= 0
+    assert not endpoint.mark_failed(ServerUnavailable("down"), patience=0)
+    lasted = endpoint.mark_up()
+    assert lasted is not None and lasted >= 0 and not endpoint.in_cooldown() and endpoint.down_since is None
+    assert endpoint.mark_up() is None
+
+
+def test_a_reply_of_any_kind_ends_an_outage() -> None:
+    endpoint = make_endpoint("http://127.0.0.1:1/v1")
+    endpoint.mark_failed(ServerUnavailable("down"), patience=0)
+    assert not endpoint.mark_failed(BadReply("half a JSON"), patience=0)
+    assert endpoint.down_since is None and not endpoint.in_cooldown()
+
+
+def test_after_the_cooldown_a_server_is_asked_again() -> None:
+    endpoint = make_endpoint("http://127.0.0.1:1/v1")
+    endpoint.mark_failed(ServerUnavailable("down"), patience=60)
+    endpoint.failed_at -= COOLDOWN_SECONDS
+    assert not endpoint.in_cooldown() and endpoint.down_since is not None
+
+
+def test_training_and_evaluation_have_semaphores_of_their_own() -> None:
+    endpoint = make_endpoint("http://127.0.0.1:1/v1")
+    assert endpoint.semaphore("train") is endpoint.server.sem
+    assert endpoint.semaphore("eval") is endpoint.server.eval_sem
+
+
+async def test_reasoning_settings_of_atroposlib_reach_the_body(server: ChatServer) -> None:
+    """`extra_body` is the openai client's way to add fields: they stand in the body itself."""
+    endpoint = make_endpoint(server.url)
+    endpoint.server._inject_reasoning_kwargs = lambda body: body | {"extra_body": {"reasoning": {"effort": "low"}}}  # type: ignore[method-assign]
+    await endpoint.complete(REQUEST, 1)
+    assert server.requests[0]["reasoning"] == {"effort": "low"} and "extra_body" not in server.requests[0]
+
+
+async def test_an_address_that_is_not_one_is_a_rejection() -> None:
+    with pytest.raises(RequestRejected, match="is not an address; give another .openai.base_url."):
+        await make_endpoint("nonsense").complete(REQUEST, 1)
+
+
+async def test_token_ids_beyond_any_vocabulary_are_a_bad_reply(server: ChatServer) -> None:
+    server.reply = lambda *_: web.json_response({"logprobs": [[[{str(2**70): -0.5}]]], "finish_reasons": ["stop"]})
+    with pytest.raises(BadReply, match="no tokens with log-probabilities"):
+        await make_endpoint(server.url, server_type="vllm").complete(REQUEST, 1)

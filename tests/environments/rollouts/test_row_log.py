@@ -155,3 +155,10 @@ def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
 def test_digest_depends_on_the_settings_and_not_on_their_order() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
     assert len(json.dumps(digest({}))) == 18
+
+
+def test_a_whole_last_row_that_lacks_its_line_end_counts(tmp_path: Path) -> None:
+    path = fill(tmp_path / "rows.jsonl", [0, 1])
+    path.write_bytes(path.read_bytes()[:-1])
+    assert fill(path, [2]) == path
+    assert [row["item"] for row in read_jsonl(path)] == [0, 1, 2]
