@@ -34,17 +34,20 @@ from transformers.utils import logging
 
 import lift
 from benchmarks.spread import spread
-from lift import LiftError, tasks
-from lift.evaluation.evaluate import evaluate
-from lift.evaluation.results import Rate, Results, plot
+from lift import tasks
+from lift.evaluation.evaluate import Settings, evaluate
+from lift.evaluation.results import Results, plot
 from lift.inference.generate import answers, chat
 from lift.library.base_model import fingerprint
 from lift.memory.tuner import gate, layers
 from lift.tasks import Item, synthetic_document
-from lift.training.fit import adapter_config, fit
+from lift.tasks.synthetic_document import ControlSet, DocumentQuestions
+from lift.training.fit import FitOptions, adapter_config, fit
 from lift.training.recipes import RECIPES, Recipe, Stage
-from longthread.files import replacing
+from longthread.errors import ConfigError, exit_on_error
+from longthread.files import write_json
 from longthread.model_shape import kv_bytes
+from longthread.statistics import Share
 
 # Found by `tune`: what is not said here is the recipe's own; published-v3's is its authors'.
 TUNED = {"published-v4": 2e-3, "cartridge": 8e-2}
@@ -115,20 +118,23 @@ def measured(folder: Path, given: Recipe, tokens: int, seed: int, out: Path) -> 
     """One fit and its evaluation."""
     free()  # what the last one held
     model, tokenizer = load(folder)
-    document, facts = synthetic_document.made(tokenizer, tokens, seed)
-    other, others = synthetic_document.made(tokenizer, 2048, 1000 + seed)
+    document, facts = synthetic_document.generate(tokenizer, tokens, seed)
+    other, _ = synthetic_document.generate(tokenizer, 2048, 1000 + seed)
     sized = replace(given, **equal(model.config))
-    done = fit(document, model, tokenizer, sized, out, seed=seed, progress=False)
+    done = fit(document, model, tokenizer, sized, FitOptions(out, seed, progress=False))
     del model
     free()
     model = PeftModel.from_pretrained(load(folder)[0], str(out)).eval()
-    results = evaluate(
-        model, tokenizer, document, questions(document, facts, seed),
-        neutral=synthetic_document.neutral("eval"), unrelated=synthetic_document.unrelated(),
-        other=(other, tasks.make(other, ("needle",), OTHERS, seed, "eval")), window_tokens=1024, progress=False,
-        gate=gate if layers(model) else None,
-        answer=lambda asked: answers(model, tokenizer, [chat(tokenizer, *each) for each in asked], 40),
+    unlike = tasks.make(other, ("needle",), OTHERS, seed, "eval")
+    control = ControlSet(
+        synthetic_document.neutral("eval"), synthetic_document.unrelated(), DocumentQuestions(other, unlike)
+    )
+    settings = Settings(
+        window_tokens=1024, progress=False, gate=gate if layers(model) else None,
+        answer=lambda prompts: answers(model, tokenizer, [chat(tokenizer, *prompt) for prompt in prompts], 40),
     )  # fmt: skip
+    asked = DocumentQuestions(document, questions(document, facts, seed))
+    results = evaluate(model, tokenizer, asked, control, settings)
     figures = {"seconds": done.seconds, "prefill": done.prefill_seconds, "bytes": done.bytes, "kv": done.kv_bytes}
     return {"results": results.to_json(), "steps": done.steps, "losses": done.losses, **figures}
 
@@ -143,8 +149,8 @@ def free() -> None:
 # ---- what it says -----------------------------------------------------------------------------------------------
 
 
-def pooled(rates: Sequence[Rate]) -> Rate:
-    return sum(rates, Rate())
+def pooled(rates: Sequence[Share]) -> Share:
+    return sum(rates, Share())
 
 
 def table(found: dict[str, dict[str, Any]]) -> Table:
@@ -162,12 +168,12 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     for (length, method), values in sorted(rows.items(), key=lambda row: row[0][0]):
         results = [Results.from_json(value["results"]) for value in values]
         all_of = together(results)
-        closed = [percent(all_of.closed.get(kind, Rate())) for kind in ("needle", "linked", "absent", "cloze")]
+        closed = [percent(all_of.closed.get(kind, Share())) for kind in ("needle", "linked", "absent", "cloze")]
         timed = [value for value in values if value["alone"]]  # those that shared a GPU waited for each other
         aurocs = [r.gate_auroc for r in results if r.gate_auroc is not None]
         made.add_row(
             f"{length}", method, f"{len(values)}", *closed,
-            "/".join(percent(rates.get("needle", Rate())) for rates in (all_of.window, all_of.window_off)),
+            "/".join(percent(rates.get("needle", Share())) for rates in (all_of.window, all_of.window_off)),
             f"{all_of.nll - all_of.nll_off:+.3f}", f"{percent(all_of.other)}/{percent(all_of.other_off)}",
             f"{percent(all_of.unrelated)}/{percent(all_of.unrelated_off)}",
             f"{mean(v['seconds'] for v in timed):.1f}" if timed else "–",
@@ -178,12 +184,12 @@ def table(found: dict[str, dict[str, Any]]) -> Table:
     return made
 
 
-def percent(rate: Rate) -> str:
+def percent(rate: Share) -> str:
     return f"{100 * rate.right / rate.asked:.0f}" if rate.asked else "–"
 
 
-def by_kind(rates: Sequence[dict[str, Rate]]) -> dict[str, Rate]:
-    return {kind: pooled([each.get(kind, Rate()) for each in rates]) for kind in rates[0]}
+def by_kind(rates: Sequence[dict[str, Share]]) -> dict[str, Share]:
+    return {kind: pooled([each.get(kind, Share()) for each in rates]) for kind in rates[0]}
 
 
 def together(results: Sequence[Results]) -> Results:
@@ -239,8 +245,7 @@ class Store:
                     bar.write(f"{key}: {type(found).__name__}: {found}")
                     continue
                 self.found[key] = {**found, **said[key], "alone": each == 1}
-                with replacing(self.path) as file:
-                    file.write(json.dumps(self.found, indent=1).encode())
+                write_json(self.path, self.found, indent=1)
                 closed = {kind: rate["share"] for kind, rate in found["results"]["closed"].items()}
                 change = found["results"]["nll"] - found["results"]["nll_off"]
                 bar.write(f"{key}: {closed} neutral {change:+.3f} fit {found['seconds']:.1f} s {found['losses']}")
@@ -254,20 +259,14 @@ SECONDS = Annotated[float, typer.Option(help="Begin nothing after so many; the s
 EACH = Annotated[int, typer.Option(min=1, help="Fits at a time on a GPU.")]
 
 
-def base_of(model: Path) -> str:
-    try:
-        return fingerprint(model)
-    except LiftError as error:
-        raise SystemExit(f"error: {error}") from None
-
-
 def known(what: str, names: list[str], of: Collection[str]) -> list[str]:
     if unknown := set(names) - set(of):
-        raise SystemExit(f"error: {what} {' '.join(sorted(unknown))} unknown: use {' '.join(of)}")
+        raise ConfigError(f"{what} must be of {', '.join(of)} (got {', '.join(sorted(unknown))})")
     return names
 
 
 @app.command()
+@exit_on_error()
 def run(
     out: OUT,
     model: MODEL,
@@ -284,13 +283,14 @@ def run(
         for size in map(int, tokens.split(","))
         for method in known("methods", methods.split(","), RECIPES)
     }
-    store = Store(out / "results.json", base_of(model))
+    store = Store(out / "results.json", fingerprint(model))
     store.measure(model, jobs, seconds, each)
     Console(width=170).print(table(store.found))
     draw(store.found, out)
 
 
 @app.command()
+@exit_on_error()
 def tune(
     out: OUT,
     model: MODEL,
@@ -308,6 +308,7 @@ def tune(
 
 
 @app.command()
+@exit_on_error()
 def ablate(
     out: OUT,
     model: MODEL,
@@ -322,7 +323,7 @@ def ablate(
 
 
 def _aside(path: Path, model: Path, recipes: dict[str, Recipe], tokens: int, seconds: float, each: int) -> None:
-    store = Store(path, base_of(model))
+    store = Store(path, fingerprint(model))
     jobs = {f"{tokens} {name} {seed}": (given, tokens, seed) for name, given in recipes.items() for seed in TUNED_ON}
     store.measure(model, jobs, seconds, each)
     Console(width=170).print(table(store.found))

@@ -7,7 +7,6 @@ OUT is the folder of `run`. `alone`: facts asked in wordings not trained on, wit
 all of them on, each question to the one that it is about; `another's`: with another document's memory on instead.
 """
 
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -18,15 +17,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, base_of, load, percent
-from lift import LiftError, tasks
+from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, load, percent
+from lift import tasks
 from lift.document.document import Document
-from lift.evaluation.results import Rate
+from lift.inference.capacity import synchronize
 from lift.inference.generate import answers, chat
 from lift.library.attach import Attached
+from lift.library.base_model import fingerprint
 from lift.library.library import Entry, Library
 from lift.tasks import right, synthetic_document
-from longthread.model_shape import wait
+from longthread.errors import ConfigError, exit_on_error
+from longthread.files import write_json
+from longthread.statistics import Share
 
 SWITCHES, LOADS = 200, 20
 
@@ -37,22 +39,23 @@ def seconds_to_switch(attached: Attached, names: list[str], times: int) -> float
     """The median of a turn through the documents."""
     took = []
     for at in range(times):
-        wait(attached.model.device)
+        synchronize(attached.model.device)
         began = time.perf_counter()
         attached.switch(names[at % len(names)])
-        wait(attached.model.device)
+        synchronize(attached.model.device)
         took.append(time.perf_counter() - began)
     return median(took)
 
 
-def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], seed: int) -> Rate:
+def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], seed: int) -> Share:
     attached.switch(on)
     items = tasks.make(document, ("needle",), NEEDLES, seed, "eval")
     replies = answers(attached.model, tokenizer, [chat(tokenizer, document.name, item.question) for item in items], 40)
-    return Rate(sum(map(right, items, replies)), len(items))
+    return Share(sum(map(right, items, replies)), len(items))
 
 
 @app.command()
+@exit_on_error()
 def main(
     out: OUT,
     model: MODEL,
@@ -62,31 +65,28 @@ def main(
     """Time to switch, and facts with all documents on."""
     fitted = sorted(out.glob(f"{tokens}-{method}-*/adapter_model.safetensors"))
     if len(fitted) < 2:
-        raise SystemExit(
-            f"error: {out} has {len(fitted)} documents of {tokens} tokens by {method}, at least 2 are needed: "
+        raise ConfigError(
+            f"{out} has {len(fitted)} documents of {tokens} tokens by {method}, at least 2 are needed: "
             f"python -m benchmarks.lift run {out} --tokens {tokens} --methods {method} --seeds 0,1"
         )
-    mine = base_of(model)
+    base_fingerprint = fingerprint(model)
     base, tokenizer = load(model)
     documents, seeds = {}, {}
     with TemporaryDirectory() as scratch:
         library = Library(Path(scratch) / "books")
         for path in fitted:
             seed = int(path.parent.name.rpartition("-")[2])
-            document, _ = synthetic_document.made(tokenizer, tokens, seed)
+            document, _ = synthetic_document.generate(tokenizer, tokens, seed)
             library.add(path.parent, Entry(
                 name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,
-                base_model=str(model), fingerprint=mine,
+                base_model=str(model), fingerprint=base_fingerprint,
             ))  # fmt: skip
             documents[document.name], seeds[document.name] = document, seed
         names = list(documents)
-        try:
-            attached = Attached(library, base, names)
-            attached.switch(names)
-        except LiftError as error:  # a method that takes one at a time
-            raise SystemExit(f"error: {error}") from None
+        attached = Attached(library, base, names)
+        attached.switch(names)
         found: dict[str, Any] = {"switch_ms": 1000 * seconds_to_switch(attached, names, SWITCHES)}
-        rates: dict[str, list[Rate]] = {"alone": [], "all": [], "another's": []}
+        rates: dict[str, list[Share]] = {"alone": [], "all": [], "another's": []}
         for i, (name, document) in enumerate(documents.items()):
             on = {"alone": [name], "all": names, "another's": [names[i - 1]]}
             for how, wanted in on.items():
@@ -104,7 +104,7 @@ def main(
         f"switch {found['switch_ms']:.1f} ms among loaded documents, {found['load_ms']:.1f} ms with reading from the disk"
     )
     found |= {how: [[each.right, each.asked] for each in values] for how, values in rates.items()}
-    (out / f"together-{tokens}-{method}.json").write_text(json.dumps(found | {"documents": names}, indent=1))
+    write_json(out / f"together-{tokens}-{method}.json", found | {"documents": names}, indent=1)
 
 
 if __name__ == "__main__":

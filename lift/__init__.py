@@ -2,7 +2,3 @@
 
 Long Input Fine-Tuning (arXiv 2502.14644) from its equations, with a gate of our own that knows how much the window holds.
 """
-
-
-class LiftError(ValueError):
-    """What a user has to change, in one line: the value, the limit, the fix."""

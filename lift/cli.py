@@ -14,21 +14,27 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
 
-from lift import LiftError
 from lift.document.document import Document, encodable, read, read_text
 from lift.inference import retrieval
 from lift.library import base_model, tables
-from lift.library.library import Entry, Library, LibraryError
+from lift.library.library import Entry, Library
+from longthread.errors import ConfigError, DataError, exit_on_error, option
+
+if TYPE_CHECKING:  # torch and PEFT are imported by the commands that run them
+    import torch
+
+    from lift.library.attach import Attached
+    from lift.tasks.self_study import SelfStudy
+    from lift.training.recipes import Recipe
 
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
 
@@ -38,33 +44,26 @@ Device = Annotated[str, typer.Option(help=f"One of {', '.join(base_model.DEVICES
 ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if it is no longer where it was.")]
 
 
-@contextmanager
-def _one_line() -> Iterator[None]:
-    try:
-        yield
-    except LiftError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-
-
-def _base(library: Library, names: Sequence[str], model: str | None) -> Path:
+def _base_folder(library: Library, names: Sequence[str], model: str | None) -> Path:
     """The folder of the model that all of the documents were fitted to, as far as it can be told without loading it."""
     from lift.library.attach import of_one_method
 
     entries = of_one_method(library, names)
-    if model is None and not Path(entries[0].base_model).is_dir() and Path(entries[0].base_model).is_absolute():
-        raise LiftError(f"base model {entries[0].base_model} is no longer there: give --model")
-    _, folder = base_model.located(model or entries[0].base_model)
-    mine = base_model.fingerprint(folder)
+    stated = entries[0].base_model
+    if model is None and not Path(stated).is_dir() and Path(stated).is_absolute():
+        raise ConfigError(f"base model {stated} is no longer there: give its folder", setting="model")
+    _, folder = base_model.located(model or stated)
+    fingerprint = base_model.fingerprint(folder)
     for entry in entries:
-        if entry.fingerprint != mine:
-            raise LiftError(
-                f"{entry.name!r} was fitted to {entry.base_model}, {folder} has other weights: give --model"
+        if entry.fingerprint != fingerprint:
+            raise ConfigError(
+                f"{entry.name!r} was fitted to {entry.base_model}, {folder} has other weights: give that model",
+                setting="model",
             )
     return folder
 
 
-def _recalled(library: Library, names: Sequence[str], folder: Path, device: Any) -> Any:
+def _attach(library: Library, names: Sequence[str], folder: Path, device: "torch.device") -> "Attached":
     """The base model with the documents attached, the first on."""
     from lift.library.attach import Attached
 
@@ -72,7 +71,7 @@ def _recalled(library: Library, names: Sequence[str], folder: Path, device: Any)
 
 
 def _context(folder: Path, library: Library, names: Sequence[str]) -> int | None:
-    """Tokens that the model reads beside any of the documents, where its config says so."""
+    """Tokens that the model reads beside any of the documents, where its config states how many it reads."""
     from lift.library.attach import slots
 
     limit: int | None = getattr(base_model.config(folder).get_text_config(), "max_position_embeddings", None)
@@ -83,14 +82,13 @@ def _context(folder: Path, library: Library, names: Sequence[str]) -> int | None
 
 
 @app.command()
+@exit_on_error(option)
 def fit(
     source: Annotated[Path, typer.Argument(metavar="BOOK", help="A .txt or .md file in UTF-8.")],
     model: Annotated[str, typer.Option(help="Folder or hub name of the base model.")],
     library: LibraryAt,
     recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists them.")] = "lse",
-    name: Annotated[
-        str | None, typer.Option(help="What the document is to be called; the file's name otherwise.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="The document's name; its file's otherwise.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of all that is drawn.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Fit a document anew that is there already.")] = False,
     device: Device = "auto",
@@ -99,73 +97,76 @@ def fit(
     ] = None,
 ) -> None:
     """Write a document into an adapter and put it into the library. A fit that was ended goes on where it stood."""
-    with _one_line():
-        document, shelf = read(source, name), Library(library)
-        entry, folder, steps = _planned(document, model, recipe, shelf, replace)
-        study = _study(self_study) if self_study else None
-        tokenizer = base_model.tokenizer(folder)
-        from lift.training.fit import fit as fit_document
+    document, shelf = read(source, name), Library(library)
+    entry, folder, chosen = _planned(document, model, recipe, shelf, replace)
+    study = _self_study(self_study) if self_study else None
+    tokenizer = base_model.tokenizer(folder)
+    from lift.training.fit import FitOptions
+    from lift.training.fit import fit as fit_document
 
-        target = base_model.device(device)
-        more = study.items(document, STUDIED, seed, "train") if study else []
-        fittings = f".fitting-{_short(entry.name)}-"  # of this document, by any recipe
-        out = library / f"{fittings}{_short([entry.model_dump(), seed])}"  # the same for the same fit: it is resumed
-        loaded = base_model.load(folder, target)
-        fitted = fit_document(document, loaded, tokenizer, steps, out, seed=seed, more=more)
-        figures = {key: getattr(fitted, key) for key in ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")}
-        from accelerate import PartialState
+    target = base_model.device(device)
+    more = study.items(document, STUDIED, seed, "train") if study else []
+    fittings = f".fitting-{_short_hash(entry.name)}-"  # of this document, by any recipe
+    out = library / f"{fittings}{_short_hash([entry.model_dump(), seed])}"  # the same for the same fit: it is resumed
+    loaded = base_model.load(folder, target)
+    fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more))
+    figures = {key: getattr(fitted, key) for key in ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")}
+    from accelerate import PartialState
 
-        if PartialState().is_main_process:
-            kept = shelf.add(fitted.folder, entry.model_copy(update=figures), replace)
-            for left in library.glob(f"{fittings}*"):
-                shutil.rmtree(left, ignore_errors=True)
-            Console().print(tables.fitted(kept))
+    if PartialState().is_main_process:
+        added = shelf.add(fitted.folder, entry.model_copy(update=figures), replace)
+        for path in library.glob(f"{fittings}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        Console().print(tables.fitted(added))
 
 
-def _short(value: Any) -> str:
+def _short_hash(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
-def _planned(document: Document, model: str, recipe: str, shelf: Library, replace: bool) -> tuple[Entry, Path, Any]:
-    """What is to be fitted and how; refused here if it cannot be, or need not."""
+def _planned(
+    document: Document, model: str, recipe: str, shelf: Library, replace: bool
+) -> "tuple[Entry, Path, Recipe]":
+    """What is to be fitted, to which model and how; refused here if it cannot be, or need not."""
     from lift.memory import tuner
     from lift.training.recipes import RECIPES
 
     if recipe not in RECIPES:
         near = difflib.get_close_matches(recipe, RECIPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "set --recipe"
-        raise LiftError(f"recipe {recipe!r} is none of {', '.join(RECIPES)}: {hint}")
-    steps = RECIPES[recipe]
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"recipe must be one of {', '.join(RECIPES)} (got {recipe!r}){hint}", setting="recipe")
+    chosen = RECIPES[recipe]
     base, folder = base_model.located(model)
-    mine = base_model.fingerprint(folder)
-    if steps.method == "gated":
+    fingerprint = base_model.fingerprint(folder)
+    if chosen.method == "gated":
         tuner.check(base_model.config(folder))
-    constants = json.loads(json.dumps(asdict(steps)))
+    constants = json.loads(json.dumps(asdict(chosen)))
     entry = Entry(
         name=document.name, digest=document.digest, tokens=0, words=len(document.text.split()), recipe=recipe,
-        constants=constants, base_model=base, fingerprint=mine,
+        constants=constants, base_model=base, fingerprint=fingerprint,
     )  # fmt: skip
     shelf.check(entry, replace)
-    return entry, folder, steps
+    return entry, folder, chosen
 
 
-def _study(url: str) -> Any:
+def _self_study(url: str) -> "SelfStudy":
     """Asks the server's first model. A key is read from OPENAI_API_KEY."""
     import openai
 
     from lift.tasks.self_study import SelfStudy, endpoint
 
+    def refused(reason: str) -> ConfigError:
+        return ConfigError(f"{url} {reason}", setting="self_study")
+
     if urlsplit(url).scheme not in ("http", "https"):
-        raise LiftError(f"{url!r} is no http address: give --self-study one like http://127.0.0.1:8000/v1")
+        raise refused("is not an http address: give one like http://127.0.0.1:8000/v1")
     key = os.environ.get("OPENAI_API_KEY") or "none"
     try:
         models = openai.OpenAI(base_url=url, api_key=key).models.list().data
     except openai.OpenAIError as error:
-        raise LiftError(
-            f"{url} does not answer ({type(error).__name__}): start the server or check --self-study"
-        ) from None
+        raise refused(f"does not answer ({type(error).__name__}): start the server or check the address") from None
     if not models:
-        raise LiftError(f"{url} serves no model: check --self-study")
+        raise refused("serves no model: check the server")
     return SelfStudy(endpoint(url, models[0].id, key))
 
 
@@ -173,6 +174,7 @@ def _study(url: str) -> Any:
 
 
 @app.command()
+@exit_on_error(option)
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     library: LibraryAt,
@@ -186,47 +188,55 @@ def ask(
     device: Device = "auto",
 ) -> None:
     """Ask about a document that the model remembers, with nothing of it in the prompt unless you say so."""
-    with _one_line():
-        if not question.strip():
-            raise LiftError("the question is empty: write one")
-        if not encodable(question):
-            raise LiftError(f"the question {question!r} is not UTF-8: write it in UTF-8")
-        shelf, names = Library(library), list(dict.fromkeys(document))
-        for name in names:
-            shelf.get(name)
-        if retrieve and source is None:
-            raise LiftError(f"--retrieve {retrieve} has nothing to search: give --source")
-        if retrieve and len(names) > 1:
-            raise LiftError(
-                f"--retrieve searches the file of one document, {len(names)} are asked: give one --document"
-            )
-        if source and not retrieve:
-            raise LiftError(f"--source {source} is only searched with --retrieve: give --retrieve 3, or --window")
-        before = [read_text(window)] if window else []
-        before += retrieval.passages(read_text(source), question, retrieve) if source else []
-        target, folder = base_model.device(device), _base(shelf, names, model)
-        tokenizer = base_model.tokenizer(folder)
-        from lift.inference.generate import NEW_TOKENS, answers, chat
+    shelf, names = Library(library), list(dict.fromkeys(document))
+    _check_question(question, shelf, names, retrieve, source)
+    before = [read_text(window)] if window else []
+    before += retrieval.passages(read_text(source), question, retrieve) if source else []
+    target, folder = base_model.device(device), _base_folder(shelf, names, model)
+    tokenizer = base_model.tokenizer(folder)
+    from lift.inference.generate import NEW_TOKENS, answers, chat
 
-        prompts = {name: chat(tokenizer, name, question, "\n\n".join(before)) for name in names}
-        limit, longest = _context(folder, shelf, names), max(map(len, prompts.values()))
-        if limit and longest + NEW_TOKENS > limit:
-            given = [name for name, on in (("--window", window), ("--retrieve", retrieve)) if on]
-            raise LiftError(
-                f"the prompt has {longest:,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
-                f"shorten {' or '.join(given) or 'the question'}"
-            )
-        recalled = _recalled(shelf, names, folder, target)
-        for name, prompt in prompts.items():
-            recalled.switch(name)
-            reply = "\n".join(map(tables.shown, answers(recalled.model, tokenizer, [prompt])[0].split("\n")))
-            typer.echo(f"{tables.shown(name)}: {reply}" if len(names) > 1 else reply)
+    prompts = {name: chat(tokenizer, name, question, "\n\n".join(before)) for name in names}
+    limit, longest = _context(folder, shelf, names), max(map(len, prompts.values()))
+    if limit and longest + NEW_TOKENS > limit:
+        given = tuple(name for name, on in (("window", window), ("retrieve", retrieve)) if on)
+        raise ConfigError(
+            f"the prompt has {longest:,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
+            f"shorten {'the text before the question' if given else 'the question'}",
+            setting=given,
+        )
+    attached = _attach(shelf, names, folder, target)
+    for name, prompt in prompts.items():
+        attached.switch(name)
+        reply = "\n".join(map(tables.shown, answers(attached.model, tokenizer, [prompt])[0].split("\n")))
+        typer.echo(f"{tables.shown(name)}: {reply}" if len(names) > 1 else reply)
+
+
+def _check_question(question: str, shelf: Library, names: Sequence[str], retrieve: int, source: Path | None) -> None:
+    if not question.strip():
+        raise ConfigError("the question is empty: write one")
+    if not encodable(question):
+        raise ConfigError(f"the question {question!r} is not UTF-8: write it in UTF-8")
+    for name in names:
+        shelf.get(name)
+    if retrieve and source is None:
+        raise ConfigError("there is nothing to search for passages: give the document's file", setting="source")
+    if retrieve and len(names) > 1:
+        raise ConfigError(
+            f"passages are searched in the file of one document, {len(names)} are asked: name one", setting="document"
+        )
+    if source and not retrieve:
+        raise ConfigError(
+            f"{source} is only searched for passages: say how many, or put it whole before the question",
+            setting=("retrieve", "window"),
+        )
 
 
 # ---- evaluate ---------------------------------------------------------------------------------------------------
 
 
 @app.command()
+@exit_on_error(option)
 def evaluate(
     library: LibraryAt,
     document: Annotated[str, typer.Option(help="Name of the document.")],
@@ -241,67 +251,75 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """What the memory gave and what it took: recall, recall beside a window, forgetting, selectivity of the gate."""
-    with _one_line():
-        shelf = Library(library)
-        entry, text = shelf.get(document), read(source, document)
-        if text.digest != entry.digest:
-            raise LiftError(f"{source} is not the text that {document!r} was fitted from: give that file as --source")
-        target, folder = base_model.device(device), _base(shelf, [document], model)
-        tokenizer = base_model.tokenizer(folder)
-        from lift import tasks
-        from lift.evaluation.evaluate import GENERAL
-        from lift.evaluation.evaluate import evaluate as measure
-        from lift.evaluation.results import check_folder, save, upright
-        from lift.inference.generate import window_size
-        from lift.memory import tuner
-        from lift.tasks import synthetic_document
+    shelf = Library(library)
+    entry, text = shelf.get(document), read(source, document)
+    if text.digest != entry.digest:
+        raise ConfigError(
+            f"{source} is not the text that {document!r} was fitted from: give that file", setting="source"
+        )
+    target, folder = base_model.device(device), _base_folder(shelf, [document], model)
+    tokenizer = base_model.tokenizer(folder)
+    from lift import tasks
+    from lift.evaluation.evaluate import GENERAL, Settings
+    from lift.evaluation.evaluate import evaluate as measure
+    from lift.evaluation.results import check_folder, save, upright
+    from lift.inference.generate import window_size
+    from lift.memory import tuner
+    from lift.tasks.synthetic_document import DocumentQuestions, control_set
 
-        if out:
-            check_folder(out)
-        items = tasks.make(text, list(tasks.TASKS), questions, 0, "eval")
-        against = synthetic_document.against(tokenizer)
-        asked = [(text.name, items), (against["other"][0].name, against["other"][1]), (GENERAL, against["unrelated"])]
-        window = window_size(window_tokens, _context(folder, shelf, [document]), tokenizer, asked)
-        remembering = _recalled(shelf, [document], folder, target).model
-        gate = tuner.gate if tuner.layers(remembering) else None
-        found = {entry.recipe: measure(remembering, tokenizer, text, items, window_tokens=window, gate=gate, **against)}
-        Console().print(upright(found))
-        if out:
-            save(found, out)
+    if out:
+        check_folder(out)
+    asked = DocumentQuestions(text, tasks.make(text, list(tasks.TASKS), questions, 0, "eval"))
+    control = control_set(tokenizer)
+    groups = [
+        (text.name, asked.items),
+        (control.other.document.name, control.other.items),
+        (GENERAL, control.unrelated),
+    ]
+    limit = _context(folder, shelf, [document])
+    pairs = [(name, item.question) for name, items in groups for item in items]
+    window = window_size(window_tokens, limit, tokenizer, pairs)
+    attached = _attach(shelf, [document], folder, target).model
+    gate = tuner.gate if tuner.layers(attached) else None
+    results = {entry.recipe: measure(attached, tokenizer, asked, control, Settings(window, gate))}
+    Console().print(upright(results))
+    if out:
+        save(results, out)
 
 
 # ---- list, remove -----------------------------------------------------------------------------------------------
 
 
 @app.command("list")
+@exit_on_error(option)
 def list_(
     library: LibraryAt,
     verify: Annotated[bool, typer.Option("--verify", help="Read every adapter and see that it is as added.")] = False,
 ) -> None:
     """The documents of a library."""
-    with _one_line():
-        shelf = Library(library)
-        entries = shelf.entries()
-        if not entries:
-            typer.echo(f"no documents in {library}")
-            return
-        Console().print(tables.listed(entries, str(library)))
-        if verify and (problems := shelf.verify()):
-            raise LibraryError("; ".join(problems))
+    shelf = Library(library)
+    entries = shelf.entries()
+    if not entries:
+        typer.echo(f"no documents in {library}")
+        return
+    Console().print(tables.listed(entries, str(library)))
+    if verify and (problems := shelf.verify()):
+        raise DataError("; ".join(problems))
 
 
 @app.command()
+@exit_on_error(option)
 def remove(
     library: LibraryAt,
     document: Annotated[str, typer.Option(help="Name of the document.")],
 ) -> None:
     """Take a document out of a library, its adapter with it."""
-    with _one_line():
-        entry = Library(library).remove(document)
-        typer.echo(f"removed {tables.shown(entry.name)} ({tables.size(entry.bytes)})")
+    entry = Library(library).remove(document)
+    typer.echo(f"removed {tables.shown(entry.name)} ({tables.size(entry.bytes)})")
 
 
 def main() -> None:
+    """The `lift` command."""
     app()
 
 

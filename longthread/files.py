@@ -31,11 +31,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that becomes it when the block ends, and goes away when the block fails."""
+    """An empty folder that takes the place of `folder`, whole and on the disk, when the block ends, or goes if it fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield draft
+        for path in draft.rglob("*"):
+            _sync(path)
         umask = os.umask(0)
         os.umask(umask)
         draft.chmod(0o777 & ~umask)  # mkdtemp's is for its owner alone

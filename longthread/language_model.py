@@ -1,6 +1,7 @@
 """What this package asks of a causal language model and of its tokenizer; transformers' own classes fulfil it."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # this module is imported where torch is not
@@ -67,6 +68,10 @@ class CausalLM(Protocol):
         """Turn dropout on."""
         ...
 
+    def to(self, device: "torch.device") -> "CausalLM":
+        """Move all weights."""
+        ...
+
     def modules(self) -> "Iterator[nn.Module]":
         """All modules, the model first."""
         ...
@@ -97,6 +102,18 @@ class CausalLM(Protocol):
 
     def set_attn_implementation(self, name: str) -> None:
         """Compute attention by the function that transformers' interface has under this name."""
+        ...
+
+
+class AdaptedLM(CausalLM, Protocol):
+    """A causal language model with an adapter of PEFT."""
+
+    def disable_adapter(self) -> AbstractContextManager[None]:
+        """The base model, for as long as the context lasts."""
+        ...
+
+    def save_pretrained(self, folder: Any) -> None:
+        """Write the adapter alone."""
         ...
 
 

@@ -1,7 +1,7 @@
 """What a memory gave and what it took: closed-book recall, recall beside a window, forgetting, selectivity of the gate.
 
-    results = evaluate(model, tokenizer, document, items, neutral=text, unrelated=questions, other=(document_2, items_2))
-    save({"lse": results}, Path("evaluation"))        # evaluate_plot.py
+    results = evaluate(model, tokenizer, DocumentQuestions(document, items), control_set(tokenizer))
+    save({"lse": results}, Path("evaluation"))        # results.py
 
 The model is a PEFT model with the document's memory on; "off" is the same model with its adapter disabled.
 """
@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,17 +19,18 @@ import torch
 from tqdm import tqdm
 
 from environments.rollouts.scoring import normalise
-from lift import LiftError
-from lift.document.document import Document
-from lift.document.token_spans import Placed
-from lift.evaluation.results import Z95, Rate, Results
-from lift.inference.generate import MIN_WINDOW, answers, chat
+from lift.document.token_spans import TokenSpans
+from lift.evaluation.results import Results
+from lift.inference.generate import MIN_WINDOW, WINDOW_TOKENS, answers, chat
 from lift.tasks import Item, right
+from lift.tasks.synthetic_document import ControlSet, DocumentQuestions
+from longthread.errors import ConfigError, RunError
+from longthread.language_model import CausalLM, ChatTokenizer
+from longthread.statistics import Z95, Share
 
 BINS = 10  # of depth
 GENERAL = "general knowledge"  # the name under which unrelated questions are asked
 LOGIT_BYTES = 2**30  # of the 32-bit logits held at once
-OF_DOCUMENT = 4  # the first stages ask about the document itself: told apart by kind
 
 
 class Prompt(NamedTuple):
@@ -40,14 +42,25 @@ class Prompt(NamedTuple):
 
 
 Answer = Callable[[Sequence[Prompt]], list[str]]
-Gate = Callable[[Any, torch.Tensor], torch.Tensor]
+Gate = Callable[[CausalLM, torch.Tensor], torch.Tensor]  # token ids (1, T) -> how far it is open at each, T numbers
 
 
-# ---- what the model says of a text ----
+@dataclass(frozen=True)
+class Settings:
+    """`window_tokens` of text beside a question. `gate` is None for a method that has none; `answer` replies to prompts in
+    place of the model."""
+
+    window_tokens: int = WINDOW_TOKENS
+    gate: Gate | None = None
+    answer: Answer | None = None
+    progress: bool = True
+
+
+# ---- what the model predicts of a text ----
 
 
 @contextmanager
-def _still(model: Any) -> Iterator[None]:
+def _inference(model: CausalLM) -> Iterator[None]:
     """No dropout and no gradients, and the model afterwards as it was."""
     training = model.training
     model.eval()
@@ -58,28 +71,29 @@ def _still(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _off(model: Any) -> AbstractContextManager:
+def _memory_off(model: CausalLM) -> AbstractContextManager[None]:
     # A model without adapters may be evaluated too: the row to compare all others with.
-    return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+    disable = getattr(model, "disable_adapter", None)
+    return disable() if disable else nullcontext()
 
 
-def nll(model: Any, ids: Sequence[int], window_tokens: int) -> np.ndarray:
+def nll(model: CausalLM, ids: Sequence[int], window_tokens: int) -> np.ndarray:
     """Negative log-likelihood in nats of each token but the first of each window, windows side by side.
 
     The softmax is in 32 bits. Where the logits of a window would take more than `LOGIT_BYTES`, the window is read once
     for each part of its positions: the same figures, more slowly.
     """
     rows = max(1, LOGIT_BYTES // (4 * model.config.get_text_config().vocab_size))
-    found: list[torch.Tensor] = []
-    with _still(model):
+    losses: list[torch.Tensor] = []
+    with _inference(model):
         for window in _windows(ids, window_tokens):
             ids_BT = torch.tensor([window], device=model.device)
             for first in range(0, len(window) - 1, rows):
                 at = torch.arange(first, min(first + rows, len(window) - 1), device=model.device)
                 logits_TV = model(input_ids=ids_BT, logits_to_keep=at, use_cache=False).logits[0].float()
-                said_T = logits_TV.gather(1, ids_BT[0, at + 1, None])[:, 0]
-                found.append((logits_TV.logsumexp(-1) - said_T).double().cpu())
-    return torch.cat(found).numpy() if found else np.zeros(0)
+                logits_T = logits_TV.gather(1, ids_BT[0, at + 1, None])[:, 0]
+                losses.append((logits_TV.logsumexp(-1) - logits_T).double().cpu())
+    return torch.cat(losses).numpy() if losses else np.zeros(0)
 
 
 def _windows(ids: Sequence[int], tokens: int) -> list[list[int]]:
@@ -94,112 +108,122 @@ def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
 
 
-def _scores(model: Any, gate: Gate, texts: Sequence[Placed], window_tokens: int) -> np.ndarray:
-    found = [np.zeros(0)]
-    with _still(model):
+def _gate_scores(model: CausalLM, gate: Gate, texts: Sequence[TokenSpans], window_tokens: int) -> np.ndarray:
+    parts = [np.zeros(0)]
+    with _inference(model):
         for window in (window for text in texts for window in _windows(text.ids, window_tokens)):
             scores = gate(model, torch.tensor([window], device=model.device)).double().flatten().cpu().numpy()
             if len(scores) != len(window) or not np.isfinite(scores).all():
-                raise LiftError(
-                    f"the gate gave no finite number for each of {len(window)} tokens: fit the memory again"
-                )
-            found.append(scores)
-    return np.concatenate(found)
+                raise RunError(f"the gate gave no finite number for each of {len(window)} tokens: fit the memory again")
+            parts.append(scores)
+    return np.concatenate(parts)
 
 
-# ---- all of it ----
+# ---- questions ----
 
 
-class _Stage(NamedTuple):
+@dataclass(frozen=True)
+class _Stage:
     """Questions to ask with the memory on or off. `name` is the field of `Results` that they fill."""
 
     name: str
     items: Sequence[Item]
     prompts: list[Prompt]
+    judge: Callable[[Item, str], bool] = right
+    by_kind: bool = False  # the field has a share for each kind of question
+
+    @property
+    def memory_off(self) -> bool:
+        return self.name.endswith("_off")
 
 
 def evaluate(
-    model: Any,
-    tokenizer: Any,
-    document: Document,
-    items: Sequence[Item],
-    *,
-    neutral: str,
-    unrelated: Sequence[Item],
-    other: tuple[Document, Sequence[Item]],
-    window_tokens: int = 2048,
-    gate: Gate | None = None,
-    progress: bool = True,
-    answer: Answer | None = None,
+    model: CausalLM,
+    tokenizer: ChatTokenizer,
+    asked: DocumentQuestions,
+    control: ControlSet,
+    settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> Results:
-    """Everything that `Results` holds, for the memory of `document` that is on in `model`.
+    """Everything that `Results` holds, for the memory that is on in `model`, of the document asked about.
 
-    `items` should be worded otherwise than those it was fitted on; `neutral` is text that no document holds; `other` is
-    another document with its questions, such as a model can answer that was never trained on their form (needles: `right`
-    finds a value in a sentence). `gate(model, ids [1, T])` gives T numbers; None where the method has no gate.
-    `answer` replies to prompts in place of the model. Raises `LiftError`.
+    The questions should be worded otherwise than those it was fitted on. `control.other` should be such as a model can
+    answer that was never trained on their form (needles: `right` finds a value in a sentence). Raises `ConfigError`, and
+    `RunError` for a memory that gives no finite numbers.
     """
-    here, there, plain = (Placed(tokenizer, text) for text in (document.text, other[0].text, neutral))
+    window_tokens, gate = settings.window_tokens, settings.gate
     if window_tokens < MIN_WINDOW:
-        raise LiftError(f"window_tokens {window_tokens} is below {MIN_WINDOW}: give more")
-    if len(plain.ids) < 2:
-        raise LiftError(f"the neutral text has {len(plain.ids)} tokens: give at least 2, better 2,000")
-    ask = answer or (lambda prompts: answers(model, tokenizer, [chat(tokenizer, *prompt) for prompt in prompts]))
-    stages = _stages(document, here, items, unrelated, (other[0], there, other[1]), window_tokens)
-    judged: dict[str, list[bool]] = {}
-    with tqdm(total=sum(len(s.items) for s in stages), unit=" questions", disable=not progress) as bar:
-        for name, asked, prompts in stages:
-            bar.set_description(name.replace("_", ", "))
-            with _off(model) if name.endswith("_off") else nullcontext():
-                replies = ask(prompts) if prompts else []
-            judge = _spoken(unrelated) if name.startswith("unrelated") else right
-            judged[name] = [judge(item, reply) for item, reply in zip(asked, replies, strict=True)]
-            bar.update(len(asked))
-    kinds: dict[str, Any] = {s.name: _by_kind(s.items, judged[s.name]) for s in stages[:OF_DOCUMENT]}
-    totals: dict[str, Any] = {s.name: Rate(sum(judged[s.name]), len(s.items)) for s in stages[OF_DOCUMENT:]}
+        raise ConfigError(f"a window of {window_tokens} tokens is below {MIN_WINDOW}: give more")
+    document, items = asked
+    texts = (document.text, control.other.document.text, control.neutral)
+    spans, other_spans, neutral = (TokenSpans.encode(tokenizer, text) for text in texts)
+    if len(neutral.ids) < 2:
+        raise ConfigError(f"the neutral text has {len(neutral.ids)} tokens: give at least 2, better 2,000")
+    answer = settings.answer or (
+        lambda prompts: answers(model, tokenizer, [chat(tokenizer, *prompt) for prompt in prompts])
+    )
+    stages = [*_about(asked, spans, window_tokens), *_about_others(control, other_spans, window_tokens)]
+    correct = _ask(model, stages, answer, settings.progress)
+    fields: dict[str, Any] = {
+        stage.name: _by_kind(stage.items, correct[stage.name])
+        if stage.by_kind
+        else Share(sum(correct[stage.name]), len(stage.items))
+        for stage in stages
+    }
+    scores = [_gate_scores(model, gate, side, window_tokens) for side in ([spans], [neutral, other_spans]) if gate]
     return Results(
         document=document.name,
         digest=document.digest,
-        tokens=len(here.ids),
+        tokens=len(spans.ids),
         window_tokens=window_tokens,
-        depths=_by_depth(here, items, judged["closed"]),
-        **kinds,
-        **totals,
-        **_forgetting(model, plain.ids, window_tokens),
-        gate_auroc=auroc(*(_scores(model, gate, of, window_tokens) for of in ([here], [plain, there])))
-        if gate
-        else None,
+        depths=_by_depth(spans, items, correct["closed"]),
+        **fields,
+        **_forgetting(model, neutral.ids, window_tokens),
+        gate_auroc=auroc(*scores) if scores else None,
     )
 
 
-def _stages(
-    document: Document,
-    here: Placed,
-    items: Sequence[Item],
-    unrelated: Sequence[Item],
-    other: tuple[Document, Placed, Sequence[Item]],
-    window: int,
-) -> list[_Stage]:
-    closed = [Prompt(document.name, item.question) for item in items]
-    beside = [Prompt(document.name, item.question, here.around(item.evidence, window)) for item in items]
-    held = [item for item in items if item.evidence]
-    apart = [Prompt(document.name, item.question, here.away(item.evidence, window)) for item in held]
-    stranger, there, asked = other
-    strange = [Prompt(stranger.name, item.question, there.around(item.evidence, window)) for item in asked]
-    general = [Prompt(GENERAL, item.question) for item in unrelated]
+def _ask(model: CausalLM, stages: Sequence[_Stage], answer: Answer, progress: bool) -> dict[str, list[bool]]:
+    """For each stage, which of its questions were answered right."""
+    correct = {}
+    with tqdm(total=sum(len(stage.items) for stage in stages), unit=" questions", disable=not progress) as bar:
+        for stage in stages:
+            bar.set_description(stage.name.replace("_", ", "))
+            with _memory_off(model) if stage.memory_off else nullcontext():
+                replies = answer(stage.prompts) if stage.prompts else []
+            correct[stage.name] = [stage.judge(*pair) for pair in zip(stage.items, replies, strict=True)]
+            bar.update(len(stage.items))
+    return correct
+
+
+def _about(asked: DocumentQuestions, spans: TokenSpans, window: int) -> list[_Stage]:
+    """Stages that ask about the document itself."""
+    name, items = asked.document.name, asked.items
+    beside = [Prompt(name, item.question, spans.window_around(item.evidence, window)) for item in items]
+    with_evidence = [item for item in items if item.evidence]
+    apart = [Prompt(name, item.question, spans.window_without(item.evidence, window)) for item in with_evidence]
     return [
-        _Stage("closed", items, closed),
-        _Stage("window", items, beside),
-        _Stage("window_off", items, beside),
-        _Stage("elsewhere", held, apart),
-        _Stage("other", asked, strange),
-        _Stage("other_off", asked, strange),
-        _Stage("unrelated", unrelated, general),
-        _Stage("unrelated_off", unrelated, general),
+        _Stage("closed", items, [Prompt(name, item.question) for item in items], by_kind=True),
+        _Stage("window", items, beside, by_kind=True),
+        _Stage("window_off", items, beside, by_kind=True),
+        _Stage("elsewhere", with_evidence, apart, by_kind=True),
     ]
 
 
-def _spoken(items: Sequence[Item]) -> Callable[[Item, str], bool]:
+def _about_others(control: ControlSet, spans: TokenSpans, window: int) -> list[_Stage]:
+    """Stages that ask about another document, which stands in the window, and about nothing in particular."""
+    name, items = control.other.document.name, control.other.items
+    strange = [Prompt(name, item.question, spans.window_around(item.evidence, window)) for item in items]
+    general = [Prompt(GENERAL, item.question) for item in control.unrelated]
+    judge = _names_alone(control.unrelated)
+    return [
+        _Stage("other", items, strange),
+        _Stage("other_off", items, strange),
+        _Stage("unrelated", control.unrelated, general, judge),
+        _Stage("unrelated_off", control.unrelated, general, judge),
+    ]
+
+
+def _names_alone(items: Sequence[Item]) -> Callable[[Item, str], bool]:
     """Right is a first line that holds the answer and none of the other items' answers, those in the question aside.
 
     An untrained model replies to such questions in whole sentences, which `right` would call wrong, all of them.
@@ -207,39 +231,41 @@ def _spoken(items: Sequence[Item]) -> Callable[[Item, str], bool]:
     every = {normalise(text) for item in items for text in (item.answer, *item.alternatives)}
 
     def judge(item: Item, reply: str) -> bool:
-        said, asked = (f" {normalise(text)} " for text in (reply.strip().partition("\n")[0], item.question))
+        line, question = (f" {normalise(text)} " for text in (reply.strip().partition("\n")[0], item.question))
         gold = {normalise(text) for text in (item.answer, *item.alternatives)}
-        named = {text for text in every if _names(said, text) and (text in gold or not _names(asked, text))}
+        named = {text for text in every if _holds(line, text) and (text in gold or not _holds(question, text))}
         return bool(named) and named <= gold
 
     return judge
 
 
-def _names(text: str, answer: str) -> bool:
+def _holds(text: str, answer: str) -> bool:
     return re.search(rf"(?<![\w-]){re.escape(answer)}(?![\w-])", text) is not None
 
 
-def _by_kind(items: Sequence[Item], judged: Sequence[bool]) -> dict[str, Rate]:
-    rates: dict[str, Rate] = defaultdict(Rate)
-    for item, good in zip(items, judged, strict=True):
-        rates[item.kind] += Rate(int(good), 1)
-    return dict(rates)
+def _by_kind(items: Sequence[Item], correct: Sequence[bool]) -> dict[str, Share]:
+    shares: dict[str, Share] = defaultdict(Share)
+    for item, good in zip(items, correct, strict=True):
+        shares[item.kind] += Share(int(good), 1)
+    return dict(shares)
 
 
-def _by_depth(here: Placed, items: Sequence[Item], judged: Sequence[bool]) -> dict[str, list[Rate]]:
-    rates: dict[str, list[Rate]] = defaultdict(lambda: [Rate()] * BINS)
-    for item, good in zip(items, judged, strict=True):
+def _by_depth(spans: TokenSpans, items: Sequence[Item], correct: Sequence[bool]) -> dict[str, list[Share]]:
+    shares: dict[str, list[Share]] = defaultdict(lambda: [Share()] * BINS)
+    for item, good in zip(items, correct, strict=True):
         if len(item.evidence) == 1:
-            rates[item.kind][min(int(here.depth(item.evidence[0]) * BINS), BINS - 1)] += Rate(int(good), 1)
-    return dict(rates)
+            tenth = min(int(spans.depth(item.evidence[0]) * BINS), BINS - 1)
+            shares[item.kind][tenth] += Share(int(good), 1)
+    return dict(shares)
 
 
-def _forgetting(model: Any, ids: Sequence[int], window_tokens: int) -> dict[str, Any]:
+def _forgetting(model: CausalLM, ids: Sequence[int], window_tokens: int) -> dict[str, Any]:
+    """The fields of `Results` about neutral text."""
     on = nll(model, ids, window_tokens)
-    with _off(model):
+    with _memory_off(model):
         off = nll(model, ids, window_tokens)
     if not np.isfinite([on, off]).all():
-        raise LiftError("the likelihood of the neutral text is not finite: fit the memory again, at a lower rate")
+        raise RunError("the likelihood of the neutral text is not finite: fit the memory again, at a lower rate")
     change = on - off
-    middle, reach = float(change.mean()), Z95 * float(change.std()) / math.sqrt(len(change))
-    return {"nll": float(on.mean()), "nll_off": float(off.mean()), "nll_change": (middle - reach, middle + reach)}
+    mean, reach = float(change.mean()), Z95 * float(change.std()) / math.sqrt(len(change))
+    return {"nll": float(on.mean()), "nll_off": float(off.mean()), "nll_change": (mean - reach, mean + reach)}

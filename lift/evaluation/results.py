@@ -1,4 +1,4 @@
-"""The results of `evaluate.py`: rates with their intervals, as JSON, as a table and as a plot."""
+"""The results of `evaluate.py`: shares with their intervals, as JSON, as a table and as a plot."""
 
 import io
 import json
@@ -7,16 +7,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from lift import LiftError
-from longthread.files import replacing
+from longthread.errors import ConfigError, DataError
+from longthread.files import replacing, write_json, write_text
+from longthread.statistics import Share
 
-Z95 = 1.959963984540054  # standard errors to each side of 95 % of a normal distribution
+if TYPE_CHECKING:  # matplotlib takes a second
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 KINDS = ("needle", "linked", "cloze", "order")  # the columns that come first, in this order
 PANELS = {"needle": "single needles", "linked": "linked needles"}  # of the plot
 MARKERS = "osD^vP*X<>"
@@ -24,103 +28,68 @@ WIDTH = 200  # characters of table.txt
 
 
 @dataclass(frozen=True)
-class Rate:
-    right: int = 0
-    asked: int = 0
-
-    def __add__(self, other: "Rate") -> "Rate":
-        return Rate(self.right + other.right, self.asked + other.asked)
-
-    @property
-    def share(self) -> float | None:
-        return self.right / self.asked if self.asked else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval: the shares from which what was counted is less than 1.96 standard errors away."""
-        if not self.asked:
-            return 0.0, 1.0
-        n, p, z2 = self.asked, self.right / self.asked, Z95**2
-        middle, reach = p + z2 / (2 * n), Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        # Nothing right and all right reach 0 and 1 exactly, which rounding would miss.
-        low = (middle - reach) / (1 + z2 / n) if self.right else 0.0
-        high = (middle + reach) / (1 + z2 / n) if self.right < n else 1.0
-        return low, high
-
-
-@dataclass(frozen=True)
 class Results:
-    """Of one memory. Rates by the kind of item; a kind that was not asked is missing."""
+    """Of one memory. Shares of right answers by the kind of item; a kind that was not asked is missing."""
 
     document: str
     digest: str
     tokens: int
     window_tokens: int
-    closed: dict[str, Rate]  # nothing but the memory; for the kind "absent" the rate of abstaining
-    depths: dict[str, list[Rate]]  # the same by tenth of the document, for items whose evidence is one span
-    window: dict[str, Rate]  # the document around the evidence in the window too
-    window_off: dict[str, Rate]  # in the window only
-    elsewhere: dict[str, Rate]  # the longest stretch of the document without the evidence in the window
-    other: Rate  # questions about another document, which stands in the window: with the memory on
-    other_off: Rate
-    unrelated: Rate  # closed book, on what has nothing to do with any document
-    unrelated_off: Rate
+    closed: dict[str, Share]  # nothing but the memory; for the kind "absent" the share of abstaining
+    depths: dict[str, list[Share]]  # the same by tenth of the document, for items whose evidence is one span
+    window: dict[str, Share]  # the document around the evidence in the window too
+    window_off: dict[str, Share]  # in the window only
+    elsewhere: dict[str, Share]  # the longest stretch of the document without the evidence in the window
+    other: Share  # questions about another document, which stands in the window: with the memory on
+    other_off: Share
+    unrelated: Share  # closed book, on what has nothing to do with any document
+    unrelated_off: Share
     nll: float  # nats a token of neutral text
     nll_off: float
     nll_change: tuple[float, float]  # 95 % interval of nll - nll_off: normal, of the differences token by token
     gate_auroc: float | None  # that the gate opens wider on a token of the document than on one of another text
 
     @property
-    def recall(self) -> Rate:
+    def recall(self) -> Share:
         """Closed book, over all kinds that the document answers."""
-        return answered(self.closed)
+        return pooled(self.closed)
 
-    def to_json(self) -> dict[str, Any]:
-        """Of numbers, strings, lists and dicts; each rate with its share and interval, for whoever reads it."""
+    def to_json(self) -> dict[str, object]:
+        """Numbers, strings, lists and dicts; each share with its value and interval, for whoever reads it."""
         return {name: _plain(value) for name, value in vars(self).items()}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Results":
-        """Raises `LiftError` if it is not what `to_json` gave."""
+    def from_json(cls, data: object) -> "Results":
+        """The results that `to_json` gave. Raises `DataError`."""
         try:
-            return cls(**{name: _typed(data[name]) for name in cls.__dataclass_fields__})
-        except (KeyError, TypeError) as error:
-            raise LiftError(f"these are no results of `lift evaluate` ({error!r}): evaluate again") from None
+            return TypeAdapter(cls).validate_python(data)
+        except ValueError as error:
+            reason = str(error).partition("\n")[2].partition("\n")[0]  # the first field
+            raise DataError(f"these are not results of `lift evaluate` ({reason!r}): evaluate again") from None
 
 
-def answered(rates: dict[str, Rate]) -> Rate:
+def pooled(shares: Mapping[str, Share]) -> Share:
     """All kinds together but "absent", which the document does not answer."""
-    return sum((rate for kind, rate in rates.items() if kind != "absent"), Rate())
+    return sum((share for kind, share in shares.items() if kind != "absent"), Share())
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Rate):
-        return asdict(value) | {"share": value.share, "interval": list(value.interval)}
+def _plain(value: object) -> object:
+    if isinstance(value, Share):
+        return asdict(value) | {"share": value.value, "interval": list(value.interval)}
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _typed(value: Any) -> Any:
-    if isinstance(value, dict):
-        if set(value) >= {"right", "asked"}:
-            return Rate(value["right"], value["asked"])
-        return {key: _typed(each) for key, each in value.items()}
-    if isinstance(value, list):
-        pair = all(isinstance(each, float | int) for each in value)  # the one interval; all other lists are of rates
-        return tuple(value) if pair else [_typed(each) for each in value]
-    return value
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 # ---- table ----
 
 
 def table(results: Mapping[str, Results]) -> Table:
-    """A row for each method: rates in per cent over their Wilson 95 % intervals."""
+    """A row for each method: shares in per cent over their Wilson 95 % intervals."""
     asked = {kind for each in results.values() for kind in each.closed}
     kinds = [*(k for k in KINDS if k in asked), *sorted(asked - {*KINDS, "absent"}), *({"absent"} & asked)]
-    shown = Table(title="Closed book by kind of question; the same beside a window; forgetting", show_lines=True)
-    shown.add_column("method", no_wrap=True)
+    rows = Table(title="Closed book by kind of question; the same beside a window; forgetting", show_lines=True)
+    rows.add_column("method", no_wrap=True)
     columns = [
         *kinds,
         "evidence in\nwindow",
@@ -134,34 +103,34 @@ def table(results: Mapping[str, Results]) -> Table:
         "gate\nAUROC",
     ]
     for column in columns:
-        shown.add_column(column, justify="right", no_wrap=True)
+        rows.add_column(column, justify="right", no_wrap=True)
     for method, each in results.items():
-        shown.add_row(
+        rows.add_row(
             method,
-            *(_cell(each.closed.get(kind, Rate())) for kind in kinds),
-            *(_cell(answered(rates)) for rates in (each.window, each.window_off, each.elsewhere)),
+            *(_cell(each.closed.get(kind, Share())) for kind in kinds),
+            *(_cell(pooled(shares)) for shares in (each.window, each.window_off, each.elsewhere)),
             f"{each.nll:.3f} ({each.nll - each.nll_off:+.3f})\n{each.nll_change[0]:+.3f} to {each.nll_change[1]:+.3f}",
-            *(_cell(rate) for rate in (each.other, each.other_off, each.unrelated, each.unrelated_off)),
+            *(_cell(share) for share in (each.other, each.other_off, each.unrelated, each.unrelated_off)),
             "–" if each.gate_auroc is None else f"{each.gate_auroc:.3f}",
         )
-    return shown
+    return rows
 
 
 def upright(results: Mapping[str, Results]) -> Table:
     """The same with a column for each method: for a terminal, which is too narrow for the other."""
     first, *figures = table(results).columns
-    shown = Table("", *map(str, first.cells), title="Closed book, beside a window, forgetting")
+    rows = Table("", *map(str, first.cells), title="Closed book, beside a window, forgetting")
     for column in figures:
         cells = (str(cell).replace("\n", "  (", 1) + (")" if "\n" in str(cell) else "") for cell in column.cells)
-        shown.add_row(str(column.header).replace("\n", " "), *cells)
-    return shown
+        rows.add_row(str(column.header).replace("\n", " "), *cells)
+    return rows
 
 
-def _cell(rate: Rate) -> str:
-    if rate.share is None:
+def _cell(share: Share) -> str:
+    if share.value is None:
         return "–"
-    low, high = rate.interval
-    return f"{100 * rate.share:.0f} %\n{100 * low:.0f}–{100 * high:.0f}"
+    low, high = share.interval
+    return f"{100 * share.value:.0f} %\n{100 * low:.0f}–{100 * high:.0f}"
 
 
 # ---- plot ----
@@ -173,14 +142,17 @@ def plot(results: Mapping[str, Results], path: Path) -> None:
         draw(results).savefig(file, format="png", dpi=150)
 
 
-def draw(results: Mapping[str, Results]) -> Figure:
-    panels = [kind for kind in PANELS if any(each.closed.get(kind, Rate()).asked for each in results.values())]
+def draw(results: Mapping[str, Results]) -> "Figure":
+    """The figure of `plot`: a panel for single and one for linked needles."""
+    from matplotlib.figure import Figure
+
+    panels = [kind for kind in PANELS if any(each.closed.get(kind, Share()).asked for each in results.values())]
     panels = panels or list(PANELS)[:1]
     figure = Figure(figsize=(1.5 + 4 * len(panels), 4.8), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, kind in zip(axes, panels, strict=True):
         for number, (method, each) in enumerate(results.items()):
-            _point(axis, each, each.closed.get(kind, Rate()), method, number)
+            _add_point(axis, each, each.closed.get(kind, Share()), method, number)
         for off in {round(each.nll_off, 4) for each in results.values()}:
             axis.axvline(off, color="0.6", linestyle="--", linewidth=1, zorder=0)
         axis.set_title(PANELS[kind])
@@ -196,15 +168,15 @@ def draw(results: Mapping[str, Results]) -> Figure:
     return figure
 
 
-def _point(axis: Any, each: Results, rate: Rate, method: str, number: int) -> None:
-    share = math.nan if rate.share is None else 100 * rate.share
-    low, high = (100 * end for end in rate.interval)
-    change = each.nll - each.nll_off
+def _add_point(axis: "Axes", results: Results, share: Share, method: str, number: int) -> None:
+    percent = math.nan if share.value is None else 100 * share.value
+    low, high = (100 * end for end in share.interval)
+    change = results.nll - results.nll_off
     axis.errorbar(
-        [each.nll],
-        [share],
-        xerr=[[max(change - each.nll_change[0], 0)], [max(each.nll_change[1] - change, 0)]],
-        yerr=[[max(share - low, 0)], [max(high - share, 0)]],
+        [results.nll],
+        [percent],
+        xerr=[[max(change - results.nll_change[0], 0)], [max(results.nll_change[1] - change, 0)]],
+        yerr=[[max(percent - low, 0)], [max(high - percent, 0)]],
         fmt=MARKERS[number % len(MARKERS)],
         color=f"C{number % 10}",
         label=method,
@@ -217,30 +189,28 @@ def _point(axis: Any, each: Results, rate: Rate, method: str, number: int) -> No
 
 
 def check_folder(folder: Path) -> None:
-    """Before hours of measuring: raises `LiftError` if `save` could not write there."""
+    """Before hours of measuring: raise `ConfigError` if `save` could not write there."""
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        what = "cannot be written" if above.is_dir() else "is no folder"
-        raise LiftError(f"{above} {what}: give another --out")
+        problem = "cannot be written" if above.is_dir() else "is not a folder"
+        raise ConfigError(f"{above} {problem}: give another folder", setting="out")
 
 
 def save(results: Mapping[str, Results], folder: Path) -> None:
-    """results.json, table.txt and plot.png in `folder`, each whole or not at all."""
-    with replacing(folder / "results.json") as file:
-        file.write((json.dumps({name: each.to_json() for name, each in results.items()}, indent=1) + "\n").encode())
+    """Write results.json, table.txt and plot.png in `folder`, each whole or not at all."""
+    write_json(folder / "results.json", {name: each.to_json() for name, each in results.items()}, indent=1)
     console = Console(file=io.StringIO(), width=WIDTH, record=True)
     console.print(table(results))
-    with replacing(folder / "table.txt") as file:
-        file.write(console.export_text().encode())
+    write_text(folder / "table.txt", console.export_text())
     plot(results, folder / "plot.png")
 
 
 def load(folder: Path) -> dict[str, Results]:
-    """What `save` wrote there. Raises `LiftError`."""
+    """What `save` wrote there. Raises `DataError`."""
     path = folder / "results.json"
     try:
         return {name: Results.from_json(each) for name, each in json.loads(path.read_bytes()).items()}
     except OSError as error:
-        raise LiftError(f"{path}: {error.strerror}: run `lift evaluate` first") from None
+        raise DataError(f"{path}: {error.strerror}: run `lift evaluate` first") from None
     except (ValueError, AttributeError) as error:
-        raise LiftError(f"{path} holds no results ({error}): evaluate again") from None
+        raise DataError(f"{path} does not hold results ({error}): evaluate again") from None

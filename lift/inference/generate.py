@@ -4,97 +4,103 @@ prompts = [chat(tokenizer, "logbook", question) for question in questions]     #
 replies = answers(model, tokenizer, prompts)
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from lift import LiftError
-from longthread.model_shape import replied_tokens
+from lift.inference.capacity import replied_tokens
+from longthread.errors import ConfigError
+from longthread.language_model import CausalLM, ChatTokenizer
 
 NEW_TOKENS = 48  # of a reply, at most
-WINDOW_TOKENS = 2048  # of text before a question in an evaluation, where nobody says otherwise
+WINDOW_TOKENS = 2048  # of text before a question in an evaluation, unless told otherwise
 MIN_WINDOW = 32  # tokens: less holds no sentence
 SEAM_TOKENS = 32  # that a window's pieces and the text around them may add when they are tokenised as one
-SAID = "\ue000"  # private use area: no template contains it
+REPLY = "\ue000"  # private use area: no template contains it
 
 
-def chat(tokenizer: Any, name: str, question: str, window: str = "") -> list[int]:
-    """Ids of a prompt that asks about the document `name`, with the text `window` before the question.
+def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -> list[int]:
+    """Token ids of a prompt that asks about the document `name`, with the text `window` before the question.
 
     In the tokenizer's chat format, thinking off; a tokenizer without one gets "Question: … Answer:".
     """
     text = f"Text:\n{window}\n\n" if window else ""
-    asked = f'About "{name}": {question}\nReply with the answer alone.'
+    request = f'About "{name}": {question}\nReply with the answer alone.'
     if not tokenizer.chat_template:
-        return list(tokenizer(f"{text}Question: {asked}\nAnswer:")["input_ids"])
+        return list(tokenizer(f"{text}Question: {request}\nAnswer:")["input_ids"])
     # As text first: asked for ids, transformers 4 gives a list and transformers 5 a dict.
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text + asked}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        [{"role": "user", "content": text + request}], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])  # the template has written BOS
 
 
-def ends(model: Any, tokenizer: Any) -> list[int]:
-    """Ids that end a reply: first what the chat format puts behind one, then the tokenizer's and the model's end of text."""
+def stop_token_ids(model: CausalLM, tokenizer: ChatTokenizer) -> list[int]:
+    """Token ids that end a reply: what the chat format puts behind one, then the tokenizer's and the model's end of text."""
     ids: list[int | None] = []
     if tokenizer.chat_template:
-        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": SAID}]
-        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(SAID)[2].lstrip()
-        behind = tokenizer(after, add_special_tokens=False)["input_ids"]
-        ids += [token for token in behind[:1] if token in tokenizer.all_special_ids]
-    stated = getattr(model.generation_config, "eos_token_id", None)
-    ids += [tokenizer.eos_token_id, *(stated if isinstance(stated, list) else [stated])]
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": REPLY}]
+        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(REPLY)[2].lstrip()
+        first = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
+        ids += [token for token in first if token in tokenizer.all_special_ids]
+    of_model = getattr(model.generation_config, "eos_token_id", None)
+    ids += [tokenizer.eos_token_id, *(of_model if isinstance(of_model, list) else [of_model])]
     return list(dict.fromkeys(token for token in ids if token is not None))
 
 
-def window_size(wanted: int | None, limit: int | None, tokenizer: Any, asked: Sequence[tuple[str, Any]]) -> int:
-    """Tokens of text beside the memory that leave the model room for the longest question and its reply. Raises
-    `LiftError`.
+def window_size(
+    wanted: int | None, limit: int | None, tokenizer: ChatTokenizer, asked: Iterable[tuple[str, str]]
+) -> int:
+    """Tokens of text beside the memory that leave the model room for the longest question and its reply.
 
-    `wanted`: of the user, None for `WINDOW_TOKENS` or as many as there is room for. `limit`: what the model reads, None
-    where that is not known. `asked`: names of documents with the items asked about each.
+    `wanted` is the user's wish; None stands for `WINDOW_TOKENS`, or less where the model reads less. `limit` is what the
+    model reads, None where that is not known. `asked`: names of documents with a question about each. Raises
+    `ConfigError`.
     """
-    longest = max(len(chat(tokenizer, name, item.question)) for name, items in asked for item in items)
+    longest = max(len(chat(tokenizer, name, question)) for name, question in asked)
     taken = longest + NEW_TOKENS + SEAM_TOKENS
     room = limit - taken if limit else None
     if room is not None and room < max(MIN_WINDOW, wanted or 0):
-        what = f"--window-tokens {wanted:,}" if wanted else f"a window of {MIN_WINDOW} tokens"
         fix = f"give at most {room:,}" if room >= MIN_WINDOW else "fit the document to a model that reads more"
-        raise LiftError(f"{what} and {taken:,} for question and reply: the model reads {limit:,}, {fix}")
+        raise ConfigError(
+            f"a window of {wanted or MIN_WINDOW:,} tokens and {taken:,} for question and reply: "
+            f"the model reads {limit:,}, {fix}",
+            setting="window_tokens",
+        )
     if wanted is not None and wanted < MIN_WINDOW:
-        raise LiftError(f"--window-tokens {wanted} is below {MIN_WINDOW}: give more")
+        raise ConfigError(f"a window of {wanted} tokens is below {MIN_WINDOW}: give more", setting="window_tokens")
     return wanted or min(WINDOW_TOKENS, room or WINDOW_TOKENS)
 
 
-def batches(lengths: Sequence[int], new: int, batch_tokens: int) -> list[list[int]]:
-    """Indices, longest prompts first, in batches of at most `batch_tokens` when each row is padded to the longest."""
-    found: list[list[int]] = []
+def index_batches(lengths: Sequence[int], new_tokens: int, batch_tokens: int) -> list[list[int]]:
+    """Indices of prompts in batches, longest first, each of at most `batch_tokens` when padded to its longest prompt."""
+    batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not found or (len(found[-1]) + 1) * (lengths[found[-1][0]] + new) > batch_tokens:
-            found.append([])
-        found[-1].append(index)
-    return found
+        if not batches or (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + new_tokens) > batch_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
 
 
 def answers(
-    model: Any,
-    tokenizer: Any,
+    model: CausalLM,
+    tokenizer: ChatTokenizer,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int = NEW_TOKENS,
     batch_tokens: int | None = None,
 ) -> list[str]:
     """The greedy reply to each prompt, without special tokens and outer white space, in the order of the prompts.
 
-    Whatever the model's own generation settings say. The longest batch comes first: if memory is short, it is at once.
-    In float32 the same as asked one by one; in bf16 the width of a batch moves logits by a rounding, so near ties may turn.
+    The model's own generation settings do not count. The longest batch comes first: if memory is short, it is at once. In
+    float32 the same as asked one by one; in bf16 the width of a batch moves logits by a rounding, so near ties may turn.
     """
-    stops = ends(model, tokenizer)
+    stops = stop_token_ids(model, tokenizer)
     training = model.training
     model.eval()
     replies = [""] * len(prompts)
-    for batch in batches([len(prompt) for prompt in prompts], max_new_tokens, batch_tokens or replied_tokens(model)):
-        rows = _generated(model, [prompts[i] for i in batch], stops, max_new_tokens)
+    tokens = batch_tokens or replied_tokens(model)
+    for batch in index_batches([len(prompt) for prompt in prompts], max_new_tokens, tokens):
+        rows = _generate(model, [prompts[i] for i in batch], stops, max_new_tokens)
         for i, row in zip(batch, rows, strict=True):
             end = next((at for at, token in enumerate(row) if token in stops), len(row))
             replies[i] = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
@@ -103,16 +109,16 @@ def answers(
     return replies
 
 
-def _generated(model: Any, prompts: Sequence[Sequence[int]], stops: list[int], new: int) -> list[list[int]]:
-    """What follows each prompt; behind its end, padding."""
+def _generate(model: CausalLM, prompts: Sequence[Sequence[int]], stops: list[int], new_tokens: int) -> list[list[int]]:
+    """The tokens that follow each prompt; behind a reply's end, padding."""
     width = max(map(len, prompts))
     filler = stops[0] if stops else 0
-    ids_BT = torch.tensor([[filler] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask_BT = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    out_BT = model.generate(
-        input_ids=ids_BT.to(model.device),
-        attention_mask=mask_BT.to(model.device),
-        max_new_tokens=new,
+    ids_BL = torch.tensor([[filler] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask_BL = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    out_BL = model.generate(
+        input_ids=ids_BL.to(model.device),
+        attention_mask=mask_BL.to(model.device),
+        max_new_tokens=new_tokens,
         eos_token_id=stops or None,
         pad_token_id=filler,
         # Against what the model's generation_config.json may say; sampling's settings would only be warned about.
@@ -124,5 +130,5 @@ def _generated(model: Any, prompts: Sequence[Sequence[int]], stops: list[int], n
         top_k=None,
         max_length=None,
     )
-    rows: list[list[int]] = out_BT[:, width:].tolist()
+    rows: list[list[int]] = out_BL[:, width:].tolist()
     return rows

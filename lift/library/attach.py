@@ -7,9 +7,9 @@ attached.switch("persuasion")                            # flips flags: the disk
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from peft import PeftModel, PromptLearningConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
@@ -18,8 +18,10 @@ from peft.utils import PeftType
 from peft.utils.other import AuxiliaryTrainingWrapper
 
 from lift.library.base_model import fingerprint
-from lift.library.library import CONFIG, Entry, Library, LibraryError, check_files
+from lift.library.library import CONFIG, Entry, Library, check_files
 from lift.memory.tuner import METHOD
+from longthread.errors import ConfigError, DataError
+from longthread.language_model import CausalLM
 
 LOADED = 8  # adapters a model keeps; the least recently used goes
 
@@ -32,35 +34,30 @@ class Method(NamedTuple):
 
 
 def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
-    """The entries of documents that one model is to take. Raises `LibraryError` if it cannot, from files alone."""
+    """The entries of documents that one model is to take. Refuses, from files alone, those that no one model can take."""
     entries = [library.get(name) for name in dict.fromkeys(names)]
     if not entries:
-        raise LibraryError(f"no document of {library.folder} was named: give at least one")
+        raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
     for entry in entries:
         check_files(library.path(entry), repr(entry.name))
     methods = [_method(library, entry) for entry in entries]
     for entry, method in zip(entries, methods, strict=True):
         if method != methods[0]:
-            raise LibraryError(
+            raise ConfigError(
                 f"{entry.name!r} is of type {method.name}, {entries[0].name!r} of {methods[0].name}: "
                 "ask one at a time, or fit both with one recipe"
             )
     return entries
 
 
-def _check_count(documents: int, method: Method) -> None:
-    if documents > 1 and not method.several:
-        raise LibraryError(f"{documents} documents at once: adapters of type {method.name} take one, give one name")
-
-
 def slots(library: Library, entry: Entry) -> int:
     """Positions of the model that a document takes: a cartridge's."""
-    with _readable(library, entry) as stated:
+    with _stated_config(library, entry) as stated:
         return int(stated.get("num_virtual_tokens") or 0)
 
 
 def _method(library: Library, entry: Entry) -> Method:
-    with _readable(library, entry) as stated:
+    with _stated_config(library, entry) as stated:
         kind = PeftType(stated["peft_type"])
         gate = str(stated["gate"]) if kind == METHOD.upper() else ""
     prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig)
@@ -68,25 +65,25 @@ def _method(library: Library, entry: Entry) -> Method:
 
 
 @contextmanager
-def _readable(library: Library, entry: Entry) -> Iterator[Any]:
-    """What an adapter's config states. Raises `LibraryError`, also for what is read of it wrongly."""
+def _stated_config(library: Library, entry: Entry) -> Iterator[Mapping[str, Any]]:
+    """What an adapter's config states. Raises `DataError`, also where the block does not find what it looks for."""
     try:
         yield json.loads((library.path(entry) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        raise LibraryError(f"{entry.name!r} has no readable {CONFIG} in {library.path(entry)}: fit it again") from None
+        raise DataError(f"{entry.name!r} has no readable {CONFIG} in {library.path(entry)}: fit it again") from None
 
 
 class Attached:
     """`model`: the base model as a PEFT model in eval mode, the first of `names` on.
 
-    Keeps at most `loaded` adapters, or as many as are on at once. Every method raises `LibraryError` in one line, and
-    `LiftError` for a base model that cannot be told from others.
+    Keeps at most `loaded` adapters, or as many as are on at once. Its methods raise `ConfigError` for a model or a
+    document that does not fit, `DataError` for files that cannot be loaded.
     """
 
-    def __init__(self, library: Library, model: Any, names: Sequence[str], loaded: int = LOADED):
+    def __init__(self, library: Library, model: CausalLM, names: Sequence[str], loaded: int = LOADED):
         entries = [library.get(name) for name in names]
         if not entries:
-            raise LibraryError(f"no document of {library.folder} was named: give at least one")
+            raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
         first = entries[0]
         self.library, self.capacity = library, loaded
         self._fingerprint, self._method = fingerprint(model), _method(library, first)
@@ -94,7 +91,8 @@ class Attached:
             self._check_fit(entry)
         with _loading(first):
             path, device = str(library.path(first)), str(model.device)
-            self.model: Any = PeftModel.from_pretrained(model, path, adapter_name=first.folder, torch_device=device)
+            base = cast(Any, model)
+            self.model: Any = PeftModel.from_pretrained(base, path, adapter_name=first.folder, torch_device=device)
         self._loaded = {first.name: first.folder}  # which document is which PEFT adapter, longest unused first
         self._layers: list[Any] = []  # that an adapter has a part in
         for entry in entries[1:]:
@@ -103,11 +101,14 @@ class Attached:
         self.model.eval()
 
     def switch(self, names: str | Sequence[str]) -> None:
-        """Makes a document the active one, or several at once. What is loaded stays as it was when it was loaded."""
+        """Make a document the active one, or several at once. What is loaded stays as it was when it was loaded."""
         wanted = list(dict.fromkeys([names] if isinstance(names, str) else names))
         if not wanted:
-            raise LibraryError("no document was named: give one, or turn the memory off with model.disable_adapter()")
-        _check_count(len(wanted), self._method)
+            raise ConfigError("no document was named: give one, or turn the memory off with model.disable_adapter()")
+        if len(wanted) > 1 and not self._method.several:
+            raise ConfigError(
+                f"{len(wanted)} documents at once: adapters of type {self._method.name} take one, give one name"
+            )
         for name in wanted:
             if name not in self._loaded:
                 entry = self.library.get(name)
@@ -122,13 +123,13 @@ class Attached:
 
     def _check_fit(self, entry: Entry) -> None:
         if entry.fingerprint != self._fingerprint:
-            raise LibraryError(
+            raise ConfigError(
                 f"{entry.name!r} was fitted to {entry.base_model} ({entry.fingerprint[:12]}), "
                 f"this is another model ({self._fingerprint[:12]}): load that one"
             )
         check_files(self.library.path(entry), repr(entry.name))
         if (method := _method(self.library, entry)) != self._method:
-            raise LibraryError(
+            raise ConfigError(
                 f"{entry.name!r} is of type {method.name}, the model has {self._method.name}: attach it to another copy"
             )
 
@@ -160,21 +161,25 @@ class Attached:
         if not model.peft_config[key].is_prompt_learning:
             model.delete_adapter(key)
             return
-        for held in (model.peft_config, model.prompt_encoder, model.prompt_tokens):  # PEFT has no way to
-            if key in held:
-                del held[key]
+        for parts in (
+            model.peft_config,
+            model.prompt_encoder,
+            model.prompt_tokens,
+        ):  # PEFT itself cannot delete a prompt
+            if key in parts:
+                del parts[key]
 
 
 @contextmanager
 def _loading(entry: Entry) -> Iterator[None]:
-    """One line for all that PEFT says of an adapter that does not fit; it only warns of missing weights."""
+    """One line for all that PEFT says of an adapter that does not fit; of missing weights it only warns."""
     try:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield
-        if lacking := [w for w in said if "missing adapter keys" in str(w.message)]:
-            raise ValueError(str(lacking[0].message))
+        if missing := [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]:
+            raise ValueError(missing[0])
     except Exception as error:  # safetensors, torch and PEFT raise their own
         lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
         reason = next((line for line in lines if "size mismatch" in line), lines[0])[:200]
-        raise LibraryError(f"{entry.name!r} cannot be loaded ({reason}): fit it again with --replace") from None
+        raise DataError(f"{entry.name!r} cannot be loaded ({reason}): fit it again", setting="replace") from None

@@ -8,12 +8,17 @@ model = load(folder, device("auto"))
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lift import LiftError
+from longthread.errors import ConfigError
+from longthread.language_model import CausalLM, ChatTokenizer, ModelConfig
+
+if TYPE_CHECKING:  # commands that load no model start without torch
+    import torch
+    from torch import Tensor
 
 DEVICES = ("auto", "cpu", "cuda")
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")  # of a model on the hub; nothing pickled
@@ -25,40 +30,40 @@ SAMPLE = 256  # elements of a tensor: weights trained further differ in nearly a
 # ---- which it is ------------------------------------------------------------------------------------------------
 
 
-def fingerprint(model: Any) -> str:
+def fingerprint(model: CausalLM | Path | str) -> str:
     """SHA-256 that tells a base model from all others: the shape its config states (`SHAPE`), and of every tensor the
     shape and `SAMPLE` elements spread over it, in bf16. Takes a folder with safetensors, or the model loaded from it.
 
     So fp32 and bf16 of the same weights are the same model; names, tying and sharding do not matter. For a model loaded
     in another dtype (fp16, quantised) its folder counts. Not covered: the other elements, tokenizer, RoPE settings.
-    Raises `LiftError`.
+    Raises `ConfigError`.
     """
     import torch
 
     if isinstance(model, str | Path):
-        return _fingerprint(config(Path(model)), _stored(Path(model)))
+        return _fingerprint(config(Path(model)), _stored_tensors(Path(model)))
     if getattr(model, "peft_config", None):
-        raise LiftError("the model has an adapter already: give the base model")
+        raise ConfigError("the model has an adapter already: give the base model")
     tensors = model.state_dict()
     if {tensor.dtype for tensor in tensors.values()} <= {torch.float32, torch.bfloat16}:
         return _fingerprint(model.config, tensors.items())
     if (folder := model.config._name_or_path) and Path(folder).is_dir():
         return fingerprint(folder)
-    raise LiftError(f"a model in {model.dtype} cannot be told from others: load it in bfloat16 or from a folder")
+    raise ConfigError(f"a model in {model.dtype} cannot be told from others: load it in bfloat16 or from a folder")
 
 
-def config(folder: Path) -> Any:
-    """The config of a model's folder. Raises `LiftError`."""
+def config(folder: Path) -> ModelConfig:
+    """The config of a model's folder. Raises `ConfigError`."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers and the hub's client raise their own for what a file says wrongly
         reason = (str(error).splitlines() or [""])[0][:160]
-        raise LiftError(f"{folder} is no model folder ({reason}): give one with config.json") from None
+        raise ConfigError(f"{folder} is not a model folder ({reason}): give one with config.json") from None
 
 
-def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
+def _stored_tensors(folder: Path) -> "Iterator[tuple[str, Tensor]]":
     """Names and tensors of the folder's safetensors, mapped into memory and not read."""
     from safetensors import SafetensorError, safe_open
 
@@ -70,31 +75,32 @@ def _stored(folder: Path) -> Iterator[tuple[str, Any]]:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     yield name, file.get_tensor(name)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError):
-        raise LiftError(f"{folder} has no whole model.safetensors: save the model with save_pretrained") from None
+        raise ConfigError(f"{folder} has no whole model.safetensors: save the model with save_pretrained") from None
 
 
-def _fingerprint(stated: Any, tensors: Any) -> str:
+def _fingerprint(stated: ModelConfig, tensors: "Iterable[tuple[str, Tensor]]") -> str:
     import torch
 
-    rows = set()  # a set: what is tied is stored once or twice
+    digests = set()  # a set: what is tied is stored once or twice
     for name, tensor in tensors:
-        if name.endswith("rotary_emb.inv_freq"):  # old checkpoints carry it; no weight
+        if name.endswith("rotary_emb.inv_freq"):  # old checkpoints carry it, though it is not a weight
             continue
         step = max(1, tensor.numel() // SAMPLE) | 1  # odd: else all of a matrix 2^n wide would come from one column
         picked = tensor.detach().reshape(-1)[::step][:SAMPLE].cpu()
         if picked.is_floating_point() and picked.element_size() > 1:
             picked = picked.to(torch.bfloat16)
         raw = picked.contiguous().view(torch.uint8).numpy().tobytes()
-        rows.add(hashlib.sha256(f"{list(tensor.shape)}".encode() + raw).hexdigest())
+        digests.add(hashlib.sha256(f"{list(tensor.shape)}".encode() + raw).hexdigest())
     text = stated.get_text_config()
-    return hashlib.sha256(json.dumps([[getattr(text, key, None) for key in SHAPE], sorted(rows)]).encode()).hexdigest()
+    shape = [getattr(text, key, None) for key in SHAPE]
+    return hashlib.sha256(json.dumps([shape, sorted(digests)]).encode()).hexdigest()
 
 
 # ---- from a folder or the hub -----------------------------------------------------------------------------------
 
 
 def located(model: str) -> tuple[str, Path]:
-    """The name to remember, and the folder: a local one, or a hub model's in the cache."""
+    """The name to remember, and the folder: a local one, or a hub model's in the cache. Raises `ConfigError`."""
     folder = Path(model)
     with suppress(RuntimeError):  # of a user whose home is not known
         folder = folder.expanduser()
@@ -105,36 +111,36 @@ def located(model: str) -> tuple[str, Path]:
 
         return model, Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
     except Exception:  # the hub's client raises its own, httpx's, OSError and ValueError for the same mistake
-        raise LiftError(
-            f"model {model!r} is neither a folder nor a hub name that can be reached: give --model a folder"
+        raise ConfigError(
+            f"model {model!r} is neither a folder nor a hub name that can be reached: give a folder", setting="model"
         ) from None
 
 
-def device(name: str) -> Any:
-    """A torch.device. Raises `LiftError` for one that is not there."""
+def device(name: str) -> "torch.device":
+    """The device of that name; "auto" is a GPU where there is one. Raises `ConfigError`."""
     import torch
 
     if name not in DEVICES:
-        raise LiftError(f"device {name!r} is none of {', '.join(DEVICES)}: set --device")
+        raise ConfigError(f"device must be one of {', '.join(DEVICES)} (got {name!r})", setting="device")
     if name == "cuda" and not torch.cuda.is_available():
-        raise LiftError("there is no CUDA device here: set --device cpu")
+        raise ConfigError("there is no CUDA device here: use cpu", setting="device")
     if name == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "1"  # else accelerate takes a GPU that it sees
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
-def tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model's folder. Raises `LiftError`."""
+def tokenizer(folder: Path) -> ChatTokenizer:
+    """The tokenizer of a model's folder. Raises `ConfigError`."""
     from environments.haystack.tokens import TokenizerError, load_full_tokenizer
 
     try:
         return load_full_tokenizer(str(folder))
     except TokenizerError as error:
-        raise LiftError(str(error).partition("; give ")[0] + ": give a model folder with its tokenizer") from None
+        raise ConfigError(str(error).partition("; give ")[0] + ": give a model folder with its tokenizer") from None
 
 
-def load(folder: Path, target: Any) -> Any:
-    """The model on this torch.device, in bf16 on a GPU and in fp32 elsewhere. Raises `LiftError`."""
+def load(folder: Path, target: "torch.device") -> CausalLM:
+    """The model on this device, in bf16 on a GPU and in fp32 elsewhere. Raises `ConfigError`."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -145,5 +151,5 @@ def load(folder: Path, target: Any) -> Any:
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **safe)
     except (OSError, ValueError, RuntimeError) as error:
-        raise LiftError(f"{folder} cannot be loaded as a language model: {str(error).strip()[:160]!r}") from None
+        raise ConfigError(f"{folder} cannot be loaded as a language model: {str(error).strip()[:160]!r}") from None
     return model.to(target).eval()

@@ -9,12 +9,12 @@ from lift.library.library import Entry
 
 
 def fitted(entry: Entry) -> Table:
-    """What a fit came to."""
+    """The table of a fit: its document, size, time and losses."""
     table = Table("", "", title=escape(shown(entry.name)), show_header=False)
     table.add_row("recipe", entry.recipe)
     table.add_row("document", f"{entry.tokens:,} tokens, {entry.words:,} words")
-    share = f", {of_cache(entry)} its keys and values" if entry.kv_bytes else ""
-    table.add_row("adapter", size(entry.bytes) + share)
+    ratio = f", {of_cache(entry)} its keys and values" if entry.kv_bytes else ""
+    table.add_row("adapter", size(entry.bytes) + ratio)
     seconds = entry.seconds or 0.0
     times = f", {seconds / entry.prefill_seconds:,.1f} × prefill" if entry.prefill_seconds else ""
     table.add_row("time to fit", f"{seconds:,.1f} s{times}")
@@ -24,25 +24,25 @@ def fitted(entry: Entry) -> Table:
 
 
 def listed(entries: Sequence[Entry], title: str) -> Table:
-    """A row a document. At least one entry."""
+    """A row for each document. Takes at least one entry."""
     table = Table("document", "tokens", "recipe", "adapter", "of KV cache", "fit", "created", title=escape(title))
     for entry in entries:
-        share = of_cache(entry).removesuffix(" of") if entry.kv_bytes else "-"
-        took = f"{entry.seconds:,.1f} s" if entry.seconds is not None else "-"
-        cells = (shown(entry.name), f"{entry.tokens:,}", entry.recipe, size(entry.bytes), share, took)
+        ratio = of_cache(entry).removesuffix(" of") if entry.kv_bytes else "-"
+        seconds = f"{entry.seconds:,.1f} s" if entry.seconds is not None else "-"
+        cells = (shown(entry.name), f"{entry.tokens:,}", entry.recipe, size(entry.bytes), ratio, seconds)
         table.add_row(*map(escape, (*cells, entry.created[:16].replace("T", " "))))
     table.caption = escape(f"base model {entries[0].base_model}")
     return table
 
 
 def of_cache(entry: Entry) -> str:
-    """An adapter against the document's keys and values, which those of a short document may undercut."""
+    """The size of an adapter against that of the document's keys and values, which a short document's may undercut."""
     ratio = (entry.kv_bytes or 0) / entry.bytes
     return f"1/{ratio:,.1f} of" if ratio >= 1 else f"{1 / ratio:,.1f} ×"
 
 
 def size(count: float) -> str:
-    """Of bytes, in the unit that suits."""
+    """A number of bytes in the unit that suits."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
@@ -51,5 +51,5 @@ def size(count: float) -> str:
 
 
 def shown(line: str) -> str:
-    """A name, or a line that a model wrote, may be any text; what would move the cursor is spelled out."""
+    """A name, or a line that a model wrote, with everything spelled out that would move the cursor."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -1,4 +1,4 @@
-"""Tasks made of a document: questions, answers, and where the document says so (docs/lift.md).
+"""Tasks made of a document: questions, answers, and where the document states them (docs/lift.md).
 
 Each task is a small class with `items(document, n, seed, split)`. To add one, write it in a file of its own and enter
 it in `TASKS`. `self_study.SelfStudy` is one too, but needs a model that asks, so it is not in the table.
@@ -6,7 +6,6 @@ it in `TASKS`. `self_study.SelfStudy` is one too, but needs a model that asks, s
 
 from collections.abc import Sequence
 
-from lift import LiftError
 from lift.document.document import Document
 from lift.tasks.absent import Absent
 from lift.tasks.cloze import Cloze
@@ -16,6 +15,7 @@ from lift.tasks.needle import Needle
 from lift.tasks.order import Order
 from lift.tasks.recite import Recite
 from lift.tasks.reverse import Reverse
+from longthread.errors import ConfigError
 
 __all__ = ["NO_ANSWER", "TASKS", "Coverage", "Item", "Task", "coverage", "make", "right"]
 
@@ -25,9 +25,9 @@ TASKS: dict[str, Task] = {
 
 
 def make(document: Document, kinds: Sequence[str], n: int, seed: int, split: str) -> list[Item]:
-    """At most `n` items of each kind, kind by kind. Raises `LiftError` on an unknown kind or split."""
+    """At most `n` items of each kind, kind by kind. Raises `ConfigError` on an unknown kind or split."""
     if unknown := [kind for kind in kinds if kind not in TASKS]:
-        raise LiftError(f"task {unknown[0]!r} is none of {', '.join(TASKS)}")
+        raise ConfigError(f"task must be one of {', '.join(TASKS)} (got {unknown[0]!r})")
     if n < 0:
-        raise LiftError(f"{n} items cannot be made: give at least 0")
+        raise ConfigError(f"{n} items cannot be made: give at least 0")
     return [item for kind in kinds for item in TASKS[kind].items(document, n, seed, split)]

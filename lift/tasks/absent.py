@@ -5,67 +5,59 @@ of whom it does not say this. Without them an adapter answers everything with so
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from random import Random
 
 from environments.haystack.facts import Entity, draw_entity, near_duplicate
 from lift.document.document import Document
 from lift.tasks import wordings
-from lift.tasks.items import NO_ANSWER, Item, capital, draws
-from lift.tasks.reading import Reading, names, read
+from lift.tasks.items import NO_ANSWER, Item, Task
+from lift.tasks.reading import Statements, names, read_statements
 
 
-@dataclass(frozen=True)
-class Absent:
-    kind: str = "absent"
+class Absent(Task):
+    """Questions about people of the document and about others, in turn."""
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        rng = draws(self.kind, document, seed, split)
-        reading = read(document)
-        people = reading.people or sorted({name for name, _ in names(document)})
-        known = list(unsaid(people, reading))
+    kind = "absent"
+
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """See `Task`."""
+        statements = read_statements(document)
+        people = statements.people or sorted({name for name, _ in names(document)})
+        known = list(unsaid(people, statements))
         rng.shuffle(known)
-        inside = known[: n // 2]
         outside = strangers(document, people, split, rng)
-        asked = [pair for known_pair in inside for pair in (known_pair, next(outside))]
+        asked = [pair for inside in known[: n // 2] for pair in (inside, next(outside))]
         asked += [next(outside)] * (n % 2)
-        return [Item(self.kind, ask(person, name, split, rng), NO_ANSWER, ()) for person, name in asked]
+        for person, name in asked:
+            yield Item(self.kind, wordings.ask(person, name, split, rng), NO_ANSWER, ())
 
 
-def ask(person: str, name: str, split: str, rng: Random) -> str:
-    """A question for a relation or a link, in the words that are used where there is an answer."""
-    if name in wordings.LINKS:
-        phrase = rng.choice(wordings.LINKS[name].of(split)).format(x=person)
-        return capital(rng.choice(wordings.FRAMES.of(split)).format(np=phrase))
-    return capital(rng.choice(wordings.FACTS[name].of(split, wordings.described(person))).format(e=person))
-
-
-def unsaid(people: list[str], reading: Reading) -> Iterator[tuple[str, str]]:
-    """(person, name) of everything that is not said of those people."""
+def unsaid(people: list[str], statements: Statements) -> Iterator[tuple[str, str]]:
+    """(person, name) of everything that the document does not state of those people."""
     for person in people:
-        for name in asked_for(reading):
-            if (person, name) not in reading.stated:
+        for name in asked_for(statements):
+            if (person, name) not in statements.stated:
                 yield person, name
 
 
-def asked_for(reading: Reading) -> list[str]:
+def asked_for(statements: Statements) -> list[str]:
     """The kinds of fact to ask for: links too where the document has any, or they would never be denied."""
-    return [*wordings.FACTS, *(wordings.LINKS if reading.links else ())]
+    return [*wordings.FACTS, *(wordings.LINKS if statements.links else ())]
 
 
 def strangers(document: Document, people: list[str], split: str, rng: Random) -> Iterator[tuple[str, str]]:
     """People who are not in the document, each with something to ask about them, without end."""
-    reading = read(document)
-    told = set(people)
+    statements = read_statements(document)
+    known = set(people)
     gap = bool(people) and wordings.described(people[0])
     near = False
     while True:
         near = not near
-        if near and reading.people:  # a name out of a novel has no near-duplicates of the invented kind
-            person = rng.choice(reading.people)
+        if near and statements.people:  # a name out of a novel has no near-duplicates of the invented kind
+            person = rng.choice(statements.people)
             entity = near_duplicate(Entity(person, "" if wordings.described(person) else person), split, rng)
         else:
             entity = draw_entity(split, gap, rng)
-        if entity.told not in told and entity.told not in document.text:
-            told.add(entity.told)
-            yield entity.told, rng.choice(asked_for(reading))
+        if entity.told not in known and entity.told not in document.text:
+            known.add(entity.told)
+            yield entity.told, rng.choice(asked_for(statements))

@@ -1,12 +1,14 @@
 """A gap in a sentence of the text: a name, a number or a date that the rest of the sentence determines."""
 
 import re
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from random import Random
+from typing import NamedTuple
 
-from lift.document.document import Document
-from lift.tasks.items import Item, draws, rotate, sentences_of, shown
-from lift.tasks.reading import Span, names
+from lift.document.document import Document, Span
+from lift.tasks.items import Item, Task, rotate, sentences_of
+from lift.tasks.reading import names
 from lift.tasks.wordings import Wordings
 
 GAP = "____"
@@ -22,40 +24,43 @@ ASKED = Wordings(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Cloze:
-    kind: str = "cloze"
+class Gap(NamedTuple):
+    """Number of the sentence, the sentence with `GAP` in it, and the span that is left out."""
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        rng = draws(self.kind, document, seed, split)
-        asked = ASKED.of(split)
-        by_sentence: dict[int, list[tuple[str, Span]]] = defaultdict(list)
-        for sentence, question, span in gaps(document):
-            by_sentence[sentence].append((question, span))
-        for inside in by_sentence.values():
+    sentence: int
+    text: str
+    span: Span
+
+
+class Cloze(Task):
+    """Gaps of sentences. A second gap of a sentence comes after the first of every other one: coverage is even."""
+
+    kind = "cloze"
+
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """See `Task`."""
+        phrases = ASKED.of(split)
+        of_sentence: dict[int, list[Gap]] = defaultdict(list)
+        for gap in gaps(document):
+            of_sentence[gap.sentence].append(gap)
+        for inside in of_sentence.values():
             rng.shuffle(inside)
-        made = []
-        # A second gap of a sentence comes after the first of every other one: coverage is even.
-        for depth in range(max(map(len, by_sentence.values()), default=0)):
-            deep = [at for at, inside in by_sentence.items() if len(inside) > depth]
-            for at, turn in rotate(deep, len(asked), rng):
-                question, span = by_sentence[at][depth]
-                wording = asked[turn].format(d=document.name, g=GAP, s=question)
-                made.append(Item(self.kind, wording, shown(document, span), (document.sentences[at],)))
-                if len(made) == n:
-                    return made
-        return made[:n]
+        for depth in range(max(map(len, of_sentence.values()), default=0)):
+            deep = [inside[depth] for inside in of_sentence.values() if len(inside) > depth]
+            for gap, turn in rotate(deep, len(phrases), rng):
+                question = phrases[turn].format(d=document.name, g=GAP, s=gap.text)
+                yield Item(self.kind, question, document.quote(gap.span), (document.sentences[gap.sentence],))
 
 
-def gaps(document: Document) -> list[tuple[int, str, Span]]:
-    """(sentence number, the sentence with the gap, the span left out), where only one answer fits.
+def gaps(document: Document) -> list[Gap]:
+    """The gaps that only one answer fits.
 
     Left out are spans whose words stand in the sentence a second time, and sentences that come again, or that differ
     only in what the gap hides.
     """
     found = []
     figures = _figures(document.text)
-    months = {at for a, b in figures for at in range(a, b)}  # "June" is no name inside "4 June"
+    months = {at for a, b in figures for at in range(a, b)}  # "June" is not a name inside "4 June"
     for span in sorted({span for _, span in names(document) if span[0] not in months} | figures):
         touched = sentences_of(document, span)
         if len(touched) != 1:
@@ -65,14 +70,13 @@ def gaps(document: Document) -> list[tuple[int, str, Span]]:
         rest = document.text[start : span[0]] + GAP + document.text[span[1] : end]
         again = re.search(rf"(?<!\w){re.escape(hidden)}(?!\w)", rest)
         if LEAST_WORDS <= len(rest.split()) <= MOST_WORDS and not again:
-            found.append((touched[0], " ".join(rest.split()), span))
-    times: dict[str, int] = defaultdict(int)
-    for _, question, _ in found:
-        times[question] += 1
-    return [gap for gap in found if times[gap[1]] == 1]
+            found.append(Gap(touched[0], " ".join(rest.split()), span))
+    times = Counter(gap.text for gap in found)
+    return [gap for gap in found if times[gap.text] == 1]
 
 
 def _figures(text: str) -> set[Span]:
+    """Spans of dates and numbers."""
     dates = [match.span() for match in DATE.finditer(text)]
     numbers = (match.span() for match in NUMBER.finditer(text))
     inside = (span for span in numbers if not any(a <= span[0] and span[1] <= b for a, b in dates))

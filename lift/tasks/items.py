@@ -1,18 +1,20 @@
 """What a task yields, what counts as right, and how much of a document a set of tasks reaches."""
 
 import re
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
-from typing import Protocol, TypeVar
+from typing import ClassVar, TypeVar
 
 from environments.haystack.facts import SPLITS, VALUE_KINDS
 from environments.haystack.tasks.independent import NONE, Answer
 from environments.rollouts.scoring import find_values, normalise, said_by, without_thinking
-from lift import LiftError
-from lift.document.document import Document
+from lift.document.document import Document, Span
+from longthread.errors import ConfigError
 
 NO_ANSWER = NONE
 FACT_KINDS = ("needle", "linked", "reverse", "absent")  # tasks whose answers are values of facts.py, or people
@@ -24,31 +26,34 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Item:
-    """A question whose answer the document holds. `answer` is what the model is to say, exactly, `NO_ANSWER` where the
-    document does not say; `alternatives` are as right. `evidence`: character spans of `document.text`; () if absent."""
+    """A question whose answer the document holds. `answer` is what the model is to reply, exactly: `NO_ANSWER` where the
+    document gives none; `alternatives` are as right. `evidence`: spans of characters; () if absent."""
 
     kind: str
     question: str
     answer: str
-    evidence: tuple[tuple[int, int], ...]
+    evidence: tuple[Span, ...]
     alternatives: tuple[str, ...] = ()
 
 
-class Task(Protocol):
-    """`items`: at most `n`, fewer where the document has not that many; the same for the same arguments. The wordings of
-    split "train" and split "eval" are disjoint."""
+class Task(ABC):
+    """One kind of question. The wordings of split "train" and split "eval" are disjoint."""
 
-    @property
-    def kind(self) -> str: ...
+    kind: ClassVar[str]
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]: ...
+    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
+        """At most `n`, fewer where the document has not that many; the same for the same arguments.
 
+        Raises `ConfigError` on an unknown split.
+        """
+        if split not in SPLITS:
+            raise ConfigError(f"split must be one of {', '.join(SPLITS)} (got {split!r})")
+        rng = Random(f"lift {self.kind} {split} {seed} {document.digest}")
+        return list(islice(self.draw(document, n, split, rng), n))
 
-def draws(kind: str, document: Document, seed: int, split: str) -> Random:
-    """The random numbers of one task. Raises `LiftError` on an unknown split."""
-    if split not in SPLITS:
-        raise LiftError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    return Random(f"lift {kind} {split} {seed} {document.digest}")
+    @abstractmethod
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """Items in random order, of which `n` are wanted."""
 
 
 def rotate(cells: Iterable[T], rounds: int, rng: Random) -> Iterator[tuple[T, int]]:
@@ -60,12 +65,8 @@ def rotate(cells: Iterable[T], rounds: int, rng: Random) -> Iterator[tuple[T, in
             yield cell, (first + turn) % rounds
 
 
-def shown(document: Document, span: tuple[int, int]) -> str:
-    """A span of the document on one line."""
-    return " ".join(document.text[span[0] : span[1]].split())
-
-
 def capital(text: str) -> str:
+    """The text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
@@ -76,8 +77,8 @@ def right(item: Item, completion: str) -> bool:
     """Whether the completion gives the answer, the whole of it and no other.
 
     Values of facts are looked for in the whole reply, except those that the question itself names; two different ones
-    are wrong, and so is a value beside "none". Everything else is compared as a whole: the first line that is not
-    empty, normalised.
+    are wrong, and so is a value beside "none". Everything else is compared as a whole: the first line with any text,
+    normalised.
     """
     reply = without_thinking(completion).strip()
     gold = {normalise(text) for text in (item.answer, *item.alternatives)}
@@ -114,7 +115,7 @@ def _denies(reply: str) -> bool:
 
 @dataclass(frozen=True)
 class Coverage:
-    """`share` of the sentences have at least one task; `kinds` counts the items of each kind."""
+    """How many of the sentences have at least one task; `kinds` counts the items of each kind."""
 
     sentences: int
     covered: int
@@ -122,6 +123,7 @@ class Coverage:
 
     @property
     def share(self) -> float:
+        """The covered share of the sentences."""
         return self.covered / self.sentences if self.sentences else 0.0
 
 
@@ -131,7 +133,7 @@ def coverage(document: Document, items: Sequence[Item]) -> Coverage:
     return Coverage(len(document.sentences), len(covered), dict(Counter(item.kind for item in items)))
 
 
-def sentences_of(document: Document, span: tuple[int, int]) -> list[int]:
+def sentences_of(document: Document, span: Span) -> list[int]:
     """Numbers of the sentences that a span of characters touches."""
     at = max(0, bisect_right(document.sentences, span[0], key=lambda sentence: sentence[0]) - 1)
     touched = []

@@ -5,72 +5,65 @@ Chains of one to `MOST_LINKS` links and a value at the end. To train, the links 
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import chain, zip_longest
 from random import Random
 
 from lift.document.document import Document
 from lift.tasks import wordings
-from lift.tasks.items import Item, capital, draws
-from lift.tasks.reading import Fact, Reading, read
+from lift.tasks.items import Item, Task
+from lift.tasks.reading import StatedFact, Statements, read_statements
 
 MOST_LINKS = 3
 ROUNDS = {"train": 20, "eval": 3}  # questions a chain, each in other words
 TRIES = 20  # to find words not used yet
 
-Path = tuple[Fact, ...]
+Path = tuple[StatedFact, ...]
 
 
-@dataclass(frozen=True)
-class Linked:
-    kind: str = "linked"
+class Linked(Task):
+    """Chains of every length in turn, no question twice."""
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        rng = draws(self.kind, document, seed, split)
-        paths = in_turn(read(document), split, rng)
-        made: dict[str, Item] = {}
+    kind = "linked"
+
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """See `Task`."""
+        paths = in_turn(read_statements(document), split, rng)
+        questions: set[str] = set()
         for path in chain.from_iterable(paths for _ in range(ROUNDS[split])):
-            if len(made) >= n:
-                break
             for _ in range(TRIES):
-                if (question := ask(path, split, rng)) not in made:
-                    made[question] = Item(self.kind, question, path[-1].value, tuple(fact.span for fact in path))
+                if (question := ask(path, split, rng)) not in questions:
+                    questions.add(question)
+                    yield Item(self.kind, question, path[-1].value, tuple(fact.span for fact in path))
                     break
-        return list(made.values())
 
 
 def ask(path: Path, split: str, rng: Random) -> str:
-    """The question of a chain, from its head to what its last fact says."""
+    """The question of a chain, from its head to what its last fact states."""
     person = path[0].subject
     for fact in path[:-1]:
         person = rng.choice(wordings.LINKS[fact.name].of(split)).format(x=person)
-    last = path[-1]
-    if last.name in wordings.LINKS:
-        phrase = rng.choice(wordings.LINKS[last.name].of(split)).format(x=person)
-        return capital(rng.choice(wordings.FRAMES.of(split)).format(np=phrase))
-    wording = rng.choice(wordings.FACTS[last.name].of(split, described=True))
-    return capital(wording.format(e=person))
+    return wordings.ask(person, path[-1].name, split, rng)
 
 
-def in_turn(reading: Reading, split: str, rng: Random) -> list[Path]:
+def in_turn(statements: Statements, split: str, rng: Random) -> list[Path]:
     """Chains by number of links, one of each in turn, and to train, single links; each kind shuffled."""
     kinds: dict[int, list[Path]] = defaultdict(list)
-    for path in chains(reading):
+    for path in chains(statements):
         kinds[len(path)].append(path)
     if split == "train":
-        kinds[1] = [(link,) for link in reading.links]
+        kinds[1] = [(link,) for link in statements.links]
     for paths in kinds.values():
         rng.shuffle(paths)
     turns = zip_longest(*(kinds[length] for length in sorted(kinds)))
     return [path for turn in turns for path in turn if path is not None]
 
 
-def chains(reading: Reading) -> Iterator[Path]:
+def chains(statements: Statements) -> Iterator[Path]:
     """Every way from a person over at most `MOST_LINKS` links to a value, nobody met twice."""
     leads, values = defaultdict(list), defaultdict(list)
-    for link in reading.links:
+    for link in statements.links:
         leads[link.subject].append(link)
-    for fact in reading.facts:
+    for fact in statements.facts:
         values[fact.subject].append(fact)
 
     def onwards(path: Path) -> Iterator[Path]:
@@ -82,6 +75,6 @@ def chains(reading: Reading) -> Iterator[Path]:
                 if link.value not in met:
                     yield from onwards((*path, link))
 
-    for link in reading.links:
+    for link in statements.links:
         if link.value != link.subject:
             yield from onwards((link,))

@@ -1,25 +1,23 @@
 """One fact: what is the password of X?"""
 
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator
+from random import Random
 
 from lift.document.document import Document
 from lift.tasks import wordings
-from lift.tasks.items import Item, capital, draws, rotate
-from lift.tasks.reading import read
+from lift.tasks.items import Item, Task, capital, rotate
+from lift.tasks.reading import read_statements
 
 
-@dataclass(frozen=True)
-class Needle:
-    kind: str = "needle"
+class Needle(Task):
+    """Every fact that the document states, each in every wording before any wording comes twice."""
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        rng = draws(self.kind, document, seed, split)
-        most = max(len(table.of(split)) for table in wordings.FACTS.values())
-        made = []
-        for fact, turn in rotate(read(document).facts, most, rng):
-            asked = wordings.FACTS[fact.name].of(split, wordings.described(fact.subject))
-            if turn < len(asked):
-                question = capital(asked[turn].format(e=fact.subject))
-                made.append(Item(self.kind, question, fact.value, (fact.span,)))
-        return list(islice(made, n))
+    kind = "needle"
+
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """See `Task`."""
+        rounds = max(len(table.of(split)) for table in wordings.FACTS.values())
+        for fact, turn in rotate(read_statements(document).facts, rounds, rng):
+            phrases = wordings.FACTS[fact.name].of(split, wordings.described(fact.subject))
+            if turn < len(phrases):
+                yield Item(self.kind, capital(phrases[turn].format(e=fact.subject)), fact.value, (fact.span,))

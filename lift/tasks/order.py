@@ -2,11 +2,12 @@
 right equally often."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from random import Random
 
 from environments.haystack.facts import in_split
 from lift.document.document import Document
-from lift.tasks.items import Item, draws, shown
+from lift.tasks.items import Item, Task
 from lift.tasks.wordings import Wordings
 
 LEAST_WORDS = 6
@@ -27,36 +28,31 @@ QUOTING = Wordings(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Order:
-    kind: str = "order"
+class Order(Task):
+    """Pairs of sentences, none of them asked about in both splits."""
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        """No pair of sentences is asked about in both splits."""
-        rng = draws(self.kind, document, seed, split)
-        known = telling(document)
-        made: dict[tuple[int, int], Item] = {}
-        if len(known) < 2:
-            return []
-        for _ in range(TRIES * n):
-            if len(made) >= n:
-                break
-            early, late = sorted(rng.sample(known, 2))
-            words = [shown(document, document.sentences[at]).split() for at in (early, late)]
-            if (early, late) in made or not in_split(f"{words}", split):
+    kind = "order"
+
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """See `Task`."""
+        places = telling(document)
+        pairs: set[tuple[int, int]] = set()
+        for _ in range(TRIES * n if len(places) > 1 else 0):
+            early, late = sorted(rng.sample(places, 2))
+            words = [document.quote(document.sentences[at]).split() for at in (early, late)]
+            if (early, late) in pairs or not in_split(f"{words}", split):
                 continue
-            swapped, quoting = len(made) % 2, len(made) // 2 % 2
+            swapped, quoting = len(pairs) % 2, len(pairs) // 2 % 2
             first, second = (" ".join(word[:QUOTED]) for word in words[:: -1 if swapped else 1])
             answer = " ".join(words[0][:OPENING]) if quoting else ("first", "second")[swapped]
             wording = rng.choice((QUOTING if quoting else NAMED).of(split))
             question = wording.format(d=document.name, a=first, b=second, w=OPENING)
-            evidence = (document.sentences[early], document.sentences[late])
-            made[early, late] = Item(self.kind, question, answer, evidence)
-        return list(made.values())
+            pairs.add((early, late))
+            yield Item(self.kind, question, answer, (document.sentences[early], document.sentences[late]))
 
 
 def telling(document: Document) -> list[int]:
     """Sentences that no other begins like, long enough to be known by their beginning."""
-    words = [shown(document, span).split() for span in document.sentences]
+    words = [document.quote(span).split() for span in document.sentences]
     openings = Counter(tuple(word[:OPENING]) for word in words)
     return [at for at, word in enumerate(words) if len(word) >= LEAST_WORDS and openings[tuple(word[:OPENING])] == 1]

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from environments.haystack import facts
-from environments.haystack.tasks import linked_wordings as links
-from lift.document.document import Document
-from lift.tasks.items import shown
+from environments.haystack.tasks.linked_wordings import readers
+from lift.document.document import Document, Span
 
-Span = tuple[int, int]
 # A name or a title with a name: "Sir Walter", "Mr. Elliot".
 NAME = re.compile(r"(?<![\w'’-])(?:(?:Mrs?|Dr|St)\.?\s)?[A-Z][a-z]+(?:\s[A-Z][a-z]+)*(?![\w-])")
 _INSIDE = re.compile(r"[\w,;:)’']\s+$")  # what stands before a capital that is none because a sentence begins
@@ -18,8 +16,8 @@ LEAST_USES = 2  # of a name: a capital that comes once may be anything
 
 
 @dataclass(frozen=True)
-class Fact:
-    """(person, relation or link, value or person), and the sentence that says so."""
+class StatedFact:
+    """(person, relation or link, value or person), and the sentence that states it."""
 
     subject: str
     name: str
@@ -28,49 +26,50 @@ class Fact:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Statements:
     """`facts` and `links` only where the document states one value for that person and relation, so that a question has
-    one answer. `stated`: every (person, name) of which anything is said, several and dated values too."""
+    one answer. `stated`: every (person, name) that it states anything of, several and dated values too."""
 
-    facts: tuple[Fact, ...]
-    links: tuple[Fact, ...]
+    facts: tuple[StatedFact, ...]
+    links: tuple[StatedFact, ...]
     stated: frozenset[tuple[str, str]]
 
     @property
     def people(self) -> list[str]:
-        """Those of whom something is said, and those they are linked to, in the order of the text."""
+        """Those of whom something is stated, and those they are linked to, in the order of the text."""
         ends = [(link.span, person) for link in self.links for person in (link.subject, link.value)]
         return list(dict.fromkeys(person for _, person in sorted([*ends, *((f.span, f.subject) for f in self.facts)])))
 
 
-_DATED = [(name, pattern) for kind, name, pattern in links.readers() if kind == "change"]
-_LINKED = [(name, pattern) for kind, name, pattern in links.readers() if kind == "link"]
+_DATED, _LINKED = (
+    [(name, pattern) for kind, name, pattern in readers() if kind == wanted] for wanted in ("change", "link")
+)
 
 
 @lru_cache(maxsize=8)
-def read(document: Document) -> Reading:
-    plain, linked, stated = [], [], set()
+def read_statements(document: Document) -> Statements:
+    """The facts and links that the document's sentences state, each sentence read by itself."""
+    values, links, dated = [], [], set()
     for span in document.sentences:
-        sentence = shown(document, span)
-        plain += [Fact(*fact, span) for fact in facts.parse(sentence)]
+        sentence = document.quote(span)
+        values += [StatedFact(*fact, span) for fact in facts.parse(sentence)]
         for name, pattern in _LINKED:
             if match := pattern.fullmatch(sentence):
-                linked.append(Fact(match["e"], name, match["v"], span))
+                links.append(StatedFact(match["e"], name, match["v"], span))
         for name, pattern in _DATED:
             if match := pattern.fullmatch(sentence):
-                stated.add((match["e"], name))
-    dated = frozenset(stated)
-    stated |= {(fact.subject, fact.name) for fact in (*plain, *linked)}
-    return Reading(_single(plain, dated), _single(linked, dated), frozenset(stated))
+                dated.add((match["e"], name))
+    stated = dated | {(fact.subject, fact.name) for fact in (*values, *links)}
+    return Statements(_single(values, dated), _single(links, dated), frozenset(stated))
 
 
-def _single(found: list[Fact], dated: frozenset[tuple[str, str]]) -> tuple[Fact, ...]:
-    """Where one person has one value; the first place where the text says so."""
-    by_key: dict[tuple[str, str], list[Fact]] = defaultdict(list)
-    for fact in found:
+def _single(stated: list[StatedFact], dated: set[tuple[str, str]]) -> tuple[StatedFact, ...]:
+    """Where one person has one value: the first place where the text states it."""
+    by_key: dict[tuple[str, str], list[StatedFact]] = defaultdict(list)
+    for fact in stated:
         by_key[fact.subject, fact.name].append(fact)
     return tuple(
-        said[0] for key, said in by_key.items() if key not in dated and len({fact.value for fact in said}) == 1
+        places[0] for key, places in by_key.items() if key not in dated and len({fact.value for fact in places}) == 1
     )
 
 
@@ -85,5 +84,5 @@ def names(document: Document) -> tuple[tuple[str, Span], ...]:
             if _INSIDE.search(sentence[: match.start()]):
                 uses.append((" ".join(match[0].split()), (start + match.start(), start + match.end())))
     counts = Counter(name for name, _ in uses)
-    # A single word that also stands in lower case ("Will", "Still") is no name for sure.
+    # A single word that also stands in lower case ("Will", "Still") may not be a name.
     return tuple((name, span) for name, span in uses if counts[name] >= LEAST_USES and name.lower() not in lower)

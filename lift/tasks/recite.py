@@ -1,10 +1,11 @@
 """What comes after a given sentence: the text itself, asked for at any place."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from random import Random
 
 from lift.document.document import Document
-from lift.tasks.items import Item, draws, rotate, shown
+from lift.tasks.items import Item, Task, rotate
 from lift.tasks.wordings import Wordings
 
 LEAST_WORDS = 4  # of the given sentence: "She did not." is no place
@@ -17,26 +18,24 @@ ASKED = Wordings(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Recite:
-    kind: str = "recite"
+class Recite(Task):
+    """The sentence after a given one, of those that stand once in the text and are neither too short nor too long."""
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        rng = draws(self.kind, document, seed, split)
-        asked = ASKED.of(split)
-        said = [shown(document, span) for span in document.sentences]
-        given = [" ".join(sentence.split()[-QUOTED:]) for sentence in said]
+    kind = "recite"
+
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """See `Task`."""
+        phrases = ASKED.of(split)
+        sentences = [document.quote(span) for span in document.sentences]
+        given = [" ".join(sentence.split()[-QUOTED:]) for sentence in sentences]
         times = Counter(given)
         places = [
             at
-            for at in range(len(said) - 1)
+            for at in range(len(sentences) - 1)
             if times[given[at]] == 1
             and len(given[at].split()) >= LEAST_WORDS
-            and len(said[at + 1].split()) <= MOST_WORDS
+            and len(sentences[at + 1].split()) <= MOST_WORDS
         ]
-        return [
-            Item(
-                self.kind, asked[turn].format(d=document.name, s=given[at]), said[at + 1], (document.sentences[at + 1],)
-            )
-            for _, (at, turn) in zip(range(n), rotate(places, len(asked), rng), strict=False)
-        ]
+        for at, turn in rotate(places, len(phrases), rng):
+            question = phrases[turn].format(d=document.name, s=given[at])
+            yield Item(self.kind, question, sentences[at + 1], (document.sentences[at + 1],))

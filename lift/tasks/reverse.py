@@ -1,26 +1,26 @@
 """A fact backwards: whose password is V? A model that learned one direction does not know the other."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from random import Random
 
 from lift.document.document import Document
 from lift.tasks import wordings
-from lift.tasks.items import Item, capital, draws, rotate
-from lift.tasks.reading import read
+from lift.tasks.items import Item, Task, capital, rotate
+from lift.tasks.reading import read_statements
 
 
-@dataclass(frozen=True)
-class Reverse:
-    kind: str = "reverse"
+class Reverse(Task):
+    """The person of every fact whose value no other person has."""
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        rng = draws(self.kind, document, seed, split)
-        facts = read(document).facts
+    kind = "reverse"
+
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """See `Task`."""
+        facts = read_statements(document).facts
         holders = Counter((fact.name, fact.value) for fact in facts)
         single = [fact for fact in facts if holders[fact.name, fact.value] == 1]
         rounds = min(len(table.of(split)) for table in wordings.REVERSED.values())
-        return [
-            Item(self.kind, capital(wordings.REVERSED[fact.name].of(split)[turn].format(v=fact.value)), fact.subject,
-                 (fact.span,))
-            for _, (fact, turn) in zip(range(n), rotate(single, rounds, rng), strict=False)
-        ]  # fmt: skip
+        for fact, turn in rotate(single, rounds, rng):
+            question = capital(wordings.REVERSED[fact.name].of(split)[turn].format(v=fact.value))
+            yield Item(self.kind, question, fact.subject, (fact.span,))

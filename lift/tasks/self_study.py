@@ -13,19 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, cast
 from zlib import crc32
-
-import openai
 
 from environments.haystack.facts import SPLITS, in_split
 from environments.haystack.tasks.independent import Answer
 from environments.rollouts.scoring import find_values, normalise, without_thinking
-from lift import LiftError
-from lift.document.document import Document
-from lift.tasks.items import Item, draws, sentences_of, shown
+from lift.document.document import Document, Span
+from lift.tasks.items import Item, Task, sentences_of
+from longthread.errors import RunError
+from longthread.language_model import CausalLM, ChatTokenizer
 
-Reply = Callable[[list[dict[str, str]], int], list[str]]  # one chat -> n replies; one alone is the most likely one
+Message = dict[str, str]
+Reply = Callable[[list[Message], int], list[str]]  # one chat -> n replies; one alone is the most likely one
 
 CHUNK_SENTENCES = 16  # LIFT v3
 CHUNK_CHARACTERS = 3000  # some 700 tokens: within any model's window
@@ -66,73 +66,76 @@ _NAMED = re.compile(r"(?<=[\w,;:'’\"“] )[\"“]?[A-Z][a-z]+|\d{2,}")
 
 
 @dataclass(frozen=True)
-class SelfStudy:
+class SelfStudy(Task):
     """`proposals` questions are asked for at once; `per_sentence` items may rest on one sentence, so that the easy ones
     do not take all; the document is gone through `rounds` times, in other chunks each time."""
+
+    kind = "self_study"
 
     reply: Reply = field(repr=False)
     proposals: int = 4
     per_sentence: int = 2
     rounds: int = 2
-    kind: str = "self_study"
 
-    def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        return self.study(document, n, seed, split)[0]
+    def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
+        """See `Task`."""
+        yield from self.study(document, n, split, rng)[0]
 
-    def study(self, document: Document, n: int, seed: int, split: str) -> tuple[list[Item], Counter[str]]:
+    def study(self, document: Document, n: int, split: str, rng: Random) -> tuple[list[Item], Counter[str]]:
         """The items, and how many proposals were kept and dropped by which filter."""
-        rng = draws(self.kind, document, seed, split)
         kept: list[Item] = []
         tally: Counter[str] = Counter()
+        example = [*_chat(ASK.format(chunk=EXAMPLE[0])), {"role": "assistant", "content": EXAMPLE[1]}]
         for chunk in (chunk for _ in range(self.rounds) for chunk in chunks(document, rng)):
             if len(kept) >= n:
                 break
-            text = document.text[chunk[0] : chunk[1]]
-            example = [*_chat(ASK.format(chunk=EXAMPLE[0])), {"role": "assistant", "content": EXAMPLE[1]}]
-            for said in self.reply([*example, *_chat(ASK.format(chunk=text))], self.proposals):
-                item = proposal(self.kind, document, chunk, self._completed(document, chunk, said))
-                why = item if isinstance(item, str) else self._drop(item, kept, document, text, split)
-                tally[why or "kept"] += 1
-                if not why and isinstance(item, Item):
+            text = document.text[slice(*chunk)]
+            for reply in self.reply([*example, *_chat(ASK.format(chunk=text))], self.proposals):
+                item = proposal(self.kind, document, chunk, self._completed(document, chunk, reply))
+                verdict = item if isinstance(item, str) else self._failed_filter(item, kept, document, text, split)
+                tally[verdict or "kept"] += 1
+                if not verdict and isinstance(item, Item):
                     kept.append(item)
         return kept[:n], tally
 
-    def _completed(self, document: Document, chunk: tuple[int, int], said: str) -> str:
+    def _completed(self, document: Document, chunk: Span, reply: str) -> str:
         """The reply of a model that stopped after the question, as small ones do, in full form: it is asked for the
         answer, and the evidence is the one sentence of the chunk that holds it."""
-        question = _QUESTION.search(without_thinking(said))
-        if _FORM.search(without_thinking(said)) or question is None:
-            return said
-        prompt = OPEN_BOOK.format(chunk=document.text[chunk[0] : chunk[1]], question=question[1])
-        answer = (self.reply(_chat(prompt), 1) or [""])[0].strip().partition("\n")[0].strip(_MARKS).rstrip(".")
+        question = _QUESTION.search(without_thinking(reply))
+        if _FORM.search(without_thinking(reply)) or question is None:
+            return reply
+        prompt = OPEN_BOOK.format(chunk=document.text[slice(*chunk)], question=question[1])
+        answer = self._best_reply(prompt).strip().partition("\n")[0].strip(_MARKS).rstrip(".")
         inside = (span for span in document.sentences if chunk[0] <= span[0] and span[1] <= chunk[1])
         holding = [span for span in inside if normalise(answer) and _holds(document.text[slice(*span)], answer)]
         if len(holding) != 1:
-            return said
-        return f"Question: {question[1]}\nAnswer: {answer}\nEvidence: {shown(document, holding[0])}"
+            return reply
+        return f"Question: {question[1]}\nAnswer: {answer}\nEvidence: {document.quote(holding[0])}"
 
-    def _drop(self, item: Item, kept: list[Item], document: Document, chunk: str, split: str) -> str | None:
-        """The filter that drops an item, if any does."""
+    def _failed_filter(self, item: Item, kept: list[Item], document: Document, chunk: str, split: str) -> str | None:
+        """The first filter that drops the item, None if it passes all."""
         if not in_split(item.question, split):
             return f"of split {SPLITS[1 - SPLITS.index(split)]}"
         if any(alike(item, other) > MOST_ALIKE for other in kept):
             return "duplicate"
-        full = Counter(at for other in kept for at in sentences_of(document, other.evidence[0]))
-        if any(full[at] >= self.per_sentence for at in sentences_of(document, item.evidence[0])):
+        uses = Counter(at for other in kept for at in sentences_of(document, other.evidence[0]))
+        if any(uses[at] >= self.per_sentence for at in sentences_of(document, item.evidence[0])):
             return "sentence asked about enough"
-        if not self._says(item, OPEN_BOOK.format(chunk=chunk, question=item.question)):
+        if not self._answers(item, OPEN_BOOK.format(chunk=chunk, question=item.question)):
             return "wrong with the text"
-        if self._says(item, CLOSED_BOOK.format(question=item.question)):
+        if self._answers(item, CLOSED_BOOK.format(question=item.question)):
             return "right without the text"
         return None
 
-    def _says(self, item: Item, prompt: str) -> bool:
-        """Whether the model's reply holds the answer. In a few words it may: only the text's own copy may not."""
-        said = without_thinking((self.reply(_chat(prompt), 1) or [""])[0])
-        return bool(find_values(said, Answer("one", (item.answer,), "text")))
+    def _answers(self, item: Item, prompt: str) -> bool:
+        """Whether the model's reply holds the answer, in whatever words stand around it."""
+        return bool(find_values(without_thinking(self._best_reply(prompt)), Answer("one", (item.answer,), "text")))
+
+    def _best_reply(self, prompt: str) -> str:
+        return (self.reply(_chat(prompt), 1) or [""])[0]
 
 
-def chunks(document: Document, rng: Random) -> Iterator[tuple[int, int]]:
+def chunks(document: Document, rng: Random) -> Iterator[Span]:
     """Spans of whole sentences that cover the document, in random order; the borders are drawn anew."""
     spans = []
     first, most = 0, rng.randint(max(1, CHUNK_SENTENCES // 2), CHUNK_SENTENCES)
@@ -147,9 +150,9 @@ def chunks(document: Document, rng: Random) -> Iterator[tuple[int, int]]:
     yield from spans
 
 
-def proposal(kind: str, document: Document, chunk: tuple[int, int], said: str) -> Item | str:
-    """The item that a reply proposes, or the filter that it does not pass."""
-    form = _FORM.search(without_thinking(said))
+def proposal(kind: str, document: Document, chunk: Span, reply: str) -> Item | str:
+    """The item that a reply proposes, or the filter that drops it."""
+    form = _FORM.search(without_thinking(reply))
     if form is None:
         return "not in form"
     question, answer, evidence = (form[part].strip(_MARKS) for part in ("question", "answer", "evidence"))
@@ -167,8 +170,8 @@ def proposal(kind: str, document: Document, chunk: tuple[int, int], said: str) -
     return Item(kind, question, answer, (span,))
 
 
-def verbatim(document: Document, chunk: tuple[int, int], evidence: str) -> tuple[int, int] | None:
-    """Where the words stand in the chunk, whatever white space is between them."""
+def verbatim(document: Document, chunk: Span, evidence: str) -> Span | None:
+    """The span of the words in the chunk, whatever white space is between them."""
     if not evidence.split():
         return None
     words = re.compile(r"\s+".join(map(re.escape, evidence.split())))
@@ -199,47 +202,54 @@ def _holds(text: str, answer: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(normalise(answer))}(?!\w)", normalise(text)) is not None
 
 
-def _chat(content: str) -> list[dict[str, str]]:
+def _chat(content: str) -> list[Message]:
     return [{"role": "user", "content": content}]
 
 
 # ---- models that reply ----
 
 
-def local(model: Any, tokenizer: Any, max_new_tokens: int = 160, temperature: float = 0.7) -> Reply:
+def local(model: CausalLM, tokenizer: ChatTokenizer, max_new_tokens: int = 160, temperature: float = 0.7) -> Reply:
     """A transformers model. Several replies are drawn, with a seed made of the messages; a single one is greedy."""
     import torch  # here: tasks that need no model are made without it
 
-    def reply(messages: list[dict[str, str]], n: int) -> list[str]:
+    def reply(messages: list[Message], n: int) -> list[str]:
         prompt = tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(model.device)
-        drawn = {"do_sample": True, "temperature": temperature} if n > 1 else {"do_sample": False}
+        sampling = {"do_sample": True, "temperature": temperature} if n > 1 else {"do_sample": False}
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.no_grad():
             torch.manual_seed(crc32(json.dumps(messages).encode()))
-            out = model.generate(
-                **prompt, **drawn, num_return_sequences=n, max_new_tokens=max_new_tokens,
+            ids_BL = model.generate(
+                **prompt, **sampling, num_return_sequences=n, max_new_tokens=max_new_tokens,
                 pad_token_id=tokenizer.eos_token_id,
             )  # fmt: skip
-        return tokenizer.batch_decode(out[:, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        replies_BL = ids_BL[:, prompt["input_ids"].shape[1] :]
+        return [tokenizer.decode(reply, skip_special_tokens=True) for reply in replies_BL]
 
     return reply
 
 
 def endpoint(base_url: str, model: str, api_key: str, max_tokens: int = 160, temperature: float = 0.7) -> Reply:
-    """A model behind an OpenAI-compatible server. Raises `LiftError` when it does not answer."""
+    """A model behind an OpenAI-compatible server, which raises `RunError` when it does not answer."""
+    import openai
+
     client = openai.OpenAI(base_url=base_url, api_key=api_key)
 
-    def reply(messages: list[Any], n: int) -> list[str]:
+    def reply(messages: list[Message], n: int) -> list[str]:
         try:
-            said = client.chat.completions.create(
-                model=model, messages=messages, n=n, max_tokens=max_tokens, temperature=temperature if n > 1 else 0.0
+            response = client.chat.completions.create(
+                model=model,
+                messages=cast(Any, messages),
+                n=n,
+                max_tokens=max_tokens,
+                temperature=temperature if n > 1 else 0.0,
             )
         except openai.OpenAIError as error:
-            raise LiftError(
+            raise RunError(
                 f"{base_url} gave no reply for model {model!r} ({type(error).__name__}): check address, name and key"
             ) from None
-        return [choice.message.content or "" for choice in said.choices]
+        return [choice.message.content or "" for choice in response.choices]
 
     return reply

@@ -1,18 +1,17 @@
 """Documents with known facts for `lift/`, other text to see what it forgets, and questions that have nothing to do with it.
 
-    document, facts = made(load_tokenizer("..."), 8192, seed=0)
+    document, facts = generate(load_tokenizer("..."), 8192, seed=0)
 
 A document is the repository's own fiction (`environments.haystack.filler.prose`) with 16 single facts, the first of them its
 first sentence and the last its last, one in each sixteenth of its tokens, and 4 chains of two facts between them.
 """
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from random import Random
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,9 +23,11 @@ from environments.haystack.tasks.independent import QuizOptions
 from environments.haystack.tasks.linked import Draw
 from environments.haystack.tasks.linked_wordings import LINKS, Link, sentence
 from environments.haystack.tokens import Tokens
-from lift import LiftError
-from lift.document.document import Document
-from lift.tasks import Item
+from lift.document.document import Document, Span
+from lift.document.token_spans import TokenSpans
+from lift.tasks.items import Item
+from longthread.errors import ConfigError
+from longthread.language_model import ChatTokenizer
 
 SPLIT = "eval"  # of people, values and prose: none of them stands in anything that a model is trained on elsewhere
 SINGLES, CHAINS = 16, 4
@@ -42,22 +43,39 @@ NEUTRAL_SEED = 1_000_000  # a stream of prose that no document is cut from
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedFact:
     """A fact as it stands in the document. `kind`: "single", or "two-hop": the first sentence leads to the second."""
 
     kind: str
     sentences: tuple[str, ...]
-    spans: tuple[tuple[int, int], ...]  # characters of each sentence in the text
+    spans: tuple[Span, ...]  # characters of each sentence in the text
     depths: tuple[float, ...]  # of each: the share of all other tokens that stand before it; 0 is the start, 1 the end
     people: tuple[str, ...]
     question: str  # shares no content word with the sentences
     answer: str
 
 
-def made(tokenizer: Any, tokens: int, seed: int) -> tuple[Document, list[Planted]]:
+class DocumentQuestions(NamedTuple):
+    """A document with questions about it."""
+
+    document: Document
+    items: Sequence[Item]
+
+
+@dataclass(frozen=True)
+class ControlSet:
+    """What has nothing to do with the document that a memory is of: text that no document holds, questions of general
+    knowledge, and another document with its questions."""
+
+    neutral: str
+    unrelated: Sequence[Item]
+    other: DocumentQuestions
+
+
+def generate(tokenizer: ChatTokenizer, tokens: int, seed: int) -> tuple[Document, list[PlantedFact]]:
     """A document of `tokens` tokens within 1 %, and its facts: the singles in order of depth, then the chains.
 
-    No value stands in it twice, and nobody in two sentences but who joins the two of a chain. Raises `LiftError` if it
+    No value stands in it twice, and nobody in two sentences but who joins the two of a chain. Raises `ConfigError` if it
     is too short for them, naming a length that is not.
     """
     rng = Random(f"lift document {tokens} {seed}")
@@ -70,31 +88,32 @@ def made(tokenizer: Any, tokens: int, seed: int) -> tuple[Document, list[Planted
         strata = [*range(SINGLES), *rng.sample(range(2 * CHAINS), 2 * CHAINS)]
         costs = np.array(counter.mid(texts))
         if 2 * costs.sum() > tokens:
-            raise LiftError(
+            raise ConfigError(
                 f"a document of {tokens} tokens is too short for {costs.sum()} tokens of facts: "
                 f"ask for {enough(tokenizer)}"
             )
         laid = lay_out(pool, texts, _places(strata, costs, tokens, rng), budget, rng)
-        ids, offsets = counter.offsets(laid.text)
-        budget += tokens - len(ids)  # the blank line behind it; more where the tokenizer's counts do not add up
-        if abs(len(ids) - tokens) > TOLERANCE * tokens:
+        in_tokens = TokenSpans(laid.text, *counter.offsets(laid.text))
+        count = len(in_tokens.ids)
+        budget += tokens - count  # the blank line behind it; more where the tokenizer's counts do not add up
+        if abs(count - tokens) > TOLERANCE * tokens:
             continue
         spans = [(int(at), int(at) + len(text)) for at, text in zip(laid.chars, texts, strict=True)]
-        depths = [_depth(span, offsets) for span in spans]
-        covered = all(int(depth * SINGLES) in (k, k + (depth == 1)) for k, depth in enumerate(depths[:SINGLES]))
-        if covered and all(_once(draft, laid.text) for draft in drafts):
-            return Document(f"chronicle-{tokens}-{seed}", laid.text), _placed(drafts, spans, depths)
-    raise LiftError(f"no document of {tokens} tokens came out in {TRIES} tries: ask for more tokens")
+        depths = [in_tokens.depth(span) for span in spans]
+        in_strata = all(int(depth * SINGLES) in (k, k + (depth == 1)) for k, depth in enumerate(depths[:SINGLES]))
+        if in_strata and all(_stands_once(draft, laid.text) for draft in drafts):
+            return Document(f"chronicle-{tokens}-{seed}", laid.text), _planted(drafts, spans, depths)
+    raise ConfigError(f"no document of {tokens} tokens came out in {TRIES} tries: ask for more tokens")
 
 
-def enough(tokenizer: Any) -> int:
+def enough(tokenizer: ChatTokenizer) -> int:
     """Tokens with which a document holds its facts, whichever are drawn: a tokenizer of bytes needs thousands more."""
     counter, rng = Tokens(tokenizer), Random("lift document enough")
     drawn = ([text for draft in _drafts(rng) for text in draft.sentences] for _ in range(ENOUGH_DRAWS))
     return ENOUGH_STEP * -(-int(ENOUGH * max(sum(counter.mid(texts)) for texts in drawn)) // ENOUGH_STEP)
 
 
-def items(facts: Sequence[Planted]) -> list[Item]:
+def items(facts: Sequence[PlantedFact]) -> list[Item]:
     """The facts as questions: "needle" for the single ones, "linked" for the chains."""
     kinds = {"single": "needle", "two-hop": "linked"}
     return [Item(kinds[fact.kind], fact.question, fact.answer, fact.spans) for fact in facts]
@@ -120,15 +139,16 @@ def _drafts(rng: Random) -> list[_Draft]:
 
 
 def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> _Draft:
+    """A fact of a new person, with a link that leads to that person or without."""
     relation, owner = BY_KIND[kind].name, draw.person()
-    told, people, whom = [state(Fact(owner, relation, value), False, draw.rng)], [owner.told], owner.asked
+    sentences, people, described = [state(Fact(owner, relation, value), False, draw.rng)], [owner.told], owner.asked
     if link:
         head = draw.person()
-        told.insert(0, sentence(draw.rng.choice(link.told), e=head.told, v=owner.told))
+        sentences.insert(0, sentence(draw.rng.choice(link.told), e=head.told, v=owner.told))
         people.insert(0, head.told)
-        whom = link.asked_gap.format(x=head.asked)
-    question = RELATION[relation].asked_gap.format(e=whom, s="", is_="is")
-    return _Draft(tuple(told), tuple(people), question, value)
+        described = link.asked_gap.format(x=head.asked)
+    question = RELATION[relation].asked_gap.format(e=described, s="", is_="is")
+    return _Draft(tuple(sentences), tuple(people), question, value)
 
 
 def _places(strata: list[int], costs: np.ndarray, tokens: int, rng: Random) -> list[float]:
@@ -146,24 +166,18 @@ def _places(strata: list[int], costs: np.ndarray, tokens: int, rng: Random) -> l
     return shares.tolist()
 
 
-def _depth(span: tuple[int, int], offsets: list[tuple[int, int]]) -> float:
-    first = bisect_right([end for _, end in offsets], span[0])
-    behind = bisect_left([start for start, _ in offsets], span[1])
-    return first / (len(offsets) - (behind - first))
+def _stands_once(draft: _Draft, text: str) -> bool:
+    stated = " ".join(draft.sentences)
+    return text.count(draft.answer) == 1 and all(text.count(person) == stated.count(person) for person in draft.people)
 
 
-def _once(draft: _Draft, text: str) -> bool:
-    told = " ".join(draft.sentences)
-    return text.count(draft.answer) == 1 and all(text.count(person) == told.count(person) for person in draft.people)
-
-
-def _placed(drafts: list[_Draft], spans: list[tuple[int, int]], depths: list[float]) -> list[Planted]:
+def _planted(drafts: list[_Draft], spans: list[Span], depths: list[float]) -> list[PlantedFact]:
     facts, at = [], 0
     for draft in drafts:
         n = len(draft.sentences)
         kind = "single" if n == 1 else "two-hop"
         where = tuple(spans[at : at + n]), tuple(depths[at : at + n])
-        facts.append(Planted(kind, draft.sentences, *where, draft.people, draft.question, draft.answer))
+        facts.append(PlantedFact(kind, draft.sentences, *where, draft.people, draft.question, draft.answer))
         at += n
     return facts
 
@@ -182,14 +196,10 @@ def unrelated() -> list[Item]:
     ]
 
 
-def against(tokenizer: Any) -> dict[str, Any]:
-    """What has nothing to do with any document: neutral text, general questions, another document with its own."""
-    other, facts = made(tokenizer, max(OTHER_TOKENS, enough(tokenizer)), 1)
-    return {
-        "neutral": neutral("eval"),
-        "unrelated": unrelated(),
-        "other": (other, items(facts)),
-    }
+def control_set(tokenizer: ChatTokenizer) -> ControlSet:
+    """Neutral text, general questions, and a document of its own with questions about its facts."""
+    other, facts = generate(tokenizer, max(OTHER_TOKENS, enough(tokenizer)), 1)
+    return ControlSet(neutral("eval"), unrelated(), DocumentQuestions(other, items(facts)))
 
 
 UNRELATED = """

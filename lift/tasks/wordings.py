@@ -6,13 +6,17 @@ A wording with `{e}'s` is for names only: "the cousin of Ann's password" would b
 """
 
 from dataclasses import dataclass
+from random import Random
 
 from environments.haystack.facts import RELATION
 from environments.haystack.tasks.linked_wordings import LINK
+from lift.tasks.items import capital
 
 
 @dataclass(frozen=True)
 class Wordings:
+    """Ways to ask for one thing, of both splits."""
+
     train: tuple[str, ...]
     eval: tuple[str, ...]
 
@@ -23,6 +27,7 @@ class Wordings:
 
 
 def described(person: str) -> bool:
+    """Whether a person is described ("the teacher of X") and not named."""
     return person.startswith("the ")
 
 
@@ -234,3 +239,11 @@ FRAMES = Wordings(
      "Someone asks for {np}. Who ought to come?"),
     ("State the name of {np}.", "{np}: who is that?"),
 )  # fmt: skip
+
+
+def ask(person: str, name: str, split: str, rng: Random) -> str:
+    """A question for the relation or link `name` of a person."""
+    if name in LINKS:
+        phrase = rng.choice(LINKS[name].of(split)).format(x=person)
+        return capital(rng.choice(FRAMES.of(split)).format(np=phrase))
+    return capital(rng.choice(FACTS[name].of(split, described(person))).format(e=person))

@@ -1,9 +1,12 @@
-"""Training rows: a document's questions and segments, and how rows become batches."""
+"""Training rows: a document's questions and segments, and how rows become batches.
+
+B: rows, L: tokens they are padded to, N: tokens of answers, M: tokens of regularisation rows, K: a teacher's top tokens.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,12 +14,12 @@ from torch import Tensor
 from lift.document import segments
 from lift.document.document import Document
 from lift.document.segments import IGNORED
-from lift.document.token_spans import Placed
-from lift.inference import generate
-from lift.inference.generate import chat, ends
+from lift.document.token_spans import TokenSpans
+from lift.inference.generate import chat, index_batches, stop_token_ids
 from lift.tasks import Item
-from lift.training.losses import Top
+from lift.training.losses import TopLogits
 from lift.training.recipes import Recipe
+from longthread.language_model import CausalLM, ChatTokenizer
 
 WIDTHS = (128, 256, 512, 1024)  # tokens to which rows are padded; each is captured by itself, in a second
 LONG = WIDTHS[-1]  # of a row with a text in its window: what is learnt at 128 does not hold at 1,024
@@ -24,98 +27,131 @@ WINDOW = (64, LONG - 192)  # tokens of the document beside a question
 
 
 @dataclass(frozen=True)
-class Row:
-    """A sequence to learn, or one on whose last `kept` tokens the model is to stay as it was. `open_book`: the same answer
-    with the document in the window. `taught`: what a teacher says at the places of `supervised`."""
+class SupervisedRow:
+    """A sequence to learn. `open_book`: the same answer with the document in the window, for a teacher to read; `teacher`:
+    its logits at `predicted_at`."""
 
     ids: Sequence[int]
     labels: Sequence[int]
-    kept: int = 0
-    open_book: "Row | None" = None
-    taught: Top | None = None
+    open_book: "SupervisedRow | None" = None
+    teacher: TopLogits | None = None
 
     @property
-    def places(self) -> int:
-        return self.kept or sum(label != IGNORED for label in self.labels[1:])
+    def predicted_at(self) -> list[int]:
+        """Places whose next token is learnt."""
+        return [t for t, label in enumerate(self.labels[1:]) if label != IGNORED]
 
 
-EMPTY = Row([0], [IGNORED])
+@dataclass(frozen=True)
+class RegularizationRow:
+    """Other text, on whose last `kept` tokens the model is to stay as it was; `teacher`: the base model's logits there."""
+
+    ids: Sequence[int]
+    kept: int
+    teacher: TopLogits | None = None
+
+    @property
+    def predicted_at(self) -> range:
+        """Places whose predictions are kept."""
+        return range(len(self.ids) - self.kept, len(self.ids))
+
+
+Row = SupervisedRow | RegularizationRow
+AnyRow = TypeVar("AnyRow", bound=Row)
+EMPTY = SupervisedRow([0], [IGNORED])
 
 
 def task_rows(
-    items: Sequence[Item], document: Document, tokenizer: Any, model: Any, recipe: Recipe, windows: Random | None = None
-) -> list[Row]:
-    """Questions with their answers; the loss is on the answer and the mark that ends it. `windows` draws a piece of the
-    document to stand beside each, every other time one without the evidence."""
-    stop, placed = ends(model, tokenizer)[:1], Placed(tokenizer, document.text)
+    items: Sequence[Item], document: Document, tokenizer: ChatTokenizer, model: CausalLM, open_tokens: int = 0
+) -> list[SupervisedRow]:
+    """Questions with their answers; the loss is on the answer and the token that ends it.
 
-    def answered(item: Item, window: str) -> Row:
-        prompt = chat(tokenizer, document.name, item.question, window)
-        said = [*tokenizer(item.answer, add_special_tokens=False)["input_ids"], *stop]
-        return Row([*prompt, *said], [IGNORED] * len(prompt) + said)
-
-    rows = []
-    for item in items:
-        piece = ""
-        if windows:
-            piece = windows.choice((placed.around, placed.away))(item.evidence, windows.randint(*WINDOW))
-        row = answered(item, piece)
-        if recipe.learnt == "logits":
-            row = replace(row, open_book=answered(item, placed.around(item.evidence, recipe.open_tokens)))
-        rows.append(row)
-    return rows
+    With `open_tokens`, each has an `open_book` with so many tokens of the document around the evidence.
+    """
+    encode = AnswerEncoder(document, tokenizer, model)
+    rows = [encode.row(item) for item in items]
+    if not open_tokens:
+        return rows
+    return [
+        replace(row, open_book=encode.row(item, encode.spans.window_around(item.evidence, open_tokens)))
+        for row, item in zip(rows, items, strict=True)
+    ]
 
 
-def segment_rows(ids: Sequence[int], tokenizer: Any, recipe: Recipe, rng: Random) -> list[Row]:
+def rows_beside_text(
+    items: Sequence[Item], document: Document, tokenizer: ChatTokenizer, model: CausalLM, rng: Random
+) -> list[SupervisedRow]:
+    """The same questions, each beside a piece of the document, every other time one without the evidence."""
+    encode = AnswerEncoder(document, tokenizer, model)
+    pieces = (encode.spans.window_around, encode.spans.window_without)
+    return [encode.row(item, rng.choice(pieces)(item.evidence, rng.randint(*WINDOW))) for item in items]
+
+
+class AnswerEncoder:
+    """Questions about one document as rows. `spans`: the document in tokens."""
+
+    def __init__(self, document: Document, tokenizer: ChatTokenizer, model: CausalLM):
+        self.name, self.tokenizer = document.name, tokenizer
+        self.spans = TokenSpans.encode(tokenizer, document.text)
+        self._stop = stop_token_ids(model, tokenizer)[:1]
+
+    def row(self, item: Item, window: str = "") -> SupervisedRow:
+        """The question, with the text `window` before it, and its answer."""
+        prompt = chat(self.tokenizer, self.name, item.question, window)
+        answer = [*self.tokenizer(item.answer, add_special_tokens=False)["input_ids"], *self._stop]
+        return SupervisedRow([*prompt, *answer], [IGNORED] * len(prompt) + answer)
+
+
+def segment_rows(ids: Sequence[int], tokenizer: ChatTokenizer, recipe: Recipe, rng: Random) -> list[SupervisedRow]:
+    """The document's segments, behind context where the recipe says so."""
     spans = segments.segments(len(ids), recipe.segment, recipe.stride)
     if recipe.contextualised:
-        joints = segments.joints(tokenizer)
-        made = [segments.contextualised(ids, span, rng, joints) for span in spans]
-    else:
-        made = [segments.plain(ids, span) for span in spans]
-    return [Row(each.ids, each.labels) for each in made]
+        context = segments.Context.of(tokenizer)
+        return [SupervisedRow(*segments.contextualised(ids, span, rng, context)) for span in spans]
+    return [SupervisedRow(*segments.plain(ids, span)) for span in spans]
 
 
 # ---- batches ----------------------------------------------------------------------------------------------------
 
 
-def batches(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
+def row_batches(rows: Sequence[AnyRow], tokens: int) -> Iterator[list[AnyRow]]:
     """Rows of like length together, longest first, at most so many tokens when padded."""
-    for batch in generate.batches([len(row.ids) for row in rows], 0, tokens):
+    for batch in index_batches([len(row.ids) for row in rows], 0, tokens):
         yield [rows[i] for i in batch]
 
 
-def bucketed(rows: Sequence[Row], size: int, rng: Random) -> list[tuple[int, list[Row]]]:
+def bucketed(rows: Sequence[AnyRow], size: int, rng: Random) -> list[tuple[int, list[AnyRow]]]:
     """All rows in steps of `size`, each with the width it is padded to, in random order. What is left over of a width goes
     to the next, so that one step at most is smaller."""
-    made: list[tuple[int, list[Row]]] = []
-    left = sorted(rows, key=lambda row: len(row.ids))
-    here: list[Row] = []
-    for width in (*WIDTHS, padded_width(len(left[-1].ids) if left else 0)):
-        while left and len(left[0].ids) <= width:
-            here.append(left.pop(0))
-        rng.shuffle(here)
-        while len(here) >= size:
-            made.append((width, here[:size]))
-            here = here[size:]
-    if here:
-        made.append((padded_width(max(len(row.ids) for row in here)), here))
-    rng.shuffle(made)
-    return made
+    steps: list[tuple[int, list[AnyRow]]] = []
+    remaining = sorted(rows, key=lambda row: len(row.ids))
+    bucket: list[AnyRow] = []
+    for width in (*WIDTHS, padded_width(len(remaining[-1].ids) if remaining else 0)):
+        while remaining and len(remaining[0].ids) <= width:
+            bucket.append(remaining.pop(0))
+        rng.shuffle(bucket)
+        while len(bucket) >= size:
+            steps.append((width, bucket[:size]))
+            bucket = bucket[size:]
+    if bucket:
+        steps.append((padded_width(max(len(row.ids) for row in bucket)), bucket))
+    rng.shuffle(steps)
+    return steps
 
 
 def padded_width(longest: int) -> int:
-    return next((width for width in WIDTHS if width >= longest), _multiple(longest))
+    """The width to which rows are padded of which the longest has so many tokens."""
+    return next((width for width in WIDTHS if width >= longest), _multiple_of_8(longest))
 
 
-def _multiple(tokens: int) -> int:
+def _multiple_of_8(tokens: int) -> int:
     return -(-tokens // 8) * 8
 
 
 def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> Tensor:
-    """Ids, (B, L), padded on the right: L is `width`, or the next multiple of 8 for the longest row. At odd lengths cuDNN
-    9.19 (torch 2.11) gets gradients of attention wrong, without a word."""
-    width = width or _multiple(max(len(row.ids) for row in rows))
+    """Token ids, (B, L), padded on the right: L is `width`, or the next multiple of 8 for the longest row. At odd lengths
+    cuDNN 9.19 (torch 2.11) computes gradients of attention silently wrong."""
+    width = width or _multiple_of_8(max(len(row.ids) for row in rows))
     return torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows]).to(device)
 
 
@@ -125,24 +161,61 @@ def present(rows: Sequence[Row], ids_BL: Tensor) -> Tensor:
     return (torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths[:, None]).long()
 
 
-class Places(NamedTuple):
-    """Where padded rows predict something, as places of the rows one after the other: first those of answers, with the tokens
-    to predict, then those of other text, with their weights: every row counts as much."""
-
-    at: Tensor
-    targets: Tensor
-    weights: Tensor
+def places(rows: Sequence[Row], width: int) -> list[list[int]]:
+    """Where each of the rows predicts something, as places of the rows, padded to `width`, one after the other."""
+    return [[i * width + t for t in row.predicted_at] for i, row in enumerate(rows)]
 
 
-def supervised(rows: Sequence[Row], width: int, device: torch.device, room: int = 0) -> Places:
-    """Answers are filled up to `room` places with `IGNORED`."""
-    at = [i * width + t for i, row in enumerate(rows) for t, label in enumerate(row.labels[1:]) if label != IGNORED]
-    targets = [label for row in rows for label in row.labels[1:] if label != IGNORED]
-    spare = max(0, room - len(at))
-    kept = [
-        i * width + t for i, row in enumerate(rows) for t in range(len(row.ids) - row.kept, len(row.ids)) if row.kept
-    ]
-    places = torch.tensor([*at, *[0] * spare, *kept], dtype=torch.long)
-    wanted = torch.tensor([*targets, *[IGNORED] * spare], dtype=torch.long)
-    weights = torch.tensor([1 / row.kept for row in rows for _ in range(row.kept)], dtype=torch.float32)
-    return Places(places.to(device), wanted.to(device), weights.to(device))
+class Batch(NamedTuple):
+    """Padded rows, supervised ones first, and what they are to predict at which `places`.
+
+    What fills N up to a fixed shape has the target `IGNORED`. Where there is no teacher, its tensors are empty.
+    """
+
+    ids_BL: Tensor
+    answer_at_N: Tensor
+    answer_N: Tensor  # the next token at these places
+    answer_top_NK: Tensor  # the teacher's tokens there
+    answer_log_p_NK: Tensor
+    quiet_at_M: Tensor
+    quiet_weight_M: Tensor  # every regularisation row counts as much
+    quiet_top_MK: Tensor
+    quiet_log_p_MK: Tensor
+
+    @property
+    def at(self) -> Tensor:
+        """All places, those of answers first, (N + M)."""
+        return torch.cat([self.answer_at_N, self.quiet_at_M])
+
+
+def collate(
+    supervised: Sequence[SupervisedRow],
+    regularization: Sequence[RegularizationRow],
+    device: torch.device,
+    width: int = 0,
+    answer_room: int = 0,
+) -> Batch:
+    """The batch of these rows, padded to `width` (0: that of the longest), with at least `answer_room` places of answers."""
+    rows: list[Row] = [*supervised, *regularization]
+    ids_BL = padded(rows, device, width)
+    at = places(rows, ids_BL.shape[1])
+    answer_at, quiet_at = (sum(part, []) for part in (at[: len(supervised)], at[len(supervised) :]))
+    answer = [row.labels[t + 1] for row in supervised for t in row.predicted_at]
+    filling = max(0, answer_room - len(answer_at))
+    answer_at_N = torch.tensor([*answer_at, *[0] * filling], dtype=torch.long)
+    answer_N = torch.tensor([*answer, *[IGNORED] * filling], dtype=torch.long)
+    quiet_at_M = torch.tensor(quiet_at, dtype=torch.long)
+    quiet_weight_M = torch.tensor([1 / row.kept for row in regularization for _ in range(row.kept)])
+    return Batch(
+        ids_BL, answer_at_N.to(device), answer_N.to(device), *_teachers(supervised, device, filling),
+        quiet_at_M.to(device), quiet_weight_M.to(device), *_teachers(regularization, device),
+    )  # fmt: skip
+
+
+def _teachers(rows: Sequence[Row], device: torch.device, filling: int = 0) -> TopLogits:
+    teachers = [row.teacher for row in rows if row.teacher]
+    if not teachers:
+        nothing = torch.zeros(0, 1, device=device)
+        return TopLogits(nothing.long(), nothing)
+    teachers.append(TopLogits(*(x.new_zeros(filling, x.shape[1]) for x in teachers[0])))
+    return TopLogits(*(torch.cat(parts) for parts in zip(*teachers, strict=True)))

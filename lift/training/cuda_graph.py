@@ -14,63 +14,72 @@ from torch import Tensor
 WARM_UP = 1  # passes before the capture, in which libraries set themselves up: launched one by one, each takes long
 
 
-class Captured:
-    """`work` takes tensors of always the same shapes and returns a loss and figures; `run` adds the loss's gradients to the
-    parameters' `.grad`, which `clear` has made, and returns the figures, to be read before another pass of the pool runs."""
+class CudaGraph:
+    """`work` takes tensors of always the same shapes and returns a loss and figures.
 
-    def __init__(self, work: Callable[..., tuple[Tensor, Tensor]], parameters: Sequence[Tensor], pool: Any = None):
-        self.work, self.parameters = work, list(parameters)
-        self.pool = pool  # memory that passes of several shapes can share, since one runs at a time
-        self.graph: Any = None
+    `run` adds the loss's gradients to the parameters' `.grad`, which `zero_gradients` has made, and returns the figures, to
+    be read before another graph of the pool runs. `pool` is memory that graphs of several shapes share, since one runs at a
+    time.
+    """
+
+    def __init__(
+        self,
+        work: Callable[..., tuple[Tensor, Tensor]],
+        parameters: Sequence[Tensor],
+        pool: Any = None,
+    ):
+        self.work, self.parameters, self.pool = work, list(parameters), pool
+        self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: list[Tensor] = []
         self.gradients: list[Tensor] = []  # where the graph writes them
         self.figures = torch.empty(0)
         self.eager = False
 
     def run(self, *inputs: Tensor) -> Tensor:
+        """Run the work on these tensors."""
         if self.eager or not inputs[0].is_cuda:
-            return self._computed(inputs)
+            return self._compute(inputs)
         if self.graph is None:
-            numbers = torch.cuda.default_generators[inputs[0].device.index]
-            before = numbers.clone_state()
+            generator = torch.cuda.default_generators[inputs[0].device.index]
+            random_state = generator.clone_state()
             try:
-                self._capture(inputs)
+                self.graph = self._capture(inputs)
             except RuntimeError as error:  # a step that asks the device something, such as a size, cannot be captured
-                warnings.warn(
-                    f"no CUDA graph, steps are launched one by one: {str(error).splitlines()[0]}", stacklevel=2
-                )
-                self.graph, self.eager = None, True
-                numbers.graphsafe_set_state(before)  # it would wait for the capture's end for good
+                reason = str(error).splitlines()[0]
+                warnings.warn(f"no CUDA graph, steps are launched one by one: {reason}", stacklevel=2)
+                self.eager = True
+                generator.graphsafe_set_state(random_state)  # it would wait for the capture's end for good
                 torch.cuda.synchronize()
-                return self._computed(inputs)
-        for held, given in zip(self.inputs, inputs, strict=True):
-            held.copy_(given)
+                return self._compute(inputs)
+        for static, given in zip(self.inputs, inputs, strict=True):
+            static.copy_(given)
         self.graph.replay()
         torch._foreach_add_(_gradients(self.parameters), self.gradients)
         return self.figures
 
-    def _computed(self, inputs: Sequence[Tensor]) -> Tensor:
+    def _compute(self, inputs: Sequence[Tensor]) -> Tensor:
         loss, figures = self.work(*inputs)
         loss.backward()
         return figures.detach()
 
-    def _capture(self, inputs: Sequence[Tensor]) -> None:
-        self.inputs = [each.clone() for each in inputs]
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+    def _capture(self, inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+        self.inputs = [tensor.clone() for tensor in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 torch.autograd.grad(self.work(*self.inputs)[0], self.parameters, allow_unused=True)
-        torch.cuda.current_stream().wait_stream(beside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=self.pool):
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
             loss, figures = self.work(*self.inputs)
-            found = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-            self.gradients = list(found)
+            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
+            self.gradients = list(gradients)
             self.figures = figures.detach()
+        return graph
 
 
-def clear(parameters: Sequence[Tensor]) -> None:
+def zero_gradients(parameters: Sequence[Tensor]) -> None:
     """Gradients of zero, to which passes add theirs."""
     for p in parameters:
         if p.grad is None:

@@ -1,85 +1,86 @@
-"""The gradients of an optimizer step, in passes: its rows are short or long, and padded to the one width or the other."""
+"""The gradients of an optimizer step, in micro-batches of short and of long rows, each padded to a width of its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lift.document.segments import IGNORED
-from lift.training.batches import EMPTY, Row, batches, padded, supervised
-from lift.training.cuda_graph import Captured, clear
-from lift.training.losses import Top, divergence, logits_at, token_loss
+from lift.training.batches import EMPTY, Batch, RegularizationRow, SupervisedRow, collate, row_batches
+from lift.training.cuda_graph import CudaGraph, zero_gradients
+from lift.training.losses import TopLogits, divergence, logits_at, token_loss
 from lift.training.recipes import Recipe
-from lift.training.teacher_targets import goal
+from longthread.language_model import CausalLM
 
-CAPTURED_ON = "cuda"  # elsewhere the rows that fill a pass up would only cost time
+CAPTURED_ON = "cuda"  # elsewhere the rows that fill a micro-batch up would only cost time
 
 
 @dataclass(frozen=True)
-class Pass:
-    """Rows that are padded to one width, 0 for that of the longest: some with answers, for which there is always `room`, and
-    some of other text."""
+class MicroBatch:
+    """Rows that are padded to one width, 0 for that of the longest: supervised ones, for which there is always `room`, and
+    regularisation rows."""
 
     width: int
-    answered: Sequence[Row]
+    supervised: Sequence[SupervisedRow]
     room: int
-    quiet: Sequence[Row]
+    regularization: Sequence[RegularizationRow]
 
 
 class Gradients:
-    """Of the parameters that are trained. `tokens`: of what is computed at a time; `answer`: of the longest answer."""
+    """Of the parameters that are trained. `tokens`: computed at a time, at most; `answer_tokens`: of the longest answer."""
 
-    def __init__(self, model: Any, recipe: Recipe, trained: list[Tensor], tokens: int, answer: int):
-        self.model, self.recipe, self.trained, self.tokens, self.answer = model, recipe, trained, tokens, answer
+    def __init__(self, model: CausalLM, recipe: Recipe, trained: list[Tensor], tokens: int, answer_tokens: int):
+        self.model, self.recipe, self.trained = model, recipe, trained
+        self.tokens, self.answer_tokens = tokens, answer_tokens
         self.device = trained[0].device
-        self.captured: dict[tuple[torch.Size, ...], Captured] = {}  # by the shapes of what they take
+        self.graphs: dict[tuple[torch.Size, ...], CudaGraph] = {}  # by the shapes of what they take
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
-    def of(self, passes: Sequence[Pass], share: float) -> Tensor:
-        """Leaves them in `.grad`; the loss, a `share` of each answer's tokens, and the divergence. Passes of one shape are
-        captured; others come as they are."""
-        each, figures = torch.tensor(share, device=self.device), torch.zeros(2, device=self.device)
-        clear(self.trained)
-        for one in passes:
-            rows = one.room + len(one.quiet)
-            if self.device.type == CAPTURED_ON and one.width and 0 < rows * one.width <= self.tokens:
-                figures += self._captured(one, each)
+    def accumulate(self, micro_batches: Sequence[MicroBatch], answer_weight: float) -> Tensor:
+        """Leave the step's gradients in `.grad`, and return its token loss and its divergence, (2).
+
+        `answer_weight` is that of each token of an answer. Micro-batches of one shape run as CUDA graphs, others eagerly.
+        """
+        weight, figures = torch.tensor(answer_weight, device=self.device), torch.zeros(2, device=self.device)
+        zero_gradients(self.trained)
+        for part in micro_batches:
+            rows = part.room + len(part.regularization)
+            if self.device.type == CAPTURED_ON and part.width and 0 < rows * part.width <= self.tokens:
+                figures += self._captured(part, weight)
                 continue
-            for batch in [*batches(one.answered, self.tokens), *batches(one.quiet, self.tokens)]:
-                ids = padded(batch, self.device)
-                wanted = supervised(batch, ids.shape[1], self.device)
-                loss, parts = self._losses(ids, *wanted, each, *goal(batch, self.device))
+            batches = [collate(rows, [], self.device) for rows in row_batches(part.supervised, self.tokens)]
+            batches += [collate([], rows, self.device) for rows in row_batches(part.regularization, self.tokens)]
+            for batch in batches:
+                loss, losses = self._losses(*batch, weight)
                 loss.backward()
-                figures += parts.detach()
-                del loss, parts  # a pass that is held keeps the next from being captured
+                figures += losses.detach()
+                del loss, losses  # a graph of autograd that is held keeps the next micro-batch from being captured
         return figures
 
-    def _captured(self, one: Pass, share: Tensor) -> Tensor:
-        filled = [*one.answered, *[EMPTY] * (one.room - len(one.answered)), *one.quiet]
-        ids, room = padded(filled, self.device, one.width), one.room * self.answer
-        wanted, told = supervised(filled, one.width, self.device, room), goal(filled, self.device, room)
-        inputs = (ids, *wanted, share, *told)
-        shapes = tuple(each.shape for each in inputs)
-        if shapes not in self.captured:
-            self.captured[shapes] = Captured(self._losses, self.trained, self.pool)
-        return self.captured[shapes].run(*inputs)
+    def _captured(self, part: MicroBatch, weight: Tensor) -> Tensor:
+        filled = [*part.supervised, *[EMPTY] * (part.room - len(part.supervised))]
+        batch = collate(filled, part.regularization, self.device, part.width, part.room * self.answer_tokens)
+        shapes = tuple(tensor.shape for tensor in batch)
+        if shapes not in self.graphs:
+            self.graphs[shapes] = CudaGraph(self._losses, self.trained, self.pool)
+        return self.graphs[shapes].run(*batch, weight)
 
-    def _losses(
-        self, ids: Tensor, at: Tensor, targets: Tensor, weights: Tensor, share: Tensor, top_ids: Tensor, log_p: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Of a batch, at these places: first those of answers, then those of other text. No mask: what is padded stands on
-        the right, where nothing sees it."""
-        logits = logits_at(self.model, ids, at)
-        answers, wanted = len(targets), Top(top_ids, log_p)
-        if self.recipe.learnt == "logits":
-            told = Top(*(x[:answers] for x in wanted))
-            loss = torch.where(targets != IGNORED, divergence(logits[:answers], told), 0).sum() * share
-        else:
-            loss = token_loss(logits[:answers], targets) * share
+    def _losses(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, and its parts, (2). Takes the tensors of a `Batch`, and the weight of an answer's token."""
+        batch, answer_weight = Batch(*tensors[:-1]), tensors[-1]
+        logits_PV = logits_at(self.model, batch.ids_BL, batch.at)  # P = N + M
+        answer_NV, quiet_MV = logits_PV.split([len(batch.answer_at_N), len(batch.quiet_at_M)])
+        loss = self._answer_loss(answer_NV, batch) * answer_weight
         kl = torch.zeros_like(loss)
-        if others := len(weights):
-            quiet = Top(*(x[-others:] for x in wanted))
-            kl = (weights * divergence(logits[answers:], quiet)).sum() / self.recipe.kl_rows
+        if len(batch.quiet_at_M):
+            kl_M = divergence(quiet_MV, TopLogits(batch.quiet_top_MK, batch.quiet_log_p_MK))
+            kl = (batch.quiet_weight_M * kl_M).sum() / self.recipe.kl_rows
         return loss + self.recipe.kl_weight * kl, torch.stack([loss, kl])
+
+    def _answer_loss(self, logits_NV: Tensor, batch: Batch) -> Tensor:
+        """Summed over tokens: the cross entropy of the answers, or the divergence from their teacher."""
+        if self.recipe.learnt == "answers":
+            return token_loss(logits_NV, batch.answer_N)
+        kl_N = divergence(logits_NV, TopLogits(batch.answer_top_NK, batch.answer_log_p_NK))
+        return torch.where(batch.answer_N != IGNORED, kl_N, 0).sum()

@@ -50,13 +50,11 @@ class Recipe:
     # distillation of attention, before the stages (gate lse)
     distil_steps: int = 0
     distil_rate: float = 3e-3  # of a regression: each head's own, no depth to upset
-    piece: int = (
-        2048  # tokens that the teacher reads at a time: inside any model's window, and far faster than all at once
-    )
+    piece: int = 2048  # tokens that the teacher reads at a time: inside any model's window, far faster than all at once
     # staying as it was
     kl_weight: float = 0.0
     kl_rows: int = 0  # of other text in each optimizer step: two thirds questions, a sixth readings, a sixth prose
-    neutral_budget: float | None = None  # nats a token on held-out prose above which it ends; halfway, twice as many
+    neutral_budget: float | None = None  # nats a token that held-out prose may lose; halfway through, twice as many
 
 
 FACTS = ("needle", "linked", "absent", "reverse")
@@ -64,7 +62,7 @@ FACTS = ("needle", "linked", "absent", "reverse")
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # Next tokens alone: what every other one is to be better than.
+        # Next tokens alone: the baseline of all others.
         Recipe("raw-lora", "lora", (Stage(("segments",), 8, 1),), 2e-4),
         # LIFT v3 (arXiv 2502.14644v3, released configuration for LooGLE): 3 epochs of contextualised segments and 5 with 10
         # questions too, one optimizer step an epoch, AdamW(0.9, 0.98), weight decay 1e-4.

@@ -1,16 +1,15 @@
 """Other text, on which a model is to stay as it was: fiction, and questions that are not about the document, with the base
-model's own replies; or a model that is taught nothing but a document's answers gives them to everything."""
+model's own replies. A model that is taught nothing but a document's answers gives them to everything."""
 
 from collections.abc import Iterator
 from itertools import cycle, islice
 from random import Random
-from typing import Any
 
 from environments.haystack.facts import BY_KIND, WORDS, Fact, draw_entity, draw_value, state
 from environments.haystack.filler import prose
-from lift.document.segments import IGNORED
-from lift.inference.generate import answers, chat, ends
-from lift.training.batches import LONG, WIDTHS, Row
+from lift.inference.generate import answers, chat, stop_token_ids
+from lift.training.batches import LONG, WIDTHS, RegularizationRow
+from longthread.language_model import CausalLM, ChatTokenizer
 
 PROSE_KEPT = 256  # tokens of a row, its last
 REPLY_TOKENS = 24
@@ -18,49 +17,51 @@ SENTENCES = (2, 40)  # around a fact, in a text that is asked about: up to some 
 DRAWS = 4  # prompts drawn for each that is to be short enough
 
 
-def prose_rows(tokenizer: Any, rows: int, seed: int) -> list[Row]:
+def prose_rows(tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
     """Fiction in rows of `PROSE_KEPT` tokens and two, three, four times as many: all places up to `LONG` are kept alike."""
-    story = (
+    stories = (
         tokenizer(prose.join(passage) + "\n\n", add_special_tokens=False)["input_ids"]
         for passage in prose.passages(1_000_000 + seed, "train")
     )
-    parts = islice(_parts(story, cycle(range(PROSE_KEPT, LONG + 1, PROSE_KEPT))), rows)
-    return [Row(ids, [IGNORED] * len(ids), kept=PROSE_KEPT) for ids in parts]
+    pieces = _cut(stories, cycle(range(PROSE_KEPT, LONG + 1, PROSE_KEPT)))
+    return [RegularizationRow(ids, PROSE_KEPT) for ids in islice(pieces, rows)]
 
 
-def _parts(texts: Iterator[list[int]], lengths: Iterator[int]) -> Iterator[list[int]]:
-    held: list[int] = []
+def _cut(stories: Iterator[list[int]], lengths: Iterator[int]) -> Iterator[list[int]]:
+    """The stories one after the other, in pieces of these lengths."""
+    ids: list[int] = []
     for length in lengths:
-        while len(held) < length:
-            held += next(texts)
-        yield held[:length]
-        held = held[length:]
+        while len(ids) < length:
+            ids += next(stories)
+        yield ids[:length]
+        ids = ids[length:]
 
 
-def talk_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
-    """Questions, half of them about a sentence or two, with the replies of the model, as it is, which are kept."""
+def talk_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
+    """Questions, half of them about a sentence or two in the window, with the replies of the model as it is."""
     rng = Random(f"talk {seed}")
-    general = _short(_general(tokenizer, rng), rows - rows // 2, WIDTHS[0])
-    return _replied(model, tokenizer, general + _short(_stranger(tokenizer, rng, (0, 1)), rows // 2, WIDTHS[0]))
+    general = _short(_general_prompts(tokenizer, rng), rows - rows // 2, WIDTHS[0])
+    about_text = _short(_prompts_about_text(tokenizer, rng, (0, 1)), rows // 2, WIDTHS[0])
+    return _with_replies(model, tokenizer, general + about_text)
 
 
-def reading_rows(model: Any, tokenizer: Any, rows: int, seed: int) -> list[Row]:
-    """Questions about a text that fills the window, with the replies of the model, as it is, which are kept."""
-    prompts = _stranger(tokenizer, Random(f"reading {seed}"), SENTENCES)
-    return _replied(model, tokenizer, _short(prompts, rows, LONG))
+def reading_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
+    """Questions about a text that fills the window, with the replies of the model as it is."""
+    prompts = _prompts_about_text(tokenizer, Random(f"reading {seed}"), SENTENCES)
+    return _with_replies(model, tokenizer, _short(prompts, rows, LONG))
 
 
-def _replied(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[Row]:
-    stop = ends(model, tokenizer)[:1]
-    made = []
+def _with_replies(model: CausalLM, tokenizer: ChatTokenizer, prompts: list[list[int]]) -> list[RegularizationRow]:
+    stop = stop_token_ids(model, tokenizer)[:1]
+    rows = []
     for prompt, reply in zip(prompts, answers(model, tokenizer, prompts, REPLY_TOKENS), strict=True):
         ids = [*prompt, *tokenizer(reply, add_special_tokens=False)["input_ids"][:REPLY_TOKENS], *stop]
-        made.append(Row(ids, [IGNORED] * len(ids), kept=min(REPLY_TOKENS, len(ids))))
-    return made
+        rows.append(RegularizationRow(ids, min(REPLY_TOKENS, len(ids))))
+    return rows
 
 
 def _short(prompts: Iterator[list[int]], count: int, width: int) -> list[list[int]]:
-    """Those first that leave a reply room in the width."""
+    """The first prompts that leave a reply room in the width, and longer ones where those are too few."""
     short: list[list[int]] = []
     longer: list[list[int]] = []
     for prompt in islice(prompts, DRAWS * count):
@@ -86,20 +87,20 @@ GENERAL = (
 )
 
 
-def _general(tokenizer: Any, rng: Random) -> Iterator[list[int]]:
+def _general_prompts(tokenizer: ChatTokenizer, rng: Random) -> Iterator[list[int]]:
     while True:
-        name, ask = rng.choice(GENERAL)
-        yield chat(tokenizer, name, ask(rng))
+        name, question = rng.choice(GENERAL)
+        yield chat(tokenizer, name, question(rng))
 
 
-def _stranger(tokenizer: Any, rng: Random, around: tuple[int, int]) -> Iterator[list[int]]:
-    """About another text, which stands in the window: a fact and, around it, so many sentences."""
+def _prompts_about_text(tokenizer: ChatTokenizer, rng: Random, around: tuple[int, int]) -> Iterator[list[int]]:
+    """Questions about another text, which stands in the window: a fact and, around it, so many sentences."""
     stories = prose.passages(rng.randrange(10**9), "train")
     sentences = (sentence for story in stories for paragraph in story for sentence in paragraph)
     while True:
         kind = rng.choice(sorted(BY_KIND))
         fact = Fact(draw_entity("train", False, rng), BY_KIND[kind].name, draw_value(kind, "train", rng))
-        told = list(islice(sentences, rng.randint(*around)))
-        told.insert(rng.randint(0, len(told)), state(fact, False, rng))
+        text = list(islice(sentences, rng.randint(*around)))
+        text.insert(rng.randint(0, len(text)), state(fact, False, rng))
         question = BY_KIND[kind].asked.format(e=fact.entity.asked, s="", is_="is")
-        yield chat(tokenizer, f"letter {rng.randrange(1000)}", question, " ".join(told))
+        yield chat(tokenizer, f"letter {rng.randrange(1000)}", question, " ".join(text))

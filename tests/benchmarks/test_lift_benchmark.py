@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from benchmarks import lift as benchmark
 from benchmarks.lift import RATES, Store, app, equal, parameters, recipe
-from lift.evaluation.results import Rate, Results
+from lift.evaluation.results import Results
 from lift.training.recipes import RECIPES
+from longthread.statistics import Share
 
 SMOLLM2 = LlamaConfig(
     hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
@@ -25,10 +26,10 @@ QWEN2 = Qwen2Config(
 
 
 def results(needles: int) -> Results:
-    rates = {"needle": Rate(needles, 32), "linked": Rate(6, 12), "absent": Rate(11, 12)}
+    rates = {"needle": Share(needles, 32), "linked": Share(6, 12), "absent": Share(11, 12)}
     return Results(
         document="d", digest="0", tokens=2048, window_tokens=1024, closed=rates, depths={}, window=rates, window_off=rates,
-        elsewhere=rates, other=Rate(3, 16), other_off=Rate(4, 16), unrelated=Rate(30, 40), unrelated_off=Rate(32, 40),
+        elsewhere=rates, other=Share(3, 16), other_off=Share(4, 16), unrelated=Share(30, 40), unrelated_off=Share(32, 40),
         nll=2.5, nll_off=2.4, nll_change=(0.09, 0.11), gate_auroc=0.6,
     )  # fmt: skip
 
@@ -163,18 +164,18 @@ def test_ablations_change_one_thing_each(tmp_path: Path, calls: list[Any], monke
     plain = asdict(recipe("lse"))
     for given, change in zip(made[::2], benchmark.ABLATIONS.values(), strict=True):
         assert {key for key, value in asdict(given).items() if value != plain[key]} == set(change)
-    assert CliRunner().invoke(app, ["ablate", str(tmp_path), "--model", "m", "--changes", "lse,magic"]).exit_code == 1
+    assert CliRunner().invoke(app, ["ablate", str(tmp_path), "--model", "m", "--changes", "lse,magic"]).exit_code == 2
 
 
 def test_an_unknown_method_is_refused(tmp_path: Path, calls: list[Any]) -> None:
     refused = CliRunner().invoke(app, ["run", str(tmp_path), "--model", "m", "--methods", "lse,magic"])
-    assert refused.exit_code == 1 and not calls
+    assert refused.exit_code == 2 and not calls
     refused = CliRunner().invoke(app, ["tune", str(tmp_path), "--model", "m", "--methods", "published-v3"])  # not tuned
-    assert refused.exit_code == 1 and "published-v3 unknown" in refused.output and not calls
+    assert refused.exit_code == 2 and "(got published-v3)" in refused.output and not calls
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
     for command in ("run", "tune", "ablate"):
         refused = CliRunner().invoke(app, [command, str(tmp_path), "--model", str(tmp_path)])
-        assert refused.exit_code == 1 and isinstance(refused.exception, SystemExit)
-        assert str(refused.exception).startswith(f"error: {tmp_path} is no model folder")
+        assert refused.exit_code == 2 and isinstance(refused.exception, SystemExit)
+        assert refused.stderr.startswith(f"error: {tmp_path} is not a model folder") and refused.stderr.count("\n") == 1

@@ -19,14 +19,14 @@ def test_documents_on_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     arguments = [str(tmp_path), "--model", str(base), "--tokens", "8192"]
     for seed in (0, 1):
         refused = CliRunner().invoke(app, arguments)
-        assert refused.exit_code == 1 and f"{tmp_path} has {seed} documents" in refused.output
+        assert refused.exit_code == 2 and f"{tmp_path} has {seed} documents" in refused.output
         model = get_peft_model(tiny_model(), GatedMemoryConfig())
         for layer in layers(model):
             layer.gm_memory["default"].share.data.fill_(0.5)
         model.save_pretrained(tmp_path / f"8192-lse-{seed}")
         get_peft_model(tiny_model(), GatedMemoryConfig(gate="query")).save_pretrained(tmp_path / f"8192-query-{seed}")
     one = CliRunner().invoke(app, [*arguments, "--method", "query"])
-    assert one.exit_code == 1 and one.output.startswith("error: 2 documents at once") and one.output.count("\n") == 1
+    assert one.exit_code == 2 and one.output.startswith("error: 2 documents at once") and one.output.count("\n") == 1
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "together-8192-lse.json").read_text())

@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lift import LiftError
 from lift.library.library import Entry, Library
+from longthread.errors import LongthreadError
 from tests.environments.tiny_model import tiny_model
 
 
@@ -36,7 +36,7 @@ def three(folder: Path, adapters: list[Path], base: str) -> Library:
 
 
 def refused(action: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(LiftError) as info:
+    with pytest.raises(LongthreadError) as info:
         action()
     line = str(info.value)
     assert "\n" not in line and all(part in line for part in parts), line

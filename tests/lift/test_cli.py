@@ -21,6 +21,8 @@ from lift.library.base_model import fingerprint
 from lift.library.library import WEIGHTS, Entry, Library
 from lift.library.tables import shown
 from lift.memory.tuner import GatedMemoryConfig
+from lift.training.fit import FitOptions
+from longthread.errors import LongthreadError
 from tests.environments.loopback import ChatServer
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
 from tests.lift.shelf import make_adapter
@@ -83,8 +85,9 @@ def fake_fit(monkeypatch: pytest.MonkeyPatch, adapter: Path) -> list[dict[str, A
     """Stands for the fit, which has tests of its own: gives a ready adapter, and keeps what it was called with."""
     calls: list[dict[str, Any]] = []
 
-    def fit(document: Any, model: Any, tokenizer: Any, recipe: Any, out: Path, **more: Any) -> Any:
-        calls.append({"document": document, "recipe": recipe, "out": out} | more)
+    def fit(document: Any, model: Any, tokenizer: Any, recipe: Any, options: FitOptions) -> Any:
+        out = options.out
+        calls.append({"document": document, "recipe": recipe} | vars(options))
         out.mkdir(parents=True)
         for path in adapter.glob("adapter*"):
             (out / path.name).write_bytes(path.read_bytes())
@@ -138,11 +141,11 @@ def test_what_other_fits_of_the_document_left_goes_when_one_succeeds(
 ) -> None:
     succeeds = lift.training.fit.fit
 
-    def ended(document: Any, model: Any, tokenizer: Any, recipe: Any, out: Path, **_: Any) -> None:
-        made.append(out)
-        out.mkdir(parents=True)
-        (out / "checkpoint.json").write_text("{}")
-        raise lift.LiftError("ended")
+    def ended(document: Any, model: Any, tokenizer: Any, recipe: Any, options: FitOptions) -> None:
+        made.append(options.out)
+        options.out.mkdir(parents=True)
+        (options.out / "checkpoint.json").write_text("{}")
+        raise LongthreadError("ended")
 
     made: list[Path] = []
     monkeypatch.setattr(lift.training.fit, "fit", ended)
@@ -183,7 +186,7 @@ class TestFitRefuses:
         assert "Is a directory" in refused(*fitting(tmp_path, base, tmp_path / "books"))
 
     def test_an_empty_name(self, tmp_path: Path, base: Path, book: Path) -> None:
-        assert "give --name" in refused(*fitting(book, base, tmp_path / "books", "--name", ""))
+        assert "give one (--name)" in refused(*fitting(book, base, tmp_path / "books", "--name", ""))
 
     def test_a_model_without_a_tokenizer(self, tmp_path: Path, book: Path) -> None:
         tiny_model().save_pretrained(tmp_path / "bare")
@@ -198,7 +201,7 @@ class TestFitRefuses:
         assert "'logbook'" in line and "--replace" in line
 
     def test_a_folder_that_is_no_library(self, tmp_path: Path, base: Path, book: Path) -> None:
-        assert "no library" in refused(*fitting(book, base, tmp_path))
+        assert "not a library" in refused(*fitting(book, base, tmp_path))
 
     def test_a_device(self, tmp_path: Path, base: Path, book: Path) -> None:
         assert "'tpu'" in refused(*fitting(book, base, tmp_path / "books")[:-1], "tpu")
@@ -215,7 +218,7 @@ def test_a_model_at_an_address_asks_and_answers_too(
     with ChatServer().running() as server:
         code, _, err = run(*fitting(book, base, tmp_path / "books", "--self-study", server.url))
     assert code == 0, err
-    assert fake_fit[0]["more"] == []  # it says "none" to everything, which is no question
+    assert fake_fit[0]["questions"] == []  # it says "none" to everything, which is no question
 
 
 # ---- ask --------------------------------------------------------------------------------------------------------
@@ -315,9 +318,11 @@ def test_ask_says_that_the_base_model_has_moved(library: Library) -> None:
 @pytest.mark.usefixtures("no_model")
 def test_a_prompt_longer_than_the_model_reads(library: Library, book: Path) -> None:
     line = refused(*asking(library, "--document", "logbook", "--window", book, "Who?"))
-    assert "reads 512" in line and "shorten --window" in line
+    assert "reads 512" in line and "shorten the text before the question (--window)" in line
     retrieved = ("--retrieve", 3, "--source", book)
-    assert "shorten --retrieve" in refused(*asking(library, "--document", "logbook", *retrieved, "Who?"))
+    assert "shorten the text before the question (--retrieve)" in refused(
+        *asking(library, "--document", "logbook", *retrieved, "Who?")
+    )
     assert "shorten the question" in refused(*asking(library, "--document", "logbook", "Who? " * 90))
 
 
@@ -375,13 +380,13 @@ def test_evaluate_from_the_library_to_the_files(method: str, library: Library, b
 def test_evaluate_refuses_a_window_that_the_model_cannot_read(library: Library, book: Path, tmp_path: Path) -> None:
     arguments = ("evaluate", "--library", library.folder, "--source", book, "--document", "logbook", "--questions", 1)
     line = refused(*arguments, "--window-tokens", 500)
-    assert "--window-tokens 500" in line and "reads 512" in line
-    room = int(line.rpartition("at most ")[2])
+    assert "a window of 500 tokens" in line and "(--window-tokens)" in line and "reads 512" in line
+    room = int(line.rpartition("at most ")[2].split()[0])
     with pytest.raises(AssertionError, match="a model was loaded"):  # the largest that is offered is not refused
         run(*arguments, "--window-tokens", room)
     assert "below 32" in refused(*arguments, "--window-tokens", 8)
     (tmp_path / "file").write_text("")
-    assert "is no folder: give another --out" in refused(*arguments, "--out", tmp_path / "file" / "report")
+    assert "is not a folder: give another folder (--out)" in refused(*arguments, "--out", tmp_path / "file" / "report")
 
 
 def test_list_says_what_is_there(library: Library, tmp_path: Path, base: Path) -> None:

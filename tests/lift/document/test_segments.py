@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lift import LiftError
-from lift.document.segments import ELLIPSIS, IGNORED, RECITE, Joints, context, contextualised, joints, plain, segments
+from lift.document.segments import ELLIPSIS, IGNORED, RECITE, Context, contextualised, plain, segments
+from longthread.errors import LongthreadError
 from tests.environments.tiny_model import tiny_tokenizer
 
-JOINTS = Joints((-1, -2), (-3,))  # ids that no document has
+
+def context(budget: int, window: int) -> Context:
+    return Context((-1, -2), (-3,), budget, window)  # ids that no document has
 
 
 def reference(n_tokens: int, length: int, stride: int) -> list[range]:
@@ -56,13 +58,13 @@ def test_the_published_shape() -> None:
 
 @pytest.mark.parametrize("shape", [(10, 0, 1), (10, 4, 0), (10, 4, 5), (-1, 4, 2)])
 def test_shapes_that_leave_tokens_out_are_refused(shape: tuple[int, int, int]) -> None:
-    with pytest.raises(LiftError, match=r"^[^\n]+$"):
+    with pytest.raises(LongthreadError, match=r"^[^\n]+$"):
         segments(*shape)
 
 
 @given(st.integers(0, 300), st.integers(0, 60), st.integers(30, 80), st.integers())
 def test_context_comes_from_both_ends_and_fills_the_budget(n: int, budget: int, window: int, seed: int) -> None:
-    head, tail = context(n, Random(seed), budget, window)
+    head, tail = context(budget, window).spans(n, Random(seed))
     assert len(head) + len(tail) == min(budget, n)
     assert 0 <= head.start <= head.stop <= min(window, n)
     assert max(0, n - window) <= tail.start <= tail.stop <= n
@@ -70,35 +72,35 @@ def test_context_comes_from_both_ends_and_fills_the_budget(n: int, budget: int, 
 
 def test_context_is_drawn_from_all_of_both_windows() -> None:
     rng = Random(0)
-    drawn = [context(1000, rng, 64, 64) for _ in range(4000)]
+    drawn = [context(64, 64).spans(1000, rng) for _ in range(4000)]
     assert {len(head) for head, _ in drawn} == set(range(64))  # U[0, budget), as published
     assert {at for head, _ in drawn for at in head} == set(range(64))
     assert {at for _, tail in drawn for at in tail} == set(range(936, 1000))
 
 
 def test_a_budget_beyond_both_windows_is_refused() -> None:
-    with pytest.raises(LiftError, match="context of 9 tokens is outside 0 to 8"):
-        context(100, Random(0), 9, 4)
+    with pytest.raises(LongthreadError, match="context of 9 tokens is outside 0 to 8"):
+        context(9, 4).spans(100, Random(0))
 
 
 @given(st.integers(1, 200), st.integers(0, 40), st.data())
 def test_only_the_segment_is_supervised(n: int, budget: int, data: st.DataObject) -> None:
     ids = [1000 + at for at in range(n)]
     segment = data.draw(st.sampled_from(segments(n, 16)))
-    made = contextualised(ids, segment, Random(1), JOINTS, budget, 32)
+    made = contextualised(ids, segment, Random(1), context(budget, 32))
     before = len(made.ids) - len(segment)
     assert made.ids[before:] == ids[segment.start : segment.stop] == made.labels[before:]
     assert made.labels[:before] == [IGNORED] * before
-    head, tail = context(n, Random(1), budget, 32)
+    head, tail = context(budget, 32).spans(n, Random(1))
     expected = [*(ids[at] for at in head), -1, -2, *(ids[at] for at in tail), -3]
     assert made.ids[:before] == expected
 
 
 def test_every_call_draws_anew_and_a_seed_repeats_it() -> None:
     ids, segment, rng = list(range(500)), range(100, 120), Random(3)
-    first, second = (contextualised(ids, segment, rng, JOINTS, 50, 60) for _ in range(2))
+    first, second = (contextualised(ids, segment, rng, context(50, 60)) for _ in range(2))
     assert first != second
-    assert contextualised(ids, segment, Random(3), JOINTS, 50, 60) == first
+    assert contextualised(ids, segment, Random(3), context(50, 60)) == first
 
 
 def test_a_plain_segment_is_supervised_throughout() -> None:
@@ -109,6 +111,6 @@ def test_a_plain_segment_is_supervised_throughout() -> None:
 
 def test_joints_are_plain_text_tokens() -> None:
     tokenizer = tiny_tokenizer()
-    made = joints(tokenizer)
+    made = Context.of(tokenizer)
     assert tokenizer.decode(made.ellipsis) == ELLIPSIS
     assert tokenizer.decode(made.instruction) == RECITE

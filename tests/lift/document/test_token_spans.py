@@ -5,7 +5,7 @@ from functools import cache
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lift.document.token_spans import GAP, Placed
+from lift.document.token_spans import GAP, TokenSpans
 from tests.environments.tiny_model import tiny_tokenizer
 
 tiny_tokenizer_once = cache(tiny_tokenizer)
@@ -19,8 +19,8 @@ spans = st.lists(
 
 @given(spans, st.integers(80, 1000))
 def test_window_around_holds_all_evidence_and_no_more_tokens(evidence: list[tuple[int, int]], tokens: int) -> None:
-    placed = Placed(tiny_tokenizer_once(), TEXT)
-    window = placed.around(evidence, tokens)
+    placed = TokenSpans.encode(tiny_tokenizer_once(), TEXT)
+    window = placed.window_around(evidence, tokens)
     for first, behind in evidence:
         assert TEXT[first:behind].strip() in window
     pieces = window.split(GAP)
@@ -37,7 +37,7 @@ def test_window_away_is_of_the_document_and_holds_no_evidence(evidence: list[tup
     for first, behind in evidence:
         marked[first:behind] = "#" * (behind - first)
     text = "".join(marked)
-    window = Placed(tiny_tokenizer_once(), text).away(evidence, tokens)
+    window = TokenSpans.encode(tiny_tokenizer_once(), text).window_without(evidence, tokens)
     assert "#" not in window
     longest = max(map(len, text.split("#")))
     assert len(window) == min(tokens, longest)
@@ -45,14 +45,14 @@ def test_window_away_is_of_the_document_and_holds_no_evidence(evidence: list[tup
 
 
 def test_window_without_evidence_and_of_an_empty_text() -> None:
-    placed = Placed(tiny_tokenizer(), TEXT)
-    assert 90 <= len(placed.around((), 100)) <= 100
-    assert Placed(tiny_tokenizer(), "").around((), 100) == ""
-    assert Placed(tiny_tokenizer(), "").away((), 100) == ""
+    placed = TokenSpans.encode(tiny_tokenizer(), TEXT)
+    assert 90 <= len(placed.window_around((), 100)) <= 100
+    assert TokenSpans.encode(tiny_tokenizer(), "").window_around((), 100) == ""
+    assert TokenSpans.encode(tiny_tokenizer(), "").window_without((), 100) == ""
 
 
 def test_depth_is_the_share_of_other_tokens_before() -> None:
-    placed = Placed(tiny_tokenizer(), TEXT)
+    placed = TokenSpans.encode(tiny_tokenizer(), TEXT)
     assert placed.depth((0, 9)) == 0
     assert placed.depth((len(TEXT) - 9, len(TEXT))) == 1
     assert placed.depth((100, 110)) == 100 / (len(TEXT) - 10)

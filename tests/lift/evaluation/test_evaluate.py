@@ -17,13 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from lift import LiftError
 from lift.document.document import Document
 from lift.evaluation import evaluate as module
 from lift.evaluation import results as evaluate_plot
-from lift.evaluation.evaluate import Prompt, auroc, evaluate, nll
-from lift.evaluation.results import Z95, Rate, Results, draw, load, plot, save, table, upright
+from lift.evaluation.evaluate import Prompt, Settings, auroc, evaluate, nll
+from lift.evaluation.results import Results, draw, load, plot, save, table, upright
 from lift.tasks import NO_ANSWER, Item
+from lift.tasks.synthetic_document import ControlSet, DocumentQuestions
+from longthread.errors import LongthreadError
+from longthread.statistics import Z95, Share
 from tests.environments.tiny_model import tiny_model, tiny_tokenizer
 
 SENTENCES = [
@@ -95,9 +97,11 @@ def adapted(scale: float = 0.0) -> Any:
 
 
 def run(answer: Any, items: Sequence[Item] = ITEMS, model: Any = None, **changes: Any) -> Results:
-    settings: dict[str, Any] = {"neutral": NEUTRAL, "unrelated": FRANCE, "other": (OTHER, FERRY), "window_tokens": 96}
-    settings |= {"progress": False, "answer": answer} | changes
-    return evaluate(model or adapted(), tiny_tokenizer(), DOCUMENT, items, **settings)
+    """`changes`: fields of the control set and of the settings."""
+    other = DocumentQuestions(OTHER, changes.pop("other_items", FERRY))
+    control = ControlSet(changes.pop("neutral", NEUTRAL), changes.pop("unrelated", FRANCE), other)
+    settings = Settings(**{"window_tokens": 96, "answer": answer, "progress": False} | changes)
+    return evaluate(model or adapted(), tiny_tokenizer(), DocumentQuestions(DOCUMENT, items), control, settings)
 
 
 # ---- rates ----
@@ -106,7 +110,7 @@ def run(answer: Any, items: Sequence[Item] = ITEMS, model: Any = None, **changes
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_ends_are_where_the_count_is_z_standard_errors_away(counts: tuple[int, int]) -> None:
     k, n = counts
-    share, (low, high) = k / n, Rate(k, n).interval
+    share, (low, high) = k / n, Share(k, n).interval
     assert 0 <= low <= share <= high <= 1
     for end in (low, high):
         assert abs(share - end) == pytest.approx(Z95 * math.sqrt(end * (1 - end) / n), abs=1e-9)
@@ -115,10 +119,10 @@ def test_wilson_ends_are_where_the_count_is_z_standard_errors_away(counts: tuple
 
 
 def test_wilson_known_values_and_nothing_asked() -> None:
-    assert Rate(8, 10).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert Rate(0, 0).share is None
-    assert Rate(0, 0).interval == (0, 1)
-    assert Rate(1, 3) + Rate(2, 2) == Rate(3, 5)
+    assert Share(8, 10).interval == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert Share(0, 0).value is None
+    assert Share(0, 0).interval == (0, 1)
+    assert Share(1, 3) + Share(2, 2) == Share(3, 5)
 
 
 scores = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=30)
@@ -179,8 +183,8 @@ def test_nll_leaves_the_model_as_it_was_and_sees_no_dropout() -> None:
 # ---- evaluate ----
 
 
-def shares(rates: dict[str, Rate]) -> dict[str, float | None]:
-    return {kind: rate.share for kind, rate in rates.items()}
+def shares(rates: dict[str, Share]) -> dict[str, float | None]:
+    return {kind: rate.value for kind, rate in rates.items()}
 
 
 def test_perfect_wrong_and_dumping() -> None:
@@ -189,11 +193,11 @@ def test_perfect_wrong_and_dumping() -> None:
         for rates in (results.closed, results.window, results.window_off):
             assert shares(rates) == {"needle": share, "linked": share, "absent": share}
         assert shares(results.elsewhere) == {"needle": share, "linked": share}
-        assert results.other == results.other_off == Rate(share, 1)
-        assert results.unrelated == results.unrelated_off == Rate(4 * share, 4)
-        assert results.recall == Rate(3 * share, 3)
+        assert results.other == results.other_off == Share(share, 1)
+        assert results.unrelated == results.unrelated_off == Share(4 * share, 4)
+        assert results.recall == Share(3 * share, 3)
         assert results.gate_auroc is None
-    assert best.closed["needle"] == Rate(2, 2)
+    assert best.closed["needle"] == Share(2, 2)
 
 
 def test_by_depth_counts_items_of_one_span_where_they_stand() -> None:
@@ -202,8 +206,8 @@ def test_by_depth_counts_items_of_one_span_where_they_stand() -> None:
     assert len(depths["needle"]) == 10
     others = len(DOCUMENT.text) - len(SENTENCES[4])
     at = int(10 * DOCUMENT.text.index(SENTENCES[4]) / others)
-    expected = [Rate()] * 10
-    expected[0], expected[at] = Rate(1, 1), Rate(0, 1)
+    expected = [Share()] * 10
+    expected[0], expected[at] = Share(1, 1), Share(0, 1)
     assert depths["needle"] == expected
 
 
@@ -212,8 +216,8 @@ def test_a_reader_is_right_only_where_the_evidence_is_in_the_window() -> None:
     assert shares(results.closed) == {"needle": 0, "linked": 0, "absent": 1}
     assert shares(results.window) == shares(results.window_off) == {"needle": 1, "linked": 1, "absent": 1}
     assert shares(results.elsewhere) == {"needle": 0, "linked": 0}
-    assert results.other == Rate(1, 1)
-    assert results.unrelated == Rate(0, 4)
+    assert results.other == Share(1, 1)
+    assert results.unrelated == Share(0, 4)
 
 
 @pytest.mark.parametrize(
@@ -236,7 +240,7 @@ def test_unrelated_answers_may_be_sentences_but_not_lists(number: int, reply: st
     def answer(prompts: Sequence[Prompt]) -> list[str]:
         return [reply if prompt.question == FRANCE[number].question else "?" for prompt in prompts]
 
-    assert run(answer).unrelated == Rate(int(good), 4)
+    assert run(answer).unrelated == Share(int(good), 4)
 
 
 def test_off_is_off_and_on_is_on() -> None:
@@ -249,8 +253,8 @@ def test_off_is_off_and_on_is_on() -> None:
 
     results = run(answer, model=model)
     assert [off for off, _ in seen] == [False, False, True, False, False, True, False, True]
-    assert (results.other, results.other_off) == (Rate(1, 1), Rate(0, 1))
-    assert (results.unrelated, results.unrelated_off) == (Rate(4, 4), Rate(0, 4))
+    assert (results.other, results.other_off) == (Share(1, 1), Share(0, 1))
+    assert (results.unrelated, results.unrelated_off) == (Share(4, 4), Share(0, 4))
     assert shares(results.window_off) == {"needle": 0, "linked": 0, "absent": 0}
     assert not layer.disable_adapters
     names = [prompt.name for _, prompt in seen]
@@ -296,26 +300,26 @@ def test_gate_is_scored_over_every_token_of_both_sides() -> None:
 
 @pytest.mark.parametrize("bad", [lambda _m, ids: ids[0, :1].float(), lambda _m, ids: ids[0] * math.nan])
 def test_a_gate_without_a_number_for_each_token_is_refused(bad: Callable) -> None:
-    with pytest.raises(LiftError, match="the gate gave no finite number"):
+    with pytest.raises(LongthreadError, match="the gate gave no finite number"):
         run(perfect, gate=bad)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"window_tokens": 8}, "window_tokens 8 is below 32"), ({"neutral": "a"}, "neutral text has 1 tokens")],
+    [({"window_tokens": 8}, "a window of 8 tokens is below 32"), ({"neutral": "a"}, "neutral text has 1 tokens")],
 )
 def test_bad_input_is_said_before_anything_is_asked(changes: dict[str, Any], message: str) -> None:
     def never(prompts: Sequence[Prompt]) -> list[str]:
         raise AssertionError
 
-    with pytest.raises(LiftError, match=message):
+    with pytest.raises(LongthreadError, match=message):
         run(never, **changes)
 
 
 def test_a_broken_memory_is_said() -> None:
     model = peft.get_peft_model(tiny_model(), peft.LoraConfig(r=4, target_modules=["o_proj"]))
     torch.nn.init.constant_(model.base_model.model.model.layers[0].self_attn.o_proj.lora_B["default"].weight, math.nan)
-    with pytest.raises(LiftError, match="not finite"):
+    with pytest.raises(LongthreadError, match="not finite"):
         run(perfect, model=model)
 
 
@@ -326,13 +330,13 @@ def test_the_model_itself_answers_through_a_chat_prompt() -> None:
 
 # ---- table, plot, files ----
 
-EMPTY: dict[str, Any] = {"items": [], "unrelated": [], "other": (OTHER, [])}
+EMPTY: dict[str, Any] = {"items": [], "unrelated": [], "other_items": []}
 
 
 def test_nothing_asked_is_no_crash(tmp_path: Path) -> None:
     results = {"none": run(perfect, **EMPTY)}
     assert results["none"].closed == results["none"].depths == {}
-    assert results["none"].recall.share is None
+    assert results["none"].recall.value is None
     save(results, tmp_path)
     assert load(tmp_path) == results
     save({}, tmp_path)
@@ -347,18 +351,18 @@ def test_files_come_back_and_leave_nothing_else(tmp_path: Path) -> None:
     data = json.loads((tmp_path / "new" / "results.json").read_text())
     rate = data["lse"]["closed"]["needle"]
     assert (rate["right"], rate["asked"], rate["share"]) == (2, 2, 1)
-    assert rate["interval"] == pytest.approx(Rate(2, 2).interval)
+    assert rate["interval"] == pytest.approx(Share(2, 2).interval)
     text = (tmp_path / "new" / "table.txt").read_text()
     assert "raw-lora" in text
     assert "…" not in text  # nothing cut off
 
 
 def test_what_is_no_results_is_said(tmp_path: Path) -> None:
-    with pytest.raises(LiftError, match="run `lift evaluate` first"):
+    with pytest.raises(LongthreadError, match="run `lift evaluate` first"):
         load(tmp_path)
     for bad in ("{", "[]", '{"a": {}}', '{"a": 3}'):
         (tmp_path / "results.json").write_text(bad)
-        with pytest.raises(LiftError, match="evaluate again"):
+        with pytest.raises(LongthreadError, match="evaluate again"):
             load(tmp_path)
 
 
@@ -385,7 +389,7 @@ def six_methods() -> dict[str, Results]:
     return {
         name: replace(
             base,
-            closed={"needle": Rate(16 - 2 * i, 16), "linked": Rate(4 - i // 2, 4), "cloze": Rate(i, 40)},
+            closed={"needle": Share(16 - 2 * i, 16), "linked": Share(4 - i // 2, 4), "cloze": Share(i, 40)},
             nll=base.nll_off + 0.02 * i,  # some nearly on one another
             nll_change=(0.02 * i - 0.01, 0.02 * i + 0.01),
         )
@@ -442,4 +446,4 @@ def test_points_stand_at_nll_and_accuracy() -> None:
         points = [container.lines[0].get_xydata()[0] for container in axis.containers]
         for (x, y), each in zip(points, results.values(), strict=True):
             assert x == each.nll
-            assert y == 100 * each.closed[kind].share
+            assert y == 100 * each.closed[kind].value

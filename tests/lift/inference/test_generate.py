@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lift.inference.generate import NEW_TOKENS, SEAM_TOKENS, answers, batches, chat, ends, window_size
+from lift.inference.generate import NEW_TOKENS, SEAM_TOKENS, answers, chat, index_batches, stop_token_ids, window_size
 from lift.tasks import Item
 from tests.environments.tiny_model import EOS, tiny_model, tiny_tokenizer
 
@@ -84,14 +84,14 @@ def test_thinking_is_turned_off_where_the_chat_format_knows_it() -> None:
 
 def test_a_reply_ends_where_its_turn_does_or_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = tiny_tokenizer()
-    assert ends(MODEL, tokenizer) == [EOS]
+    assert stop_token_ids(MODEL, tokenizer) == [EOS]
     tokenizer.eos_token = "<|im_start|>"  # as if its end of text were not the chat format's end of turn
     monkeypatch.setattr(MODEL.generation_config, "eos_token_id", [5, 257])
-    assert ends(MODEL, tokenizer) == [257, 256, 5]
+    assert stop_token_ids(MODEL, tokenizer) == [257, 256, 5]
     monkeypatch.setattr(MODEL.generation_config, "eos_token_id", None)
-    assert ends(MODEL, plain()) == [EOS]
+    assert stop_token_ids(MODEL, plain()) == [EOS]
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"  # nothing behind a turn
-    assert ends(MODEL, tokenizer) == [256]
+    assert stop_token_ids(MODEL, tokenizer) == [256]
 
 
 # ---- replies ----------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_dropout_is_off_for_the_reply_and_the_model_as_it_was_afterwards() -> No
 @settings(max_examples=200)
 @given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 10), st.integers(1, 300))
 def test_batches_hold_all_once_within_the_limit(lengths: list[int], new: int, limit: int) -> None:
-    found = batches(lengths, new, limit)
+    found = index_batches(lengths, new, limit)
     assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
     for batch in found:
         assert len(batch) == 1 or len(batch) * (max(lengths[i] for i in batch) + new) <= limit
@@ -157,4 +157,4 @@ def test_a_window_that_is_not_given_is_what_the_model_reads() -> None:
     tokenizer, item = tiny_tokenizer(), Item("needle", "?", "!", ())
     taken = len(chat(tokenizer, "x", "?")) + NEW_TOKENS + SEAM_TOKENS
     for limit, window in ((None, 2048), (100_000, 2048), (512, 512 - taken)):
-        assert window_size(None, limit, tokenizer, [("x", [item])]) == window
+        assert window_size(None, limit, tokenizer, [("x", item.question)]) == window

@@ -33,4 +33,4 @@ def test_without_bm25s_nothing_is_retrieved(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_text_without_a_word_is_refused() -> None:
-    refused(lambda: passages("... !!! ???", "keeper", 2), "no word", "--source")
+    refused(lambda: passages("... !!! ???", "keeper", 2), "no words", "(source)")

@@ -9,10 +9,10 @@ import torch
 from peft import PeftModel, PrefixTuningConfig, TaskType
 from safetensors.torch import load_file, save_file
 
-from lift import LiftError
 from lift.library.attach import Attached, of_one_method
 from lift.library.library import CONFIG, WEIGHTS, Library
 from lift.memory.tuner import GatedMemoryConfig
+from longthread.errors import LongthreadError
 from tests.environments.tiny_model import tiny_model
 from tests.lift.shelf import entry_for, make_adapter, refused
 
@@ -114,7 +114,7 @@ def test_weights_that_do_not_fit_are_one_line(library: Library, damage: str) -> 
     else:
         weights.pop(name) if damage == "lacking" else weights.update({name: torch.zeros(3, 3)})
         save_file(weights, path)
-    refused(lambda: Attached(library, tiny_model(), ["b"]), "'b'", "cannot be loaded", "--replace")
+    refused(lambda: Attached(library, tiny_model(), ["b"]), "'b'", "cannot be loaded", "(replace)")
     memory = Attached(library, tiny_model(), ["a"])
     refused(lambda: memory.switch("b"), "'b'", "cannot be loaded")
 
@@ -183,7 +183,7 @@ def test_what_one_model_cannot_take_is_refused_without_it_and_with_it(
 ) -> None:
     refused(lambda: of_one_method(mixed, names), *parts)
 
-    with pytest.raises(LiftError):
+    with pytest.raises(LongthreadError):
         Attached(mixed, tiny_model(), names[:1]).switch(names)
 
 

@@ -84,7 +84,7 @@ def test_a_folder_is_located_and_loaded_as_what_was_saved(tmp_path: Path) -> Non
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     for name in ("no/such", "~nobody-of-this-name/such"):
-        refused(lambda name=name: located(name), repr(name), "--model")
+        refused(lambda name=name: located(name), repr(name), "(model)")
     refused(lambda: tokenizer(tmp_path), "tokenizer")
     refused(lambda: load(tmp_path, device("cpu")), str(tmp_path))
     refused(lambda: device("tpu"), "'tpu'", "auto, cpu, cuda")
@@ -96,4 +96,4 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_where_there_is_none() -> None:
     assert device("auto").type == "cpu"
-    refused(lambda: device("cuda"), "no CUDA device", "--device cpu")
+    refused(lambda: device("cuda"), "no CUDA device", "use cpu (device)")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lift.library.library import ADDING, CONFIG, INDEX, PREVIOUS, VERSION, WEIGHTS, Library
+from lift.library.library import CONFIG, INDEX, PREVIOUS, VERSION, WEIGHTS, Library
 from tests.lift.shelf import entry_for, refused
 
 FORK = multiprocessing.get_context("fork")  # a process that has loaded torch already
@@ -49,14 +49,14 @@ def test_any_text_is_a_name_and_none_leads_out(tmp_path: Path, adapters: list[Pa
 
 @pytest.mark.parametrize("name", ["", "  ", "\udcff"])
 def test_what_is_no_name_is_refused(tmp_path: Path, adapters: list[Path], base: str, name: str) -> None:
-    refused(lambda: Library(tmp_path / "books").add(adapters[0], entry_for(base, name)), "--name")
+    refused(lambda: Library(tmp_path / "books").add(adapters[0], entry_for(base, name)), "(name)")
 
 
 def test_a_taken_name_says_whether_there_is_anything_to_do(library: Library, adapters: list[Path], base: str) -> None:
-    refused(lambda: library.add(adapters[3], entry_for(base, "a")), "'a'", "already", "nothing to do", "--replace")
+    refused(lambda: library.add(adapters[3], entry_for(base, "a")), "'a'", "already", "nothing to do", "(replace)")
     for changes in ({"digest": "e" * 64}, {"recipe": "query"}, {"constants": {"lr": 2e-3}}):
         other = entry_for(base, "a", **changes)
-        refused(lambda other=other: library.add(adapters[3], other), "'a'", "another", "--replace", "--name")
+        refused(lambda other=other: library.add(adapters[3], other), "'a'", "another", "(replace, name)")
     before = library.path(library.get("a"))
     after = library.add(adapters[3], entry_for(base, "a", recipe="query"), replace=True)
     assert not before.exists() and library.get("a") == after and len(library.entries()) == 3
@@ -67,8 +67,8 @@ def test_a_taken_name_says_whether_there_is_anything_to_do(library: Library, ada
 
 def test_a_library_is_for_one_base_model(library: Library, adapters: list[Path]) -> None:
     other = entry_for("f" * 64, "d")
-    refused(lambda: library.check(other), "base model tiny", "weights differ", "--library")
-    refused(lambda: library.add(adapters[3], other), "--library")
+    refused(lambda: library.check(other), "base model tiny", "weights differ", "(library)")
+    refused(lambda: library.add(adapters[3], other), "(library)")
 
 
 def test_an_unknown_name_is_told_what_is_near(
@@ -151,7 +151,7 @@ def test_an_index_of_a_later_version_is_left_alone(library: Library, adapters: l
 
 def test_somebodys_folder_is_not_taken_for_a_library(tmp_path: Path, adapters: list[Path], base: str) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    refused(lambda: Library(tmp_path).add(adapters[0], entry_for(base)), "no library", "notes.txt")
+    refused(lambda: Library(tmp_path).add(adapters[0], entry_for(base)), "not a library", "notes.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     refused(Library(tmp_path / "notes.txt").entries, "notes.txt")
     refused(lambda: Library(tmp_path / "notes.txt").add(adapters[0], entry_for(base)), "notes.txt")
@@ -219,7 +219,8 @@ def test_killed_at_any_step_the_library_is_as_before_or_as_after(
         mine.add(adapters[0], entry_for(base, "next"))  # the lock went with the process; what was left is swept
         folders = {entry.folder for entry in mine.entries()}
         assert {path.name for path in mine.folder.iterdir() if path.is_dir()} == folders
-        assert not (mine.folder / ADDING).exists() and mine.verify() == []
+        assert {path.name for path in mine.folder.iterdir() if path.is_file()} == {INDEX, PREVIOUS, ".lock"}
+        assert mine.verify() == []
         if not ended:
             break
         step += 1
@@ -254,4 +255,6 @@ def test_a_full_disk_leaves_the_library_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         refused(lambda: library.add(adapters[3], entry_for(base, "d")), "No space left")
-    assert len(library.entries()) == 3 and not (library.folder / ADDING).exists()
+    entries = library.entries()
+    assert len(entries) == 3
+    assert {path.name for path in library.folder.iterdir() if path.is_dir()} == {entry.folder for entry in entries}

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from lift.memory import gated_memory
-from lift.memory.gated_memory import GatedMemory, Recalled, document_attention, gates, log_sum_exp, mixed, recall
+from lift.memory import log_sum_exp as module
+from lift.memory.gated_memory import GatedMemory, Recalled, gates, mix, recall, reference_mix
+from lift.memory.log_sum_exp import document_attention, log_sum_exp
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -48,7 +49,7 @@ def test_attention_splits_exactly_into_window_and_documents(
     whole, _ = attend(*(torch.cat(x, dim=2) for x in zip(*parts, strict=True)))
     (o, lse), *found = [attend(*part) for part in parts]
     recalled = [Recalled(m.float(), s.float(), torch.ones(h)) for m, s in found]
-    torch.testing.assert_close(mixed(o.float(), recalled, "lse", lse.float()), whole.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mix(o.float(), recalled, "lse", lse.float()), whole.float(), atol=1e-5, rtol=1e-5)
 
 
 def test_a_closed_memory_leaves_every_bit_where_it_was() -> None:
@@ -56,14 +57,14 @@ def test_a_closed_memory_leaves_every_bit_where_it_was() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         o = (100 * normal(2, 5, 3, 8, seed=1)).to(dtype)
         for lse in (normal(2, 5, 3, dtype=torch.float32), torch.full((2, 5, 3), -60.0)):
-            assert torch.equal(mixed(o, [memory(q), memory(q)], "lse", lse), o)
-        assert torch.equal(mixed(o, [GatedMemory(3, 8, "query")(q)], "query", None), o)
+            assert torch.equal(mix(o, [memory(q), memory(q)], "lse", lse), o)
+        assert torch.equal(mix(o, [GatedMemory(3, 8, "query")(q)], "query", None), o)
 
 
 def test_a_closed_memory_can_be_opened_by_its_gradient() -> None:
     memory, q = GatedMemory(3, 8), normal(2, 5, 3, 8, dtype=torch.float32)
-    mixed(torch.zeros(2, 5, 3, 8), [memory(q)], "lse", torch.zeros(2, 5, 3)).square().add(1).log().sum().backward()
-    mixed(torch.ones(2, 5, 3, 8), [memory(q)], "lse", torch.zeros(2, 5, 3)).sum().backward()
+    mix(torch.zeros(2, 5, 3, 8), [memory(q)], "lse", torch.zeros(2, 5, 3)).square().add(1).log().sum().backward()
+    mix(torch.ones(2, 5, 3, 8), [memory(q)], "lse", torch.zeros(2, 5, 3)).sum().backward()
     assert memory.share.grad is not None and memory.share.grad.abs().min() > 0
 
 
@@ -71,7 +72,7 @@ def test_a_closed_memory_can_be_opened_by_its_gradient() -> None:
 def test_a_memory_pushed_below_nothing_is_closed_and_can_open_again(gate: str) -> None:
     memory, q, o = opened(3, 8, gate), normal(2, 5, 3, 8, dtype=torch.float32), normal(2, 5, 3, 8, dtype=torch.float32)
     memory.share.data.fill_(-0.1)
-    out = mixed(o, [memory(q)], gate, torch.zeros(2, 5, 3))  # type: ignore[arg-type]
+    out = mix(o, [memory(q)], gate, torch.zeros(2, 5, 3))  # type: ignore[arg-type]
     assert torch.equal(out, o)
     out.square().sum().backward()
     assert isinstance(memory.share, torch.nn.Parameter)
@@ -91,6 +92,21 @@ def test_every_head_recalls_by_its_own_weights() -> None:
                 torch.testing.assert_close(
                     said.score_BLH[row, token, head], s + x @ memory.slope[head] + memory.level[head]
                 )
+
+
+@pytest.mark.parametrize("documents", [1, 3])
+def test_documents_mix_as_the_slow_reference_says(documents: int) -> None:
+    """Every head by its own weights, however far each document is opened."""
+    memories = [opened(3, 8, seed=seed) for seed in range(documents)]
+    for memory in memories:
+        for weight in (memory.slope, memory.level):
+            torch.nn.init.normal_(weight)
+        memory.share.data.uniform_(0.1, 2.0)
+    q, o = (normal(2, 5, 3, 8, seed=seed, dtype=torch.float32) for seed in (0, 1))
+    lse = normal(2, 5, 3, seed=2, dtype=torch.float32)
+    found = mix(o, [memory(q) for memory in memories], "lse", lse)
+    torch.testing.assert_close(found, reference_mix(o, q, memories, lse))
+    assert not torch.allclose(found, o, atol=0.1)
 
 
 def test_the_published_gate_and_its_initial_weights() -> None:
@@ -123,7 +139,7 @@ def test_the_gate_falls_as_the_window_fills_and_two_documents_share() -> None:
 def test_log_sum_exp_is_that_of_the_scores(
     heads: tuple[int, int], scores: int, masked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gated_memory, "SCORES", scores)
+    monkeypatch.setattr(module, "SCORES", scores)
     h, kv = heads
     q, k = normal(2, h, 4, 8).requires_grad_(), normal(2, kv, 7, 8, seed=1).requires_grad_()  # 3 tokens came before
     seen = torch.arange(7) <= torch.arange(4)[:, None] + 3
@@ -143,8 +159,8 @@ def test_log_sum_exp_is_that_of_the_scores(
 def test_flash_attention_s_log_sum_exp_and_its_gradient_are_those_of_the_scores(
     heads: tuple[int, int], causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flash, runs = gated_memory._flash_attention, []
-    monkeypatch.setattr(gated_memory, "_flash_attention", lambda *given: runs.append(given) or flash(*given))
+    flash, runs = module._flash_attention, []
+    monkeypatch.setattr(module, "_flash_attention", lambda *given: runs.append(given) or flash(*given))
     h, kv = heads
     q, k = normal(2, h, 9, 8).requires_grad_(), normal(2, kv, 9, 8, seed=1).requires_grad_()
     found = log_sum_exp(q, k, None, 0.3, causal)
@@ -179,14 +195,14 @@ def test_a_query_that_sees_nothing_makes_no_nan() -> None:
     nothing = torch.zeros(1, 1, 2, 3, dtype=torch.bool)
     q = normal(1, 2, 2, 4, dtype=torch.float32).requires_grad_()
     lse = log_sum_exp(q, normal(1, 2, 3, 4, dtype=torch.float32), nothing, 1.0, causal=False)
-    out = mixed(torch.zeros(1, 2, 2, 4), [opened(2, 4)(q.transpose(1, 2))], "lse", lse)
+    out = mix(torch.zeros(1, 2, 2, 4), [opened(2, 4)(q.transpose(1, 2))], "lse", lse)
     out.sum().backward()
     assert out.isfinite().all() and q.grad is not None and q.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("flash", [True, False])
 def test_attention_over_a_document_is_that_of_its_keys(flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gated_memory, "_flash_takes", lambda q: flash)
+    monkeypatch.setattr(module, "_flash_takes", lambda q: flash)
     q, k, v = normal(2, 4, 3, 8), normal(2, 9, 8, seed=1), normal(2, 9, 8, seed=2)
     out, lse = document_attention(q, k, v, 0.4)
     scores = 0.4 * q @ k.repeat_interleave(2, dim=0).transpose(-1, -2)

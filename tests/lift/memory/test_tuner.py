@@ -13,10 +13,10 @@ import transformers
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from lift import LiftError
-from lift.memory import tuner
-from lift.memory.gated_memory import log_sum_exp
-from lift.memory.tuner import WATCHED, GatedMemoryConfig, GatedMemoryLayer, check, gate, layers, unmasked
+from lift.memory.log_sum_exp import log_sum_exp
+from lift.memory.tuner import GatedMemoryConfig, GatedMemoryLayer, attention, check, gate, layers, right_padded
+from lift.memory.tuner.attention import PROBED
+from longthread.errors import LongthreadError
 
 SHAPE = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -160,14 +160,14 @@ def test_the_window_s_log_sum_exp_is_that_of_its_attention_pattern() -> None:
     for family in FAMILIES:
         model = adapted(family)
         for layer in layers(model):
-            layer.watching = True
+            layer.records_gates = True
         logits(model, input_ids=ids(1))
-        whole = [layer.seen for layer in layers(model)]
+        whole = [layer.recorded_BLH for layer in layers(model)]
         cache, seen = None, []
         for at in range(12):
             with torch.no_grad():
                 cache = model(ids(1)[:, at : at + 1], past_key_values=cache, use_cache=True).past_key_values
-            seen.append([layer.seen for layer in layers(model)])
+            seen.append([layer.recorded_BLH for layer in layers(model)])
         for i, gates in enumerate(whole):
             torch.testing.assert_close(torch.cat([step[i] for step in seen], dim=1), gates, atol=1e-5, rtol=1e-4)
             assert gates.shape == (1, 12, 4) and gates[:, 1:].min() > 0 and gates.max() < 1
@@ -178,7 +178,7 @@ def test_a_document_is_closed_to_the_first_token_wherever_it_stands(family: str)
     """In front of a document, were it in the window, the first token would not see it either."""
     model = adapted(family)
     for layer in layers(model):
-        layer.watching = True
+        layer.records_gates = True
     padded = torch.ones(2, 12, dtype=torch.long)
     padded[1, :5] = 0
     sees = torch.ones(12, 12, dtype=torch.bool).tril() & padded.bool()[:, None, None]
@@ -187,7 +187,7 @@ def test_a_document_is_closed_to_the_first_token_wherever_it_stands(family: str)
         logits(model, input_ids=ids().expand(2, -1), attention_mask=mask)
         for layer in layers(model):
             for row, first in enumerate((0, 0 if mask is None else 5)):
-                assert not layer.seen[row, first].any() and layer.seen[row, first + 1 :].min() > 0
+                assert not layer.recorded_BLH[row, first].any() and layer.recorded_BLH[row, first + 1 :].min() > 0
 
 
 def test_a_static_cache_s_empty_places_are_not_counted() -> None:
@@ -209,9 +209,9 @@ def test_captured_or_not_rows_with_nothing_before_them_need_no_mask(
         masks.append(mask)
         return log_sum_exp(q, k, mask, *others, **more)
 
-    monkeypatch.setattr(tuner, "log_sum_exp", seen)
+    monkeypatch.setattr(attention, "log_sum_exp", seen)
     monkeypatch.setattr(transformers.masking_utils, "is_tracing", lambda *_: True)  # as in a CUDA graph
-    for how, plain in ((nullcontext(), False), (unmasked(), True)):
+    for how, plain in ((nullcontext(), False), (right_padded(model), True)):
         masks.clear()
         with how:
             torch.testing.assert_close(logits(model, input_ids=ids()), wanted)
@@ -228,7 +228,7 @@ def test_an_unloaded_model_is_as_it_was_and_can_be_adapted_anew(attention: str) 
     model = copy.unload()
     for _ in range(2):
         assert torch.equal(logits(model), base) and model.config._attn_implementation == attention
-        assert not any(hasattr(module, "lift_tap") or module._forward_hooks for module in model.modules())
+        assert not any(module._forward_hooks for module in model.modules())
         found = opened(get_peft_model(model, GatedMemoryConfig()).eval())
         assert torch.equal(logits(found), logits(adapted("Llama")))
         model = found.unload()
@@ -237,9 +237,9 @@ def test_an_unloaded_model_is_as_it_was_and_can_be_adapted_anew(attention: str) 
 def test_an_attention_that_was_changed_is_complained_of() -> None:
     model = adapted("Llama")
     model.set_attn_implementation("eager")
-    with pytest.raises(LiftError, match=r"attention was changed .* set_attn_implementation\('lift_sdpa'\)"):
+    with pytest.raises(LongthreadError, match=r"attention was changed .* set_attn_implementation\('lift_sdpa'\)"):
         logits(model)
-    model.set_attn_implementation(WATCHED)
+    model.set_attn_implementation(PROBED)
     assert torch.equal(logits(model), logits(adapted("Llama")))
 
 
@@ -255,7 +255,7 @@ def test_the_published_memory_has_no_share_to_train(tmp_path: Path) -> None:
 def test_gates_are_those_of_memories_that_are_on() -> None:
     model = adapted("Llama")
     assert gate(model, ids()).shape == (2, 12)
-    with model.disable_adapter(), pytest.raises(LiftError, match="no gated memory is on"):
+    with model.disable_adapter(), pytest.raises(LongthreadError, match="no gated memory is on"):
         gate(model, ids())
 
 
@@ -287,13 +287,13 @@ def test_checking_a_model_leaves_its_config_alone() -> None:
     ],
 )
 def test_models_that_cannot_have_one_are_refused_in_one_line(config: Any, message: str) -> None:
-    with pytest.raises(LiftError, match=message) as caught:
+    with pytest.raises(LongthreadError, match=message) as caught:
         check(config())
     assert "\n" not in str(caught.value) and "published-v4" in str(caught.value)
 
 
 def test_an_encoder_with_a_decoder_is_refused() -> None:
-    with pytest.raises(LiftError, match="t5 is no decoder: give a causal language model"):
+    with pytest.raises(LongthreadError, match="t5 is not a decoder: give a causal language model"):
         check(transformers.T5Config())
 
 
@@ -301,11 +301,11 @@ def test_gates_that_do_not_compose_are_refused() -> None:
     model = adapted("Llama", "query")
     model.add_adapter("other", GatedMemoryConfig(gate="query"))
     model.base_model.set_adapter(["default", "other"])
-    with pytest.raises(LiftError, match="do not compose: ask one document at a time"):
+    with pytest.raises(LongthreadError, match="do not compose: ask one document at a time"):
         logits(model)
-    with pytest.raises(LiftError, match="gate lse beside an adapter of gate query"):
+    with pytest.raises(LongthreadError, match="gate lse beside an adapter of gate query"):
         model.add_adapter("third", GatedMemoryConfig(gate="lse"))
-    with pytest.raises(LiftError, match="gate 'soft' is neither lse nor query"):
+    with pytest.raises(LongthreadError, match=r"gate must be one of lse, query \(got 'soft'\)"):
         GatedMemoryConfig(gate="soft")
 
 

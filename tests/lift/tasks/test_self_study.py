@@ -7,7 +7,6 @@ import torch
 from aiohttp import web
 
 from environments.haystack.facts import in_split
-from lift import LiftError
 from lift.document.document import Document
 from lift.tasks import coverage, right
 from lift.tasks.items import Item
@@ -23,6 +22,7 @@ from lift.tasks.self_study import (
     names_referent,
     proposal,
 )
+from longthread.errors import LongthreadError
 from tests.environments.loopback import ChatServer, choice, said
 from tests.environments.tiny_model import tiny_model, tiny_tokenizer
 
@@ -67,7 +67,7 @@ def scripted(*proposals: str, known: str = "", lost: str = "") -> Reply:
 
 
 def study(split: str, *proposals: str, n: int = 10, rounds: int = 1, **model: str) -> tuple[list[Item], dict[str, int]]:
-    items, tally = SelfStudy(scripted(*proposals, **model), rounds=rounds).study(DOCUMENT, n, 0, split)
+    items, tally = SelfStudy(scripted(*proposals, **model), rounds=rounds).study(DOCUMENT, n, split, Random(0))
     return items, dict(tally)
 
 
@@ -118,7 +118,7 @@ def test_a_bare_question_is_completed_where_one_sentence_holds_the_answer() -> N
     assert tally == {"kept": 1} and item == study(split, PRICE)[0][0]
     assert study(split, bare, lost="For how much") == ([], {"not in form": 1})  # "I do not know." stands nowhere
     everywhere = Document("mill", TEXT + " They were ninety crowns indeed.")
-    assert SelfStudy(scripted(bare), rounds=1).study(everywhere, 5, 0, split)[1] == {"not in form": 1}
+    assert SelfStudy(scripted(bare), rounds=1).study(everywhere, 5, split, Random(0))[1] == {"not in form": 1}
 
 
 def test_duplicates_and_more_than_enough_of_one_sentence_are_dropped() -> None:
@@ -131,7 +131,7 @@ def test_duplicates_and_more_than_enough_of_one_sentence_are_dropped() -> None:
     same = (PRICE, BUYER, MONTH)
     for text in same:
         model = SelfStudy(scripted(*same), per_sentence=1, rounds=1)
-        kept, tally = model.study(DOCUMENT, 10, 0, split_of(text))
+        kept, tally = model.study(DOCUMENT, 10, split_of(text), Random(0))
         assert len(kept) == 1
         mine = [other for other in same if split_of(other) == split_of(text)]
         assert tally["sentence asked about enough"] == len(mine) - 1
@@ -215,7 +215,7 @@ def test_an_endpoint_is_asked_as_a_local_model_is() -> None:
 def test_an_endpoint_that_refuses_gives_one_line_without_the_key() -> None:
     with (
         ChatServer(lambda *_: web.Response(status=401)).running() as server,
-        pytest.raises(LiftError, match=r"^http://127[^\n]+AuthenticationError[^\n]+$") as caught,
+        pytest.raises(LongthreadError, match=r"^http://127[^\n]+AuthenticationError[^\n]+$") as caught,
     ):
         endpoint(server.url, "m", "secret")([{"role": "user", "content": "hello"}], 1)
     assert "secret" not in str(caught.value)

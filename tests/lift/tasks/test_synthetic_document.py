@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from environments.haystack.facts import VALUE_KINDS
-from lift import LiftError
 from lift.document.document import Document
-from lift.tasks.synthetic_document import CHAINS, SINGLES, Planted, enough, items, made, neutral, unrelated
+from lift.tasks.synthetic_document import CHAINS, SINGLES, PlantedFact, enough, generate, items, neutral, unrelated
+from longthread.errors import LongthreadError
 from tests.conftest import build_tokenizer
 from tests.environments.tiny_model import tiny_tokenizer
 
@@ -17,9 +17,9 @@ sizes = pytest.mark.parametrize("tokens", SIZES)
 
 
 @cache
-def case(tokens: int, seed: int = 0, tokenizer: str = "gpt2") -> tuple[Any, Document, list[Planted]]:
+def case(tokens: int, seed: int = 0, tokenizer: str = "gpt2") -> tuple[Any, Document, list[PlantedFact]]:
     built = build_tokenizer(tokenizer)
-    return built, *made(built, tokens, seed)
+    return built, *generate(built, tokens, seed)
 
 
 @pytest.mark.parametrize("tokenizer", ["smollm2", "gpt2", "mistral", "cl100k-like", "crossing"])
@@ -94,24 +94,24 @@ def test_questions_name_the_head_alone_and_never_the_answer(tokens: int) -> None
 
 def test_the_same_again_from_the_same_seed_and_another_from_another() -> None:
     built, document, facts = case(2048)
-    assert made(built, 2048, 0) == (document, facts)
+    assert generate(built, 2048, 0) == (document, facts)
     _, other, others = case(2048, 1)
     assert other.text != document.text
     assert {fact.answer for fact in facts}.isdisjoint(fact.answer for fact in others)
 
 
 def test_too_short_is_said_in_one_line() -> None:
-    with pytest.raises(LiftError, match="too short"):
-        made(build_tokenizer("gpt2"), 512, 0)
+    with pytest.raises(LongthreadError, match="too short"):
+        generate(build_tokenizer("gpt2"), 512, 0)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bytes"])
 def test_what_is_said_to_be_enough_is(name: str) -> None:
     built = tiny_tokenizer() if name == "bytes" else build_tokenizer(name)
-    with pytest.raises(LiftError, match=f"ask for {enough(built)}$"):
-        made(built, 768, 0)
+    with pytest.raises(LongthreadError, match=f"ask for {enough(built)}$"):
+        generate(built, 768, 0)
     for seed in range(2):
-        _, facts = made(built, enough(built), seed)
+        _, facts = generate(built, enough(built), seed)
         assert len(facts) == SINGLES + CHAINS
 
 

@@ -12,12 +12,12 @@ import pytest
 from environments.haystack.facts import RELATION, VALUE_KINDS, parse
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks.linked_wordings import LINK
-from lift import LiftError
 from lift.document.document import Document
 from lift.tasks import NO_ANSWER, TASKS, Item, cloze, coverage, make, order, recite, right, wordings
 from lift.tasks.items import FACT_KINDS, rotate, sentences_of
 from lift.tasks.linked import chains
-from lift.tasks.reading import names, read
+from lift.tasks.reading import names, read_statements
+from longthread.errors import LongthreadError
 from tests.environments.tiny_model import tiny_tokenizer
 
 ALL = 10**6
@@ -154,11 +154,11 @@ def test_each_kind_yields_what_the_documents_hold() -> None:
 
 
 def test_what_is_unknown_is_refused_in_one_line() -> None:
-    with pytest.raises(LiftError, match="task 'riddle' is none of needle, linked"):
+    with pytest.raises(LongthreadError, match=r"task must be one of needle, linked.* \(got 'riddle'\)"):
         make(novel(), ["cloze", "riddle"], 1, 0, "train")
-    with pytest.raises(LiftError, match="split 'test' is none of train, eval"):
+    with pytest.raises(LongthreadError, match=r"split must be one of train, eval \(got 'test'\)"):
         make(novel(), ["cloze"], 1, 0, "test")
-    with pytest.raises(LiftError, match="-1 items"):
+    with pytest.raises(LongthreadError, match="-1 items"):
         make(novel(), ["cloze"], -1, 0, "train")
 
 
@@ -191,7 +191,7 @@ def test_reversed_items_ask_for_the_person() -> None:
 
 def test_chains_lead_from_the_person_asked_about_to_the_answer() -> None:
     sample, document = haystack("chain")
-    reading = read(document)
+    reading = read_statements(document)
     leads = {(link.subject, link.span): link.value for link in reading.links}
     values = {(fact.subject, fact.span): fact.value for fact in reading.facts}
     lengths = Counter()
@@ -222,7 +222,7 @@ def test_people_with_several_or_dated_values_are_not_asked_about_and_not_denied(
     assert {item.answer for item in make(document, ["needle"], ALL, 0, "train")} == {
         "i-j-k-l", "11111111-1111-4111-8111-111111111111"}  # fmt: skip
     assert not [i for i in make(document, ["linked"], ALL, 0, "train") if "a-b-c-d" in i.answer or "e-f" in i.answer]
-    assert "Ann Bore" in read(document).people  # whom a link leads to, though she has no fact of her own
+    assert "Ann Bore" in read_statements(document).people  # whom a link leads to, though she has no fact of her own
     denied = [item.question for item in make(document, ["absent"], 500, 0, "eval")]
     secret = re.compile("password|secret|phrase|words does one make")
     assert any(secret.search(question) for question in denied)
@@ -235,7 +235,7 @@ def test_rings_of_people_lead_nowhere_twice_and_shared_values_to_nobody() -> Non
         "remains a-b-c-d. The password chosen by Cid Dorn remains a-b-c-d. The password chosen by Eve Farr remains i-j-k-l."
     )
     document = Document("ring", text)
-    met = [[path[0].subject, *(link.value for link in path[:-1])] for path in chains(read(document))]
+    met = [[path[0].subject, *(link.value for link in path[:-1])] for path in chains(read_statements(document))]
     assert sorted(met) == [["Ann Bore", "Cid Dorn"], ["Cid Dorn", "Ann Bore"]]
     assert {item.answer for item in make(document, ["reverse"], ALL, 0, "train")} == {"Eve Farr"}
 
@@ -263,14 +263,14 @@ def test_half_of_what_is_absent_is_about_people_of_the_document() -> None:
         for split in SPLITS:
             made = make(document, ["absent"], 40, 0, split)
             assert len(made) == 40 and all(item.answer == NO_ANSWER and item.evidence == () for item in made)
-            people = set(read(document).people) or {name for name, _ in names(document)}
+            people = set(read_statements(document).people) or {name for name, _ in names(document)}
             inside = [item for item in made if any(person in item.question for person in people)]
             assert len(inside) == 20
 
 
 def test_what_is_denied_of_people_is_not_in_the_document() -> None:
     document = haystack("chain")[1]
-    facts = {(fact.subject, fact.name) for fact in (*read(document).facts, *read(document).links)}
+    facts = {(fact.subject, fact.name) for fact in (*read_statements(document).facts, *read_statements(document).links)}
     checked = 0
     for item in make(document, ["absent"], 300, 0, "eval"):
         for person, name in facts:
@@ -440,7 +440,7 @@ def test_wrong(item: Item, completion: str) -> None:
 def test_neither_the_document_nor_all_its_values_are_an_answer() -> None:
     for document in documents():
         values = [found[0] for kind in VALUE_KINDS.values() for found in kind.pattern.finditer(document.text)]
-        everything = "\n".join(dict.fromkeys([*values, *read(document).people]))
+        everything = "\n".join(dict.fromkeys([*values, *read_statements(document).people]))
         for item in make(document, list(TASKS), 10, 0, "eval"):
             assert not right(item, document.text)
             if item.kind in FACT_KINDS:

@@ -14,13 +14,15 @@ from lift.training.batches import (
     EMPTY,
     WIDTHS,
     WINDOW,
-    Row,
-    batches,
+    RegularizationRow,
+    SupervisedRow,
     bucketed,
+    collate,
     padded,
     present,
+    row_batches,
+    rows_beside_text,
     segment_rows,
-    supervised,
     task_rows,
 )
 from lift.training.recipes import RECIPES
@@ -30,7 +32,7 @@ from tests.environments.tiny_model import tiny_model, tiny_tokenizer
 def test_the_loss_is_on_answers_and_the_mark_behind_them() -> None:
     tokenizer = tiny_tokenizer()
     item = Item("needle", "Which number?", "4829104756", ((0, 3),))
-    (row,) = task_rows([item], Document("mill", "text"), tokenizer, tiny_model(), RECIPES["published-v4"])
+    (row,) = task_rows([item], Document("mill", "text"), tokenizer, tiny_model())
     learnt = [token for token, label in zip(row.ids, row.labels, strict=True) if label != IGNORED]
     assert tokenizer.decode(learnt) == "4829104756<|im_end|>"
     assert tokenizer.decode(row.ids).endswith("Which number?\nReply with the answer alone.<|im_end|>\n"
@@ -40,26 +42,24 @@ def test_the_loss_is_on_answers_and_the_mark_behind_them() -> None:
 TEXT = "It rained. " * 40 + "The number is 4829104756. " + "It rained. " * 40
 EVIDENCE = "The number is 4829104756."
 NUMBER = Item("needle", "Which number?", "4829104756", ((440, 465),))
-PLAIN = RECIPES["query"]
 
 
 def test_a_teachers_row_has_the_evidence_in_its_window_and_the_same_answer() -> None:
     tokenizer, document = tiny_tokenizer(), Document("mill", TEXT)
-    recipe = replace(PLAIN, learnt="logits", open_tokens=60)
-    (row,) = task_rows([NUMBER], document, tokenizer, tiny_model(), recipe)
+    (row,) = task_rows([NUMBER], document, tokenizer, tiny_model(), open_tokens=60)
     read = row.open_book
-    assert read and EVIDENCE in tokenizer.decode(read.ids) and row.places == read.places
-    (plain,) = task_rows([NUMBER], document, tokenizer, tiny_model(), PLAIN)
+    assert read and EVIDENCE in tokenizer.decode(read.ids) and len(row.predicted_at) == len(read.predicted_at)
+    (plain,) = task_rows([NUMBER], document, tokenizer, tiny_model())
     assert (row.ids, row.labels) == (plain.ids, plain.labels) and plain.open_book is None
     for each in (row, read):
-        places, targets, _ = supervised([each], len(each.ids), torch.device("cpu"))
-        assert len(places) == each.places and tokenizer.decode(targets) == "4829104756<|im_end|>"
+        batch = collate([each], [], torch.device("cpu"))
+        assert len(batch.at) == len(each.predicted_at) and tokenizer.decode(batch.answer_N) == "4829104756<|im_end|>"
 
 
 def test_questions_beside_pieces_of_the_document() -> None:
     tokenizer, document, model = tiny_tokenizer(), Document("mill", TEXT), tiny_model()
-    made = lambda seed: task_rows([NUMBER] * 200, document, tokenizer, model, PLAIN, Random(seed))  # noqa: E731
-    rows, (closed,) = made(0), task_rows([NUMBER], document, tokenizer, model, PLAIN)
+    made = lambda seed: rows_beside_text([NUMBER] * 200, document, tokenizer, model, Random(seed))  # noqa: E731
+    rows, (closed,) = made(0), task_rows([NUMBER], document, tokenizer, model)
     assert rows == made(0) != made(1)
     lengths = [len(row.ids) - len(closed.ids) for row in rows]
     assert min(lengths) < 150 and 750 < max(lengths) <= WINDOW[1] + 20
@@ -71,11 +71,11 @@ def test_questions_beside_pieces_of_the_document() -> None:
 
 
 def test_batches_hold_every_row_once_within_their_tokens() -> None:
-    rows = [Row([1] * n, [IGNORED] * n) for n in (5, 1, 9, 3, 3, 7, 2)]
-    found = list(batches(rows, 10))
+    rows = [SupervisedRow([1] * n, [IGNORED] * n) for n in (5, 1, 9, 3, 3, 7, 2)]
+    found = list(row_batches(rows, 10))
     assert sorted(len(row.ids) for batch in found for row in batch) == [1, 2, 3, 3, 5, 7, 9]
     assert all(len(batch) == 1 or len(batch) * max(len(row.ids) for row in batch) <= 10 for batch in found)
-    both = [Row([5, 6], [IGNORED, 6]), Row([7], [7])]
+    both = [SupervisedRow([5, 6], [IGNORED, 6]), SupervisedRow([7], [7])]
     ids = padded(both, torch.device("cpu"))
     mask = present(both, ids)
     assert ids.shape == mask.shape == (2, 8)  # a multiple of 8
@@ -83,14 +83,14 @@ def test_batches_hold_every_row_once_within_their_tokens() -> None:
 
 
 def test_places_of_padded_rows_and_what_each_is_to_predict() -> None:
-    rows = [Row([5, 6, 8], [IGNORED, 6, 8]), EMPTY, Row([7, 9], [7, 9]), Row([3] * 136, [IGNORED] * 136, kept=128)]
-    at, targets, weights = supervised(rows, 136, torch.device("cpu"), room=5)
-    assert targets.tolist() == [6, 8, 9, IGNORED, IGNORED]
-    assert at[:5].tolist() == [0, 1, 272, 0, 0] and at[5:].tolist() == list(range(416, 544))
-    assert weights.tolist() == [1 / 128] * 128
-    ids = padded(rows, torch.device("cpu"))
-    follows = ids.flatten()[at[:3] + 1]
-    assert follows.tolist() == targets[:3].tolist()
+    supervised = [SupervisedRow([5, 6, 8], [IGNORED, 6, 8]), EMPTY, SupervisedRow([7, 9], [7, 9])]
+    batch = collate(supervised, [RegularizationRow([3] * 136, 128)], torch.device("cpu"), 136, answer_room=5)
+    assert batch.answer_N.tolist() == [6, 8, 9, IGNORED, IGNORED]
+    assert batch.answer_at_N.tolist() == [0, 1, 272, 0, 0] and batch.quiet_at_M.tolist() == list(range(416, 544))
+    assert batch.at.tolist() == [*batch.answer_at_N.tolist(), *batch.quiet_at_M.tolist()]
+    assert batch.quiet_weight_M.tolist() == [1 / 128] * 128
+    follows = batch.ids_BL.flatten()[batch.answer_at_N[:3] + 1]
+    assert follows.tolist() == batch.answer_N[:3].tolist()
 
 
 def test_contextualised_segments_are_drawn_anew_every_epoch() -> None:
@@ -104,7 +104,7 @@ def test_contextualised_segments_are_drawn_anew_every_epoch() -> None:
 
 @given(lengths=st.lists(st.integers(1, 700), max_size=60), size=st.integers(1, 9), seed=st.integers(0, 9))
 def test_buckets_hold_every_row_once_and_one_step_at_most_is_small(lengths: list[int], size: int, seed: int) -> None:
-    rows = [Row([i] * n, [IGNORED] * n) for i, n in enumerate(lengths)]
+    rows = [SupervisedRow([i] * n, [IGNORED] * n) for i, n in enumerate(lengths)]
     made = bucketed(rows, size, Random(seed))
     assert sorted(row.ids[0] for _, batch in made for row in batch) == list(range(len(rows)))
     assert sum(len(batch) < size for _, batch in made) <= 1 and all(0 < len(batch) <= size for _, batch in made)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lift.training.cuda_graph import Captured, clear
+from lift.training.cuda_graph import CudaGraph, zero_gradients
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 
 
-def made(device: str) -> tuple[nn.Module, Captured]:
+def made(device: str) -> tuple[nn.Module, CudaGraph]:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 3)).to(device)
 
@@ -17,7 +17,7 @@ def made(device: str) -> tuple[nn.Module, Captured]:
         loss = (net(x).square().sum(-1) * share).sum()
         return loss, torch.stack([loss, loss * 2])
 
-    return net, Captured(work, list(net.parameters()))
+    return net, CudaGraph(work, list(net.parameters()))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -26,7 +26,7 @@ def test_every_run_has_its_own_inputs_gradients(device: str) -> None:
     for seed in range(4):
         torch.manual_seed(seed)
         x, share = torch.randn(5, 4, device=device), torch.rand((), device=device)
-        clear(captured.parameters)
+        zero_gradients(captured.parameters)
         figures = captured.run(x, share).clone()
         found = [p.grad.clone() for p in net.parameters() if p.grad is not None]
         loss = (net(x).square().sum(-1) * share).sum()
@@ -42,10 +42,10 @@ def test_every_run_has_its_own_inputs_gradients(device: str) -> None:
 def test_passes_of_several_shapes_add_up(device: str) -> None:
     """Whatever came between, a pass without a graph or another step."""
     net, first = made(device)
-    second = Captured(first.work, first.parameters)
+    second = CudaGraph(first.work, first.parameters)
     for step, passes in enumerate(((5,), (3, 5), (5, 0, 3), (0,), (3, 5), (5, 5), (3,))):
         torch.manual_seed(step)
-        clear(first.parameters)
+        zero_gradients(first.parameters)
         right = [torch.zeros_like(p) for p in first.parameters]
         for rows in passes:
             x, share = torch.randn(rows or 7, 4, device=device), torch.rand((), device=device)
@@ -71,8 +71,8 @@ def test_what_cannot_be_captured_is_computed() -> None:
         loss = (weight * x[x > 0].sum()).sum()  # its size is the device's to say
         return loss, loss[None]
 
-    clear([weight])
+    zero_gradients([weight])
     with pytest.warns(UserWarning, match="no CUDA graph"):
-        figures = Captured(work, [weight]).run(torch.tensor([1.0, -2.0, 3.0], device="cuda"))
+        figures = CudaGraph(work, [weight]).run(torch.tensor([1.0, -2.0, 3.0], device="cuda"))
     assert figures.item() == 12 and weight.grad is not None and weight.grad.tolist() == [4.0] * 3
     assert torch.rand(9, device="cuda").unique().numel() > 1  # random numbers are not left in the capture

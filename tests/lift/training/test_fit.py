@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,14 +18,15 @@ from safetensors.torch import load_file
 from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig
 
-from lift import LiftError
+from lift import tasks
 from lift.document.document import Document
 from lift.tasks import Item
-from lift.training import batches, fit, regularization, teacher_targets
-from lift.training import gradients as passes
-from lift.training import losses as objectives
-from lift.training.fit import segment_rows
+from lift.training import batches, fit, gradients, job, loop, losses, regularization, teacher_targets
+from lift.training.job import FitJob, FitOptions, TrainingRows
+from lift.training.loop import TrainingLoop
+from lift.training.plan import Plan
 from lift.training.recipes import RECIPES, Recipe, Stage
+from longthread.errors import LongthreadError
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import tiny_model, tiny_tokenizer
 
@@ -56,7 +58,7 @@ TOY: dict[str, dict[str, Any]] = {
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"PROSE_ROWS": 4, "TALK_ROWS": 4, "READING_ROWS": 4, "HELD_OUT": 2}
     lengths = {"LONG": 192, "PROSE_KEPT": 96, "SENTENCES": (0, 2)}
-    for module, values in ((fit, counts), (regularization, lengths), (batches, {"WINDOW": (16, 64)})):
+    for module, values in ((job, counts), (regularization, lengths), (batches, {"WINDOW": (16, 64)})):
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
 
@@ -67,7 +69,7 @@ def toy(name: str, **changes: Any) -> Recipe:
 
 
 def fitted(recipe: Recipe, out: Path, **changes: Any) -> Any:
-    return fit.fit(DOCUMENT, tiny_model(), tiny_tokenizer(), recipe, out, progress=False, **changes)
+    return fit.fit(DOCUMENT, tiny_model(), tiny_tokenizer(), recipe, FitOptions(out, progress=False, **changes))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -92,9 +94,9 @@ def test_every_recipe_leaves_an_adapter_that_says_something(name: str, tmp_path:
 
 
 def _rows(recipe: Recipe, stage: Stage) -> int:
-    segments = len(segment_rows(list(range(len(TEXT))), tiny_tokenizer(), recipe, fit.Random(0)))
-    tasks = len(fit.tasks.make(DOCUMENT, recipe.tasks, recipe.items, 0, "train"))
-    return segments * ("segments" in stage.sources) + tasks * ("tasks" in stage.sources)
+    segments = len(batches.segment_rows(list(range(len(TEXT))), tiny_tokenizer(), recipe, Random(0)))
+    questions = len(tasks.make(DOCUMENT, recipe.tasks, recipe.items, 0, "train"))
+    return segments * ("segments" in stage.sources) + questions * ("tasks" in stage.sources)
 
 
 def test_a_document_is_learnt(tmp_path: Path) -> None:
@@ -125,26 +127,30 @@ def test_logits_are_learnt_from_the_model_that_reads_the_document(tmp_path: Path
     last = fitted(recipe, tmp_path / "last").losses["loss"]
     assert 0 <= last < 0.5 * first
     fitted(replace(recipe, learnt="answers"), tmp_path / "answers")
-    items = fit.tasks.make(DOCUMENT, recipe.tasks, recipe.items, 0, "train")
-    asked = batches.task_rows(items, DOCUMENT, tiny_tokenizer(), tiny_model(), replace(recipe, learnt="answers"))
-    ids = batches.padded(asked, torch.device("cpu"))
-    wanted = batches.supervised(asked, ids.shape[1], ids.device)
+    items = tasks.make(DOCUMENT, recipe.tasks, recipe.items, 0, "train")
+    asked = batches.task_rows(items, DOCUMENT, tiny_tokenizer(), tiny_model())
+    batch = batches.collate(asked, [], torch.device("cpu"))
 
     def answer_loss(folder: Path) -> float:
         model = PeftModel.from_pretrained(tiny_model(), str(folder)).eval()
         with torch.no_grad():
-            return objectives.token_loss(objectives.logits_at(model, ids, wanted.at), wanted.targets).item()
+            return losses.token_loss(losses.logits_at(model, batch.ids_BL, batch.at), batch.answer_N).item()
 
     # An untrained teacher's words are no answers.
     assert answer_loss(tmp_path / "last") > 2 * answer_loss(tmp_path / "answers")
 
 
+def job_of(recipe: Recipe, questions: int) -> FitJob:
+    rows = TrainingRows([batches.EMPTY] * questions)
+    return FitJob(DOCUMENT, [], tiny_tokenizer(), recipe, FitOptions(Path("unused")), rows)
+
+
 def test_a_short_document_takes_no_more_other_text_than_is_drawn() -> None:
     recipe = replace(RECIPES["lse"], kl_rows=12, stages=(Stage(("tasks",), 10, 64),))
     for questions, talk, reading in ((1, 120, 20), (65, 240, 40), (10_000, 384, 96)):
-        pool = fit.Rows([batches.EMPTY] * questions)
-        assert (fit.enough(recipe, pool, 384, 1), fit.enough(recipe, pool, 96, 6)) == (talk, reading)
-    assert fit.enough(RECIPES["raw-lora"], fit.Rows([]), 96, 6) == 0
+        of_recipe = job_of(recipe, questions)
+        assert (of_recipe.regularization_rows(384, 1), of_recipe.regularization_rows(96, 6)) == (talk, reading)
+    assert job_of(RECIPES["raw-lora"], 0).regularization_rows(96, 6) == 0
 
 
 def test_only_questions_are_learnt_from_logits() -> None:
@@ -162,7 +168,7 @@ def test_neutral_text_may_pay_more_at_first(tmp_path: Path, monkeypatch: pytest.
     recipe = toy("query", stages=(Stage(("tasks",), 4, 99),), neutral_budget=0.5)
     for rises, steps in (([1.9, 0.9, 0.6, 9.0], 4), ([1.9, 1.1], 2), ([2.1], 1)):
         found = iter([3.0, *(3 + rise for rise in rises)])
-        monkeypatch.setattr(fit._Run, "_quiet_loss", lambda run, found=found: next(found))
+        monkeypatch.setattr(TrainingLoop, "_prose_loss", lambda run, found=found: next(found))
         assert fitted(recipe, tmp_path / str(steps)).steps == steps
 
 
@@ -172,7 +178,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, mon
     straight = fitted(recipe, tmp_path / "straight")
     killed_at(3, recipe, tmp_path / "killed", monkeypatch)
     assert json.loads((tmp_path / "killed" / "checkpoint.json").read_text())["step"] == 3
-    monkeypatch.setattr(teacher_targets, "distilled", lambda *given: pytest.fail("distilled a second time"))
+    monkeypatch.setattr(teacher_targets, "distil_attention", lambda *given: pytest.fail("distilled a second time"))
     resumed = fitted(recipe, tmp_path / "killed")
     assert resumed.steps == straight.steps
     for key, value in weights(straight.folder).items():
@@ -185,10 +191,12 @@ def test_steps_filled_to_one_shape_learn_the_same(name: str, tmp_path: Path, mon
     recipe = toy(name, stages=(Stage(("tasks",), 2, 4),))
     plain = fitted(recipe, tmp_path / "plain")
     runs: list[int] = []
-    run = passes.Captured.run
-    monkeypatch.setattr(passes.Captured, "run", lambda self, *inputs: runs.append(len(inputs[0])) or run(self, *inputs))
+    run = gradients.CudaGraph.run
+    monkeypatch.setattr(
+        gradients.CudaGraph, "run", lambda self, *inputs: runs.append(len(inputs[0])) or run(self, *inputs)
+    )
     far = recipe.window_rows + recipe.kl_rows // 3
-    monkeypatch.setattr(passes, "CAPTURED_ON", "cpu")
+    monkeypatch.setattr(gradients, "CAPTURED_ON", "cpu")
     filled = fitted(recipe, tmp_path / "filled")
     near = 4 + recipe.kl_rows * 2 // 3
     one = [near, far] if far else [near]  # rows of a step's passes: the short ones, the long ones
@@ -202,14 +210,14 @@ def test_what_was_distilled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     recipe = toy("lse")
     straight = fitted(recipe, tmp_path / "straight")
     killed_at(0, recipe, tmp_path / "killed", monkeypatch)
-    monkeypatch.setattr(teacher_targets, "distilled", lambda *given: pytest.fail("distilled a second time"))
+    monkeypatch.setattr(teacher_targets, "distil_attention", lambda *given: pytest.fail("distilled a second time"))
     resumed = fitted(recipe, tmp_path / "killed")
     for key, value in weights(straight.folder).items():
         torch.testing.assert_close(weights(resumed.folder)[key], value, atol=1e-6, rtol=1e-5)
 
 
 def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1)
     (tmp_path / "checkpoint.json").write_text(json.dumps({"step": 3, "of": "another"}))
     assert fitted(toy("published-v4"), tmp_path).steps == fitted(toy("published-v4"), tmp_path / "new").steps
 
@@ -217,17 +225,15 @@ def test_a_checkpoint_of_another_run_is_not_taken(tmp_path: Path, monkeypatch: p
 def test_a_loss_that_is_no_number_ends_it_and_keeps_the_last_good_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
-    loss, calls = passes.token_loss, []
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1)
+    loss, calls = gradients.token_loss, []
 
     def broken(logits: Any, labels: Any) -> Any:
         calls.append(1)
         return loss(logits, labels) * (float("nan") if len(calls) == 2 else 1)
 
-    monkeypatch.setattr(passes, "token_loss", broken)
-    with pytest.raises(
-        LiftError, match=r"step 1: the loss is nan, no number: lower the learning rate \(5e-05\)"
-    ) as error:
+    monkeypatch.setattr(gradients, "token_loss", broken)
+    with pytest.raises(LongthreadError, match=r"step 1: the loss is nan: lower the learning rate \(5e-05\)") as error:
         fitted(toy("published-v4", stages=(Stage(("tasks",), 1, 2),)), tmp_path)
     assert "\n" not in str(error.value)
     assert json.loads((tmp_path / "checkpoint.json").read_text())["step"] == 1
@@ -238,18 +244,18 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite loss may have one; the checkpoint behind that step would be of no use."""
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1)
-    gradients, calls = passes.Gradients.of, []
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1)
+    accumulate, calls = gradients.Gradients.accumulate, []
 
     def broken(made: Any, *args: Any) -> Any:
-        figures = gradients(made, *args)
+        figures = accumulate(made, *args)
         calls.append(1)
         if len(calls) == 2:
             made.trained[0].grad.fill_(float("inf"))
         return figures
 
-    monkeypatch.setattr(passes.Gradients, "of", broken)
-    with pytest.raises(LiftError, match=r"step 1: the gradient's length is (inf|nan), no number"):
+    monkeypatch.setattr(gradients.Gradients, "accumulate", broken)
+    with pytest.raises(LongthreadError, match=r"step 1: the gradient norm is (inf|nan): lower"):
         fitted(toy("published-v4", stages=(Stage(("tasks",), 1, 2),)), tmp_path)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "checkpoint-1.safetensors").values())
 
@@ -257,8 +263,8 @@ def test_a_gradient_that_is_no_number_never_reaches_the_weights(
 def test_the_rate_rises_over_ten_steps_at_least_and_falls_to_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares, rate = [], fit._Run._rate
-    monkeypatch.setattr(fit._Run, "_rate", lambda run: shares.append(rate(run)) or shares[-1])
+    shares, rate = [], Plan.rate
+    monkeypatch.setattr(Plan, "rate", lambda plan, step: shares.append(rate(plan, step)) or shares[-1])
     fitted(toy("query", kl_rows=0, stages=(Stage(("tasks",), 15, 3),)), tmp_path)
     assert len(shares) >= 30 and shares[0] < 0.11
     top = max(shares)
@@ -268,16 +274,16 @@ def test_the_rate_rises_over_ten_steps_at_least_and_falls_to_nothing(
 
 
 def killed_at(step: int, recipe: Recipe, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = fit._Run._one
+    optimize = TrainingLoop._optimize
 
     def killed(run: Any, *args: Any) -> None:
         if run.step == step:
             raise KeyboardInterrupt
-        one(run, *args)
+        optimize(run, *args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(fit, "CHECKPOINT_SECONDS", -1)
-        patch.setattr(fit._Run, "_one", killed)
+        patch.setattr(loop, "CHECKPOINT_SECONDS", -1)
+        patch.setattr(TrainingLoop, "_optimize", killed)
         fitted(recipe, out)
 
 
@@ -293,16 +299,16 @@ def test_only_a_whole_checkpoint_of_this_very_fit_is_taken(
         (tmp_path / "checkpoint.json").write_text("")
     document = Document("mills", TEXT) if change == "name" else DOCUMENT
     model = tiny_model(initializer_range=0.2) if change == "model" else tiny_model()
-    made, found, load = fit.tasks.make, [], fit.checkpoint.load
+    made, found, load = job.tasks.make, [], loop.checkpoint.load
 
     def noted(*args: Any) -> int | None:
         found.append(load(*args))
         return found[-1]
 
-    monkeypatch.setattr(fit.checkpoint, "load", noted)
+    monkeypatch.setattr(loop.checkpoint, "load", noted)
     if change == "questions":
-        monkeypatch.setattr(fit.tasks, "make", lambda *args: made(*args)[::-1])
-    fit.fit(document, model, tiny_tokenizer(), recipe, tmp_path, progress=False)
+        monkeypatch.setattr(job.tasks, "make", lambda *args: made(*args)[::-1])
+    fit.fit(document, model, tiny_tokenizer(), recipe, FitOptions(tmp_path, progress=False))
     assert found == [2 if change == "nothing" else None]
 
 
@@ -339,7 +345,7 @@ def one_of_two(out: Path, rank: int, port: int) -> None:
 
 
 def test_more_other_text_in_a_step_than_there_is_is_made(tmp_path: Path) -> None:
-    assert fitted(toy("query", kl_rows=2 * fit.PROSE_ROWS + 3), tmp_path).steps > 0
+    assert fitted(toy("query", kl_rows=2 * job.PROSE_ROWS + 3), tmp_path).steps > 0
 
 
 def test_a_later_stage_may_have_nothing_to_learn(tmp_path: Path) -> None:
@@ -356,7 +362,7 @@ def test_other_text_is_measured_against_the_model_without_any_adapter(tmp_path: 
 def test_questions_from_elsewhere_are_learnt_too(tmp_path: Path) -> None:
     more = [Item("self_study", f"What is said of {i}?", "rain", ((0, 3),)) for i in range(4)]
     recipe = toy("published-v4", stages=(Stage(("tasks",), 1, 1),))
-    assert fitted(recipe, tmp_path / "a", more=more).steps == fitted(recipe, tmp_path / "b").steps + 4
+    assert fitted(recipe, tmp_path / "a", questions=more).steps == fitted(recipe, tmp_path / "b").steps + 4
 
 
 def test_the_published_recipes_are_as_published() -> None:
@@ -378,15 +384,14 @@ def test_the_published_recipes_are_as_published() -> None:
 
 
 def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(LiftError, match="no question could be made of it: use --recipe raw-lora"):
-        fit.fit(
-            Document("dull", "it rained and it rained. " * 9), tiny_model(), tiny_tokenizer(), toy("query"), tmp_path
-        )
-    with pytest.raises(LiftError, match="no question could be made of it"):  # nothing to distil on
+    with pytest.raises(LongthreadError, match="no question could be made of it: use recipe raw-lora"):
+        dull = Document("dull", "it rained and it rained. " * 9)
+        fit.fit(dull, tiny_model(), tiny_tokenizer(), toy("query"), FitOptions(tmp_path))
+    with pytest.raises(LongthreadError, match="no question could be made of it"):  # nothing to distil on
         fitted(toy("lse", tasks=(), stages=(Stage(("segments",), 1, 1),)), tmp_path)
     neox = AutoModelForCausalLM.from_config(NEOX)
-    with pytest.raises(LiftError, match="no q_proj and o_proj of its own: .* use --recipe published-v4"):
-        fit.fit(DOCUMENT, neox, tiny_tokenizer(), toy("lse"), tmp_path)
+    with pytest.raises(LongthreadError, match="no q_proj and o_proj of its own, .*: use recipe published-v4"):
+        fit.fit(DOCUMENT, neox, tiny_tokenizer(), toy("lse"), FitOptions(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -409,6 +414,7 @@ def test_lora_is_on_every_matrix_of_any_model(config: Any, wanted: set[str]) -> 
 
 def test_lora_learns_in_a_model_that_gated_memory_does_not_fit(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_config(NEOX)
-    done = fit.fit(DOCUMENT, model, tiny_tokenizer(), toy("published-v4", stages=(Stage(("tasks",), 2, 8),)), tmp_path)
+    recipe = toy("published-v4", stages=(Stage(("tasks",), 2, 8),))
+    done = fit.fit(DOCUMENT, model, tiny_tokenizer(), recipe, FitOptions(tmp_path))
     moved = load_file(done.folder / "adapter_model.safetensors")
     assert all(tensor.any() for name, tensor in moved.items() if "lora_B" in name)

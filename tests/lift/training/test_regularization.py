@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from lift.tasks import synthetic_document
-from lift.training.batches import LONG, WIDTHS, supervised
+from lift.training.batches import LONG, WIDTHS, collate
 from lift.training.regularization import PROSE_KEPT, REPLY_TOKENS, prose_rows, reading_rows, talk_rows
 from tests.environments.tiny_model import tiny_model, tiny_tokenizer
 
@@ -14,7 +14,7 @@ def test_prose_is_kept_at_every_place_of_a_window_alike() -> None:
     tokenizer = tiny_tokenizer()
     rows = prose_rows(tokenizer, 8, 0)
     assert [len(row.ids) for row in rows] == [256, 512, 768, 1024] * 2 and LONG == 1024
-    assert all(row.kept == row.places == PROSE_KEPT for row in rows)
+    assert all(row.kept == len(row.predicted_at) == PROSE_KEPT for row in rows)
     assert rows == prose_rows(tokenizer, 8, 0) != prose_rows(tokenizer, 8, 1)
     neutral = synthetic_document.neutral("eval")
     assert not any(tokenizer.decode(row.ids) in neutral for row in rows)
@@ -31,9 +31,10 @@ def test_talk_is_the_model_s_own_and_its_reply_is_kept() -> None:
         said = tokenizer.decode(row.ids)
         assert row.kept == REPLY_TOKENS and said.endswith("<|im_end|>") and "Reply with the answer alone." in said
     assert any("Text:" in tokenizer.decode(row.ids) for row in rows)
-    at, targets, weights = supervised(rows[:1], len(rows[0].ids), torch.device("cpu"))
-    assert at.tolist() == list(range(len(rows[0].ids) - REPLY_TOKENS, len(rows[0].ids))) and not len(targets)
-    assert weights.sum().item() == 1 or abs(weights.sum().item() - 1) < 1e-6
+    batch = collate([], rows[:1], torch.device("cpu"), len(rows[0].ids))
+    assert batch.at.tolist() == list(range(len(rows[0].ids) - REPLY_TOKENS, len(rows[0].ids)))
+    assert not len(batch.answer_N)
+    assert abs(batch.quiet_weight_M.sum().item() - 1) < 1e-6
 
 
 def test_talk_stands_beside_questions_of_the_first_width(gpt2: Any) -> None:

@@ -1,0 +1,80 @@
+"""How much a model takes at a time on its device, and whether a document fits there at all."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from longthread.errors import ConfigError
+from longthread.language_model import CausalLM
+from longthread.model_shape import activation_bytes, kv_bytes
+
+TRAINED_TOKENS = 24_576  # of a pass forward and back, at which a GPU is busy
+# Of a batch of prompts with their replies, padding included. On a GPU a step of many rows takes as long as one of a row.
+REPLIED_TOKENS = {"cuda": 65_536, "cpu": 16_384}
+LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
+
+
+@torch.no_grad()
+def prefill_seconds(model: CausalLM, ids: Sequence[int]) -> float:
+    """Seconds to read the whole document, as a prompt would: the second of two readings."""
+    row = torch.tensor([ids], device=model.device)
+    for _ in range(2):
+        synchronize(model.device)
+        began = time.perf_counter()
+        model(input_ids=row, use_cache=True, logits_to_keep=1)
+        synchronize(model.device)
+    return time.perf_counter() - began
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def check_length(tokens: int, model: CausalLM, row_tokens: int = 0) -> None:
+    """Refuse a document that the model has no positions for, or whose keys and values do not fit in memory twice.
+
+    `row_tokens`: length of the longest row that the recipe reads beside it. Raises `ConfigError`.
+    """
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] not in LEARNT_POSITIONS:
+            continue
+        learnt = getattr(module, "num_embeddings", math.inf)
+        rotary = "or use a model with rotary positions"
+        if tokens > learnt:
+            raise ConfigError(
+                f"{tokens:,} tokens, and the model has learnt {learnt:,} positions: split the document, {rotary}"
+            )
+        if row_tokens > learnt:
+            raise ConfigError(
+                f"the recipe reads {row_tokens:,} tokens at a time, and the model has learnt {learnt:,} positions: "
+                f"use recipe raw-lora or published-v4, {rotary}",
+                setting="recipe",
+            )
+    free, needed = free_bytes(model.device), 2 * kv_bytes(model.config, tokens)  # prefill and teacher hold one each
+    if needed > free:
+        raise ConfigError(
+            f"{tokens:,} tokens need {needed / 2**30:.1f} GiB for keys and values, {free / 2**30:.1f} are free: "
+            "split the document, one adapter a part, and ask one after the other"
+        )
+
+
+def trained_tokens(model: CausalLM) -> int:
+    """Tokens of a pass forward and back: it takes half of the free memory, and at most `TRAINED_TOKENS`."""
+    return max(1, min(TRAINED_TOKENS, free_bytes(model.device) // 2 // activation_bytes(model.config)))
+
+
+def replied_tokens(model: CausalLM) -> int:
+    """Tokens of a batch of prompts with their replies, whose keys and values take at most a quarter of the free memory."""
+    device, of_token = model.device, kv_bytes(model.config, 1, model.dtype.itemsize)
+    most = REPLIED_TOKENS.get(device.type, REPLIED_TOKENS["cpu"])
+    return max(1, min(most, free_bytes(device) // 4 // of_token))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Free memory of the device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

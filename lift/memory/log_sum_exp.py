@@ -1,0 +1,95 @@
+"""The log-sum-exp of attention scores: of a window, which no kernel of torch hands out with a gradient, and of a document.
+
+B: rows, L: tokens that ask, S: keys, H: query heads, K: key/value heads, D: head dimension.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SCORES = 1 << 26  # attention scores in memory at a time, when the log-sum-exp takes a pass of its own
+NOTHING = -1e30  # the log-sum-exp of a query that sees no key: finite, so that gradients are never NaN
+
+
+def log_sum_exp(q_BHLD: Tensor, k_BKSD: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
+    """Log-sum-exp of each query's scores over the keys that it sees, (B, L, H) in fp32, differentiable.
+
+    `mask` is boolean or additive, (B or 1, 1 or H, L, S). None with `causal`: the last L of S tokens ask. Takes flash
+    attention's own where there is one, else a pass over the keys alone, in pieces.
+    """
+    rows, heads, length, _ = q_BHLD.shape
+    kv_heads, keys = k_BKSD.shape[1], k_BKSD.shape[2]
+    causal = causal and length > 1
+    if mask is None and (length == keys or not causal) and _flash_takes(q_BHLD):
+        k_BHSD = k_BKSD.repeat_interleave(heads // kv_heads, dim=1)
+        return _FlashLogSumExp.apply(q_BHLD, k_BHSD, scale, causal).transpose(1, 2).float()
+    q = q_BHLD.float().unflatten(1, (kv_heads, -1)) * scale  # (B, K, H/K, L, D)
+    k = k_BKSD.float()[:, :, None].transpose(-1, -2)  # (B, K, 1, D, S)
+    step = max(1, SCORES // max(1, rows * heads * keys))
+    pieces = []
+    for first in range(0, length, step):
+        scores = (q[:, :, :, first : first + step] @ k).flatten(1, 2)  # (B, H, piece, S)
+        if mask is not None:
+            part = mask[..., first : first + step, :keys]
+            scores = scores.masked_fill(~part, NOTHING) if part.dtype == torch.bool else scores + part.float()
+        elif causal:
+            last = torch.arange(first, first + scores.shape[2], device=q.device)[:, None] + keys - length
+            scores = scores.masked_fill(torch.arange(keys, device=q.device) > last, NOTHING)
+        pieces.append(scores.logsumexp(-1))
+    return torch.cat(pieces, dim=2).clamp(min=NOTHING).transpose(1, 2)
+
+
+class _FlashLogSumExp(torch.autograd.Function):
+    """Flash attention's log-sum-exp, (B, H, L), with a gradient, which the kernel has none for. Its backward pass takes the
+    scores' to be P (dO V^T - rowsum(dO O)): with V = 0, dO = e_1 and O = -dLSE e_1 that is P dLSE, which is wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
+        _, lse, *rest = _flash_attention(q, k, k, scale, causal)
+        ctx.bounds, ctx.random = rest[:4], rest[4:6]  # rows' bounds and lengths; the state of a dropout of 0
+        ctx.save_for_backward(q, k, lse)
+        ctx.scale, ctx.causal = scale, causal
+        return lse
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        q, k, lse = ctx.saved_tensors
+        out, d_out = torch.zeros_like(q), torch.zeros_like(q)
+        out[..., 0], d_out[..., 0] = -gradients[0], 1
+        inputs = (d_out, q, k, torch.zeros_like(k), out, lse)
+        if q.is_cuda:
+            backward = torch.ops.aten._scaled_dot_product_flash_attention_backward
+            d_q, d_k, _ = backward(*inputs, *ctx.bounds, 0.0, ctx.causal, *ctx.random, scale=ctx.scale)
+        else:
+            backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+            d_q, d_k, _ = backward(*inputs, 0.0, ctx.causal, scale=ctx.scale)
+        return d_q, d_k, None, None
+
+
+def _flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Any, ...]:
+    """Attention and its log-sum-exp, (B, H, L); on a GPU also what the backward pass asks for."""
+    if q.is_cuda:
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+
+
+def _flash_takes(q: Tensor) -> bool:
+    if q.is_cuda:
+        return q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] % 8 == 0 and q.shape[-1] <= 256
+    return q.device.type == "cpu"
+
+
+def document_attention(q_BHLD: Tensor, k_KSD: Tensor, v_KSD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention of every query over a document's keys, (B, L, H, D) fp32, and its log-sum-exp, (B, L, H)."""
+    rows, heads, length, dim = q_BHLD.shape
+    k, v = (x.repeat_interleave(heads // x.shape[0], dim=0)[None] for x in (k_KSD, v_KSD))  # (1, H, S, D)
+    if _flash_takes(q_BHLD):
+        q = q_BHLD.transpose(0, 1).reshape(1, heads, rows * length, dim)
+        out, lse, *_ = _flash_attention(q, k, v, scale, causal=False)
+        out, lse = out[0].unflatten(1, (rows, length)), lse[0].float().unflatten(1, (rows, length))
+        return out.permute(1, 2, 0, 3).float(), lse.permute(1, 2, 0)
+    out = F.scaled_dot_product_attention(q_BHLD, k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), scale=scale)
+    lse = log_sum_exp(q_BHLD, k.expand(rows, -1, -1, -1), None, scale, causal=False)
+    return out.transpose(1, 2).float(), lse

@@ -1,0 +1,123 @@
+"""The model's own attention, which also leaves with the layer around `o_proj` what a memory needs of it.
+
+transformers' sdpa does the work: its masks say which keys a query sees, flash attention's do not. So a model of eager or
+flash attention is asked for sdpa until its adapters are unloaded.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from lift.memory.log_sum_exp import NOTHING, log_sum_exp
+from longthread.errors import ConfigError
+from longthread.language_model import CausalLM
+
+BASE, PROBED = "sdpa", "lift_sdpa"
+RIGHT_PADDED = "lift_sdpa_right_padded"  # the same, without masks
+EVERYTHING = -NOTHING  # the log-sum-exp of a window that leaves a document nothing: finite too
+HIDDEN = -1e4  # an additive mask gives less than this, in any dtype, to a key that is not to be seen
+
+
+@dataclass
+class AttentionProbe:
+    """What one attention layer computes in a forward pass, until the layer around its `o_proj` has read it.
+
+    `q` is written by a hook on `q_proj`; `q_rope`, `lse` and `scale` by the attention function.
+    """
+
+    q_norm: nn.Module | None  # of the model, before RoPE
+    q: Tensor | None = None  # before norm and RoPE, (B, L, H D)
+    q_rope: Tensor | None = None  # after both, (B, H, L, D)
+    lse: Tensor | None = None  # of the window, (B, L, H)
+    scale: float = 1.0
+
+    def keep_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        """The hook on `q_proj`."""
+        self.q = output
+
+    def query(self, heads: int) -> Tensor:
+        """The query before RoPE, (B, L, H, D)."""
+        if self.q is None:
+            raise ConfigError("the model's attention did not ask for a query: gated memory does not fit this model")
+        # Normalised here once more: models differ in whether a norm puts out heads or tokens first.
+        q_BLHD = self.q.unflatten(-1, (heads, -1))
+        if self.q_norm is None:
+            return q_BLHD
+        weight: Any = self.q_norm.weight
+        if weight.shape[-1] == q_BLHD.shape[-1]:
+            return self.q_norm(q_BLHD)
+        return self.q_norm(self.q).unflatten(-1, (heads, -1))
+
+    def clear(self) -> None:
+        """Let go of the tensors."""
+        self.q = self.q_rope = self.lse = None
+
+
+def install(model: CausalLM) -> None:
+    """Have the model use attention that fills the probes."""
+    if PROBED not in AttentionInterface():
+        for name, mask in ((PROBED, AttentionMaskInterface()[BASE]), (RIGHT_PADDED, _sliding_mask)):
+            AttentionInterface.register(name, probed_attention)
+            AttentionMaskInterface.register(name, mask)
+    if model.config._attn_implementation != PROBED:
+        model.set_attn_implementation(PROBED)
+
+
+@contextmanager
+def right_padded(model: CausalLM) -> Iterator[None]:
+    """Forward passes of rows with nothing in front of them, padded on the right: causal attention needs no mask.
+
+    In a CUDA graph transformers makes one all the same, and with one no kernel gives its log-sum-exp.
+    """
+    before = model.config._attn_implementation
+    if before != PROBED:
+        yield
+        return
+    model.set_attn_implementation(RIGHT_PADDED)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _sliding_mask(*args: Any, **kwargs: Any) -> Tensor | None:
+    window = kwargs.get("local_size")
+    if window is None or kwargs["kv_length"] < window:
+        return None
+    return AttentionMaskInterface()[BASE](*args, **kwargs)
+
+
+def probed_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """sdpa, with the query after RoPE and the window's log-sum-exp for a layer that needs them.
+
+    query is (B, H, L, D), key and value (B, K, S, D).
+    """
+    reader = getattr(module, "o_proj", None)
+    if getattr(reader, "needs_lse", False):
+        scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+        causal = attention_mask is None
+        first = causal and query.shape[2] > 1  # of a static cache: the places behind are still empty
+        keys = key[:, :, : query.shape[2]] if first else key
+        lse = log_sum_exp(query, keys, attention_mask, scale, causal)
+        probe: AttentionProbe = reader.probe  # type: ignore[union-attr]
+        probe.q_rope, probe.scale = query, scale
+        probe.lse = lse.masked_fill(_sees_itself_alone(query, keys.shape[2], attention_mask)[..., None], EVERYTHING)
+    return AttentionInterface()[BASE](module, query, key, value, attention_mask, **kwargs)
+
+
+def _sees_itself_alone(q_BHLD: Tensor, keys: int, mask: Tensor | None) -> Tensor:
+    """Which tokens see nothing but themselves, (B or 1, L). They take the attention that others have to spare, and stand
+    before a document that is in the window: a memory is closed to them. (Open, distillation of SmolLM2-135M costs other
+    text 0.41 nats a token; closed, none.)"""
+    if mask is None:
+        before = torch.arange(q_BHLD.shape[2], device=q_BHLD.device) + keys - q_BHLD.shape[2]
+        return (before == 0)[None]
+    sees = mask if mask.dtype == torch.bool else mask > HIDDEN
+    return sees[:, 0].sum(-1) <= 1

@@ -1,0 +1,42 @@
+"""Settings of a gated memory, as they stand in its adapter_config.json."""
+
+from dataclasses import dataclass, field
+
+from peft import PeftConfig
+from peft.utils import PeftType
+
+from longthread.errors import ConfigError
+
+METHOD = "gated_memory"  # on disk in upper case, as `peft_type`
+GATES = ("lse", "query")
+
+
+def _add_peft_type(name: str) -> None:
+    """Add a member to `PeftType`: PEFT registers only methods that it has, and has no way to add one to its enum."""
+    member = str.__new__(PeftType, name)
+    member._name_ = member._value_ = name
+    PeftType._member_map_[name] = member
+    PeftType._value2member_map_[name] = member
+    PeftType._member_names_.append(name)
+    type.__setattr__(PeftType, name, member)
+
+
+_add_peft_type(METHOD.upper())
+
+
+@dataclass
+class GatedMemoryConfig(PeftConfig):
+    """`width`: of the memory's hidden layer, in head dimensions. `published_init`: the authors' initial weights."""
+
+    target_modules: list[str] | str | None = None
+    gate: str = field(default="lse", metadata={"help": "lse, or query as published"})
+    width: int = field(default=2, metadata={"help": "hidden layer of the memory, in head dimensions"})
+    published_init: bool = field(default=False, metadata={"help": "the initial weights of the published code"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType(METHOD.upper())
+        if self.gate not in GATES:
+            raise ConfigError(f"gate must be one of {', '.join(GATES)} (got {self.gate!r})")
+        if self.target_modules is None:
+            self.target_modules = ["o_proj"]

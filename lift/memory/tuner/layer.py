@@ -1,0 +1,81 @@
+"""The layer around `o_proj`, with a memory for each document."""
+
+from typing import Any, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from lift.memory.gated_memory import Gate, GatedMemory, gates, mix
+from lift.memory.tuner.attention import PROBED, AttentionProbe
+from lift.memory.tuner.config import GatedMemoryConfig
+from longthread.errors import ConfigError
+
+PREFIX = "gm_"
+
+
+class GatedMemoryLayer(nn.Module, BaseTunerLayer):
+    """Mixes the memories of the active documents into the attention's output, then projects it.
+
+    `probe` is filled by the attention in front of it. `index` is the number of the model's layer.
+    """
+
+    adapter_layer_names = ("gm_memory",)
+    other_param_names = ()
+
+    def __init__(self, base_layer: nn.Module, probe: AttentionProbe, heads: int, index: int):
+        super().__init__()
+        self.base_layer = base_layer
+        self.gm_memory = nn.ModuleDict({})
+        self.probe, self.heads, self.index, self.merged_adapters = probe, heads, index, []
+        self.gate: Gate = "lse"
+        self.records_gates = False
+        self.recorded_BLH = torch.empty(0)  # the gates of the last forward pass, summed over documents
+
+    def update_layer(self, name: str, config: GatedMemoryConfig) -> None:
+        """Add a memory. Raises `ConfigError` beside one of another gate."""
+        base = cast(nn.Linear, self.get_base_layer())
+        if self.gm_memory and config.gate != self.gate:
+            raise ConfigError(f"gate {config.gate} beside an adapter of gate {self.gate}: ask one document at a time")
+        self.gate = cast(Gate, config.gate)
+        dim = base.in_features // self.heads
+        self.gm_memory[name] = GatedMemory(self.heads, dim, self.gate, config.width, config.published_init)
+        self._move_adapter_to_device_of_base_layer(name)
+        self.gm_memory[name].float()  # a bf16 base keeps its memory in fp32
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @property
+    def documents(self) -> list[str]:
+        """The adapters that are on."""
+        return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.gm_memory]
+
+    @property
+    def needs_lse(self) -> bool:
+        """Whether the attention is to compute its log-sum-exp, which takes time."""
+        return self.gate == "lse" and bool(self.documents)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Project the attention's output, (B, L, H D), with the memories mixed in."""
+        names = self.documents
+        if not names:
+            self.probe.clear()
+            return self.base_layer(x, *args, **kwargs)
+        if self.gate == "query" and len(names) > 1:
+            raise ConfigError("gates of kind query do not compose: ask one document at a time")
+        q_BLHD, lse_BLH = self.probe.query(self.heads), self.probe.lse
+        self.probe.clear()
+        if lse_BLH is None and self.needs_lse:
+            raise ConfigError(
+                f"the model's attention was changed after its memory was attached: set_attn_implementation({PROBED!r})"
+            )
+        recalled = [self.gm_memory[name](q_BLHD) for name in names]
+        if self.records_gates:
+            self.recorded_BLH = torch.stack(gates(recalled, self.gate, lse_BLH)).sum(0).detach()
+        o_BLHD = mix(x.unflatten(-1, (self.heads, -1)), recalled, self.gate, lse_BLH)
+        return self.base_layer(o_BLHD.flatten(-2), *args, **kwargs)
+
+    def merge(self, *args: Any, **kwargs: Any) -> None:
+        """Not possible."""
+        raise NotImplementedError("a gated memory is not a matrix: it cannot be merged")
+
+    unmerge = merge

@@ -1,0 +1,85 @@
+"""What a fit works on: the document, the recipe, and all rows; questions of the document, and other text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from lift import tasks
+from lift.document.document import Document
+from lift.tasks import Item
+from lift.training.batches import RegularizationRow, SupervisedRow, rows_beside_text, task_rows
+from lift.training.recipes import Recipe
+from lift.training.regularization import prose_rows, reading_rows, talk_rows
+from longthread.errors import ConfigError
+from longthread.language_model import CausalLM, ChatTokenizer
+
+TALK_ROWS, READING_ROWS, PROSE_ROWS = 384, 96, 64  # of other text, at most
+HELD_OUT = 4  # rows of prose that are not trained on
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """`out`: folder of the adapter. `questions`: beside those made by rule, such as self-study's."""
+
+    out: Path
+    seed: int = 0
+    questions: Sequence[Item] = ()
+    progress: bool = True
+
+
+@dataclass
+class TrainingRows:
+    """Questions; the same beside pieces of the document; and other text: `talk` short, `reading` and `prose` long, of which
+    `held_out` is not trained on."""
+
+    tasks: list[SupervisedRow]
+    beside: list[SupervisedRow] = field(default_factory=list)
+    talk: list[RegularizationRow] = field(default_factory=list)
+    reading: list[RegularizationRow] = field(default_factory=list)
+    prose: list[RegularizationRow] = field(default_factory=list)
+    held_out: list[RegularizationRow] = field(default_factory=list)
+
+
+@dataclass
+class FitJob:
+    """One document to fit. `ids` are its tokens."""
+
+    document: Document
+    ids: Sequence[int]
+    tokenizer: ChatTokenizer
+    recipe: Recipe
+    options: FitOptions
+    rows: TrainingRows = field(default_factory=lambda: TrainingRows([]))
+
+    def prepare_rows(self, model: CausalLM) -> None:
+        """Make all rows; `model` is the base model, which replies to questions about other text.
+
+        Raises `ConfigError` where the recipe needs questions and none can be made of the document.
+        """
+        recipe, seed, rows = self.recipe, self.options.seed, self.rows
+        items = [*tasks.make(self.document, recipe.tasks, recipe.items, seed, "train"), *self.options.questions]
+        open_tokens = recipe.open_tokens if recipe.learnt == "logits" else 0
+        rows.tasks = task_rows(items, self.document, self.tokenizer, model, open_tokens)
+        if not rows.tasks and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):
+            raise ConfigError(
+                f"{self.document.name}: no question could be made of it: use recipe raw-lora, or self-study",
+                setting=("recipe", "self_study"),
+            )
+        if recipe.window_rows:
+            rows.beside = rows_beside_text(items, self.document, self.tokenizer, model, Random(f"windows {seed}"))
+        if recipe.kl_rows:
+            rows.talk = talk_rows(model, self.tokenizer, self.regularization_rows(TALK_ROWS, 1), seed)
+            rows.reading = reading_rows(model, self.tokenizer, self.regularization_rows(READING_ROWS, 6), seed)
+        if recipe.kl_rows or recipe.neutral_budget is not None:
+            prose = prose_rows(self.tokenizer, self.regularization_rows(PROSE_ROWS, 6) + HELD_OUT, seed)
+            rows.prose, rows.held_out = prose[HELD_OUT:], prose[:HELD_OUT]
+
+    def regularization_rows(self, most: int, one_in: int) -> int:
+        """How many rows to prepare of a kind of which every step draws one in so many of its `kl_rows`.
+
+        At most as many as the run will draw: for a short document those are few, and more would cost more than all else.
+        """
+        recipe, questions = self.recipe, len(self.rows.tasks)
+        steps = sum(stage.epochs * -(-questions // (stage.rows or questions or 1)) for stage in recipe.stages)
+        return max(recipe.kl_rows, min(most, -(-recipe.kl_rows * steps // one_in)))
