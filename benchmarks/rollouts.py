@@ -15,15 +15,13 @@ wait for the interpreter's lock itself while another thread's C call holds it, a
 
 import asyncio
 import contextlib
-import gzip
 import io
-import json
 import math
 import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -35,180 +33,28 @@ from unittest.mock import patch
 import aiohttp
 import jsonlines
 import typer
-from aiohttp import web
 from atroposlib.envs import base
-from atroposlib.envs.base import APIServerConfig, BaseEnv, BaseEnvConfig, ScoredDataGroup
+from atroposlib.envs.base import APIServerConfig, BaseEnvConfig
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks.reference_tokenizers import load
+from benchmarks.rollouts_stubs import GROUP, PATIENCE, WARM, DefaultEnv, stubs
 from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tokens import load_tokenizer
 from environments.needle_env import NeedleEnv
+from longthread.files import JsonObject, write_json
 
-GROUP = 8
 WORKERS = 8  # items in flight, as many as atroposlib has a server; its own `process` takes one after another
-WARM = 4  # groups before the clock starts
 SECONDS = 10  # the clock runs about so long a row
 PROMPTS = 8  # different ones that the default environment is given
-PATIENCE = 300  # seconds for the first groups to arrive
 NEAR = 20  # samples of memory whose median counts
 TICK = 0.002  # seconds between two looks at the loop
 STALL = 0.05  # seconds: the longest that is allowed
-REPLY = "I looked for it from the first page to the last. <answer>The {} one, found near the end of the text.</answer>"
-
-
-REGISTERED = {"status": "success", "env_id": 0, "wandb_name": "stub", "starting_step": 0, "num_steps": 1}
-REGISTERED |= {"checkpoint_dir": "", "checkpoint_interval": -1}
-INFO = {"batch_size": 8 * GROUP, "max_token_len": -1}
-STATUS = {
-    "queue_size": 0,
-    "self_queue_size": 0,
-    "unallocated_fraction": 1.0,
-    "max_group_size": GROUP,
-    "env_weight": 1.0,
-}
-
-
-# ---- the other side: a model server and a run-api, in a process of their own ----
-
-
-class Stubs:
-    """Answers at once with `GROUP` replies of that tokenizer, over the OpenAI API and over vLLM's `/generate`, and takes
-    groups as Atropos' API does, with a trainer that has had enough after `/begin`'s `groups` or `seconds` of them. `/end`
-    says when they came and whether they can be read."""
-
-    def __init__(self, texts: list[str], ids: list[list[int]]):
-        self.texts, self.ids = texts, ids
-        self.arrived: list[float] = []  # time.monotonic() of each group
-        self.bytes, self.most, self.seconds, self.began = 0, 0, 0.0, 0.0
-        self.last: tuple[bytes, str] = (b"", "")
-
-    def app(self) -> web.Application:
-        app = web.Application(client_max_size=2**30)
-        app.add_routes([web.get("/v1/models", _says({"object": "list", "data": [{"id": "stub"}]}))])
-        app.add_routes([web.post("/v1/chat/completions", self._chat), web.post("/generate", self._generate)])
-        app.add_routes([web.post("/register-env", _says(REGISTERED)), web.get("/info", _says(INFO))])
-        app.add_routes([web.get("/status-env", self._status), web.post("/scored_data", self._take)])
-        app.add_routes([web.get("/begin", self._begin), web.get("/end", self._end)])
-        return app
-
-    async def _chat(self, request: web.Request) -> web.Response:
-        n = json.loads(await request.read()).get("n", 1)
-        messages = [{"role": "assistant", "content": self.texts[i % GROUP]} for i in range(n)]
-        choices = [{"index": i, "message": message, "finish_reason": "stop"} for i, message in enumerate(messages)]
-        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "stub", "choices": choices}
-        return web.json_response(reply)
-
-    async def _generate(self, request: web.Request) -> web.Response:
-        n = json.loads(await request.read()).get("n", 1)
-        logprobs = [[[{str(token): -0.123456789}] for token in self.ids[i % GROUP]] for i in range(n)]
-        texts = [self.texts[i % GROUP] for i in range(n)]
-        return web.json_response({"text": texts, "logprobs": logprobs, "finish_reasons": ["stop"] * n})
-
-    async def _status(self, request: web.Request) -> web.Response:
-        enough = len(self.arrived) >= WARM + self.most or time.monotonic() > self.began + PATIENCE
-        if len(self.arrived) > WARM:
-            enough |= time.monotonic() > self.arrived[WARM - 1] + self.seconds
-        return web.json_response(STATUS | {"current_step": 10**9 if enough else 0})
-
-    async def _take(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        self.last = (body, request.headers.get("Content-Encoding", ""))
-        self.arrived.append(time.monotonic())
-        self.bytes += len(body)
-        return web.json_response({"status": "received"})
-
-    async def _begin(self, request: web.Request) -> web.Response:
-        self.arrived, self.bytes, self.last, self.began = [], 0, (b"", ""), time.monotonic()
-        self.most, self.seconds = int(request.query["groups"]), float(request.query["seconds"])
-        return web.json_response({})
-
-    async def _end(self, request: web.Request) -> web.Response:
-        tokens = read_group(*self.last) if self.arrived else 0
-        return web.json_response({"arrived": self.arrived, "bytes": self.bytes, "tokens": tokens})
-
-
-def _says(answer: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handler(request: web.Request) -> web.Response:
-        return web.json_response(answer)
-
-    return handler
-
-
-def read_group(body: bytes, encoding: str) -> int:
-    """Tokens of the shortest sequence of a posted group. Raises ValueError if it is none that a trainer could use."""
-    group = json.loads(gzip.decompress(body) if encoding == "gzip" else body)
-    lengths = [[len(sequence) for sequence in group[key]] for key in ("tokens", "masks", "inference_logprobs")]
-    if any(each != lengths[0] for each in lengths) or not len(group["scores"]) == len(lengths[0]) == GROUP:
-        raise ValueError(f"tokens, masks and log-probabilities of {lengths} tokens for {len(group['scores'])} scores")
-    return min(lengths[0])
-
-
-def _serve_stubs(stubs: Stubs, pipe: Any) -> None:
-    async def run() -> None:
-        # Bodies stay as they came: undoing gzip is the trainer's cost.
-        runner = web.AppRunner(stubs.app(), access_log=None, auto_decompress=False)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        pipe.send(f"http://127.0.0.1:{runner.addresses[0][1]}")
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
-
-
-@contextlib.contextmanager
-def stubs(tokenizer: Any) -> Iterator[str]:
-    """The address of running stubs whose replies are that tokenizer's."""
-    texts = [REPLY.format(word) for word in "first second third fourth fifth sixth seventh eighth".split()]
-    ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
-    fork = multiprocessing.get_context("fork")  # spawned, it would import all of this module again for nothing
-    ours, theirs = fork.Pipe()
-    process = fork.Process(target=_serve_stubs, args=(Stubs(texts, ids), theirs), daemon=True)
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        process.terminate()
-        process.join()
 
 
 # ---- the two sides that are compared ----
-
-
-class DefaultEnv(BaseEnv):
-    """The rollouts of Atropos' gsm8k_server.py, over prompts that are there already."""
-
-    name = "default"
-    items: Any
-
-    async def setup(self) -> None:
-        pass
-
-    async def evaluate(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    async def get_next_item(self) -> dict[str, str]:
-        return next(self.items)
-
-    async def collect_trajectories(self, item: Any) -> tuple[ScoredDataGroup, list[Any]]:
-        messages = [{"role": "user", "content": item["question"]}]
-        async with self.server.managed_server(tokenizer=self.tokenizer) as managed:
-            completions = await managed.chat_completion(
-                messages=messages,
-                n=self.config.group_size,
-                max_tokens=self.config.max_token_length,
-                temperature=1.0,
-            )
-            nodes = managed.get_state()["nodes"]
-        group = ScoredDataGroup(tokens=[], masks=[], scores=[], inference_logprobs=[])
-        for choice, node in zip(completions.choices, nodes, strict=True):
-            group["tokens"].append(node.tokens)
-            group["masks"].append(node.masked_tokens)
-            group["inference_logprobs"].append(node.logprobs)
-            group["scores"].append(1.0 if item["answer"] in (choice.message.content or "") else -1.0)
-        return group, []
 
 
 @dataclass(frozen=True)
@@ -259,7 +105,7 @@ async def process(env: Any, groups: int, out: Path) -> None:
         await env.process_manager()
 
 
-async def serve(env: Any, most: int, url: str) -> dict[str, Any]:
+async def serve(env: Any, most: int, url: str) -> JsonObject:
     """Atropos' serve loop until that many groups have arrived, or those of `SECONDS`."""
     await _get(f"{url}/begin?groups={most}&seconds={SECONDS}")
     await env.env_manager()
@@ -299,13 +145,15 @@ class Stalls:
         return {"longest_stall_ms": 1000 * max(late, default=0.0), "stalls": sum(one > STALL for one in late)}
 
 
-async def speed(row: Row, url: str, tokenizer: str, most: int, folder: Path) -> dict[str, Any]:
+async def speed(row: Row, url: str, tokenizer: str, most: int, folder: Path) -> JsonObject:
     """Groups a second, stalls and bytes of one row."""
     measure_command = process_speed if row.command == "process" else serve_speed
     return await measure_command(make_env(row, url, tokenizer), url, most, folder)
 
 
-async def process_speed(env: Any, url: str, most: int, folder: Path) -> dict[str, Any]:
+async def process_speed(env: Any, url: str, most: int, folder: Path) -> JsonObject:
+    """Groups a second of `process`."""
+
     async def run(groups: int, out: Path) -> float:
         start = time.perf_counter()
         await process(env, groups, out)
@@ -321,21 +169,22 @@ async def process_speed(env: Any, url: str, most: int, folder: Path) -> dict[str
     return figures | {"bytes_per_group": out.stat().st_size / groups} | stalls.figures()
 
 
-async def serve_speed(env: Any, url: str, most: int, folder: Path) -> dict[str, Any]:
+async def serve_speed(env: Any, url: str, most: int, folder: Path) -> JsonObject:
+    """Groups a second of `serve`, from the first that arrived after warming up."""
     cpu = time.process_time()
     with Stalls() as stalls:
-        came = await serve(env, most, url)
+        arrivals = await serve(env, most, url)
     cpu = time.process_time() - cpu
-    if (groups := len(came["arrived"]) - WARM) < 1:  # atroposlib only logs what went wrong
-        raise RuntimeError(f"{len(came['arrived'])} groups arrived in {PATIENCE} s")
-    first, *_, last = came["arrived"][WARM - 1 :]
-    figures = {"groups": groups, "groups_per_s": groups / (last - first), "tokens": came["tokens"]}
-    figures["cpu_ms_per_group"] = 1000 * cpu / len(came["arrived"])
+    if (groups := len(arrivals["arrived"]) - WARM) < 1:  # atroposlib only logs what went wrong
+        raise RuntimeError(f"{len(arrivals['arrived'])} groups arrived in {PATIENCE} s")
+    first, *_, last = arrivals["arrived"][WARM - 1 :]
+    figures = {"groups": groups, "groups_per_s": groups / (last - first), "tokens": arrivals["tokens"]}
+    figures["cpu_ms_per_group"] = 1000 * cpu / len(arrivals["arrived"])
     # The loop's time is the one that the stubs have, time.monotonic().
-    return figures | {"bytes_per_group": came["bytes"] / len(came["arrived"])} | stalls.figures(first, last)
+    return figures | {"bytes_per_group": arrivals["bytes"] / len(arrivals["arrived"])} | stalls.figures(first, last)
 
 
-async def memory(row: Row, url: str, tokenizer: str, groups: int, folder: Path) -> dict[str, Any]:
+async def memory(row: Row, url: str, tokenizer: str, groups: int, folder: Path) -> JsonObject:
     """Memory over `process` of many groups: at a tenth of them and at the end."""
     env, out = make_env(row, url, tokenizer), folder / "rows.jsonl"
     samples: list[tuple[int, float]] = []  # groups done, MiB
@@ -368,21 +217,21 @@ def rss() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-Measure = Callable[[Row, str, str, int, Path], Coroutine[Any, Any, dict[str, Any]]]
+Measure = Callable[[Row, str, str, int, Path], Coroutine[Any, Any, JsonObject]]
 
 
-def measure(what: Measure, row: Row, url: str, tokenizer: str, groups: int) -> dict[str, Any]:
+def measure(what: Measure, row: Row, url: str, tokenizer: str, groups: int) -> JsonObject:
     """One row in this process, quietly; a failure comes with what was printed."""
-    said = io.StringIO()
+    output = io.StringIO()
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
         ):
             figures = asyncio.run(what(row, url, tokenizer, groups, Path(folder)))
     except SystemExit:
-        raise RuntimeError(said.getvalue()) from None
+        raise RuntimeError(output.getvalue()) from None
     return asdict(row) | figures
 
 
@@ -396,13 +245,14 @@ def rows_of(lengths: list[int]) -> list[Row]:
     return [Row(*kind, length) for length in lengths for kind in kinds]
 
 
-def against(results: list[dict[str, Any]], row: dict[str, Any]) -> float:
+def against(results: list[JsonObject], row: JsonObject) -> float:
     """Groups a second of a row over those of the default."""
     same = [r for r in results if (r["side"], r["command"], r["length"]) == ("default", row["command"], row["length"])]
     return row["groups_per_s"] / same[0]["groups_per_s"]
 
 
-def speed_table(results: list[dict[str, Any]]) -> Table:
+def speed_table(results: list[JsonObject]) -> Table:
+    """What every row took."""
     names = "command,tokens,side,server,groups,groups/s,× default,CPU,longest stall,stalls,kB".split(",")
     table = Table(*names, title=f"CPU and kB (written or sent) are those of a group; stalls over {1000 * STALL:.0f} ms")
     for row in sorted(results, key=lambda r: (r["command"], r["length"])):
@@ -413,7 +263,7 @@ def speed_table(results: list[dict[str, Any]]) -> Table:
     return table
 
 
-def target_table(results: list[dict[str, Any]], compact: dict[str, Any], full: dict[str, Any]) -> Table:
+def target_table(results: list[JsonObject], compact: JsonObject, full: JsonObject) -> Table:
     """Each claim, its target, and what was measured."""
     ours = [row for row in results if row["side"] == "ours"]
     table = Table("claim", "target", "measured", "met")
@@ -429,13 +279,13 @@ def target_table(results: list[dict[str, Any]], compact: dict[str, Any], full: d
     )
     grown = compact["end_mib"] - compact["start_mib"]
     name = f"memory, groups {compact['groups'] // 10:,} to {compact['groups']:,} of {compact['length']:,} tokens"
-    said = f"{compact['start_mib']:,.0f} to {compact['end_mib']:,.0f} MiB, peak {compact['peak_mib']:,.0f}"
-    table.add_row(name, "flat (5 %)", said, _met(grown <= 0.05 * compact["start_mib"]))
+    measured = f"{compact['start_mib']:,.0f} to {compact['end_mib']:,.0f} MiB, peak {compact['peak_mib']:,.0f}"
+    table.add_row(name, "flat (5 %)", measured, _met(grown <= 0.05 * compact["start_mib"]))
     ratio = full["bytes_per_group"] / compact["bytes_per_group"]
-    said = (
+    measured = (
         f"{ratio:.0f} × ({full['bytes_per_group'] / 1000:,.0f} to {compact['bytes_per_group'] / 1000:,.1f} kB a group)"
     )
-    table.add_row("disk, full rows over compact ones", "50 ×", said, _met(ratio >= 50))
+    table.add_row("disk, full rows over compact ones", "50 ×", measured, _met(ratio >= 50))
     return table
 
 
@@ -473,12 +323,12 @@ def main(
                 pool.submit(measure, what, row, url, folder, most).result()
                 for what, row, most in tqdm(work, unit="row")
             ]
-    *speeds, few, many = *results[:-2], results[-2], results[-1]
+    *speeds, compact_memory, full_memory = results
     console = Console(width=120)
     console.print(speed_table(speeds))
-    console.print(target_table(speeds, few, many))
+    console.print(target_table(speeds, compact_memory, full_memory))
     if json_out:
-        json_out.write_text(json.dumps({"speed": speeds, "compact": few, "full": many}, indent=2))
+        write_json(json_out, {"speed": speeds, "compact": compact_memory, "full": full_memory})
 
 
 if __name__ == "__main__":

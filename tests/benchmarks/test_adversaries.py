@@ -8,8 +8,9 @@ from statistics import mean, stdev
 
 import pytest
 
-from benchmarks import adversaries
-from benchmarks.adversaries import ADVERSARIES, WINS, Strategy, candidate, draw_samples, right, scores_of
+from benchmarks import adversaries, linked_strategies, strategies
+from benchmarks.adversaries import draw_samples, scores_of
+from benchmarks.strategies import ADVERSARIES, WINS, Strategy, candidate, right
 from environments.haystack.sample import Sample
 from tests.conftest import make_haystacks
 
@@ -69,9 +70,9 @@ def linked(numbered: bool) -> dict[str, list[Sample]]:
 @modes
 def test_no_adversary_earns_more_than_guessing_over_the_linked_mix(numbered: bool) -> None:
     samples = linked(numbered)
-    assert all(score == 1 for each in scores_of(adversaries.linked_right, samples).values() for score in each)
-    guessed = scores_of(adversaries.linked_guess, samples, draws=6)["mix"]
-    for strategy in adversaries.LINKED_ADVERSARIES:
+    assert all(score == 1 for each in scores_of(linked_strategies.linked_right, samples).values() for score in each)
+    guessed = scores_of(linked_strategies.linked_guess, samples, draws=6)["mix"]
+    for strategy in linked_strategies.LINKED_ADVERSARIES:
         gains = [a - b for a, b in zip(scores_of(strategy, samples)["mix"], guessed, strict=True)]
         # Citing every passage is guessing too, and F2 favours recall: it may come out a little above.
         slack = 2 * NOISE + 2 * stdev(gains) / sqrt(len(gains)) if strategy.__name__ == "guess_citing_all" else 0
@@ -87,12 +88,12 @@ def test_the_linked_mix_is_the_standard_one() -> None:
 def test_strategies_do_what_they_say() -> None:
     sample = samples(True)["multi_value"][0]
     rng = Random(0)
-    assert set(sample.answer.values) < set(adversaries.stated(sample)) and len(adversaries.stated(sample)) == 6
-    numbers = adversaries.passages(sample)
+    assert set(sample.answer.values) < set(strategies.stated(sample)) and len(strategies.stated(sample)) == 6
+    numbers = strategies.passages(sample)
     assert numbers == list(range(1, len(numbers) + 1)) and sample.evidence <= set(numbers)
-    assert adversaries.right(sample, rng).count("<answer>") == 1
-    assert adversaries.two_regions(sample, rng).count("<answer>") == 2
-    assert adversaries.ten_thousand(sample, rng).count(";") > 10_000
+    assert strategies.right(sample, rng).count("<answer>") == 1
+    assert strategies.two_regions(sample, rng).count("<answer>") == 2
+    assert strategies.ten_thousand(sample, rng).count(";") > 10_000
     assert all(strategy.__doc__ for strategy in ADVERSARIES) and WINS.keys() <= {
         (s.__name__, task) for s in ADVERSARIES for task in (*adversaries.TASKS, "absent")
     }

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks import rollouts
 from benchmarks.reference_tokenizers import CHATML
-from benchmarks.rollouts import GROUP, STALL, TICK, Row, Stalls, measure, read_group, rows_of
+from benchmarks.rollouts import STALL, TICK, Row, Stalls, measure, rows_of
+from benchmarks.rollouts_stubs import GROUP, read_group, stubs
 from environments.haystack.sample import Options
 from environments.haystack.tokens import load_tokenizer
 
@@ -36,7 +37,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def url(tokenizer: str) -> Iterator[str]:
-    with rollouts.stubs(load_tokenizer(tokenizer)) as running:
+    with stubs(load_tokenizer(tokenizer)) as running:
         yield running
 
 
