@@ -74,6 +74,7 @@ def merge(context: typer.Context) -> None:
 
 
 def main() -> None:
+    """Run the `longthread` command."""
     app()
 
 

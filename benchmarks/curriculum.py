@@ -22,7 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from environments.curriculum.policy import KNOBS, Curriculum, Difficulty, Limits, Rule, Step, curve, ladder
+from environments.curriculum.figure import Step, curve
+from environments.curriculum.ladder import KNOBS, Difficulty, Limits, ladder
+from environments.curriculum.policy import Curriculum, Rule
 
 GROUP = 8
 GROUPS = 3_000

@@ -1,174 +1,174 @@
-"""The Atropos command line (`process`, `serve`, `evaluate`) without its traps.
+"""The command line of the environments: `process`, `serve` and `evaluate`.
 
-atroposlib parses `sys.argv` itself, so what has to be mended is mended there, before it looks:
-
-- API keys are taken out and handed to the environment by `secret`: atroposlib prints its server configs and `evaluate`
-  writes them to a file.
-- W&B stays off unless asked for (`process` and `evaluate` force it on, and then fail without a key).
-- A negative number after a flag reads as a bare flag, and a bare flag is refused: both become `--flag=value`.
-- Unknown keys in a YAML file and abbreviated flags, both ignored there, are refused here.
-- All settings, a hundred lines, are printed before every run: they go to the log at INFO.
-- A user's mistake ends in one line and exit code 2, a failed run in one line and exit code 1.
+Flags and YAML are read here, without importing atroposlib, whose own parser has traps: it ignores unknown keys and
+abbreviated flags, reads `--flag -1` as a bare flag, prints API keys, and turns W&B on in `process` and `evaluate`.
 """
 
-import asyncio
+import argparse
 import difflib
-import errno
 import logging
-import os
 import re
 import sys
-import tempfile
-import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from atroposlib.envs import base
-from atroposlib.envs.server_handling.server_baseline import APIServerConfig
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from longthread.errors import ConfigError
+from environments.config import AtroposSettings, HaystackEnvConfig, ServerSettings
+from longthread.errors import ConfigError, LongthreadError, RunError, exit_on_error
+from longthread.files import write_text
+from longthread.secrets import mask_key
 
-COMMANDS = ("process", "serve", "evaluate")
+if TYPE_CHECKING:
+    from environments.haystack_env import HaystackEnv
+
+COMMANDS = {
+    "process": "Rollouts to a file, and to a page to read them in.",
+    "evaluate": "Scores over a grid of depths and lengths: samples, metrics, heatmap and report.",
+    "serve": "Rollouts to a trainer, through Atropos' run-api.",
+}
+GENERAL = {
+    "config": "YAML file with the sections env and openai; flags win over it",
+    "slurm": "Atropos' own way to find servers on a Slurm cluster",
+    "testing": "Atropos' stand-in for a server",
+}
 KEY_FLAG = "--openai.api_key"
-KEY_VARIABLES = ("LONGTHREAD_API_KEY", "OPENAI_API_KEY")
-_GENERAL = ("config", "slurm", "testing", "max_n_completions", "proxy_url", "help")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # the disk's fault, not the user's
-_HIDDEN = "hidden-key-"
-_secrets: dict[str, str] = {}
+PREFIXES: dict[str, type[BaseModel]] = {"env.": HaystackEnvConfig, "openai.": ServerSettings}
+YAML_SECTIONS = {"env", "openai", "slurm", "testing", "tinker"}  # tinker-atropos' own, in the one file for both
 
 
-def hide(key: str) -> str:
-    """A harmless stand-in for an API key, to be printed and written in its place."""
-    if key.startswith(_HIDDEN):  # from the evaluate_config.yaml of an earlier run
-        return key
-    stand_in = f"{_HIDDEN}{len(_secrets)}"
-    _secrets[stand_in] = key
-    return stand_in
+@dataclass(frozen=True)
+class Command:
+    """A command line, read: what to run, and with which settings."""
+
+    name: str
+    config: HaystackEnvConfig
+    servers: list[ServerSettings]
+    slurm: bool = False
+    testing: bool = False
+
+    def write(self, path: Path) -> None:
+        """Write the settings as a file for --config; an API key is replaced by its stand-in."""
+        servers = [server.model_dump(mode="json") for server in self.servers]
+        sections = {"env": self.config.model_dump(mode="json"), "openai": servers}
+        write_text(path, yaml.safe_dump(sections | {"slurm": self.slurm, "testing": self.testing}, sort_keys=False))
 
 
-def secret(stand_in: str) -> str:
-    """The key behind a stand-in; anything else is a key itself. Without one: the environment's, or "x"."""
-    if stand_in in _secrets:
-        return _secrets[stand_in]
-    if stand_in and stand_in != "x" and not stand_in.startswith(_HIDDEN):
-        return stand_in
-    return next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "x")
-
-
-def redact(text: str) -> str:
-    """The text without the API keys of this process: servers like to repeat a key that they refuse."""
-    for key in (*_secrets.values(), *(os.environ.get(name, "") for name in KEY_VARIABLES)):
-        if len(key) > 3:
-            text = text.replace(key, "[API key]")
-    return text
-
-
-def main(env: Any, argv: list[str] | None = None) -> None:
-    """Runs the environment's command line. Exits with 2 after a user's mistake, with 1 after a failed run, with 130 when
-    it is interrupted while there is nothing to save."""
-    warnings.filterwarnings("ignore", message=".*local Base URL.*")
+def main(
+    defaults: HaystackEnvConfig, environment: Callable[[], "type[HaystackEnv]"], argv: Sequence[str] | None = None
+) -> None:
+    """Run an environment's command line; `environment` imports it. Exit codes are those of `exit_on_error`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    for name in ("atroposlib.envs.base", "httpx", "openai", "asyncio"):
-        # At DEBUG atroposlib prints every item; one root error is enough to turn that on.
+    for name in ("httpx", "openai", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    given, old = list(sys.argv[1:] if argv is None else argv), sys.argv
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            sys.argv = [old[0], *prepare(given, env.env_config_cls, Path(scratch))]
-            base.rprint = _log  # a hundred lines of settings before the first progress bar
-            env.atropos_cli()
-    except ValidationError as error:
-        _fail(complaint(error))
-    except RuntimeError as error:
-        if not ours(error):
-            raise
-        _fail(str(error), 1)
-    except OSError as error:
-        if not ours(error) and error.errno is None:
-            raise
-        _fail(str(error), 1 if error.errno in _FULL else 2)
-    except ValueError as error:
-        if not ours(error):
-            raise
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except asyncio.CancelledError:  # `serve`, told to end
-        _fail("terminated", 143)
-    finally:
-        sys.argv = old
-
-
-def _log(config: Any) -> None:
-    logging.getLogger(__name__).info("%s", config)
-
-
-def complaint(error: ValidationError, prefix: str = "") -> str:
-    """The first of what pydantic found, in one line."""
-    first = error.errors()[0]
-    return f"{prefix}{'.'.join(map(str, first['loc']))} {first.get('input')!r}: {first['msg']}"
+    given = sys.argv
+    with exit_on_error(flag):
+        args = join_values(given[1:] if argv is None else argv)
+        if not args or "--help" in args or "-h" in args:
+            print(help_text(args, defaults), end="")
+            return
+        sys.argv = [given[0], *args]  # W&B writes it down: an API key has its stand-in there
+        try:
+            command = read_command(args, defaults)
+            environment().run(command)
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, LongthreadError) or not ours(error):
+                raise
+            raise (RunError if isinstance(error, RuntimeError) else ConfigError)(str(error)) from None
+        finally:
+            sys.argv = given
 
 
 def ours(error: BaseException) -> bool:
     """Whether the error is one of this package, whose message is one line for the user."""
-    return type(error).__module__.startswith(("environments.", "longthread."))
+    return type(error).__module__.startswith("environments.")
 
 
-def _fail(message: str, code: int = 2) -> None:
-    print(f"error: {redact(' '.join(message.split()))}", file=sys.stderr)
-    raise SystemExit(code)
+def flag(setting: str) -> str:
+    """The flag of a setting: `--env.lengths` of "lengths", `--openai.timeout` of "openai.timeout"."""
+    return f"--{setting}" if "." in setting else f"--env.{setting}"
 
 
-def prepare(argv: list[str], config_cls: Any, scratch: Path) -> list[str]:
-    """The arguments as atroposlib should see them. Raises `ConfigError`."""
-    args = join_values(argv) or ["--help"]
-    if not args or args[0] not in COMMANDS:
-        return args
-    _check_flags(args[1:], config_cls)
-    args = [f"{KEY_FLAG}={hide(a.partition('=')[2])}" if a.startswith(f"{KEY_FLAG}=") else a for a in args]
-    wandb_asked = any(a.startswith("--env.use_wandb=") for a in args)
-    for i, arg in enumerate(args):
-        if arg.startswith("--config="):
-            config = _read_yaml(Path(arg.partition("=")[2]), config_cls)
-            wandb_asked |= "use_wandb" in (config.get("env") or {})
-            for server in _servers(config):
-                if server.get("api_key"):
-                    server["api_key"] = hide(str(server["api_key"]))
-            path = scratch / "config.yaml"
-            path.write_text(yaml.safe_dump(config))
-            args[i] = f"--config={path}"
-    return args if wandb_asked else [*args, "--env.use_wandb=false"]
-
-
-def join_values(argv: list[str]) -> list[str]:
-    """`--flag value`, `--flag -1` and a bare `--flag` as `--flag=value`."""
+def join_values(argv: Sequence[str]) -> list[str]:
+    """`--flag value`, `--flag -1` and a bare `--flag` as `--flag=value`; an API key is replaced by its stand-in."""
     joined: list[str] = []
     rest = list(argv)
     while rest:
         arg = rest.pop(0)
-        if arg.startswith("--") and "=" not in arg and arg not in ("--help", "--version"):
+        if arg.startswith("--") and "=" not in arg and arg != "--help":
             takes_next = rest and (not rest[0].startswith("-") or re.match(r"-[\d.]", rest[0]))
             arg = f"{arg}={rest.pop(0) if takes_next else 'true'}"
-        joined.append(arg)
+        name, _, value = arg.partition("=")
+        joined.append(f"{name}={mask_key(value)}" if name == KEY_FLAG and value else arg)
     return joined
 
 
-def _check_flags(args: list[str], config_cls: Any) -> None:
-    # argparse takes an abbreviated flag, and atroposlib then looks for the whole name and uses the default.
-    known = {*_GENERAL, *_prefixed("env.", config_cls), *_prefixed("openai.", APIServerConfig)}
-    for name in (arg[2:].partition("=")[0] for arg in args if arg.startswith("--")):
+def read_command(args: Sequence[str], defaults: HaystackEnvConfig) -> Command:
+    """The command of joined arguments: flags over the YAML file over the defaults. Raises `ConfigError`."""
+    if not args or args[0] not in COMMANDS:
+        raise ConfigError(f"the command must be one of {', '.join(COMMANDS)} (got {args[0] if args else ''!r})")
+    flags = _read_flags(args[1:])
+    path = flags.get("config")
+    file = _read_yaml(Path(path)) if path is not None else {}
+    servers, server_flags = _servers(file) or [{}], _section(flags, "openai.")
+    if len(servers) > 1 and server_flags:
+        raise ConfigError(f"--openai.{next(iter(server_flags))} with several servers in {path}; set it there")
+    reader = _Reader(flags, path)
+    return Command(
+        name=args[0],
+        config=reader.validate("env.", type(defaults), {**defaults.model_dump(), **(file.get("env") or {})}),
+        servers=[reader.validate("openai.", ServerSettings, _without_key(server)) for server in servers],
+        **{name: str(flags.get(name, file.get(name, False))).lower() == "true" for name in ("slurm", "testing")},
+    )
+
+
+def _read_flags(args: Sequence[str]) -> dict[str, str | None]:
+    """Values by name; "None" is None."""
+    known = _known_names()
+    flags: dict[str, str | None] = {}
+    for arg in args:
+        name, _, value = arg.removeprefix("--").partition("=")
+        if not arg.startswith("--"):
+            raise ConfigError(f"unknown argument {arg!r}; settings begin with --env. or --openai.")
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), 1)
             raise ConfigError(f"unknown flag --{name}; " + (f"did you mean --{near[0]}?" if near else "see --help"))
+        flags[name] = None if value == "None" else value
+    return flags
 
 
-def _prefixed(prefix: str, model: Any) -> set[str]:
-    return {prefix + name for name in model.model_fields}
+def _known_names() -> set[str]:
+    return {*GENERAL, *(prefix + name for prefix, model in PREFIXES.items() for name in model.model_fields)}
 
 
-def _read_yaml(path: Path, config_cls: Any) -> dict[str, Any]:
+def _section(flags: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in flags.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True)
+class _Reader:
+    flags: Mapping[str, str | None]
+    path: str | None  # of the YAML file
+
+    def validate(self, prefix: str, model: type[Any], values: Mapping[str, Any]) -> Any:
+        """The settings of a section, its flags over `values`. Raises `ConfigError` for the first that cannot be."""
+        try:
+            return model(**{**values, **_section(self.flags, prefix)})
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, message = prefix + ".".join(map(str, first["loc"])), first["msg"].lower()
+            if name in self.flags:
+                raise ConfigError(f"--{name} {first['input']!r}: {message}") from None
+            raise ConfigError(f"--config {self.path}: {name}: {message}") from None
+
+
+# ---- YAML ----
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -184,38 +184,54 @@ def _read_yaml(path: Path, config_cls: Any) -> dict[str, Any]:
     if not all(isinstance(section, dict) for section in (env, *servers)):
         raise ConfigError(f"--config {path}: the sections env and openai must hold names with values")
     given = {*map(str, config), *(f"env.{key}" for key in env), *(f"openai.{key}" for part in servers for key in part)}
-    _check_sections(path, env, servers, config_cls)
-    known = {
-        "env",
-        "openai",
-        "slurm",
-        "testing",
-        "tinker",  # tinker-atropos' own section, in the one file for both
-        *_prefixed("env.", config_cls),
-        *_prefixed("openai.", APIServerConfig),
-    }
-    if unknown := sorted(given - known):
+    if unknown := sorted(given - YAML_SECTIONS - _known_names()):
         raise ConfigError(f"--config {path} has unknown keys {', '.join(unknown)}")
     return config
 
 
-def _check_sections(path: Path, env: dict[str, Any], servers: list[dict[str, Any]], config_cls: Any) -> None:
-    """Lists and numbers where the command line has comma strings become those; other mistakes are one line."""
-    for name, value in env.items():
-        if name in config_cls.model_fields and config_cls.model_fields[name].annotation is str:
-            if isinstance(value, list):
-                env[name] = ",".join(map(str, value))
-            elif isinstance(value, int | float) and not isinstance(value, bool):
-                env[name] = str(value)
-    for server in servers:
-        try:
-            APIServerConfig(**{name: value for name, value in server.items() if name in APIServerConfig.model_fields})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(f"--config {path}: openai.{where}: {first['msg'].lower()}") from None
-
-
-def _servers(config: dict[str, Any]) -> list[dict[str, Any]]:
+def _servers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     servers = config.get("openai") or []
     return servers if isinstance(servers, list) else [servers]
+
+
+def _without_key(server: Mapping[str, Any]) -> dict[str, Any]:
+    """The server's settings with a stand-in for its API key."""
+    return {**server, "api_key": mask_key(str(server["api_key"]))} if server.get("api_key") else dict(server)
+
+
+# ---- help ----
+
+
+def help_text(args: Sequence[str], defaults: HaystackEnvConfig) -> str:
+    """What --help prints: the commands, or all settings of one."""
+    prog = f"{(defaults.wandb_name or 'haystack').replace('_', '-')}-env"
+    if not args or args[0] not in COMMANDS:
+        commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+        return f"usage: {prog} COMMAND [--config FILE] [--env.X …] [--openai.X …]\n\ncommands:\n{commands}\n\n" \
+               f"Settings of a command: {prog} COMMAND --help\n"  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog=f"{prog} {args[0]}",
+        description=COMMANDS[args[0]],
+        usage="%(prog)s [--NAME VALUE …]",
+        add_help=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=120),
+    )
+    for title, settings in _help_groups(defaults):
+        group = parser.add_argument_group(title)
+        for name, text, default in settings:
+            group.add_argument(f"--{name}", metavar="", help=f"{text}{default}".replace("%", "%%"))
+    return parser.format_help()
+
+
+def _help_groups(defaults: HaystackEnvConfig) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    own = [name for name in type(defaults).model_fields if name not in AtroposSettings.model_fields]
+    yield "general", [(name, text, "") for name, text in GENERAL.items()]
+    yield "samples and scores", [_described("env.", defaults, name) for name in own]
+    yield "the model's server", [_described("openai.", ServerSettings(), name) for name in ServerSettings.model_fields]
+    yield "Atropos", [_described("env.", defaults, name) for name in AtroposSettings.model_fields]
+
+
+def _described(prefix: str, defaults: BaseModel, name: str) -> tuple[str, str, str]:
+    default = defaults.model_dump(mode="json")[name]
+    shown = "" if default in ("", None) else f" [{str(default).lower() if isinstance(default, bool) else default}]"
+    return prefix + name, type(defaults).model_fields[name].description or "", shown

@@ -1,23 +1,103 @@
-"""Settings of a haystack environment, and what is wrong with them, said before any work starts."""
+"""Settings of the environments, and what is wrong with them, said before any work starts.
+
+Atropos' own settings stand here too, so that reading flags and files costs no import of atroposlib, which takes seconds. A
+test holds names, types and limits against its `BaseEnvConfig` and `APIServerConfig` (0.4.0, frozen). Where a default
+differs from Atropos', the reason stands beside it.
+"""
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal
 
-from atroposlib.envs.base import BaseEnvConfig
-from pydantic import Field
+from pydantic import BaseModel, Field, field_serializer, model_validator
 
 from environments.haystack.layout import parse_depths
 from environments.haystack.sample import ALL_TASKS
 from environments.inference.endpoint import TOKEN_SERVERS
 from longthread.errors import ConfigError
 
-SEEDS = 10**9  # samples that one `--env.seed` can draw before it would meet the next one's
+SEEDS = 10**9  # samples that one seed can draw before it would meet the next one's
+# Tasks of the environments whose commands read their settings before anything else is imported.
+DEFAULT_TASKS = {
+    "needle": "single,multi_key,multi_value,multi_query",
+    "linked_needle": "chain,update,find_all,count,order,join",
+}
 
 
-class HaystackEnvConfig(BaseEnvConfig):
-    """Settings of a haystack environment, beside those of Atropos. Lists are comma strings: the command line of
-    atroposlib cannot set lists."""
+class EvalHandling(Enum):
+    """What `serve` does with rollouts while it evaluates."""
+
+    STOP_TRAIN = "STOP_TRAIN"
+    LIMIT_TRAIN = "LIMIT_TRAIN"
+    NONE = "NONE"
+
+
+class AtroposSettings(BaseModel):
+    """Settings that every Atropos environment has (`--env.NAME`)."""
+
+    group_size: int = Field(8, description="completions of one prompt, scored together")
+    max_num_workers: int = Field(4, description="rollouts at a time; -1: max_num_workers_per_node for each server")
+    max_eval_workers: int = Field(4, description="samples of an evaluation at a time")
+    max_num_workers_per_node: int = Field(8, description="rollouts at a time for each server")
+    steps_per_eval: int = Field(0, description="serve: steps between evaluations; 0: none")
+    max_token_length: int = Field(4096 + 128, description="longest sequence, as told to run-api")
+    # STOP_TRAIN, Atropos' default, would throw away prompts that servers have already read.
+    eval_handling: EvalHandling = Field(EvalHandling.NONE, description="serve: rollouts stop, slow down or go on")
+    eval_limit_ratio: float = Field(0.5, description="serve: share of workers during evaluation, for LIMIT_TRAIN")
+    inference_weight: float = Field(1.0, description="serve: this environment's weight among others; -1: none")
+    batch_size: int = Field(-1, description="sequences of a trainer's batch; -1: as the trainer says")
+    max_batches_offpolicy: int = Field(3, description="serve: batches that may wait for the trainer")
+    tokenizer_name: str = Field("", description="tokenizer of the served model: a local folder or a hub name")
+    use_wandb: bool = Field(False, description="log to Weights & Biases")  # on by default it fails without a login
+    rollout_server_url: str = Field("http://localhost:8000", description="serve: address of run-api")
+    total_steps: int = Field(100, description="process: groups; serve: steps of the trainer")
+    wandb_name: str | None = Field(None, description="name at run-api and W&B")
+    num_rollouts_to_keep: int = Field(32, description="groups in W&B's table of rollouts")
+    num_rollouts_per_group_for_logging: int = Field(1, description="completions of a group in that table; -1: all")
+    ensure_scores_are_not_same: bool = Field(True, description="serve: do not send groups whose scores are all equal")
+    data_path_to_save_groups: str | None = Field(
+        None, description="file for rollouts; process: data/NAME.jsonl if unset"
+    )
+    data_dir_to_save_evals: str | None = Field(
+        None, description="folder for evaluations; data/NAME_evaluation if unset"
+    )
+    min_items_sent_before_logging: int = Field(2, description="serve: groups sent between two entries in W&B")
+    include_messages: bool = Field(True, description="send messages to the trainer")  # SFT and DPO generators need them
+    min_batch_allocation: float | None = Field(None, description="serve: least share of a batch for this environment")
+    # A prompt of 128k tokens takes longer than Atropos' 600 s, which are less than its own limit for a request.
+    worker_timeout: float = Field(3600, description="serve: seconds for one group; -1: no limit")
+    thinking_mode: bool = Field(False, description="ask the server for reasoning")
+    reasoning_effort: str | None = Field(None, description="none, minimal, low, medium, high or xhigh")
+    max_reasoning_tokens: int | None = Field(None, ge=1024, le=32000, description="longest reasoning, in tokens")
+    custom_thinking_prompt: str | None = Field(None, description="system prompt for thinking")
+
+    @field_serializer("eval_handling")
+    def _value(self, handling: Any) -> str:
+        return handling.value  # also of atroposlib's own Enum, which a running environment needs
+
+
+class ServerSettings(BaseModel):
+    """Settings of the model's server (`--openai.NAME`)."""
+
+    timeout: int = Field(1800, description="seconds for one request; 0: no limit")  # a 128k prompt may take long
+    num_max_requests_at_once: int = Field(512, description="requests at a time")
+    num_requests_for_eval: int = Field(64, description="requests at a time in an evaluation")
+    model_name: str = Field("default", description="the model's name at the server")
+    rolling_buffer_length: int = Field(1000, description="requests whose timings Atropos keeps")
+    server_type: Literal["openai", "trl", "sglang", "vllm"] = Field("openai", description="openai, vllm or sglang")
+    tokenizer_name: str = Field("none", description="tokenizer of this server; none: that of the environment")
+    # Without a key the openai client refuses to be made.
+    api_key: str | None = Field("x", description="better set LONGTHREAD_API_KEY: other users can read arguments")
+    base_url: str | None = Field("http://127.0.0.1:9001/v1", description="address of the server, with /v1")
+    n_kwarg_is_ignored: bool = Field(False, description="the server gives one completion whatever n is")
+    # On, Atropos' default, it sends a request every second, and a run whose server fails hangs silently.
+    health_check: bool = Field(False, description="ask the server for a completion every second")
+
+
+class HaystackEnvConfig(AtroposSettings):
+    """Settings of a haystack environment, beside those of Atropos. Lists are comma strings, as on the command line."""
 
     tasks: str = Field("single", description="tasks to draw from: " + ", ".join(ALL_TASKS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
@@ -59,73 +139,115 @@ class HaystackEnvConfig(BaseEnvConfig):
     answer_format: str = Field("tags", description="tags (<answer>) or plain (models that know no tags)")
     placement: str = Field("uniform", description="depths of needles in rollouts: uniform, sigmoid, a list or a grid")
 
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def parse_lengths(text: str) -> list[int]:
-    """Token lengths from a comma list. Raises `ConfigError`."""
-    try:
-        lengths = [int(part) for part in _parts(text)]
-    except ValueError:
-        lengths = []
-    if not lengths or min(lengths) < 1:
-        raise ConfigError(f"lengths {text!r} must be token counts separated by commas, like 1024,4096")
-    return sorted(set(lengths))
+    @model_validator(mode="before")
+    @classmethod
+    def _as_comma_strings(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Lists and numbers, as YAML has them, where a comma string is wanted."""
+        return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
 
 
-def check(config: Any, servers: Iterable[Any]) -> tuple[list[str], list[int], list[float]]:
-    """Tasks, lengths and depths of a config. Raises `ConfigError`, one line, for whatever cannot work."""
-    tasks, lengths, depths = _parts(config.tasks), parse_lengths(config.lengths), parse_depths(config.depths)
-    if unknown := [task for task in tasks if task not in ALL_TASKS]:
-        raise ConfigError(f"unknown task {unknown[0]!r}; --env.tasks takes {', '.join(ALL_TASKS)}")
-    if not tasks:
-        raise ConfigError(f"--env.tasks is empty; it takes {', '.join(ALL_TASKS)}")
+def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:
+    return name in settings.model_fields and settings.model_fields[name].annotation is str
+
+
+def _comma_string(value: Any) -> Any:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+# ---- what is wrong with them ----
+
+LIMITS: dict[str, tuple[float, float]] = {
+    "absent_share": (0, 0.9),
+    "repeats": (1, 10**6),
+    "group_size": (1, 4096),
+    "max_new_tokens": (1, 10**6),
+    "total_steps": (1, SEEDS - 1),
+    "seed": (0, 10**9),
+    "max_failures": (0, SEEDS),
+    "max_eval_workers": (1, 4096),
+    "temperature": (0, 10),
+    "eval_temperature": (0, 10),
+}
+EFFORTS = (None, "none", "minimal", "low", "medium", "high", "xhigh")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is asked, read from comma lists: the evaluation is of all combinations, a rollout of one of them."""
+
+    tasks: list[str]
+    lengths: list[int]  # tokens of the prompt, ascending
+    depths: list[float]  # 0: the text begins with the needle; 1: it ends with it
+
+
+def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
+    """The grid of a config. Raises `ConfigError`, one line, for whatever cannot work."""
+    grid = Grid(_parts(config.tasks), parse_lengths(config.lengths), parse_depths(config.depths))
+    if not grid.tasks:
+        raise ConfigError(f"tasks is empty; it takes {', '.join(ALL_TASKS)}", setting="tasks")
+    for task in grid.tasks:
+        _check_choice("tasks", task, ALL_TASKS)
     if not config.tokenizer_name:
         raise ConfigError(
-            "no tokenizer: give --env.tokenizer_name the model's own (a local folder or a hub name), since lengths "
-            "are exact only for the tokenizer that the server uses"
+            "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "
+            "tokenizer that the server uses",
+            setting="tokenizer_name",
         )
-    for name, low, high in (
-        ("absent_share", 0, 0.9),
-        ("repeats", 1, 10**6),
-        ("group_size", 1, 4096),
-        ("max_new_tokens", 1, 10**6),
-        ("total_steps", 1, SEEDS - 1),
-        ("seed", 0, 10**9),
-        ("max_failures", 0, SEEDS),
-        ("max_eval_workers", 1, 4096),
-        ("temperature", 0, 10),
-        ("eval_temperature", 0, 10),
-    ):
-        if not low <= getattr(config, name) <= high:
-            raise ConfigError(f"--env.{name} {getattr(config, name)} is outside {low} to {high}")
+    for name, (low, high) in LIMITS.items():
+        if not low <= (value := getattr(config, name)) <= high:
+            raise ConfigError(f"{name} must be from {low} to {high} (got {value})", setting=name)
     if config.max_num_workers != -1 and config.max_num_workers < 1:
         raise ConfigError(
-            f"--env.max_num_workers {config.max_num_workers} is neither -1 ({config.max_num_workers_per_node} a server) "
-            "nor 1 or more"
+            f"max_num_workers must be 1 or more, or -1 for {config.max_num_workers_per_node} a server "
+            f"(got {config.max_num_workers})",
+            setting="max_num_workers",
         )
-    if config.store not in ("compact", "full"):
-        raise ConfigError(f"--env.store {config.store!r} is neither compact nor full")
+    _check_choice("store", config.store, ("compact", "full"))
+    _check_choice("reasoning_effort", config.reasoning_effort, EFFORTS)
     for server in servers:
-        if getattr(server, "server_type", "openai") not in ("openai", *TOKEN_SERVERS):
-            raise ConfigError(
-                f"--openai.server_type {server.server_type!r} is none of openai, {', '.join(TOKEN_SERVERS)}"
-            )
-        for name, low in (("num_max_requests_at_once", 1), ("num_requests_for_eval", 1), ("timeout", 0)):
-            if (value := getattr(server, name, low)) < low:
-                raise ConfigError(
-                    f"--openai.{name} {value} must be at least {low}" + ("; 0 is no limit" if not low else "")
-                )
+        _check_server(server)
     check_batch(config.batch_size, config.group_size)
-    return tasks, lengths, depths
+    return grid
+
+
+def _check_server(server: ServerSettings) -> None:
+    _check_choice("openai.server_type", server.server_type, ("openai", *TOKEN_SERVERS))
+    for name, low in (("num_max_requests_at_once", 1), ("num_requests_for_eval", 1), ("timeout", 0)):
+        if (value := getattr(server, name)) < low:
+            no_limit = "" if low else "; 0 is no limit"
+            raise ConfigError(f"{name} must be at least {low} (got {value}){no_limit}", setting=f"openai.{name}")
+
+
+def _check_choice(setting: str, value: str | None, choices: Sequence[str | None]) -> None:
+    if value not in choices:
+        name = setting.rpartition(".")[2]
+        raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))} (got {value!r})", setting=setting)
 
 
 def check_batch(batch_size: int, group_size: int) -> None:
     """Raises `ConfigError` if Atropos' API would wait for ever for a batch that no number of groups fills."""
     if batch_size > 0 and batch_size % group_size:
+        fitting = math.ceil(batch_size / group_size) * group_size
         raise ConfigError(
-            f"batch_size {batch_size} is no multiple of group_size {group_size}: the API would never give a batch; "
-            f"use --env.batch_size {math.ceil(batch_size / group_size) * group_size}"
+            f"batch_size must be a multiple of group_size {group_size} (got {batch_size}), or the API would never give a "
+            f"batch; use {fitting}",
+            setting="batch_size",
         )
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Token lengths from a comma list, ascending. Raises `ConfigError`."""
+    try:
+        lengths = [int(part) for part in _parts(text)]
+    except ValueError:
+        lengths = []
+    if not lengths or min(lengths) < 1:
+        message = f"lengths must be token counts separated by commas, like 1024,4096 (got {text!r})"
+        raise ConfigError(message, setting="lengths")
+    return sorted(set(lengths))
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

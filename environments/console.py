@@ -1,21 +1,25 @@
-"""The console commands: nothing is imported before Ctrl-C is caught, and the imports take seconds."""
+"""The console commands: nothing is imported before Ctrl-C is caught, and an environment only to run it."""
+
+import sys
+from importlib import import_module
 
 
 def needle() -> None:
-    _run("environments.needle_env")
+    """Run `needle-env`."""
+    _run("needle", "environments.needle_env", "NeedleEnv")
 
 
 def linked() -> None:
-    _run("environments.linked_needle_env")
+    """Run `linked-needle-env`."""
+    _run("linked_needle", "environments.linked_needle_env", "LinkedNeedleEnv")
 
 
-def _run(module: str) -> None:
-    import sys
-
+def _run(name: str, module: str, environment: str) -> None:
     try:
-        from importlib import import_module
+        from environments import cli, config
 
-        import_module(module).main()
+        defaults = config.HaystackEnvConfig(tasks=config.DEFAULT_TASKS[name], wandb_name=name)
+        cli.main(defaults, lambda: getattr(import_module(module), environment))
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

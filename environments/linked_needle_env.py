@@ -4,18 +4,22 @@
     linked-needle-env evaluate --env.tokenizer_name DIR --env.lengths 4096,16384 --env.hops 2-8 --openai.base_url …
 
 Tasks: chains among decoy chains, values that change with time, find all, count, order, join, and the absent twin of each
-(`haystack/linked.py`).
+(`haystack/tasks/linked.py`).
 """
 
+from environments.config import DEFAULT_TASKS
 from environments.haystack_env import HaystackEnv
 
 
 class LinkedNeedleEnv(HaystackEnv):
+    """Chains, updates, find all, count, order and join, and the absent twin of each."""
+
     name = "linked_needle"
-    default_tasks = "chain,update,find_all,count,order,join"
+    default_tasks = DEFAULT_TASKS[name]
 
 
 def main() -> None:
+    """Run the command line."""
     LinkedNeedleEnv.cli()
 
 

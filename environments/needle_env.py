@@ -4,18 +4,22 @@
     needle-env evaluate --env.tokenizer_name DIR --env.lengths 1024,4096,16384 --env.depths 11 --openai.base_url …
     needle-env serve    --env.tokenizer_name DIR --openai.server_type vllm --openai.base_url …
 
-Tasks: a single needle, many keys, many values, many queries, and facts that are not there (`haystack/questions.py`).
+Tasks: a single needle, many keys, many values, many queries, and facts that are not there (`haystack/tasks/independent.py`).
 """
 
+from environments.config import DEFAULT_TASKS
 from environments.haystack_env import HaystackEnv
 
 
 class NeedleEnv(HaystackEnv):
+    """Single needles, many keys, many values, many queries, and facts that are not there."""
+
     name = "needle"
-    default_tasks = "single,multi_key,multi_value,multi_query"
+    default_tasks = DEFAULT_TASKS[name]
 
 
 def main() -> None:
+    """Run the command line."""
     NeedleEnv.cli()
 
 

@@ -1,7 +1,7 @@
-"""Groups to Atropos' API, which may die and come back: packed and sent off the event loop, kept until they are taken.
+"""Groups to Atropos' API, which may die and come back: encoded and sent off the event loop, kept until they are taken.
 
 The API keeps everything in memory. After a restart it knows neither trainer nor environment, and a group that reaches it
-before a trainer has registered spoils it (no trainer can then register), so nothing is sent until the environment is
+before a trainer has registered spoils it (no trainer can then register). So nothing is sent until the environment is
 registered again, and a group that slipped in between is taken back. Groups that the API had taken and no trainer had
 pulled are lost with it.
 """
@@ -14,33 +14,35 @@ from typing import Any
 
 import aiohttp
 
-from environments.atropos.shared_prefix_gzip import pack
+from environments.atropos.shared_prefix_gzip import encode_group
 
 logger = logging.getLogger(__name__)
 SECONDS = 600  # for one POST: the API answers nobody while it writes a batch, 8 s for 8 x 128k tokens
-PAUSE = 1.0  # seconds before a group is packed again
+PAUSE = 1.0  # seconds before a group is encoded again
 TRIES = 3  # of a group that the API, though registered, answers with an error
 
 
-class Delivery:
-    """Sends groups while `connected`; `env_id()` is what the environment is registered as at that moment."""
+class GroupSender:
+    """Sends groups while `connected`; `env_id()` is the id that the environment is registered as at that moment."""
 
-    def __init__(self, url: str, env_id: Callable[[], Any]):
+    def __init__(self, url: str, env_id: Callable[[], int]):
         self.url, self.env_id = url, env_id
         self.connected = asyncio.Event()
-        self.sent = self.dropped = 0
+        self.sent = self.dropped = 0  # groups
         self._under_way: set[asyncio.Task[None]] = set()
 
-    async def carry(self, work: Coroutine[Any, Any, None]) -> None:
-        """Awaits the work, which goes on in the background when this is cancelled: Atropos cancels its workers whenever
-        the queue is full, also those whose group is made and paid for."""
+    async def shielded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await the work, which goes on in the background when this is cancelled.
+
+        Atropos cancels its workers whenever the queue is full, also those whose group is made and paid for.
+        """
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         await asyncio.shield(task)
 
     async def drain(self, seconds: float) -> int:
-        """Waits for what is under way, no longer than that. The number of groups given up."""
+        """Wait for the groups under way, no longer than that. Returns the number of groups given up."""
         if not self._under_way:
             return 0
         _, late = await asyncio.wait(set(self._under_way), timeout=seconds)
@@ -49,12 +51,12 @@ class Delivery:
         await asyncio.gather(*late, return_exceptions=True)
         return len(late)
 
-    async def send(self, group: Mapping[str, Any], prompt: list[int] | None = None) -> None:
-        """Returns when the API has the group, or has refused it. `prompt`: tokens that the group leaves out."""
-        errors = 0
+    async def send(self, group: Mapping[str, Any], prompt: list[int]) -> None:
+        """Return when the API has the group, or has refused it. `prompt`: tokens that the group leaves out."""
+        errors, status = 0, None
         while errors < TRIES:
             await self.connected.wait()
-            body = await asyncio.to_thread(pack, {**group, "env_id": self.env_id()}, prompt)
+            body = await asyncio.to_thread(encode_group, {**group, "env_id": self.env_id()}, prompt)
             status = await self._post(body)
             if status is None:  # away: whoever polls its status finds out, registers again and sets `connected`
                 self.connected.clear()
@@ -87,7 +89,7 @@ class Delivery:
 
 
 async def batch_size(url: str) -> int | None:
-    """What the trainer has registered with the API at that address; -1 without a trainer, None without an API."""
+    """The batch size that a trainer has registered at that API; -1 without a trainer, None without an API."""
     async with _session() as session:
         return await _batch_size(session, url)
 

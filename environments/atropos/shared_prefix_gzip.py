@@ -1,4 +1,4 @@
-"""A group on its way to Atropos' API: checked, and packed so that sequences which share a prompt share its bytes.
+"""A group on its way to Atropos' API: checked, and compressed so that sequences which share a prompt share its bytes.
 
 The sequences of a group repeat the prompt in tokens, masks, log-probabilities and messages; atroposlib writes and
 compresses it for each of them (gzip level 9, on the event loop: 5.9 s for 8 x 128k tokens). Here it is written and
@@ -11,7 +11,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from environments.rollouts.rollout import NOT_TRAINED
 from longthread.chunked_json import dumps, elements
@@ -21,11 +21,11 @@ LEVEL = 1  # of gzip: 8 x 128k tokens take 73 ms for 3.9 MB; level 6 117 ms for 
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no name, no time, unknown system
 
 
-def flaw(group: Mapping[str, Any], group_size: int, longest: int, prompt: Sequence[int] = ()) -> str | None:
-    """What Atropos' API or the trainer behind it would choke on, or None. `longest`: sequences must be shorter; -1 is any.
-    `prompt`: tokens that the group leaves out (`RolloutGroup.scored_data`).
+def validation_error(group: Mapping[str, Any], group_size: int, longest: int, prompt: Sequence[int] = ()) -> str | None:
+    """What Atropos' API or the trainer behind it would choke on, or None.
 
     Atropos checks none of it: a mask of another length is passed on, a NaN loses the whole batch that it is in.
+    `longest`: sequences must be shorter, in tokens; -1: any. `prompt`: tokens that the group leaves out.
     """
     tokens, masks, scores = group["tokens"], group["masks"], group["scores"]
     if not len(tokens) == len(masks) == len(scores) == len(group["messages"]) == group_size:
@@ -41,54 +41,65 @@ def flaw(group: Mapping[str, Any], group_size: int, longest: int, prompt: Sequen
     if (logprobs := group.get("inference_logprobs")) is not None:
         if [*map(len, logprobs)] != [*map(len, tokens)]:
             return "log-probabilities that do not match the tokens"
-        if not all(math.isfinite(p) for one in logprobs for p in one[masked:]):
+        if not all(math.isfinite(p) for sequence in logprobs for p in sequence[masked:]):
             return "a log-probability that is not finite"
     return None
 
 
-def pack(group: Mapping[str, Any], prompt: list[int] | None = None, level: int = LEVEL) -> bytes:
-    """The group as gzipped JSON; `prompt`: tokens that it leaves out. Raises ValueError for NaN and infinity."""
-    packed, size, checksum = [GZIP_HEADER], 0, 0
-    known: dict[int, bytes] = {}  # by identity: `_pieces` yields one object for all that is shared
-    kept = []  # so that no identity is used again
-    for piece in _pieces(group, prompt or []):
-        if id(piece) not in known:
-            known[id(piece)] = _deflated(piece, level)
-            kept.append(piece)
-        packed.append(known[id(piece)])
-        size, checksum = size + len(piece), zlib.crc32(piece, checksum)
-    end = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS).flush(zlib.Z_FINISH)
-    return b"".join([*packed, end, struct.pack("<LL", checksum, size & 0xFFFFFFFF)])
+class Block(NamedTuple):
+    """A piece of text, and deflate blocks of it that may stand anywhere in a stream, any number of times."""
+
+    text: bytes
+    deflated: bytes
 
 
-def _deflated(piece: bytes, level: int) -> bytes:
+def compress(text: bytes, level: int = LEVEL) -> Block:
+    """The text as a block."""
     stream = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return stream.compress(piece) + stream.flush(zlib.Z_FULL_FLUSH)
+    return Block(text, stream.compress(text) + stream.flush(zlib.Z_FULL_FLUSH))
 
 
-def _pieces(group: Mapping[str, Any], prompt: list[int]) -> Iterator[bytes]:
-    """The JSON text in pieces; what sequences share is one object."""
-    first = {"tokens": prompt, "masks": [NOT_TRAINED] * len(prompt), "inference_logprobs": [1.0] * len(prompt)}
-    rest = {name: value for name, value in group.items() if name not in SEQUENCES}
-    yield dumps(rest)[:-1]
+def encode_group(group: Mapping[str, Any], prompt: Sequence[int] = (), level: int = LEVEL) -> bytes:
+    """The group as gzipped JSON. Raises ValueError for NaN and infinity.
+
+    `prompt`: tokens that the group leaves out; its sequences are written with them.
+    """
+    prefixes: dict[str, list[Any]] = {
+        "tokens": list(prompt),
+        "masks": [NOT_TRAINED] * len(prompt),
+        "inference_logprobs": [1.0] * len(prompt),
+    }
+    blocks = [compress(dumps({name: value for name, value in group.items() if name not in SEQUENCES})[:-1], level)]
     for name in SEQUENCES:
-        if group.get(name) is None:
-            continue
-        lists = group[name]
-        shared = common(lists)
-        head = elements(first.get(name, []) + lists[0][:shared]) if lists else b""
-        yield f", {json.dumps(name)}: [".encode()
-        for number, one in enumerate(lists):
-            tail = elements(one[shared:])
-            yield b", [" if number else b"["
-            if head:
-                yield head
-            yield (b", " if head and tail else b"") + tail + b"]"
-        yield b"]"
-    yield b"}"
+        if group.get(name) is not None:
+            blocks += _sequences(name, group[name], prefixes.get(name, []), level)
+    return _gzip([*blocks, compress(b"}", level)], level)
 
 
-def common(lists: Sequence[list[Any]]) -> int:
+def _sequences(name: str, sequences: Sequence[list[Any]], prefix: list[Any], level: int) -> Iterator[Block]:
+    """`, "name": [[prefix, tail], [prefix, tail]]`, where all sequences begin with the prefix and what they share."""
+    shared = common_length(sequences)
+    beginning = compress(elements(prefix + sequences[0][:shared]) if sequences else b"", level)
+    between = f", {json.dumps(name)}: [".encode()
+    for sequence in sequences:
+        yield compress(between + b"[", level)
+        yield beginning
+        tail = elements(sequence[shared:])
+        yield compress((b", " if beginning.text and tail else b"") + tail, level)
+        between = b"], "
+    yield compress(b"]]" if sequences else between + b"]", level)
+
+
+def _gzip(blocks: Sequence[Block], level: int) -> bytes:
+    size, checksum = 0, 0
+    for block in blocks:
+        size, checksum = size + len(block.text), zlib.crc32(block.text, checksum)
+    end = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS).flush(zlib.Z_FINISH)
+    deflated = (block.deflated for block in blocks)
+    return b"".join([GZIP_HEADER, *deflated, end, struct.pack("<LL", checksum, size & 0xFFFFFFFF)])
+
+
+def common_length(lists: Sequence[list[Any]]) -> int:
     """How many leading elements all lists share. Slices are compared, halving what is left: linear, and in C."""
     low, high = 0, min(map(len, lists), default=0)
     while low < high:

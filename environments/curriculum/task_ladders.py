@@ -6,9 +6,10 @@ difficulty.
 
 from dataclasses import replace
 from random import Random
-from typing import Any
 
-from environments.curriculum.policy import Curriculum, Difficulty, Ladder, Limits, ladder
+from environments.config import HaystackEnvConfig
+from environments.curriculum.ladder import Difficulty, Ladder, Limits, ladder
+from environments.curriculum.policy import Curriculum
 from environments.haystack.sample import DECOY_SHARE, MAX_DECOYS, Options, absent_twin
 
 KNOBS = {
@@ -21,7 +22,7 @@ DOUBLES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS_A_FACT = 24  # of a decoy's sentence, with room to spare
 
 
-def limits(config: Any, lengths: list[int], hops: tuple[int, ...]) -> Limits:
+def limits(config: HaystackEnvConfig, lengths: list[int], hops: tuple[int, ...]) -> Limits:
     """From the easiest to what the config asks for: its settings are the top of the ladders."""
     decoys = config.decoys if config.decoys >= 0 else min(MAX_DECOYS, 4 * max(lengths) // 1024)
     return Limits(
@@ -45,7 +46,7 @@ def fits(difficulty: Difficulty) -> bool:
 
 
 def ladders(
-    config: Any, tasks: list[str], linked: set[str], lengths: list[int], hops: tuple[int, ...]
+    config: HaystackEnvConfig, tasks: list[str], linked: set[str], lengths: list[int], hops: tuple[int, ...]
 ) -> dict[str, Ladder]:
     """A ladder for each task that is not itself an absent one."""
     top = limits(config, lengths, hops)

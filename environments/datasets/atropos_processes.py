@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from environments.cli import KEY_VARIABLES, redact
+from longthread.secrets import KEY_VARIABLES, redact_text
 
 ENVIRONMENTS = {"needle": ("needle_env", "NeedleEnv"), "linked": ("linked_needle_env", "LinkedNeedleEnv")}
 DPO_GROUPS = 8  # atropos-dpo-gen registers batches of so many times its --group-size, and uses that for nothing else
@@ -238,7 +238,7 @@ class Collection:
         if not said.startswith(("WARNING", "ERROR", "error:")) or usual or kind in self._shown:
             return None
         self._shown.add(kind)
-        return redact(said)[:300]
+        return redact_text(said)[:300]
 
     def reason(self) -> str:
         """Why no row comes, as far as can be told."""
@@ -271,4 +271,4 @@ def _last_words(log: Path) -> str:
         file.seek(max(0, log.stat().st_size - 65_536))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"error|exception", line, re.IGNORECASE)]
-    return redact((errors or lines or ["it said nothing"])[-1].removeprefix("error: "))[:300]
+    return redact_text((errors or lines or ["it said nothing"])[-1].removeprefix("error: "))[:300]

@@ -16,24 +16,24 @@ import os
 import re
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from typer.core import TyperCommand
 
 from environments import config as env_config
-from environments.cli import complaint, join_values, ours, prepare, redact, secret
+from environments.cli import flag as env_flag
+from environments.cli import join_values, ours, read_command
 from environments.datasets.atropos_processes import ENDLESS, ENVIRONMENTS, Collection, Plan
 from environments.inference.completions import check_server
-from longthread.errors import ConfigError
+from longthread.errors import ConfigError, LongthreadError, fail
+from longthread.secrets import unmask_key
 
 # Tokens of one batch. run-api needs 3.3 us a token to hand it on when it has a core, and the generator waits 300 s.
 BATCH_TOKENS = 16_000_000
@@ -76,31 +76,15 @@ def check(plan: Plan) -> tuple[int, int]:
             raise ConfigError(f"{name} is set by collect; " + (f"use {OURS[name]}" if OURS[name] else "leave it out"))
     module, name = ENVIRONMENTS[plan.env]
     cls = getattr(importlib.import_module(f"environments.{module}"), name)
-    config, server = _configured(cls, prepare(["serve", *plan.served("", 0)], cls.env_config_cls, Path()))
-    _, lengths, _ = env_config.check(config, [server])
-    longest = max(lengths) + 2 * config.max_new_tokens  # a plain endpoint's text can take more tokens here than there
+    command = read_command(["serve", *plan.served("", 0)], cls.config_init()[0])
+    config, (server,) = command.config, command.servers
+    # Twice: a plain endpoint's text can take more tokens here than there.
+    longest = max(env_config.check(config, [server]).lengths) + 2 * config.max_new_tokens
     _check_batch(plan, longest)
-    asyncio.run(check_server(server.model_copy(update={"api_key": secret(server.api_key)})))
+    asyncio.run(check_server(server.model_copy(update={"api_key": unmask_key(server.api_key or "")})))
     cls(config, [server])  # loads the tokenizer, and builds a sample of every task and length
     workers = config.max_num_workers if config.max_num_workers > 0 else config.max_num_workers_per_node
     return longest, workers
-
-
-def _configured(cls: Any, args: Sequence[str]) -> tuple[Any, Any]:
-    """The environment's settings, as its own command line would make them of these arguments."""
-    config, (server,) = cls.config_init()
-    given: dict[str, dict[str, str]] = {"env": {}, "openai": {}}
-    for arg in args[1:]:
-        name, _, value = arg[2:].partition("=")
-        section, _, key = name.partition(".")
-        given[section][key] = value
-    try:
-        section = "env"
-        config = type(config)(**config.model_dump() | given[section])
-        section = "openai"
-        return config, type(server)(**server.model_dump() | given[section])
-    except ValidationError as error:
-        raise ConfigError(complaint(error, f"--{section}.")) from None
 
 
 def _check_batch(plan: Plan, longest: int) -> None:
@@ -139,14 +123,15 @@ def collect(plan: Plan) -> None:
     try:
         longest, workers = check(plan)
     except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and not ours(error):
+        if not isinstance(error, LongthreadError | OSError) and not ours(error):
             raise
-        _fail(_in_our_flags(str(error)), 2)
+        line = error.line(env_flag) if isinstance(error, LongthreadError) else str(error)
+        fail(_in_our_flags(line), 2)
     try:
         plan.out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{plan.out.name}.", dir=plan.out.parent.resolve()))
     except OSError as error:
-        _fail(f"cannot write {plan.out} ({error.strerror}); give another OUT", 2)
+        fail(f"cannot write {plan.out} ({error.strerror}); give another OUT", 2)
     collection = Collection(plan, folder)
     with _signals(collection):
         problem = collection.run(longest, workers)
@@ -155,13 +140,13 @@ def collect(plan: Plan) -> None:
         try:
             _place(collection.kept_in, plan.out)
         except OSError as error:
-            _fail(f"cannot write {plan.out} ({error.strerror}); {have} are in {collection.kept_in}", 1)
+            fail(f"cannot write {plan.out} ({error.strerror}); {have} are in {collection.kept_in}", 1)
     kept = f"{have} are in {plan.out}" if collection.kept else f"there is no {plan.out}, since no row had come"
     if problem and not collection.stopped:
-        _fail(f"{problem}; {kept}; logs: {folder}", 1)
+        fail(f"{problem}; {kept}; logs: {folder}", 1)
     shutil.rmtree(folder)
     if problem:
-        _fail(f"{problem}; {kept}; go on into another file, with another --env.seed", 1)
+        fail(f"{problem}; {kept}; go on into another file, with another --env.seed", 1)
     print(f"rows  {plan.out} ({collection.kept} rows of {collection.groups} groups)")
 
 
@@ -182,11 +167,6 @@ def _in_our_flags(message: str) -> str:
         if here.startswith("--"):
             message = re.sub(rf"--{re.escape(theirs)}(?![\w.])", here, message)
     return message
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {redact(' '.join(message.split()))}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 # ---- the command line ----

@@ -58,12 +58,24 @@ class RequestRejected(CompletionError):
 class ServerConfig(Protocol):
     """The settings of one model server, as in atroposlib's `APIServerConfig`."""
 
-    base_url: str | None
-    api_key: str | None
-    model_name: str
-    server_type: str
-    timeout: float  # seconds for a whole request; 0: no limit
-    n_kwarg_is_ignored: bool
+    @property
+    def base_url(self) -> str | None: ...
+
+    @property
+    def api_key(self) -> str | None: ...
+
+    @property
+    def model_name(self) -> str: ...
+
+    @property
+    def server_type(self) -> str: ...
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a whole request; 0: no limit."""
+
+    @property
+    def n_kwarg_is_ignored(self) -> bool: ...
 
 
 class Server(Protocol):

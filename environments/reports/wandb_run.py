@@ -27,7 +27,7 @@ class RunSettings(Protocol):
     """What a run takes from an environment's config."""
 
     use_wandb: bool
-    wandb_name: str
+    wandb_name: str | None
 
     def model_dump(self, *, mode: str) -> dict[str, Any]:
         """All settings, as pydantic gives them."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from environments.curriculum.policy import Difficulty
+from environments.curriculum.ladder import Difficulty
 from environments.haystack.sample import Sample
 from environments.inference.endpoint import Completion
 from environments.rollouts.scoring import Score

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from environments import cli
+from longthread import secrets
 from tests.environments.loopback import ChatServer, no_waiting, tokenizer_folder
 
 
@@ -27,6 +27,6 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An empty folder to work in, no keys in the environment, and no pauses."""
     no_waiting(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_secrets", {})
-    for name in (*cli.KEY_VARIABLES, "WANDB_API_KEY", "WANDB_MODE"):
+    monkeypatch.setattr(secrets, "_keys", {})
+    for name in (*secrets.KEY_VARIABLES, "WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import tenacity
 from aiohttp import web
-from atroposlib.envs.base import APIServerConfig, BaseEnv
 
 from environments import cli
+from environments.atropos.base import APIServerConfig, BaseEnv
+from environments.haystack_env import HaystackEnv
 from environments.inference.completions import request_group
 from environments.inference.endpoint import Completion, CompletionRequest, Endpoint
 from environments.needle_env import NeedleEnv
@@ -196,10 +197,10 @@ def command(name: str, tokenizer: Path, url: str, **settings: Any) -> list[str]:
     return [name, *flags(**{key: value for key, value in (base | settings).items() if value is not None})]
 
 
-def run_cli(argv: list[str], cls: type[BaseEnv] = NeedleEnv) -> int:
+def run_cli(argv: list[str], cls: type[HaystackEnv] = NeedleEnv) -> int:
     """The exit code of that command line, run in this process."""
     try:
-        cli.main(cls, argv)
+        cli.main(cls.config_init()[0], lambda: cls, argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

@@ -12,8 +12,9 @@ import yaml
 from aiohttp import web
 
 from environments import cli
-from environments.cli import hide, prepare, redact, secret
+from environments.cli import join_values, read_command
 from environments.needle_env import NeedleEnv
+from longthread import secrets
 from longthread.errors import ConfigError, RunError
 from tests.environments.loopback import ChatServer, command, flags, rows_of, run_cli, tokenizer_folder
 
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("clean")
 KEY = "sk-do-not-show-me"
 
 
-def prepared(*argv: str, tmp_path: Path = Path(".")) -> list[str]:
-    return prepare(list(argv), NeedleEnv.env_config_cls, tmp_path)
+def prepared(*argv: str) -> cli.Command:
+    return read_command(join_values(argv), NeedleEnv.config_init()[0])
 
 
 def files_below(folder: Path) -> dict[str, str]:
@@ -35,29 +36,30 @@ def files_below(folder: Path) -> dict[str, str]:
 
 def test_values_negative_numbers_and_bare_booleans_are_joined() -> None:
     """Section 2.5: `--flag -1` reads as true there, and a bare `--flag` is refused."""
-    args = prepared(
-        "process", "--env.max_num_workers", "-1", "--env.numbered", "--env.needle", "", "--env.depths", "-.5,1"
-    )
-    assert args[:5] == [
+    args = ["process", "--env.max_num_workers", "-1", "--env.numbered", "--env.needle", "", "--env.depths", "-.5,1"]
+    assert join_values(args) == [
         "process",
         "--env.max_num_workers=-1",
         "--env.numbered=true",
         "--env.needle=",
         "--env.depths=-.5,1",
     ]
-    assert prepared("evaluate", "--env.seed=3")[:2] == ["evaluate", "--env.seed=3"]
-    assert prepared("serve", "--env.numbered", "--help")[1:3] == ["--env.numbered=true", "--help"]
+    config = prepared(*args).config
+    assert (config.max_num_workers, config.numbered, config.needle, config.depths) == (-1, True, "", "-.5,1")
+    assert join_values(["evaluate", "--env.seed=3"]) == ["evaluate", "--env.seed=3"]
+    assert prepared("evaluate", "--env.seed=3").config.seed == 3
+    assert join_values(["serve", "--env.numbered", "--help"])[1:3] == ["--env.numbered=true", "--help"]
 
 
 @pytest.mark.parametrize("name", ["process", "evaluate", "serve"])
 def test_wandb_is_off_unless_asked_for(name: str, tmp_path: Path) -> None:
     """Fact 5: `process` and `evaluate` force it on."""
-    assert prepared(name)[-1] == "--env.use_wandb=false"
-    assert prepared(name, "--env.use_wandb", "true")[1:] == ["--env.use_wandb=true"]
-    assert prepared(name, "--env.use_wandb")[1:] == ["--env.use_wandb=true"]
-    for text, last in (("env: {use_wandb: true}", "--config="), ("env: {seed: 1}", "--env.use_wandb=false")):
+    assert prepared(name).config.use_wandb is False
+    assert prepared(name, "--env.use_wandb", "true").config.use_wandb is True
+    assert prepared(name, "--env.use_wandb").config.use_wandb is True
+    for text, asked in (("env: {use_wandb: true}", True), ("env: {seed: 1}", False)):
         (tmp_path / "c.yaml").write_text(text)
-        assert prepared(name, "--config", "c.yaml", tmp_path=tmp_path)[-1].startswith(last)
+        assert prepared(name, "--config", "c.yaml").config.use_wandb is asked
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_a_yaml_file_that_cannot_be_used(tmp_path: Path, text: Any, message: str
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError, match=message) as caught:
-        prepared("process", f"--config={path}", tmp_path=tmp_path)
+        prepared("process", f"--config={path}")
     assert "\n" not in str(caught.value)
 
 
@@ -107,25 +109,6 @@ def test_a_broken_yaml_file_does_not_show_its_key(tmp_path: Path) -> None:
 
 
 # ---- keys ----
-
-
-def test_keys_are_hidden_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_in = hide(KEY)
-    assert KEY not in stand_in and secret(stand_in) == KEY
-    assert secret("sk-plain") == "sk-plain" and secret("x") == secret("") == "x"
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-second")
-    assert secret("x") == "sk-second"
-    monkeypatch.setenv("LONGTHREAD_API_KEY", "sk-first")
-    assert secret("x") == "sk-first" and secret(stand_in) == KEY
-    assert redact(f"{KEY} sk-first sk-second other") == "[API key] [API key] [API key] other"
-
-
-def test_the_stand_in_of_an_earlier_run_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The evaluate_config.yaml that `evaluate` writes can be given to --config again."""
-    stand_in = hide(KEY)
-    cli._secrets.clear()
-    monkeypatch.setenv("LONGTHREAD_API_KEY", "sk-now")
-    assert secret(stand_in) == secret(hide(stand_in)) == "sk-now"
 
 
 @pytest.mark.parametrize("way", ["flag", "yaml", "variable"])
@@ -165,7 +148,7 @@ def test_evaluate_config_can_be_used_again(
     argv = command("evaluate", tokenizer, server.url, env_depths="0.5", env_repeats=1, env_data_dir_to_save_evals="out")
     assert run_cli(argv + flags(openai_api_key="sk-other")) == 0
     server.keys.clear()
-    cli._secrets.clear()  # as in another process
+    secrets._keys.clear()  # as in another process
     assert run_cli(["evaluate", "--config", "out/evaluate_config.yaml"]) == 0
     assert server.keys == {f"Bearer {KEY}"}
     assert (tmp_path / "out" / "samples_1.jsonl").exists()
@@ -206,10 +189,10 @@ def test_the_command_line_wins_over_yaml_over_defaults(server: ChatServer, token
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"env_lengths": "many"}, "lengths 'many'"),
+        ({"env_lengths": "many"}, "lengths must be .*got 'many'. .--env.lengths.$"),
         ({"env_lengths": "40"}, "length 40 is too short"),
         ({"env_depths": "-0.5,1"}, "depths '-0.5,1'"),
-        ({"env_tasks": "dual"}, "unknown task 'dual'"),
+        ({"env_tasks": "dual"}, "tasks must be one of .*got 'dual'. .--env.tasks.$"),
         ({"env_tokenizer_name": None}, "no tokenizer"),
         ({"env_tokenizer_name": "/nowhere/at/all"}, "tokenizer name '/nowhere/at/all' cannot be loaded"),
         ({"env_tokenizer_name": "plain"}, "has no chat template"),
@@ -219,14 +202,17 @@ def test_the_command_line_wins_over_yaml_over_defaults(server: ChatServer, token
             {"env_tasks": "custom", "env_needle": "The.", "env_question": "Which?", "env_expected": "The"},
             "'The' stands in the filler",
         ),
-        ({"env_batch_size": 3}, "batch_size 3 is no multiple of group_size 2"),
-        ({"env_store": "some"}, "--env.store 'some'"),
-        ({"env_total_steps": 0}, "--env.total_steps 0"),
+        ({"env_batch_size": 3}, "batch_size must be a multiple of group_size 2 .got 3.*.--env.batch_size.$"),
+        ({"env_store": "some"}, "store must be one of .*got 'some'. .--env.store.$"),
+        ({"env_total_steps": 0}, "total_steps must be .*got 0. .--env.total_steps.$"),
         ({"env_total_steps": "few"}, "few"),
-        ({"openai_server_type": "trl"}, "--openai.server_type 'trl'"),
+        ({"openai_server_type": "trl"}, "server_type must be one of .*got 'trl'. .--openai.server_type.$"),
         ({"openai_server_type": "tgi"}, "tgi"),
         ({"openai_base_url": "http://127.0.0.1:9/v1"}, "cannot reach a server at http://127.0.0.1:9/v1"),
-        ({"openai_model_name": "other"}, "model 'other' is not served"),
+        (
+            {"openai_model_name": "other"},
+            "does not serve the model 'other': it must be one of m .--openai.model_name.$",
+        ),
         (
             {"env_data_path_to_save_groups": "empty", "env_data_dir_to_save_evals": "plain/vocab"},
             "cannot write|Not a dir|exists",
@@ -300,20 +286,20 @@ def test_unknown_commands_end_with_2(argv: list[str]) -> None:
 def test_how_a_run_may_end(
     raised: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(cls: Any) -> None:
+    def fail(cls: Any, command: cli.Command) -> None:
         raise raised
 
-    monkeypatch.setattr(NeedleEnv, "atropos_cli", classmethod(fail))
+    monkeypatch.setattr(NeedleEnv, "run", classmethod(fail))
     assert run_cli(["process"]) == code
     shown = capsys.readouterr().err
     assert line in shown and len(shown.splitlines()) == 1
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(cls: Any) -> None:
+    def fail(cls: Any, command: cli.Command) -> None:
         raise ValueError("a bug of ours")
 
-    monkeypatch.setattr(NeedleEnv, "atropos_cli", classmethod(fail))
+    monkeypatch.setattr(NeedleEnv, "run", classmethod(fail))
     with pytest.raises(ValueError, match="a bug of ours"):
         run_cli(["process"])
 
@@ -323,23 +309,23 @@ def test_lists_and_numbers_in_yaml(server: ChatServer, tokenizer: Path, tmp_path
     file = tmp_path / "c.yaml"
     config = {"env": {"lengths": [1300, 1400], "hops": 3, "depths": 3}, "openai": {"base_url": server.url}}
     file.write_text(yaml.safe_dump(config))
-    argv = prepared("process", "--config", str(file), tmp_path=tmp_path)
-    read = yaml.safe_load(Path(next(a for a in argv if a.startswith("--config=")).partition("=")[2]).read_text())
-    assert read["env"] == {"lengths": "1300,1400", "hops": "3", "depths": "3"}
+    read = prepared("process", "--config", str(file)).config
+    assert (read.lengths, read.hops, read.depths) == ("1300,1400", "3", "3")
     file.write_text(yaml.safe_dump({"openai": {"base_url": 5}}))
     with pytest.raises(ConfigError, match="openai.base_url: input should be a valid string"):
-        prepared("process", "--config", str(file), tmp_path=tmp_path)
+        prepared("process", "--config", str(file))
 
 
 @pytest.mark.parametrize(
-    ("flag", "value"), [("num_max_requests_at_once", 0), ("num_requests_for_eval", 0), ("timeout", -1)]
+    ("flag", "value", "least"),
+    [("num_max_requests_at_once", 0, 1), ("num_requests_for_eval", 0, 1), ("timeout", -1, 0)],
 )
 def test_a_server_that_could_never_be_asked(
-    flag: str, value: int, server: ChatServer, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+    flag: str, value: int, least: int, server: ChatServer, tokenizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With no slots a run stood at 0 of 100 for ever."""
     assert run_cli(command("process", tokenizer, server.url, **{f"openai_{flag}": value})) == 2
-    assert f"--openai.{flag} {value} must be at least" in capsys.readouterr().err
+    assert f"{flag} must be at least {least} (got {value})" in capsys.readouterr().err
 
 
 def test_no_arguments_are_a_question_for_help(capsys: pytest.CaptureFixture[str]) -> None:

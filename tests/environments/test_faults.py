@@ -210,7 +210,7 @@ async def test_evaluate_survives_as_process_does(server: ChatServer, tokenizer: 
     server.reply = meets(status(500), completions.TRIES)
     settings = {"depths": "3", "repeats": 2, "max_eval_workers": 1, "data_dir_to_save_evals": "out"}
     env = run_of(server, tokenizer, **settings)
-    wanted = sorted(item.key for item in env.grid_items())
+    wanted = sorted(item.key for item in env.evaluation_requests())
     with pytest.raises(SystemExit):
         await env.evaluate()
     kept = rows_of(Path("out/samples.jsonl"))

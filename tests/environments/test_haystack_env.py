@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,13 +23,24 @@ from aiohttp.test_utils import TestServer
 from atroposlib.frontend.jsonl2html import generate_html
 
 from environments import cli
-from environments.atropos.sender import Delivery
+from environments.atropos.serve import ServeSession
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import rebuild
 from environments.haystack_env import HaystackEnv
 from environments.inference.embedded.server import background
+from environments.linked_needle_env import LinkedNeedleEnv
 from longthread.errors import ConfigError, RunError
-from tests.environments.loopback import SHORT, ChatServer, choice, make_env, model_folder, rows_of, said
+from tests.environments.loopback import (
+    SHORT,
+    ChatServer,
+    choice,
+    command,
+    make_env,
+    model_folder,
+    rows_of,
+    run_cli,
+    said,
+)
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import EOS
 
@@ -59,7 +72,7 @@ async def test_group_of_a_plain_endpoint(server: ChatServer, tokenizer: Path) ->
     """Fact 2: atroposlib's own tokenisation is broken on transformers 5."""
     env = make_env(tokenizer, server.url)
     server.reply = lambda *_: [choice("<answer>none</answer>"), choice("cut", "length"), choice(None)]
-    group, backlog = await env.collect_trajectories(item := env.item(0))
+    group, backlog = await env.collect_trajectories(item := env.request(0))
     prompt, encode = recomputed(env, item), env.tokenizer.encode
     assert backlog == [] and len(server.requests) == 1 and server.requests[0]["n"] == 3
     completions = [[*encode("<answer>none</answer>"), EOS], encode("cut"), [EOS]]
@@ -70,7 +83,7 @@ async def test_group_of_a_plain_endpoint(server: ChatServer, tokenizer: Path) ->
 
 async def test_group_of_the_embedded_server_over_chat(embedded: str, model: Path) -> None:
     env = make_env(model, embedded, server={"model_name": "tiny"}, max_new_tokens=5)
-    group, _ = await env.collect_trajectories(item := env.item(0))
+    group, _ = await env.collect_trajectories(item := env.request(0))
     prompt = recomputed(env, item)
     assert all(tokens[: len(prompt)] == prompt for tokens in group["tokens"]) and len(group["tokens"]) == 3
 
@@ -83,7 +96,7 @@ async def test_token_exact_group_of_the_embedded_server(embedded: str, model: Pa
     env = make_env(
         model, embedded, server={"model_name": "tiny", "server_type": "vllm"}, max_new_tokens=6, group_size=2
     )
-    group, _ = await env.collect_trajectories(item := env.item(1))
+    group, _ = await env.collect_trajectories(item := env.request(1))
     prompt, weights = recomputed(env, item), AutoModelForCausalLM.from_pretrained(model)
     for tokens, masks, logprobs in zip(group["tokens"], group["masks"], group["inference_logprobs"], strict=True):
         assert tokens[: len(prompt)] == prompt and 1 <= len(tokens) - len(prompt) <= 6
@@ -98,7 +111,7 @@ async def test_token_exact_group_of_the_embedded_server(embedded: str, model: Pa
 @pytest.mark.parametrize("group_size", [1, 16])
 async def test_one_request_a_group(server: ChatServer, tokenizer: Path, group_size: int) -> None:
     env = make_env(tokenizer, server.url, group_size=group_size)
-    group, _ = await env.collect_trajectories(env.item(0))
+    group, _ = await env.collect_trajectories(env.request(0))
     assert [request["n"] for request in server.requests] == [group_size] and len(group["tokens"]) == group_size
 
 
@@ -112,7 +125,7 @@ async def test_the_prompt_is_built_off_the_event_loop(server: ChatServer, tokeni
         return encode(text)
 
     env.haystacks.tokens.encode = watched
-    await env.collect_trajectories(env.item(0))
+    await env.collect_trajectories(env.request(0))
     assert threads and threading.get_ident() not in threads
 
 
@@ -125,7 +138,7 @@ async def test_a_score_that_is_not_finite_refuses_the_group(
     right = haystack_env.score
     monkeypatch.setattr(haystack_env, "score", lambda *a: replace(right(*a), score=math.nan))
     env = make_env(tokenizer, server.url)
-    assert await env.collect_trajectories(env.item(0)) == (None, []) and env.failures == 1
+    assert await env.collect_trajectories(env.request(0)) == (None, []) and env.failures == 1
 
 
 async def test_a_completion_of_a_megabyte(server: ChatServer, tokenizer: Path) -> None:
@@ -144,16 +157,16 @@ async def test_a_completion_of_a_megabyte(server: ChatServer, tokenizer: Path) -
 def test_items_have_their_share_of_absent_facts_and_of_every_task(tokenizer: Path, share: float, tasks: str) -> None:
     """Tasks and absent facts were both counted by the index: at a share of 0.5 only every other task was ever drawn."""
     env = make_env(tokenizer, "http://x/v1", tasks=tasks, absent_share=share)
-    drawn = [env.item(index).task for index in range(400)]
+    drawn = [env.request(index).task for index in range(400)]
     assert drawn.count("absent") == pytest.approx(400 * share, abs=1)
-    present = [drawn.count(task) for task in env.tasks]
+    present = [drawn.count(task) for task in env.grid.tasks]
     assert max(present) - min(present) <= 1 and sum(present) + drawn.count("absent") == 400
 
 
 def test_items_follow_from_the_seed_alone(tokenizer: Path) -> None:
     one, two, other = (make_env(tokenizer, "http://x/v1", seed=seed, lengths="1300,1400") for seed in (1, 1, 2))
-    assert [one.item(i) for i in range(20)] == [two.item(i) for i in range(20)]
-    assert not {one.item(i).seed for i in range(99)} & {other.item(i).seed for i in range(99)}
+    assert [one.request(i) for i in range(20)] == [two.request(i) for i in range(20)]
+    assert not {one.request(i).seed for i in range(99)} & {other.request(i).seed for i in range(99)}
 
 
 @pytest.mark.parametrize(
@@ -169,7 +182,7 @@ def test_items_follow_from_the_seed_alone(tokenizer: Path) -> None:
     ],
 )
 def test_evaluation_grid(tokenizer: Path, settings: dict[str, Any], present: int, absent: int) -> None:
-    items = make_env(tokenizer, "http://x/v1", **settings).grid_items()
+    items = make_env(tokenizer, "http://x/v1", **settings).evaluation_requests()
     assert sum(item.task != "absent" for item in items) == present
     assert sum(item.task == "absent" for item in items) == absent
     assert len({item.key for item in items}) == len({item.seed for item in items}) == len(items)
@@ -262,7 +275,7 @@ async def test_items_that_fail_are_made_up_for_by_the_same_command(
 ) -> None:
     """Fact 12: one exception ends atroposlib's whole run."""
     bad = make_env(tokenizer, server.url)
-    broken = bad.build(bad.item(1))[0].messages[0]["content"]
+    broken = bad.build(bad.request(1))[0].messages[0]["content"]
     server.reply = lambda body, n: (
         web.Response(status=400) if body["messages"][0]["content"] == broken else said("x")(body, n)
     )
@@ -303,7 +316,7 @@ async def test_a_sample_that_cannot_be_built_is_a_failed_item(
     with pytest.raises(SystemExit):
         await env.process_manager()
     assert sorted(row["item"] for row in rows_of(Path("data/needle.jsonl"))) == [0, 1, 3]
-    assert await env.collect_trajectories(env.item(2)) == (None, []) and env.failures == 1
+    assert await env.collect_trajectories(env.request(2)) == (None, []) and env.failures == 1
 
 
 async def test_other_settings_take_the_next_free_name(server: ChatServer, tokenizer: Path) -> None:
@@ -374,7 +387,7 @@ async def test_an_evaluation_that_fails_while_serving_does_not_end_the_training(
     """SystemExit in a task ends the event loop; and the failures of an evaluation are not those of training."""
     server.reply = lambda *_: web.Response(status=400)
     env = make_env(tokenizer, server.url, depths="0.5", max_failures=1, data_dir_to_save_evals="out")
-    env.delivery, env.curr_step = Delivery("http://x", lambda: 0), 7
+    env.session, env.curr_step = ServeSession(env), 7
     handlers = signal.getsignal(signal.SIGINT)
     await env.evaluate()
     assert signal.getsignal(signal.SIGINT) == handlers and env.failures == 0
@@ -399,7 +412,7 @@ async def trainer_info(**info: int) -> AsyncIterator[str]:
 @pytest.mark.parametrize(
     ("batch", "longest", "settings", "message"),
     [
-        (12, -1, {"group_size": 8}, "batch_size 12 is no multiple of group_size 8.*16"),
+        (12, -1, {"group_size": 8}, "batch_size must be a multiple of group_size 8 .got 12.*16"),
         (4, -1, {"group_size": 8}, "group_size .8. must be less than batch_size .4."),
         (8, 1300, {"group_size": 8}, "below 1300 tokens, and these reach 1428: .*--max-token-len 1429 or more"),
         (8, 1428, {"group_size": 8}, "--max-token-len 1429"),
@@ -435,10 +448,10 @@ async def test_serve_gives_up_after_max_failures_in_a_row(server: ChatServer, to
     server.reply = lambda *_: web.Response(status=400)
     for _ in range(2):
         assert await env.collect_trajectories(await env.get_next_item()) == (None, [])
-    with pytest.raises(RunError, match="stopped after 2 failed items in a row .--env.max_failures 1."):
+    with pytest.raises(RunError, match="stopped after 2 failed items in a row, more than 1 .max_failures."):
         await env.get_next_item()
     server.reply = said("x")
-    await env.collect_trajectories(env.item(0))
+    await env.collect_trajectories(env.request(0))
     assert (await env.get_next_item()).index == 2
 
 
@@ -446,18 +459,17 @@ async def test_the_haystack_is_in_no_log(
     server: ChatServer, tokenizer: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Section 2.4: at DEBUG atroposlib prints each item, and the openai client each request."""
-    monkeypatch.setattr(HaystackEnv, "atropos_cli", classmethod(lambda cls: None))
-    cli.main(HaystackEnv, [])
+    cli.main(HaystackEnv.config_init()[0], lambda: HaystackEnv, [])
     caplog.set_level(logging.DEBUG)
     env = make_env(tokenizer, server.url)
 
     async def send(*_: Any) -> None: ...
 
-    env.delivery = Delivery("http://x", lambda: 0)
-    monkeypatch.setattr(env.delivery, "send", send)
+    env.session = ServeSession(env)
+    monkeypatch.setattr(env.session.sender, "send", send)
     logging.getLogger("atroposlib.envs.base").setLevel(logging.DEBUG)  # even then: an item is a seed
     try:
-        env.running_items["u"] = {"item": env.item(0)}
+        env.running_items["u"] = {"item": env.request(0)}
         assert await env.handle_env("u")
     finally:
         logging.getLogger("atroposlib.envs.base").setLevel(logging.WARNING)
@@ -475,3 +487,33 @@ async def test_checkpoints_carry_the_next_item(server: ChatServer, tokenizer: Pa
     again.curr_step = 5
     again.load_checkpoint()
     assert indices == [0, 1, 2] and (await again.get_next_item()).index == 3
+
+
+async def test_what_the_curriculum_logs_has_its_prefix_once(
+    server: ChatServer, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`curriculum/curriculum/chain/level` stood in W&B, where the manual says `curriculum/chain/level`."""
+    logged: dict[str, Any] = {}
+    wandb = SimpleNamespace(log=lambda values, step: logged.update(values))
+    monkeypatch.setattr("atroposlib.envs.base.wandb", wandb)
+    env = make_env(tokenizer, server.url, LinkedNeedleEnv, tasks="chain", lengths="1300,1500", curriculum=True)
+    await env.collect_trajectories(await env.get_next_item())
+    monkeypatch.setattr(env, "config", env.config.model_copy(update={"use_wandb": True}))
+    monkeypatch.setattr(env, "create_rollout_table", unchanged)
+    env.wandb_prepend = "needle_0"
+    await env.wandb_log()
+    keys = {key for key in logged if "curriculum" in key}
+    assert keys == {
+        f"needle_0_curriculum/chain/{name}"
+        for name in ("level", "pass_rate", "length", "hops", "decoys", "distractors")
+    }
+
+
+async def unchanged(metrics: dict[str, Any]) -> dict[str, Any]:
+    return metrics
+
+
+def test_nothing_stays_frozen_when_a_command_ends(server: ChatServer, tokenizer: Path) -> None:
+    """Where Triton is imported, a run ended with 29 lines of "nanobind: leaked"."""
+    assert run_cli(command("process", tokenizer, server.url)) == 0
+    assert gc.get_freeze_count() == 0

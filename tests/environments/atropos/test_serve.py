@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from environments.atropos import serve as serving
-from environments.atropos.sender import Delivery
+from environments.atropos.serve import ServeSession
 from environments.haystack.sample import rebuild
 from environments.rollouts import row_log
 from longthread.errors import RunError
@@ -110,7 +110,7 @@ async def test_a_run_api_that_is_killed_and_one_that_is_reset(
     assert set(seen.values()) == {1}, "a group came twice"
     kept = Counter(row["item"] for row in rows_of(Path("served.jsonl")))
     assert set(kept.values()) == {1} and set(kept) >= set(seen), "a group that was sent is not on disk"
-    assert env.delivery.dropped == 0
+    assert env.session.sender.dropped == 0
     lost = set(range(max(seen))) - set(seen)  # taken by an API that died, or that was reset, with them in memory
     assert len(lost) <= 2 * env.config.max_batches_offpolicy * 4, lost
 
@@ -157,8 +157,8 @@ def offline(tokenizer: Path, server: ChatServer, **settings: Any) -> tuple[Any, 
         sent.append(group)
 
     env = env_of("http://x", server, tokenizer, **settings)
-    env.delivery = Delivery("http://x", lambda: 0)
-    env.delivery.send = send
+    env.session = ServeSession(env)
+    env.session.sender.send = send
     return env, sent
 
 
@@ -173,7 +173,7 @@ async def test_groups_with_nothing_to_learn_are_kept_but_not_sent(
 ) -> None:
     server.reply = said("wrong")
     env, sent = offline(tokenizer, server)
-    with row_log.RowLog(Path("kept.jsonl"), "r", []) as env.store:
+    with row_log.RowLog(Path("kept.jsonl"), "r", []) as env.session.rows:
         await work(env, 10)
         assert not sent and len(rows_of(Path("kept.jsonl"))) == 10
         assert (
@@ -181,7 +181,7 @@ async def test_groups_with_nothing_to_learn_are_kept_but_not_sent(
         )
         server.reply = MIXED
         await work(env)
-        assert len(sent) == 1 and env.same_scores == 0
+        assert len(sent) == 1 and env.session.same_scores == 0
     env, sent = offline(tokenizer, server, ensure_scores_are_not_same=False)
     server.reply = said("wrong")
     await work(env)
@@ -194,9 +194,9 @@ async def test_a_flawed_group_is_not_sent(
     """A subclass may score as it likes; a NaN would lose the trainer a whole batch."""
     server.reply = MIXED
     env, sent = offline(tokenizer, server)
-    made = await env.collect_trajectories(env.item(0))
+    made = await env.collect_trajectories(env.request(0))
     made[0]["scores"][0] = float("nan")
-    await env.handle_send_to_api(made[0], env.item(0))
+    await env.handle_send_to_api(made[0], env.request(0))
     assert not sent and "item 0 is not sent: a score that is not finite" in caplog.text
     env.max_token_len = 1000
     await work(env)
@@ -215,7 +215,7 @@ async def test_a_full_disk_does_not_end_the_training(
 ) -> None:
     server.reply = MIXED
     env, sent = offline(tokenizer, server)
-    with row_log.RowLog(Path("kept.jsonl"), "r", []) as env.store:
+    with row_log.RowLog(Path("kept.jsonl"), "r", []) as env.session.rows:
         await work(env)
 
         def full(_: int) -> None:
@@ -240,13 +240,13 @@ async def test_a_group_makes_its_lists_when_something_looks_into_it(server: Chat
     """Atropos' worker only asks for its length; a subclass may look into it, and change it."""
     server.reply = MIXED
     env, _ = offline(tokenizer, server)
-    scored, _ = await env.collect_trajectories(env.item(0))
-    light, prompt = scored.sent_as()
+    scored, _ = await env.collect_trajectories(env.request(0))
+    light, prompt = scored.without_prompt()
     assert len(scored) == len(light) and "data" not in vars(scored) and len(prompt) == 1300
     whole = scored.rollout.scored_data()
     assert dict(scored) == whole == {**scored} and scored["tokens"][1][:1300] == prompt and set(scored) == set(whole)
     scored["scores"][0] = 0.25
-    assert scored.sent_as() == (scored.data, []) and scored.data["scores"][0] == 0.25
+    assert scored.without_prompt() == (scored.data, []) and scored.data["scores"][0] == 0.25
 
 
 async def test_sigterm_ends_it_in_order(

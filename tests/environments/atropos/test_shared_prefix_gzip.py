@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from environments.atropos import shared_prefix_gzip
-from environments.atropos.shared_prefix_gzip import common, flaw, pack
+from environments.atropos.shared_prefix_gzip import Block, common_length, encode_group, validation_error
 from environments.rollouts.rollout import NOT_TRAINED
 from longthread.chunked_json import PIECE
 
@@ -42,7 +42,7 @@ groups = st.builds(make_group, ids, st.lists(ids, min_size=1, max_size=5), st.bo
 
 @given(groups, st.sampled_from([1, 6, 9]))
 def test_packed_is_gzipped_json_of_the_group(group: Any, level: int) -> None:
-    body = gzip.decompress(pack(group, level=level))
+    body = gzip.decompress(encode_group(group, level=level))
     assert json.loads(body) == group
     ScoredData.model_validate_json(body)  # what run-api makes of it
 
@@ -55,26 +55,26 @@ def test_a_group_without_its_prompt_is_packed_as_if_it_had_it(prompt: list[int],
     }
     if "inference_logprobs" in group:
         whole["inference_logprobs"] = [[1.0] * len(prompt) + one for one in group["inference_logprobs"]]
-    assert json.loads(gzip.decompress(pack(group, prompt))) == whole
+    assert json.loads(gzip.decompress(encode_group(group, prompt))) == whole
 
 
 @pytest.mark.parametrize("length", [PIECE - 1, PIECE, PIECE + 1, 3 * PIECE])
 def test_long_prompts_are_written_in_pieces(length: int) -> None:
     group = make_group([*range(length)], [[1, 2], [1, 3], []])
-    assert json.loads(gzip.decompress(pack(group))) == group
+    assert json.loads(gzip.decompress(encode_group(group))) == group
 
 
 def test_a_shared_prompt_is_compressed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes, deflated = [], shared_prefix_gzip._deflated
+    sizes, compress = [], shared_prefix_gzip.compress
 
-    def counted(piece: bytes, level: int) -> bytes:
-        sizes[-1] += len(piece)
-        return deflated(piece, level)
+    def counted(text: bytes, level: int) -> Block:
+        sizes[-1] += len(text)
+        return compress(text, level)
 
-    monkeypatch.setattr(shared_prefix_gzip, "_deflated", counted)
+    monkeypatch.setattr(shared_prefix_gzip, "compress", counted)
     for n in (1, 8):
         sizes.append(0)
-        pack(make_group([*range(5000)], [[i] for i in range(n)]))
+        encode_group(make_group([*range(5000)], [[i] for i in range(n)]))
     assert sizes[1] < 1.05 * sizes[0] and sizes[0] > 5000
 
 
@@ -83,18 +83,18 @@ def test_common_is_the_longest_shared_beginning(lists: list[list[int]]) -> None:
     slow = 0
     while lists and all(len(one) > slow and one[slow] == lists[0][slow] for one in lists):
         slow += 1
-    assert common(lists) == slow
+    assert common_length(lists) == slow
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_no_json_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="Out of range float"):
-        pack(make_group([1], [[2]]) | {"scores": [value]})
+        encode_group(make_group([1], [[2]]) | {"scores": [value]})
 
 
 @given(groups)
 def test_a_whole_group_has_no_flaw(group: Any) -> None:
-    assert flaw(group, len(group["tokens"]), -1) is None
+    assert validation_error(group, len(group["tokens"]), -1) is None
 
 
 def broken(path: tuple[Any, ...], value: Any) -> Any:
@@ -124,11 +124,11 @@ def broken(path: tuple[Any, ...], value: Any) -> Any:
 )
 def test_flaws(path: tuple[Any, ...], value: Any, said: str) -> None:
     """Section 2.2: the API checks none of them."""
-    assert said in (flaw(broken(path, value), 3, -1) or "none")
+    assert said in (validation_error(broken(path, value), 3, -1) or "none")
 
 
 @pytest.mark.parametrize(("longest", "ok"), [(-1, True), (0, True), (6, True), (5, False), (4, False)])
 def test_sequences_that_the_trainer_would_not_take(longest: int, ok: bool) -> None:
     """Section 2.3: a sequence of `max_token_len` tokens is already too long for it."""
-    found = flaw(make_group([5, 6, 7], [[1, 2], [3]]), 2, longest)
+    found = validation_error(make_group([5, 6, 7], [[1, 2], [3]]), 2, longest)
     assert (found is None) == ok and (ok or "start it with a longer maximum" in str(found))

@@ -26,10 +26,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from environments.cli import KEY_VARIABLES
 from environments.datasets import atropos_processes as collection
 from environments.datasets import collect
 from environments.datasets.atropos_processes import LAUNCH, Collection, Lines, Plan
+from longthread.secrets import KEY_VARIABLES
 from tests.environments.loopback import ChatServer, rows_of, said, tokenizer_folder
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import tiny_tokenizer
@@ -257,12 +257,11 @@ def server() -> Iterator[ChatServer]:
         ("dpo", ["--min-difference", "1.5"], "--min-difference 1.5 is outside 0 to 1"),
         ("sft", ["--min-score=-1"], "--min-score -1.0 is outside 0 to 1"),
         ("sft", ["--tokenizer", "/nowhere/at/all"], "'/nowhere/at/all' cannot be loaded"),
-        ("sft", ["--url", "http://127.0.0.1:9/v1"], "start the server, or give another --url"),
-        ("sft", ["--model", "other"], "model 'other' is not served at"),
-        ("sft", ["--model", "other"], "give --model one of m"),
+        ("sft", ["--url", "http://127.0.0.1:9/v1"], "start the server, or give another address (--url)"),
+        ("sft", ["--model", "other"], "does not serve the model 'other': it must be one of m (--model)"),
         ("sft", ["--server-type", "tgi"], "tgi"),
         ("sft", ["--env.lengths", "40"], "length 40 is too short"),
-        ("sft", ["--env.lengths", "many"], "lengths 'many'"),
+        ("sft", ["--env.lengths", "many"], "(got 'many') (--env.lengths)"),
         ("sft", ["--env.lenghts", "9"], "unknown flag --env.lenghts; did you mean --env.lengths?"),
         ("sft", ["--env.max_new_tokens", "few"], "--env.max_new_tokens 'few'"),
         ("sft", ["--env.group_size", "4"], "env.group_size is set by collect; use --group-size"),
@@ -376,7 +375,7 @@ def test_the_environments_warnings_are_told_once_each(tmp_path: Path, monkeypatc
     log = "WARNING Waiting to register the env due to status wait\nINFO fine\n"
     log += "".join(f"WARNING item {i} failed: HTTP 400 {KEY}\n" for i in range(30)) + "ERROR other\n"
     assert look(plan(), tmp_path, [], log)[1] == [
-        "environment: WARNING item 0 failed: HTTP 400 [API key]",
+        "environment: WARNING item 0 failed: HTTP 400 ***",
         "environment: ERROR other",
     ]
 

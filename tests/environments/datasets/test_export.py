@@ -74,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> dict[str,
                 total_steps=GROUPS,
                 data_path_to_save_groups=str(path),
             )
-            made["samples"] = [env.build(env.item(i))[0] for i in range(GROUPS)]
+            made["samples"] = [env.build(env.request(i))[0] for i in range(GROUPS)]
             right |= {s.messages[0]["content"]: "; ".join(s.answer.values) or "none" for s in made["samples"]}
             asyncio.run(env.process_manager())
     return made

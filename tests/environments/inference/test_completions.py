@@ -11,7 +11,7 @@ import pytest
 import tenacity
 from aiohttp import web
 
-from environments import cli
+from environments.config import ServerSettings
 from environments.inference.completions import TRIES, check_server, failure_reason, request_group
 from environments.inference.endpoint import CompletionError, RequestRejected
 from longthread.errors import ConfigError
@@ -275,7 +275,7 @@ def test_reason_digs_through_nested_retries() -> None:
 
 
 async def checked(url: str, model: str = "m", key: str = "x") -> None:
-    config = cli.APIServerConfig(base_url=url, model_name=model, api_key=key)
+    config = ServerSettings(base_url=url, model_name=model, api_key=key)
     await check_server(config)
 
 

@@ -33,6 +33,7 @@ from environments.reports.report import Report, draw_report
 from environments.reports.wandb_log import COLUMNS, RolloutLog
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import score
+from longthread import secrets
 from longthread.errors import ConfigError
 from tests.environments.tiny_model import tiny_tokenizer
 
@@ -46,7 +47,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One wandb service, in a folder of its own, for the whole module."""
     folder = tmp_path_factory.mktemp("wandb")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("WANDB_")] + list(cli.KEY_VARIABLES):
+        for name in [name for name in os.environ if name.startswith("WANDB_")] + list(secrets.KEY_VARIABLES):
             patch.delenv(name, raising=False)
         for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "HOME"):
             patch.setenv(name, str(folder))
@@ -333,7 +334,7 @@ def processed(groups: list[RolloutGroup]) -> Written:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LONGTHREAD_API_KEY", KEY)
         patch.setenv("WANDB_PROJECT", "my project")
-        patch.setattr(sys, "argv", ["needle-env", *cli.prepare(argv, HaystackEnvConfig, Path())])
+        patch.setattr(sys, "argv", ["needle-env", *cli.join_values(argv)])
         told = replace(groups[0], completions=[replace(c, text=f"bad key {KEY}") for c in groups[0].completions])
         own = config(rollout_server_url=f"http://user:{KEY}@host:1/", question=f"is it {KEY}?", num_rollouts_to_keep=99)
         log = RolloutLog(own)

@@ -1,0 +1,73 @@
+"""atroposlib's environment classes, imported without the modules that only few runs use.
+
+`atroposlib.envs.base` imports wandb and transformers' AutoTokenizer, which takes ten seconds of CPU (torch, scikit-learn,
+scipy). Here something stands in for both until they are first used.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["APIServerConfig", "BaseEnv", "EvalHandlingEnum"]
+
+
+class _DeferredModule(ModuleType):
+    """A module that is imported when something of it is first used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked for by the import system, while this still stands in sys.modules
+            raise AttributeError(name)
+        return getattr(import_module(self.__name__), name)
+
+
+class _DeferredTokenizer:
+    """A tokenizer that transformers loads when something of it is first used. The environments encode with their own."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._arguments, self._tokenizer = (args, kwargs), None
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "_DeferredTokenizer":
+        return cls(*args, **kwargs)
+
+    def _load(self) -> Any:
+        if self._tokenizer is None:
+            args, kwargs = self._arguments
+            self._tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(*args, **kwargs)
+        return self._tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._load(), name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._load()(*args, **kwargs)
+
+    def __len__(self) -> int:
+        return len(self._load())
+
+
+@contextmanager
+def _deferred(*names: str) -> Iterator[None]:
+    """Modules of these names, unless they are imported already, are stood in for while the block imports them."""
+    stand_ins = {name: _DeferredModule(name) for name in names if name not in sys.modules}
+    for name, module in stand_ins.items():
+        module.__spec__ = find_spec(name)
+    if "transformers" in stand_ins:
+        vars(stand_ins["transformers"])["AutoTokenizer"] = _DeferredTokenizer
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+with _deferred("transformers", "wandb"):
+    from atroposlib.envs.base import APIServerConfig, BaseEnv, EvalHandlingEnum
+
+logging.getLogger("atroposlib.envs.base").setLevel(logging.WARNING)  # at DEBUG, its default, it prints every item

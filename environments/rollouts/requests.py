@@ -1,0 +1,50 @@
+"""Which samples are asked for: the n-th of a run, and all of an evaluation."""
+
+from random import Random
+
+from environments.config import SEEDS, Grid, HaystackEnvConfig
+from environments.haystack.sample import absent_twin
+from environments.rollouts.rollout import RolloutRequest
+
+
+def training_request(config: HaystackEnvConfig, grid: Grid, index: int) -> RolloutRequest:
+    """The `index`-th request of a run: task and length follow from the seed alone."""
+    task = training_task(grid.tasks, config.absent_share, index)
+    length = Random(f"{config.seed} train {index}").choice(grid.lengths)
+    return RolloutRequest(index, config.seed * SEEDS + index, "train", task, length)
+
+
+def training_task(tasks: list[str], absent_share: float, index: int) -> str:
+    """The task of the `index`-th request: of the first n, round(n x absent_share) ask for a fact that is not in the text.
+
+    They are spread evenly, so that a short run has its share too, and an index is one of them where that rounded number
+    rises. Present and absent requests go round the tasks each by a count of their own: over one index the two would fall
+    into step, and at a share of 0.5 only every other task would be drawn.
+    """
+    absent_before, absent_with_it = (int(n * absent_share + 0.5) for n in (index, index + 1))
+    if absent_with_it > absent_before:
+        return absent_twin(tasks[absent_before % len(tasks)])
+    return tasks[(index - absent_before) % len(tasks)]
+
+
+def evaluation_requests(config: HaystackEnvConfig, grid: Grid) -> list[RolloutRequest]:
+    """Tasks x lengths x depths x repeats, and for each length its share of absent facts."""
+    requests: list[RolloutRequest] = []
+    for length in grid.lengths:
+        cells: list[tuple[str, float | None, int]] = [
+            (task, depth, repeat)
+            for repeat in range(config.repeats)
+            for task in dict.fromkeys(grid.tasks)
+            if not task.startswith("absent")
+            for depth in dict.fromkeys(grid.depths)
+        ]
+        absent = round(len(cells) * config.absent_share / (1 - config.absent_share))
+        twins = list(dict.fromkeys(map(absent_twin, grid.tasks)))
+        if any(task.startswith("absent") for task in grid.tasks):
+            absent = max(absent, config.repeats * len(twins))
+        cells += [(twins[i % len(twins)], None, i // len(twins)) for i in range(absent)]
+        for task, depth, repeat in cells:
+            index = len(requests)
+            seed = config.seed * SEEDS + index
+            requests.append(RolloutRequest(index, seed, "eval", task, length, depth, repeat))
+    return requests
