@@ -20,7 +20,8 @@ from rich.markdown import Markdown
 
 from benchmarks.linked_strategies import LINKED_ADVERSARIES, LINKED_HONEST
 from benchmarks.strategies import ADVERSARIES, HONEST, Strategy
-from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
+from environments.haystack.sample import Haystacks, Options, Sample
+from environments.haystack.tasks import absent_twin
 from environments.rollouts.scoring import score
 
 TASKS = ("single", "multi_key", "multi_value", "multi_query")

@@ -7,8 +7,9 @@ from random import Random
 from benchmarks.strategies import Strategy, abstain, echo_question, empty, passages, reply, wanted
 from environments.haystack.facts import BY_KIND
 from environments.haystack.sample import Sample
-from environments.haystack.tasks.independent import NONE
+from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.linked_wordings import readers
+from environments.haystack.tasks.task import NONE
 
 GUESSED = {"count": (2, 8), "times": (2, 5)}  # what the options allow; `draw_linked` leaves them at their defaults
 
@@ -42,7 +43,7 @@ def named_in(sample: Sample, name: str) -> bool:
 
 def task_of(sample: Sample) -> str:
     """The sample's task, whether the fact is there or not."""
-    return sample.recipe["task"].removeprefix("absent_")
+    return TASKS[sample.recipe["task"]].question
 
 
 def linked_candidates(sample: Sample) -> list[str]:

@@ -30,8 +30,10 @@ from tqdm import tqdm
 from environments.haystack.facts import PLACES, RELATION, RELATIONS, TRADES, TRAITS
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import Haystacks, Options, Sample
-from environments.haystack.tasks.linked import LINKED
+from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.linked_wordings import ARRIVAL, CHANGES, EVENTS, LINKS
+
+LINKED = tuple(name for name, task in TASKS.items() if task.linked)
 
 # ---- reading the text ----
 
@@ -223,12 +225,12 @@ def faults(sample: Sample, lexical_gap: bool) -> list[str]:
     world, wrong = read(sentences), []
     sort, found = solve(world, question, lexical_gap)
     task, answer = sample.recipe["task"], sample.answer
-    if sort != task.removeprefix("absent_"):
+    if sort != TASKS[task].question:
         wrong.append(f"reads as {sort}")
     right: list[Any] = [answer.values[0]] if answer.kind == "one" else [list(answer.values)]
     if answer.kind == "set":
         right = [sorted(answer.values)]
-    if (answer.kind == "absent") != task.startswith("absent_"):
+    if (answer.kind == "absent") != TASKS[task].absent:
         wrong.append("absent or not")
     elif found != ([] if answer.kind == "absent" else right):
         wrong.append("another answer" if len(found) == 1 else f"{len(found) and 'several'} answers")
@@ -285,28 +287,15 @@ VARIANTS: tuple[dict[str, Any], ...] = tuple(
 )
 
 
-@cache
-def _of_pool(haystacks: Haystacks, number: int) -> Haystacks:
-    """The variant's haystacks; all of them share pools, and those with the same wording share decoys."""
-    variant = VARIANTS[number]
-    made = Haystacks(haystacks.tokens.tokenizer, replace(haystacks.options, **variant))
-    made.tokens, made._pool = haystacks.tokens, haystacks._pool
-    first = next(i for i, v in enumerate(VARIANTS) if v["lexical_gap"] == variant["lexical_gap"])
-    if first != number:
-        made._banks = _of_pool(haystacks, first)._banks
-    return made
-
-
 def judge(haystacks: Haystacks, index: int, length: int) -> tuple[Sample, list[str]]:
     """The `index`-th sample of the run, and what is wrong with it."""
-    tasks = list(LINKED)
-    number = index // len(tasks) % len(VARIANTS)
-    made = _of_pool(haystacks, number)
-    wanted = index, "eval" if index % 5 == 0 else "train", tasks[index % len(tasks)]
+    number = index // len(LINKED) % len(VARIANTS)
+    variant = haystacks.variant(replace(haystacks.options, **VARIANTS[number]))
+    request = index, "eval" if index % 5 == 0 else "train", LINKED[index % len(LINKED)]
     try:
-        sample = made.sample(*wanted, length)
+        sample = variant.sample(*request, length)
     except LayoutError:  # few, of the largest variants
-        sample = made.sample(*wanted, 2 * length)
+        sample = variant.sample(*request, 2 * length)
     return sample, faults(sample, VARIANTS[number]["lexical_gap"])
 
 

@@ -32,7 +32,7 @@ import typer
 
 from environments.haystack.facts import BY_KIND, parse
 from environments.haystack.sample import Haystacks, Options
-from environments.haystack.tasks.independent import Answer
+from environments.haystack.tasks.task import Answer
 from environments.haystack.tokens import Tokens, load_full_tokenizer
 from environments.rollouts.scoring import score
 from longthread.errors import LongthreadError

@@ -7,7 +7,7 @@ from random import Random
 
 from environments.haystack.facts import BY_KIND, VALUE_KINDS, parse
 from environments.haystack.sample import Sample
-from environments.haystack.tasks.independent import NONE
+from environments.haystack.tasks.task import NONE
 
 # ---- what a strategy can see ----
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_serializer, model_validator
 
-from environments.haystack.layout import parse_depths
-from environments.haystack.sample import ALL_TASKS
+from environments.haystack.depths import parse_depths
+from environments.haystack.options import Options
+from environments.haystack.tasks import TASKS
 from environments.inference.endpoint import TOKEN_SERVERS
 from longthread.errors import ConfigError
 
@@ -96,10 +97,17 @@ class ServerSettings(BaseModel):
     health_check: bool = Field(False, description="ask the server for a completion every second")
 
 
+_OPTIONS = {option.name: option for option in Options.fields()}
+
+
+def _option(name: str) -> Any:
+    return Field(_OPTIONS[name].default, description=_OPTIONS[name].description)
+
+
 class HaystackEnvConfig(AtroposSettings):
     """Settings of a haystack environment, beside those of Atropos. Lists are comma strings, as on the command line."""
 
-    tasks: str = Field("single", description="tasks to draw from: " + ", ".join(ALL_TASKS))
+    tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
     depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
     repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
@@ -113,37 +121,29 @@ class HaystackEnvConfig(AtroposSettings):
         False, description="serve climbs from easy to these settings, task by task, as scores allow"
     )
     store: str = Field("compact", description="process keeps recipe and completions (compact) or all tokens too (full)")
-    # The options of a sample, one by one: see haystack/sample.py and haystack/questions.py.
-    value_kind: str = Field("any", description="words, numbers, uuids, dates, names or any")
-    distractors: int = Field(3, description="near-duplicates of what is asked for")
-    values: int = Field(3, description="needles to find in multi_value")
-    queries: int = Field(3, description="entities asked for in multi_query")
-    hops: str = Field("2-4", description="facts from the head of a chain to its value: a number or a range")
-    decoys: int = Field(-1, description="chains of other people in linked tasks; -1 is 4 for each 1,024 tokens")
-    versions: str = Field("2-5", description="values that one key takes in update")
-    update_ask: str = Field(
-        "any", description="update asks for the current value, the one then, how many times, or any"
-    )
-    matches: str = Field("2-8", description="people who meet the condition in find_all, count and order")
-    partial_order: bool = Field(False, description="order pays for what is in order, not only for all of it")
-    min_span: float = Field(0.0, description="least share of the text between the first and the last fact needed")
-    lexical_gap: bool = Field(False, description="the question shares no content word with the needle")
-    needle: str = Field("", description="task custom: the sentence to hide")
-    question: str = Field("", description="task custom: what is asked")
-    expected: str = Field("", description="task custom: the right answer, a part of the needle")
-    filler: str = Field("prose", description="prose, folder or dataset")
-    filler_mode: str = Field("coherent", description="coherent or shuffled")
-    filler_path: str = Field("", description="folder of .txt and .md files, or name of a Hugging Face dataset")
-    filler_column: str = Field("text", description="column of the dataset")
-    numbered: bool = Field(False, description="number the passages and score cited evidence")
-    answer_format: str = Field("tags", description="tags (<answer>) or plain (models that know no tags)")
-    placement: str = Field("uniform", description="depths of needles in rollouts: uniform, sigmoid, a list or a grid")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_comma_strings(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Lists and numbers, as YAML has them, where a comma string is wanted."""
-        return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
+    # The options of a sample, whose defaults and meanings stand in haystack/options.py.
+    value_kind: str = _option("value_kind")
+    distractors: int = _option("distractors")
+    values: int = _option("values")
+    queries: int = _option("queries")
+    hops: str = _option("hops")
+    decoys: int = _option("decoys")
+    versions: str = _option("versions")
+    update_ask: str = _option("update_ask")
+    matches: str = _option("matches")
+    partial_order: bool = _option("partial_order")
+    min_span: float = _option("min_span")
+    lexical_gap: bool = _option("lexical_gap")
+    needle: str = _option("needle")
+    question: str = _option("question")
+    expected: str = _option("expected")
+    filler: str = _option("filler")
+    filler_mode: str = _option("filler_mode")
+    filler_path: str = _option("filler_path")
+    filler_column: str = _option("filler_column")
+    numbered: bool = _option("numbered")
+    answer_format: str = _option("answer_format")
+    placement: str = _option("placement")
 
 
 def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:
@@ -186,9 +186,9 @@ def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     """The grid of a config. Raises `ConfigError`, one line, for whatever cannot work."""
     grid = Grid(_parts(config.tasks), parse_lengths(config.lengths), parse_depths(config.depths))
     if not grid.tasks:
-        raise ConfigError(f"tasks is empty; it takes {', '.join(ALL_TASKS)}", setting="tasks")
+        raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
     for task in grid.tasks:
-        _check_choice("tasks", task, ALL_TASKS)
+        _check_choice("tasks", task, TASKS)
     if not config.tokenizer_name:
         raise ConfigError(
             "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "

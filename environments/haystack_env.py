@@ -23,8 +23,8 @@ from environments.curriculum import task_ladders
 from environments.curriculum.ladder import Ladder
 from environments.curriculum.policy import Curriculum
 from environments.haystack.layout import LayoutError
-from environments.haystack.sample import Haystacks, Options, Sample, absent_twin
-from environments.haystack.tasks.linked import LINKED, number_range
+from environments.haystack.sample import Haystacks, Options, Sample
+from environments.haystack.tasks import TASKS, absent_twin
 from environments.haystack.tokens import load_tokenizer
 from environments.inference.completions import check_server, request_group
 from environments.inference.endpoint import TOKEN_SERVERS, CompletionRequest, Endpoint, RequestRejected
@@ -99,7 +99,8 @@ class HaystackEnv(BaseEnv):
                 try:
                     self.haystacks.sample(0, "train", task, length)
                 except LayoutError as error:
-                    raise ConfigError(f"task {task} at {length} tokens: {error}") from None
+                    message = f"task {task} at {length} tokens: {error.message}"
+                    raise ConfigError(message, setting=error.settings) from None
 
     async def setup(self) -> None:
         """Ask every server whether it is there. Raises `ConfigError` if one is not."""
@@ -266,15 +267,15 @@ class HaystackEnv(BaseEnv):
                 logger.warning("curriculum: %s", note)
 
     def _ladders(self) -> dict[str, Ladder]:
-        least, most = number_range(self.options.hops, 2, 8, "hops")
+        least, most = self.options.bounds("hops")
         hops = tuple(range(least, most + 1))
-        return task_ladders.ladders(self.config, self.grid.tasks, set(LINKED), self.grid.lengths, hops)
+        return task_ladders.ladders(self.config, self.grid.tasks, self.grid.lengths, hops)
 
 
 def _options(config: HaystackEnvConfig, grid: Grid) -> Options:
     return Options(
         pool_tokens=max(Options.pool_tokens, 2 * max(grid.lengths)),
-        may_abstain=config.absent_share > 0 or any(task.startswith("absent") for task in grid.tasks),
+        may_abstain=config.absent_share > 0 or any(TASKS[task].absent for task in grid.tasks),
         **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
     )
 

@@ -75,9 +75,7 @@ def make_haystacks(name: str, **options: Any) -> Haystacks:
     A pool takes a second to write and depends on the filler's options alone, which must be left at their defaults.
     """
     base = _base(name, options.get("filler_mode", "coherent"))
-    made = Haystacks(base.tokens.tokenizer, replace(base.options, **options))
-    made.tokens, made._pool = base.tokens, base._pool
-    return made
+    return base.variant(replace(base.options, **options))
 
 
 @pytest.fixture(autouse=True)

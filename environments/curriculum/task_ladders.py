@@ -10,7 +10,9 @@ from random import Random
 from environments.config import HaystackEnvConfig
 from environments.curriculum.ladder import Difficulty, Ladder, Limits, ladder
 from environments.curriculum.policy import Curriculum
-from environments.haystack.sample import DECOY_SHARE, MAX_DECOYS, Options, absent_twin
+from environments.haystack.options import MAX_DECOYS
+from environments.haystack.sample import DECOY_SHARE, Options
+from environments.haystack.tasks import TASKS, absent_twin
 
 KNOBS = {
     "single": ("length", "lexical_gap"),
@@ -46,20 +48,20 @@ def fits(difficulty: Difficulty) -> bool:
 
 
 def ladders(
-    config: HaystackEnvConfig, tasks: list[str], linked: set[str], lengths: list[int], hops: tuple[int, ...]
+    config: HaystackEnvConfig, tasks: list[str], lengths: list[int], hops: tuple[int, ...]
 ) -> dict[str, Ladder]:
     """A ladder for each task that is not itself an absent one."""
     top = limits(config, lengths, hops)
     return {
-        task: ladder(KNOBS.get(task, LINKED_KNOBS if task in linked else NEEDLE_KNOBS), top, fits)
+        task: ladder(KNOBS.get(task, LINKED_KNOBS if TASKS[task].linked else NEEDLE_KNOBS), top, fits)
         for task in tasks
-        if not task.startswith("absent")
+        if not TASKS[task].absent
     }
 
 
 def draw(curriculum: Curriculum, tasks: list[str], index: int, rng: Random) -> tuple[str, str, Difficulty]:
     """(task to build, task to record under, difficulty) of the `index`-th item."""
-    asked = [task for task in tasks if not task.startswith("absent")]
+    asked = [task for task in tasks if not TASKS[task].absent]
     task = asked[index % len(asked)]
     difficulty = curriculum.draw(task, rng)
     lacking = rng.random() < difficulty.absent_share

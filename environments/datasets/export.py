@@ -52,11 +52,9 @@ from environments.datasets.select import (
     right_candidate,
     select,
 )
-from environments.haystack.facts import FactError
-from environments.haystack.filler.pool import FillerError
-from environments.haystack.layout import LayoutError
-from environments.haystack.sample import ALL_TASKS, RecipeError, rebuild
-from environments.haystack.tokens import TokenizerError, Tokens, load_tokenizer
+from environments.haystack.sample import rebuild
+from environments.haystack.tasks import TASKS
+from environments.haystack.tokens import Tokens, load_tokenizer
 from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
 from longthread.files import JsonLines, replacing
 
@@ -190,8 +188,8 @@ def check(job: ExportJob) -> None:
 
 def _check_rules(rules: SelectionRules) -> None:
     for task in rules.tasks:
-        if task not in ALL_TASKS:
-            raise ConfigError(f"task must be one of {', '.join(ALL_TASKS)} (got {task!r})", setting="tasks")
+        if task not in TASKS:
+            raise ConfigError(f"task must be one of {', '.join(TASKS)} (got {task!r})", setting="tasks")
     for name in ("per_sample", "limit"):
         if (value := getattr(rules, name)) < 0:
             raise ConfigError(f"{name} {value} must be at least 0", setting=name)
@@ -296,10 +294,7 @@ def main(  # noqa: PLR0913 - a parameter is an option of the command
             min_score=MIN_SCORE if min_score is None else min_score,
             min_margin=MIN_MARGIN if min_margin is None else min_margin,
         )
-        try:
-            _run(ExportJob(kind, tuple(rollouts), out, rules), tokenizer)
-        except (TokenizerError, RecipeError, FactError, FillerError, LayoutError) as error:
-            raise ConfigError(str(error).replace("--env.tokenizer_name", "--tokenizer")) from None
+        _run(ExportJob(kind, tuple(rollouts), out, rules), tokenizer)
 
 
 def _flag(setting: str) -> str:

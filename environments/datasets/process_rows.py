@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from environments.haystack.sample import NEEDED
-from environments.haystack.tasks.independent import NONE, Answer
+from environments.haystack.tasks.task import NONE, Answer
 from longthread.errors import DataError
 
 WANTED = "give the .jsonl of process"

@@ -14,7 +14,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from environments.datasets.process_rows import ProcessRow, right_reply
-from environments.haystack.tasks.independent import NONE, Answer
+from environments.haystack.tasks.task import NONE, Answer
 from environments.rollouts.scoring import normalise, said_by, without_thinking
 
 DEPTH_BINS = 5  # of `balance`

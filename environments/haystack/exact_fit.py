@@ -1,13 +1,12 @@
 """Fits needles and filler between the two ends of a prompt, to the token, whatever the tokenizer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
 
 from environments.haystack.filler.pool import Pool
-from environments.haystack.layout import Layout, LayoutError, lay_out
+from environments.haystack.layout import Hidden, Layout, LayoutError, lay_out
 from environments.haystack.tokens import BREAK
 
 CORRECTIONS = 160  # budgets tried with a tokenizer whose counts do not add up
@@ -25,45 +24,35 @@ class Frame:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Sentences to hide and their depths; the tokens of the last of them, where they have been counted before."""
+def fit(pool: Pool, frame: Frame, hidden: Hidden, numbered: bool, rng: Random) -> Layout:
+    """The haystack that fills the frame. Raises `LayoutError`.
 
-    texts: Sequence[str]
-    depths: Sequence[float]
-    known: np.ndarray
-
-
-def fit(pool: Pool, frame: Frame, plan: Plan, numbered: bool, rng: Random) -> tuple[Layout, np.ndarray, np.ndarray]:
-    """The haystack, and for all needles their first tokens and those behind their last, from the haystack's start on.
-
-    Sums only, where the tokenizer's counts add up. Raises `LayoutError`.
+    By sums alone where the tokenizer's counts add up. Elsewhere the finished prompt is tokenised, the budget corrected
+    and the layout tried again; `Layout.starts` and `.ends` are then those of the tokenised prompt.
     """
-    if not pool.additive:
-        return _fit_and_correct(pool, frame, plan, numbered, rng)
-    laid = lay_out(pool, plan.texts, plan.depths, frame.room, rng, numbered, plan.known)
-    return laid, laid.starts, laid.starts + laid.costs
-
-
-def _fit_and_correct(
-    pool: Pool, frame: Frame, plan: Plan, numbered: bool, rng: Random
-) -> tuple[Layout, np.ndarray, np.ndarray]:
-    """The same by tokenising the finished prompt, mending the budget and trying again."""
+    if pool.additive:
+        return lay_out(pool, hidden, frame.room, rng, numbered)
     for attempt in range(CORRECTIONS):
         if attempt % TRIES_PER_ORDER == 0:
             order, budget = rng.getrandbits(64), frame.room
-        laid = lay_out(pool, plan.texts, plan.depths, budget, Random(order), numbered, plan.known)
-        ids, offsets = pool.tokens.offsets(BREAK.join([frame.before, laid.text, frame.after]))
+        layout = lay_out(pool, hidden, budget, Random(order), numbered)
+        ids, offsets = pool.tokens.offsets(BREAK.join([frame.before, layout.text, frame.after]))
         if len(ids) == frame.length:
-            first, spans = len(frame.before) + len(BREAK), []
-            for chars, text in zip(laid.chars, plan.texts, strict=True):
-                low, high = first + chars, first + chars + len(text)
-                inside = [i for i, (start, end) in enumerate(offsets) if start < high and end > low]
-                spans.append((inside[0] - frame.head, inside[-1] + 1 - frame.head))
-            starts, ends = np.array(spans, dtype=np.int64).reshape(-1, 2).T
-            return laid, starts, ends
+            starts, ends = _tokens_of(layout, hidden, frame, offsets)
+            return replace(layout, starts=starts, ends=ends)
         budget += frame.length - len(ids)
     raise LayoutError(
         f"no haystack of exactly {frame.length} tokens was found in {CORRECTIONS} tries: the counts of this tokenizer's "
-        "pieces do not add up; ask for another length or another tokenizer"
+        "pieces do not add up; ask for another length or another tokenizer",
+        setting=("lengths", "tokenizer_name"),
     )
+
+
+def _tokens_of(layout: Layout, hidden: Hidden, frame: Frame, offsets: list[tuple[int, int]]) -> np.ndarray:
+    """First tokens and those behind the last of every needle, from the haystack's beginning: int64 (2, needles)."""
+    first, spans = len(frame.before) + len(BREAK), []
+    for chars, text in zip(layout.chars, hidden.texts, strict=True):
+        low, high = first + chars, first + chars + len(text)
+        inside = [i for i, (start, end) in enumerate(offsets) if start < high and end > low]
+        spans.append((inside[0] - frame.head, inside[-1] + 1 - frame.head))
+    return np.array(spans, dtype=np.int64).reshape(-1, 2).T

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from environments.haystack.sample import ALL_TASKS, Haystacks, Options
+from environments.haystack.options import Options
+from environments.haystack.sample import Haystacks
+from environments.haystack.tasks import TASKS
 from environments.haystack.tokens import load_tokenizer
 
 
@@ -22,8 +24,8 @@ def main(
         lexical_gap=lexical_gap, distractors=2, decoys=1, hops="3", versions="3", matches="3", values=2, queries=2
     )
     haystacks = Haystacks(load_tokenizer(tokenizer), options)
-    for task in ALL_TASKS:
-        if task == "custom":
+    for task in TASKS:
+        if TASKS[task].fixed:
             continue
         sample = haystacks.sample(seed, "train", task, length)
         print(f"**{task}**: {sample.question}\n")

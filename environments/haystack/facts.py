@@ -1,29 +1,41 @@
 """Facts that no one can know without the text: entities, relations and values, and how they are worded and read back.
 
 A fact is an edge of a graph: (entity, relation, value). `state` words it as a needle, `parse` reads a needle back. The
-question is worded by `questions.py` from other templates. Train and eval share no entity and no value: each is drawn
+question is worded by the tasks from other templates. Train and eval share no entity and no value: each is drawn
 until its checksum has the split's parity, so the two can never meet, whatever the seeds.
 """
 
 import re
-import string
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import TypeVar
 from zlib import crc32
 
+from environments.haystack.wording import reader, sentence
+from longthread.errors import ConfigError
+
 SPLITS = ("train", "eval")
+DRAWS = 10_000  # of something in a split that holds half of everything: more than chance ever needs
 
-
-class FactError(ValueError):
-    """No such fact can be made: one line that names the value, the limit and the fix."""
+T = TypeVar("T")
 
 
 def in_split(text: str, split: str) -> bool:
     """Whether an entity or a value belongs to the split: half of every space each, by parity of its CRC-32."""
     return crc32(text.lower().encode()) % 2 == SPLITS.index(split)
+
+
+def first_drawn(draw: Callable[[], T], wanted: Callable[[T], bool], what: str) -> T:
+    """The first of what is drawn that is wanted. Raises `ConfigError` if there is none in `DRAWS`."""
+    for _ in range(DRAWS):
+        if wanted(drawn := draw()):
+            return drawn
+    raise ConfigError(
+        f"{what} was not found in {DRAWS} draws; ask for fewer facts, or add to the words they are made of"
+    )
 
 
 # ---- values: every kind has at least 2^32 members in each split, so none can be guessed or listed ----
@@ -111,23 +123,22 @@ VALUE_KINDS = {
 
 
 def draw_value(kind: str, split: str, rng: Random) -> str:
-    while True:
-        value = VALUE_KINDS[kind].draw(rng)
-        if in_split(value, split):
-            return value
+    """A value of a kind in `VALUE_KINDS`, from the split's half. Raises `ConfigError` where that half is empty."""
+    draw = VALUE_KINDS[kind].draw
+    return first_drawn(lambda: draw(rng), lambda value: in_split(value, split), f"a value of kind {kind} in {split}")
 
 
 def draw_values(kind: str, n: int, split: str, rng: Random) -> list[str]:
     """`n` different values, none a part of another."""
-    found: dict[str, None] = {}
+    values: dict[str, None] = {}
     while True:
-        while len(found) < n:
-            found.setdefault(draw_value(kind, split, rng))
-        text = "\n".join(found)  # one search a value: comparing each with each takes seconds for thousands
-        if not (parts := [value for value in found if text.count(value) > 1]):
-            return list(found)
+        while len(values) < n:
+            values.setdefault(draw_value(kind, split, rng))
+        text = "\n".join(values)  # one search a value: comparing each with each takes seconds for thousands
+        if not (parts := [value for value in values if text.count(value) > 1]):
+            return list(values)
         for value in parts:
-            del found[value]
+            del values[value]
 
 
 # ---- entities ----
@@ -178,14 +189,17 @@ PLACES = (
 
 def draw_entity(split: str, lexical_gap: bool, rng: Random) -> Entity:
     """A person: by an invented name, or, with a lexical gap, by trade, trait and place."""
-    while True:
-        if not lexical_gap:
-            name = f"{_pseudonym(rng, 1)} {_pseudonym(rng, 2)}"
-            entity = Entity(name, name)
-        else:
-            entity = _described(rng.choice(TRAITS), rng.choice(TRADES), rng.choice(PLACES))
-        if in_split(entity.told, split):
-            return entity
+    draw = _draw_described if lexical_gap else _draw_named
+    return first_drawn(lambda: draw(rng), lambda entity: in_split(entity.told, split), f"a person in {split}")
+
+
+def _draw_named(rng: Random) -> Entity:
+    name = f"{_pseudonym(rng, 1)} {_pseudonym(rng, 2)}"
+    return Entity(name, name)
+
+
+def _draw_described(rng: Random) -> Entity:
+    return _described(rng.choice(TRAITS), rng.choice(TRADES), rng.choice(PLACES))
 
 
 def _described(trait: tuple[str, str], trade: tuple[str, str], place: tuple[str, str]) -> Entity:
@@ -194,25 +208,30 @@ def _described(trait: tuple[str, str], trade: tuple[str, str], place: tuple[str,
 
 def near_duplicate(entity: Entity, split: str, rng: Random) -> Entity:
     """Someone easily taken for the entity: a name one or two letters away, or a description with one part changed."""
-    while True:
-        if entity.told == entity.asked:
-            letters = list(entity.told)
-            for at in rng.sample([i for i, c in enumerate(letters) if c.islower()], rng.randint(1, 2)):
-                same = "aeiou" if letters[at] in "aeiou" else "bcdfghjklmnprstvwz"
-                letters[at] = rng.choice([c for c in same if c != letters[at]])
-            twin = Entity("".join(letters), "".join(letters))
-        else:
-            trait, trade, place = (
-                next(pair for pair in TRAITS if entity.told.startswith(f"the {pair[0]} ")),
-                next(pair for pair in TRADES if f" {pair[0]} by the " in entity.told),
-                next(pair for pair in PLACES if entity.told.endswith(f" by the {pair[0]}")),
-            )
-            parts, tables = [trait, trade, place], (TRAITS, TRADES, PLACES)
-            at = rng.randrange(3)
-            parts[at] = rng.choice([pair for pair in tables[at] if pair != parts[at]])
-            twin = _described(*parts)
-        if in_split(twin.told, split):
-            return twin
+    alter = _misspelt if entity.told == entity.asked else _redescribed
+    return first_drawn(
+        lambda: alter(entity, rng), lambda twin: in_split(twin.told, split), f"someone like {entity.told} in {split}"
+    )
+
+
+def _misspelt(entity: Entity, rng: Random) -> Entity:
+    letters = list(entity.told)
+    for i in rng.sample([i for i, letter in enumerate(letters) if letter.islower()], rng.randint(1, 2)):
+        alike = "aeiou" if letters[i] in "aeiou" else "bcdfghjklmnprstvwz"
+        letters[i] = rng.choice([letter for letter in alike if letter != letters[i]])
+    return Entity("".join(letters), "".join(letters))
+
+
+def _redescribed(entity: Entity, rng: Random) -> Entity:
+    tables = (TRAITS, TRADES, PLACES)
+    parts = [
+        next(pair for pair in TRAITS if entity.told.startswith(f"the {pair[0]} ")),
+        next(pair for pair in TRADES if f" {pair[0]} by the " in entity.told),
+        next(pair for pair in PLACES if entity.told.endswith(f" by the {pair[0]}")),
+    ]
+    i = rng.randrange(3)
+    parts[i] = rng.choice([pair for pair in tables[i] if pair != parts[i]])
+    return _described(*parts)
 
 
 # ---- relations ----
@@ -298,34 +317,30 @@ BY_KIND = {relation.kind: relation for relation in RELATIONS}
 
 @dataclass(frozen=True, slots=True)
 class Fact:
+    """An edge of the graph: what is said of an entity."""
+
     entity: Entity
     relation: str
     value: str
 
 
 def state(fact: Fact, one_of: bool, rng: Random) -> str:
-    """The fact as one sentence."""
+    """The fact as one sentence; `one_of`: as one of several values of the entity."""
     relation = RELATION[fact.relation]
-    sentence = rng.choice(relation.told_one_of if one_of else relation.told).format(e=fact.entity.told, v=fact.value)
-    return sentence[0].upper() + sentence[1:]
+    template = rng.choice(relation.told_one_of if one_of else relation.told)
+    return sentence(template, e=fact.entity.told, v=fact.value)
 
 
-_VALUE = r"(?P<v>[\w-]+(?: [\w:,-]+)*?)"
+def ask(entity: str, relation: str, gap: bool, several: bool = False) -> str:
+    """The question for an entity's value, or for its values; `gap`: in other words than those of the needle."""
+    template = RELATION[relation].asked_gap if gap else RELATION[relation].asked
+    return template.format(e=entity, s="s" if several else "", is_="are" if several else "is")
 
 
-def _reader(template: str) -> re.Pattern:
-    parts = [re.escape(text) for text, *_ in string.Formatter().parse(template)]
-    # No template starts with {e}, so the entity stands in running text as it was given.
-    return re.compile(parts[0] + r"(?P<e>[\w' -]+?)" + parts[1] + _VALUE + parts[2])
-
-
-READERS = [(r.name, _reader(template)) for r in RELATIONS for template in r.told + r.told_one_of]
+READERS = [(r.name, reader(template)) for r in RELATIONS for template in r.told + r.told_one_of]
 
 
 def parse(text: str) -> list[tuple[str, str, str]]:
-    """Every fact stated in a text, as (entity as told, relation, value), in no order: needles read back by themselves."""
-    found = set()
-    for name, reader in READERS:
-        for match in reader.finditer(text):
-            found.add((match["e"], name, match["v"]))
-    return sorted(found)
+    """Every fact stated in a text, as (entity as told, relation, value), sorted: needles read back by themselves."""
+    facts = {(match["e"], name, match["v"]) for name, pattern in READERS for match in pattern.finditer(text)}
+    return sorted(facts)

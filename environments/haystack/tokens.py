@@ -12,9 +12,12 @@ import json
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from tokenizers import Tokenizer
 
 from environments.haystack import light_tokenizer
+from longthread.errors import ConfigError
 
 # What stands before and after a piece while it is counted. Both are plain letters, because a haystack always goes on
 # with a letter there and because a tokenizer treats the very start and end of a text differently from its middle.
@@ -26,12 +29,29 @@ REMEMBERED = 16_384  # paragraphs: a few pools of 128k-token haystacks, some 40 
 PLACEHOLDER = "\ue000haystack\ue000"  # private use area: no template and no corpus contains it
 
 
-class TokenizerError(ValueError):
-    """The tokenizer cannot serve: one line that says why and what to do."""
+class ChatTokenizer(Protocol):
+    """What haystacks need of a tokenizer: transformers' fast ones and `LightTokenizer` have it."""
+
+    chat_template: Any  # a template, or transformers' templates by name
+    name_or_path: str
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the Rust library."""
+
+    def __len__(self) -> int: ...
+
+    def __hash__(self) -> int: ...
+
+    def decode(self, ids: Any, *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> Any:
+        """The text of token ids."""
+
+    def apply_chat_template(self, conversation: Any, *, tokenize: Any, add_generation_prompt: bool) -> Any:
+        """The conversation as text."""
 
 
 def load_tokenizer(name: str) -> Any:
-    """The chat tokenizer of a local folder or a hub name, for haystacks and rows. Raises `TokenizerError` in one line.
+    """The chat tokenizer of a local folder or a hub name, for haystacks and rows. Raises `ConfigError`.
 
     It is transformers' own, or a `LightTokenizer` where that is known to be the same; see `load_full_tokenizer`.
     """
@@ -39,7 +59,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_full_tokenizer(name: str) -> Any:
-    """The tokenizer as transformers loads it, for models and trainers. Raises `TokenizerError` in one line."""
+    """The tokenizer as transformers loads it, for models and trainers. Raises `ConfigError`."""
     from transformers import AutoTokenizer
 
     try:
@@ -47,26 +67,30 @@ def load_full_tokenizer(name: str) -> Any:
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more for the same user mistake
         kind = "folder" if Path(name).is_dir() else "name"
         reason = str(error).strip().split("\n")[0][:200]
-        raise TokenizerError(
-            f"tokenizer {kind} {name!r} cannot be loaded ({reason}); give --env.tokenizer_name a local folder with "
-            "tokenizer.json and tokenizer_config.json, or a hub name that this machine can reach"
+        raise ConfigError(
+            f"tokenizer {kind} {name!r} cannot be loaded ({reason}); give a local folder with tokenizer.json and "
+            "tokenizer_config.json, or a hub name that this machine can reach",
+            setting="tokenizer_name",
         ) from None
 
 
 class Tokens:
     """Counting, encoding and the chat template for one tokenizer.
 
-    Raises `TokenizerError` when the tokenizer has no chat template or is not a fast (Rust) one.
+    Raises `ConfigError` when the tokenizer has no chat template or is not a fast (Rust) one.
     """
 
-    def __init__(self, tokenizer: Any):
+    def __init__(self, tokenizer: ChatTokenizer):
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         if not getattr(tokenizer, "is_fast", False):
-            raise TokenizerError(f"tokenizer {name!r} is not a fast tokenizer; save it with a tokenizer.json")
+            raise ConfigError(
+                f"tokenizer {name!r} is not a fast tokenizer; save it with a tokenizer.json", setting="tokenizer_name"
+            )
         if not tokenizer.chat_template:
-            raise TokenizerError(
+            raise ConfigError(
                 f"tokenizer {name!r} has no chat template; use an instruct model's tokenizer or set "
-                "tokenizer.chat_template and save it"
+                "tokenizer.chat_template and save it",
+                setting="tokenizer_name",
             )
         self.tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
@@ -91,7 +115,7 @@ class Tokens:
         added = self._backend.get_added_tokens_decoder().values()
         return tuple(sorted({token.content for token in added if token.content.strip()}, key=len, reverse=True))
 
-    def _whole(self) -> Any:
+    def _whole(self) -> Tokenizer:
         """The backend with truncation and padding off: a call elsewhere, or tokenizer.json itself, may have left them on."""
         if self._backend.truncation:
             self._backend.no_truncation()
@@ -135,6 +159,7 @@ class Tokens:
         return self.encode(LEFT + BREAK + text + BREAK + RIGHT)[self._left_break : -1]
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of these token ids, special tokens spelled out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -150,15 +175,19 @@ class Tokens:
     # line, whose tokens it carries. "initial": after a blank line, before " ". "alone": a paragraph of its own.
 
     def mid(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each sentence between two others of its paragraph."""
         return [n - self._left for n in self.lengths([f"{LEFT} {text}" for text in texts])]
 
     def final(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each sentence at the end of its paragraph, with the blank line behind it."""
         return [n - self._left - 1 for n in self.lengths([f"{LEFT} {text}{BREAK}{RIGHT}" for text in texts])]
 
     def initial(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each sentence at the beginning of its paragraph."""
         return [n - self._left_break for n in self.lengths([LEFT + BREAK + text for text in texts])]
 
     def alone(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each paragraph of one sentence, with the blank line behind it."""
         return [n - self._left_break - 1 for n in self.lengths([LEFT + BREAK + text + BREAK + RIGHT for text in texts])]
 
     def head(self, text: str) -> int:

@@ -3,7 +3,7 @@
 from random import Random
 
 from environments.config import SEEDS, Grid, HaystackEnvConfig
-from environments.haystack.sample import absent_twin
+from environments.haystack.tasks import TASKS, absent_twin
 from environments.rollouts.rollout import RolloutRequest
 
 
@@ -35,12 +35,12 @@ def evaluation_requests(config: HaystackEnvConfig, grid: Grid) -> list[RolloutRe
             (task, depth, repeat)
             for repeat in range(config.repeats)
             for task in dict.fromkeys(grid.tasks)
-            if not task.startswith("absent")
+            if not TASKS[task].absent
             for depth in dict.fromkeys(grid.depths)
         ]
         absent = round(len(cells) * config.absent_share / (1 - config.absent_share))
         twins = list(dict.fromkeys(map(absent_twin, grid.tasks)))
-        if any(task.startswith("absent") for task in grid.tasks):
+        if any(TASKS[task].absent for task in grid.tasks):
             absent = max(absent, config.repeats * len(twins))
         cells += [(twins[i % len(twins)], None, i // len(twins)) for i in range(absent)]
         for task, depth, repeat in cells:

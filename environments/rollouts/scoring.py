@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from environments.haystack.facts import VALUE_KINDS
-from environments.haystack.tasks.independent import NONE, Answer
+from environments.haystack.tasks.task import NONE, Answer
 
 ABSTAIN = 0.02  # below what one guess in fifty would earn, so that guessing from the text pays more than silence
 STEPS_CAP = 0.2  # what all hops but the answer earn: far below the answer, above silence

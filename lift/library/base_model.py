@@ -131,12 +131,12 @@ def device(name: str) -> "torch.device":
 
 def tokenizer(folder: Path) -> ChatTokenizer:
     """The tokenizer of a model's folder. Raises `ConfigError`."""
-    from environments.haystack.tokens import TokenizerError, load_full_tokenizer
+    from environments.haystack.tokens import load_full_tokenizer
 
     try:
         return load_full_tokenizer(str(folder))
-    except TokenizerError as error:
-        raise ConfigError(str(error).partition("; give ")[0] + ": give a model folder with its tokenizer") from None
+    except ConfigError as error:
+        raise ConfigError(error.message.partition("; give ")[0] + ": give a model folder with its tokenizer") from None
 
 
 def load(folder: Path, target: "torch.device") -> CausalLM:

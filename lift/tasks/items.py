@@ -11,7 +11,7 @@ from random import Random
 from typing import ClassVar, TypeVar
 
 from environments.haystack.facts import SPLITS, VALUE_KINDS
-from environments.haystack.tasks.independent import NONE, Answer
+from environments.haystack.tasks.task import NONE, Answer
 from environments.rollouts.scoring import find_values, normalise, said_by, without_thinking
 from lift.document.document import Document, Span
 from longthread.errors import ConfigError

@@ -17,7 +17,7 @@ from typing import Any, cast
 from zlib import crc32
 
 from environments.haystack.facts import SPLITS, in_split
-from environments.haystack.tasks.independent import Answer
+from environments.haystack.tasks.task import Answer
 from environments.rollouts.scoring import find_values, normalise, without_thinking
 from lift.document.document import Document, Span
 from lift.tasks.items import Item, Task, sentences_of

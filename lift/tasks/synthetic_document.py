@@ -18,11 +18,12 @@ import numpy as np
 from environments.haystack.facts import BY_KIND, RELATION, Fact, draw_values, state
 from environments.haystack.filler import prose
 from environments.haystack.filler.pool import Pool
-from environments.haystack.layout import lay_out
-from environments.haystack.tasks.independent import QuizOptions
-from environments.haystack.tasks.linked import Draw
-from environments.haystack.tasks.linked_wordings import LINKS, Link, sentence
+from environments.haystack.layout import Hidden, lay_out
+from environments.haystack.sample import Options
+from environments.haystack.tasks.linked_wordings import LINKS, Link
+from environments.haystack.tasks.task import Draw
 from environments.haystack.tokens import Tokens
+from environments.haystack.wording import sentence
 from lift.document.document import Document, Span
 from lift.document.token_spans import TokenSpans
 from lift.tasks.items import Item
@@ -92,7 +93,7 @@ def generate(tokenizer: ChatTokenizer, tokens: int, seed: int) -> tuple[Document
                 f"a document of {tokens} tokens is too short for {costs.sum()} tokens of facts: "
                 f"ask for {enough(tokenizer)}"
             )
-        laid = lay_out(pool, texts, _places(strata, costs, tokens, rng), budget, rng)
+        laid = lay_out(pool, Hidden(texts, _places(strata, costs, tokens, rng)), budget, rng)
         in_tokens = TokenSpans(laid.text, *counter.offsets(laid.text))
         count = len(in_tokens.ids)
         budget += tokens - count  # the blank line behind it; more where the tokenizer's counts do not add up
@@ -128,7 +129,7 @@ class _Draft:
 
 
 def _drafts(rng: Random) -> list[_Draft]:
-    draw = Draw(QuizOptions(), SPLIT, rng)
+    draw = Draw(Options(), SPLIT, rng)
     kinds = rng.sample(KINDS, SINGLES) + list(CHAIN_KINDS)
     values = {kind: draw_values(kind, kinds.count(kind), SPLIT, rng) for kind in sorted(set(kinds))}
     links = rng.sample(LINKS, CHAINS)

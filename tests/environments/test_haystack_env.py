@@ -190,10 +190,10 @@ def test_evaluation_grid(tokenizer: Path, settings: dict[str, Any], present: int
 
 
 def test_a_length_too_short_for_any_task_is_found_at_the_start(tokenizer: Path) -> None:
-    with pytest.raises(ConfigError, match="multi_value at 600 tokens.*--env.lengths"):
+    with pytest.raises(ConfigError, match="multi_value at 600 tokens.*lengths"):
         make_env(tokenizer, "http://x/v1", tasks="multi_value", lengths="600")
     with pytest.raises(
-        ConfigError, match="absent at 600 tokens.*--env.lengths"
+        ConfigError, match="absent at 600 tokens.*lengths"
     ):  # absent facts bring distractors that a single needle lacks
         make_env(tokenizer, "http://x/v1", tasks="single", lengths="600,1300", distractors=20)
 

@@ -15,12 +15,9 @@ from axolotl.prompt_tokenizers import DatasetWrappingStrategy
 from datasets import Dataset, Features, Sequence, Value
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
-from environments.haystack.facts import FactError
-from environments.haystack.filler.corpora import CorpusError
-from environments.haystack.filler.pool import FillerError
-from environments.haystack.layout import LayoutError
-from environments.haystack.sample import RecipeError, rebuild
-from environments.haystack.tokens import TokenizerError, Tokens
+from environments.haystack.sample import rebuild
+from environments.haystack.tokens import Tokens
+from longthread.errors import ConfigError
 from trainer_configs.longlora.config import LongLoRAError, section
 
 LOG = logging.getLogger(f"axolotl.{__name__}")  # shown as Axolotl shows its own
@@ -29,7 +26,6 @@ BATCH = 16  # lines; a group of 128k tokens is some MB
 FEATURES = Features(
     input_ids=Sequence(Value("int32")), attention_mask=Sequence(Value("int8")), labels=Sequence(Value("int32"))
 )
-BUILD = (RecipeError, FactError, FillerError, LayoutError, CorpusError, TokenizerError)
 
 
 class Group(BaseModel):
@@ -103,7 +99,7 @@ class Rollouts(DatasetWrappingStrategy):
             sample, tokens = rebuild(group.recipe or {}, self.tokenizer), Tokens(self.tokenizer)
         except KeyError as error:
             raise LongLoRAError(f"{where}: the recipe has no {error}; give the .jsonl of process") from None
-        except BUILD as error:
+        except ConfigError as error:
             raise LongLoRAError(f"{where}: {error}") from None
         return tokens.encode(tokens.render(sample.messages))
 

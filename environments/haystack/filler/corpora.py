@@ -193,6 +193,3 @@ def cell_text(cell: object, name: str, column: str) -> str:
     raise DataError(
         f"column {column!r} of {name} holds {type(cell).__name__}, neither text nor messages: name a text column"
     )
-
-
-CorpusError = DataError  # for callers that still catch it by this name

@@ -14,18 +14,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
 from environments.haystack.tokens import BREAK, LEFT, RIGHT, Tokens
+from longthread.errors import ConfigError
 
 CHECKED_PASSAGES = 24  # passages re-tokenised whole at load, to prove that counts add up
 BATCH = 64  # passages tokenised at a time: bounds how far a pool overshoots the tokens asked for
+CUTS_TRIED = 24  # sentence ends of the last passage tried, from the fullest down
+SHUFFLES = 12  # orders of passages tried before giving up on an exact fit
+CLOSINGS_TRIED = 16  # pairs of costs tried to close a passage
+DRAWS_A_COST = 8  # sentences of one cost tried: those of passages in use do not count
 WORD = re.compile(r"[\w'’-]+")
-
-
-class FillerError(ValueError):
-    """The filler cannot serve: one line that names the value, the limit and the fix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,15 +36,22 @@ class Passage:
 
     text: str
     tokens: int
-    cut_chars: np.ndarray  # a needle may stand before the space at text[cut]
-    cut_tokens: np.ndarray  # tokens before that space
+    cut_chars: np.ndarray  # int64 (cuts,): a needle may stand before the space at text[cut]
+    cut_tokens: np.ndarray  # int64 (cuts,): tokens before that space
     relabel: int  # what the first sentence costs more when a "[12] " stands before it instead of a blank line
+
+
+class Filling(NamedTuple):
+    """Passages in the order of a haystack, the last one made to measure, and the tokens of each one's label, int64."""
+
+    passages: list[Passage]
+    labels: np.ndarray
 
 
 class Pool:
     """Passages with exact counts. `passages` are lists of paragraphs, each a list of sentences.
 
-    Raises `FillerError` when they hold fewer than `at_least` tokens.
+    Raises `ConfigError` when they hold fewer than `at_least` tokens.
     """
 
     def __init__(self, tokens: Tokens, passages: Iterable[list[list[str]]], at_least: int):
@@ -54,9 +63,10 @@ class Pool:
         while total < at_least and (batch := list(islice(source, BATCH))):
             total += self._add(batch)
         if total < at_least:
-            raise FillerError(
+            raise ConfigError(
                 f"the filler has {total} tokens, fewer than the {at_least} needed (twice the longest haystack, so that "
-                "no two samples are alike); give more text or ask for shorter lengths"
+                "no two samples are alike); give more text or ask for shorter lengths",
+                setting=("filler_path", "lengths"),
             )
         self.costs = np.array([p.tokens for p in self.passages])
         self.relabels = np.array([p.relabel for p in self.passages])
@@ -122,10 +132,46 @@ class Pool:
         return len(self.tokens.encode(whole)) == frame + sum(p.tokens for p in sample)
 
     def label_costs(self, n: int) -> np.ndarray:
-        """Tokens of the labels "[1]" … "[n]", each at the start of a passage."""
+        """Tokens of the labels "[1]" … "[n]", each at the start of a passage, int64."""
         if n > len(self._labels):
             self._labels = self.tokens.initial([f"[{i}]" for i in range(1, 2 * n + 1)])
         return np.array(self._labels[:n])
+
+    def fill(self, tokens: int, rng: Random, numbered: bool) -> Filling | None:
+        """Passages in random order of exactly so many tokens, with their labels if `numbered`; None if there are none.
+
+        The last passage is cut at a sentence and closed with sentences of just the tokens that are missing.
+        """
+        n = len(self.passages)
+        for _ in range(SHUFFLES):
+            order = rng.sample(range(n), min(n, int(2 * max(tokens, 0) / self.costs.mean()) + 8))
+            labels = np.zeros(len(order), dtype=np.int64)
+            if numbered:
+                labels = self.label_costs(len(order)) + self.relabels[order]
+            ends = np.cumsum(self.costs[order] + labels)
+            whole = int(np.searchsorted(ends, tokens, side="right"))
+            for k in (whole, whole - 1):  # the passage that would overflow may have to give way to the one before it
+                if not 0 <= k < len(order):
+                    continue
+                room = tokens - (int(ends[k - 1]) if k else 0) - int(labels[k])
+                if last := self._closed(self.passages[order[k]], room, set(order[: k + 1]), rng):
+                    return Filling([*(self.passages[i] for i in order[:k]), last], labels[: k + 1])
+        return None
+
+    def _closed(self, passage: Passage, room: int, used: set[int], rng: Random) -> Passage | None:
+        """The passage cut at a sentence and closed with others, to cost exactly `room` tokens."""
+        fitting = int(np.searchsorted(passage.cut_tokens, room))
+        for j in range(fitting - 1, max(fitting - 1 - CUTS_TRIED, -1), -1):
+            tokens = int(passage.cut_tokens[j])
+            if closing := self.closing(room - tokens, used, rng):
+                *mids, (final, _) = closing
+                text = " ".join([passage.text[: passage.cut_chars[j]], *(sentence for sentence, _ in mids)])
+                cut_chars, cut_tokens = passage.cut_chars[: j + 1], passage.cut_tokens[: j + 1]
+                if mids:  # one at most: a needle may stand behind it too
+                    cut_chars = np.append(cut_chars, len(text))
+                    cut_tokens = np.append(cut_tokens, tokens + mids[0][1])
+                return Passage(f"{text} {final}", room, cut_chars, cut_tokens, passage.relabel)
+        return None
 
     def closing(self, cost: int, used: set[int], rng: Random) -> list[tuple[str, int]] | None:
         """Sentences, each with its cost, that end a paragraph and cost exactly `cost` tokens: one or two.
@@ -136,11 +182,11 @@ class Pool:
         if cost in self._finals:
             choices.append(())
         rng.shuffle(choices)
-        for choice in choices[:16]:
+        for choice in choices[:CLOSINGS_TRIED]:
             picked: list[tuple[str, int]] = []
             for table, count in [*((self._mids, a) for a in choice), (self._finals, cost - sum(choice))]:
                 candidates = table[count]
-                for index, sentence in (rng.choice(candidates) for _ in range(8)):
+                for index, sentence in (rng.choice(candidates) for _ in range(DRAWS_A_COST)):
                     if index not in used and (sentence, count) not in picked:
                         picked.append((sentence, count))
                         break

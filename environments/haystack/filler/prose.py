@@ -32,6 +32,7 @@ from environments.haystack.filler.prose_grammar import (
     WOMEN,
 )
 from environments.haystack.filler.prose_topics import TOPICS
+from environments.haystack.wording import capitalised
 
 T = TypeVar("T")
 Passage = list[list[str]]  # paragraphs, each a list of sentences
@@ -210,6 +211,7 @@ class Writer:
         self.words = 0
 
     def pick(self, items: list[T]) -> T:
+        """One of the items."""
         return items[int(self.random() * len(items))]
 
     def draw(self, deck: list[T], options: list[T]) -> T:
@@ -220,6 +222,7 @@ class Writer:
         return deck.pop()
 
     def expand(self, node: Node) -> str:
+        """The text of a node of the grammar, its choices drawn."""
         while True:
             kind = type(node)
             if kind is str:
@@ -234,6 +237,7 @@ class Writer:
                 return "".join([part if type(part) is str else expand(part) for part in node])  # type: ignore
 
     def name(self, endings: list[str]) -> str:
+        """An invented name with one of the endings."""
         return f"{self.pick(self.onsets)}{self.pick(self.middles)}{self.pick(endings)}"
 
     def new_passage(self) -> None:
@@ -299,6 +303,7 @@ class Writer:
         return text
 
     def passage(self) -> Passage:
+        """Three to five paragraphs about the same people and the same topic."""
         self.new_passage()
         count = 3 + int(self.random() * 3)
         plans = {3: ("setting", "complication", "reflection"), 4: ("setting", "action", "complication", "reflection")}
@@ -335,7 +340,7 @@ def finish(text: str, people: tuple[Person, Person]) -> str:
     text = GAP.sub("", text).replace(",,", ",")
     if text[-2] == ",":  # an introduction at the end: "the mason,." or "the mason,?"
         text = text[:-2] + text[-1]
-    return text[0].upper() + text[1:]
+    return capitalised(text)
 
 
 def shuffle(items: list[T], random: Callable[[], float]) -> None:
@@ -412,6 +417,7 @@ def sample(words: int, seed: int = 0, split: str = "train", mode: str = "coheren
 
 
 def main() -> None:
+    """Print a sample of the prose, or its statistics."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", default="train", choices=SPLITS)

@@ -1,1 +1,34 @@
-"""What is asked: independent needles, and linked ones."""
+"""The tasks, by the names that users type."""
+
+from environments.haystack.tasks import independent, linked
+from environments.haystack.tasks.task import Task
+
+_TASKS = (
+    Task("single", "single", independent.single),
+    Task("multi_key", "multi_key", independent.multi_key),
+    Task("multi_value", "multi_value", independent.multi_value),
+    Task("multi_query", "multi_query", independent.multi_query),
+    Task("absent", "multi_key", independent.multi_key, absent=True),
+    Task("custom", "custom", independent.custom, fixed=True),
+    Task("chain", "chain", linked.chain, linked=True, ordered=True),
+    Task("update", "update", linked.update, linked=True, ordered=True),
+    Task("find_all", "find_all", linked.find_all, linked=True),
+    Task("count", "count", linked.count, linked=True),
+    Task("order", "order", linked.order, linked=True, ordered=True),
+    Task("join", "join", linked.join, linked=True, ordered=True),
+    Task("absent_chain", "chain", linked.chain, linked=True, absent=True),
+    Task("absent_update", "update", linked.update, linked=True, absent=True),
+    Task("absent_find_all", "find_all", linked.find_all, linked=True, absent=True),
+    Task("absent_count", "count", linked.count, linked=True, absent=True),
+    Task("absent_order", "order", linked.order, linked=True, absent=True),
+    Task("absent_join", "join", linked.join, linked=True, absent=True),
+)
+TASKS = {task.name: task for task in _TASKS}
+
+
+def absent_twin(name: str) -> str:
+    """The task that asks the same of a text which does not hold the answer."""
+    asked = TASKS[name]
+    if not asked.linked:
+        return "absent"
+    return next(task.name for task in _TASKS if task.absent and task.question == asked.question)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from random import Random
 
-from environments.haystack.facts import PLACES, RELATION
+from environments.haystack.facts import RELATION
+from environments.haystack.wording import reader
 
 
 @dataclass(frozen=True)
@@ -125,30 +126,14 @@ def draw_days(n: int, rng: Random) -> list[date]:
 
 
 def spell(day: date) -> str:
+    """The day as texts and questions write it: 3 May 1874."""
     return f"{day.day} {day:%B} {day.year}"
-
-
-def sentence(template: str, **slots: str) -> str:
-    text = template.format(**slots)
-    return text[0].upper() + text[1:]
 
 
 # ---- reading back ----
 
-_NAME = r"(?:the [\w-]+ \w+ by the [\w' -]+?|(?!the )[\w' -]+?)"  # whole: "to the poet by the inn by the ..."
-_SLOTS = {"e": _NAME, "v": r"[\w:-]+(?: [\w:-]+)*?", "p": r"[\w' -]+?", "d": r"\d{1,2} [A-Z][a-z]+ \d{4}"}
-PLACE_TOLD = {told for told, _ in PLACES}
 
-
-def reader(template: str) -> re.Pattern:
-    """The pattern that reads a sentence of that template back."""
-    pattern = re.escape(template)
-    for slot, what in _SLOTS.items():
-        pattern = pattern.replace(re.escape(f"{{{slot}}}"), f"(?P<{slot}>{what})", 1)
-    return re.compile(pattern)
-
-
-def readers() -> list[tuple[str, str, re.Pattern]]:
+def readers() -> list[tuple[str, str, re.Pattern[str]]]:
     """(kind, name, pattern) of every template of links, events, changes and plain facts."""
     tables = [
         *(("link", link.name, told) for link in LINKS for told in link.told),

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from environments.curriculum import task_ladders
 from environments.curriculum.policy import Curriculum
-from environments.haystack.sample import ALL_TASKS, Options
-from environments.haystack.tasks.linked import LINKED
+from environments.haystack.sample import Options
+from environments.haystack.tasks import TASKS
 from environments.rollouts.rollout import RolloutRequest
 from tests.environments.loopback import make_env, said
 
@@ -22,13 +22,13 @@ class Settings:
         self.__dict__ |= defaults | settings
 
 
-TASKS = ["single", "multi_key", "chain", "find_all", "absent"]
+ASKED = ["single", "multi_key", "chain", "find_all", "absent"]
 
 
 @given(st.integers(-1, 512), st.integers(0, 256), st.booleans(), st.sampled_from([[1024], [512, 2048], [4096, 131072]]))
 def test_ladders_end_at_the_settings_and_always_fit(decoys, distractors, gap, lengths):
     config = Settings(decoys=decoys, distractors=distractors, lexical_gap=gap)
-    made = task_ladders.ladders(config, TASKS, set(LINKED), lengths, (2, 3, 4))
+    made = task_ladders.ladders(config, ASKED, lengths, (2, 3, 4))
     assert set(made) == {"single", "multi_key", "chain", "find_all"}
     for task, ladder in made.items():
         assert all(task_ladders.fits(rung) for rung in ladder.rungs)
@@ -37,25 +37,25 @@ def test_ladders_end_at_the_settings_and_always_fit(decoys, distractors, gap, le
         assert last.length == lengths[-1] and last.lexical_gap == gap
         assert last.hops == (4 if task == "chain" else 2)
         assert last.distractors == (0 if task == "single" else distractors)
-        assert last.decoys <= (0 if task not in LINKED else max(decoys, 4 * lengths[-1] // 1024))
+        assert last.decoys <= (0 if not TASKS[task].linked else max(decoys, 4 * lengths[-1] // 1024))
 
 
 def test_items_take_tasks_in_turn_and_their_share_of_absent_ones():
-    curriculum = Curriculum(task_ladders.ladders(Settings(), TASKS, set(LINKED), [512, 1024], (2, 3)))
-    drawn = [task_ladders.draw(curriculum, TASKS, i, Random(i)) for i in range(400)]
+    curriculum = Curriculum(task_ladders.ladders(Settings(), ASKED, [512, 1024], (2, 3)))
+    drawn = [task_ladders.draw(curriculum, ASKED, i, Random(i)) for i in range(400)]
     assert [lesson for _, lesson, _ in drawn[:8]] == ["single", "multi_key", "chain", "find_all"] * 2
     assert {task for task, _, _ in drawn} == {
         "single", "multi_key", "chain", "find_all", "absent", "absent_chain", "absent_find_all",
     }  # fmt: skip
     assert 150 < sum(task.startswith("absent") for task, _, _ in drawn) < 250
-    assert set(TASKS) <= set(ALL_TASKS)
+    assert set(ASKED) <= set(TASKS)
 
 
 def test_a_difficulty_becomes_a_sample(gpt2):
     from environments.haystack.sample import Haystacks
 
     base = Haystacks(gpt2, Options())
-    curriculum = Curriculum(task_ladders.ladders(Settings(), ["chain"], set(LINKED), [1024, 2048], (2, 3)))
+    curriculum = Curriculum(task_ladders.ladders(Settings(), ["chain"], [1024, 2048], (2, 3)))
     for rung in curriculum._tracks["chain"].ladder.rungs:
         options = task_ladders.options(base.options, rung)
         sample = base.variant(options).sample(0, "train", "chain", rung.length)

@@ -30,8 +30,9 @@ from environments.datasets.select import (
     preference_pairs,
     select,
 )
-from environments.haystack.sample import ALL_TASKS, Haystacks, Options
-from environments.haystack.tasks.independent import Answer
+from environments.haystack.sample import Haystacks, Options
+from environments.haystack.tasks import TASKS
+from environments.haystack.tasks.task import Answer
 from environments.inference.completions import Completion
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import score
@@ -40,7 +41,7 @@ from tests.environments.tiny_model import tiny_tokenizer
 
 KINDS = ("sft", "dpo", "pretrain")
 GROUPS = 6
-TASKS = "single,multi_value,chain"
+ASKED = "single,multi_value,chain"
 LENGTH = 6000  # tokens (bytes, with the tiny tokenizer) that hold a chain and its decoys
 
 
@@ -67,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> dict[str,
             env = make_env(
                 tokenizer,
                 server.url,
-                tasks=TASKS,
+                tasks=ASKED,
                 lengths=str(LENGTH),
                 store=store,
                 group_size=6,
@@ -267,7 +268,7 @@ def row_of() -> Callable[..., tuple[ProcessRow, Any]]:
     return make
 
 
-@pytest.mark.parametrize("task", [task for task in ALL_TASKS if task != "custom"])
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "custom"])
 @pytest.mark.parametrize("options", [{}, {"numbered": True}, {"answer_format": "plain"}], ids=str)
 def test_the_right_reply_earns_the_whole_score(row_of: Any, task: str, options: dict[str, Any]) -> None:
     row, sample = row_of(task, **options)

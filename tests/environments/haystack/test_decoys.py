@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from benchmarks.linked_uniqueness import read
 from environments.haystack.decoys import CHAINS, Bank
 from environments.haystack.facts import BY_KIND
-from environments.haystack.tasks.independent import QuizOptions
+from environments.haystack.sample import Options
 from tests.conftest import make_haystacks
 
 KINDS = sorted(BY_KIND)
@@ -72,5 +72,5 @@ def test_a_chain_with_a_forbidden_value_is_left_out() -> None:
 
 def test_more_chains_than_may_be_asked_for() -> None:
     with pytest.raises(ValueError):
-        QuizOptions(decoys=CHAINS)
+        Options(decoys=CHAINS)
     assert len(bank().draw(CHAINS, "names", 2, (), Random(0))[0]) == 2 * CHAINS

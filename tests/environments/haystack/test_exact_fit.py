@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from environments.haystack import exact_fit
-from environments.haystack.exact_fit import Frame, Plan, fit
-from environments.haystack.layout import LayoutError
+from environments.haystack.exact_fit import Frame, fit
+from environments.haystack.layout import Hidden, LayoutError
 from environments.haystack.tokens import BREAK, PLACEHOLDER
 from tests.conftest import build_tokenizer, make_haystacks
 
@@ -29,15 +29,15 @@ def check(name: str, length: int, depths: list[float], numbered: bool, known: in
     pool, frame = make_haystacks(name).pool("train", 0), frame_of(name, length)
     texts = TEXTS[: len(depths)]
     counted = np.array(pool.tokens.mid(texts[len(texts) - known :]) if known else [])
-    laid, starts, ends = fit(pool, frame, Plan(texts, depths, counted), numbered, Random(seed))
+    laid = fit(pool, frame, Hidden(texts, depths, counted), numbered, Random(seed))
     ids = pool.tokens.encode(BREAK.join([frame.before, laid.text, frame.after]))
     assert len(ids) == length
-    for text, start, end, at in zip(texts, starts, ends, laid.chars, strict=True):
+    for text, start, end, at in zip(texts, laid.starts, laid.ends, laid.chars, strict=True):
         found = pool.tokens.decode(ids[frame.head + start : frame.head + end])
         assert (found.strip() == text) if pool.additive else (text in found)
         assert laid.text[at : at + len(text)] == text and laid.text.count(text) == 1
-    again = fit(pool, frame, Plan(texts, depths, counted), numbered, Random(seed))
-    assert again[0].text == laid.text and list(again[1]) == list(starts) and list(again[2]) == list(ends)
+    again = fit(pool, frame, Hidden(texts, depths, counted), numbered, Random(seed))
+    assert again.text == laid.text and list(again.starts) == list(laid.starts) and list(again.ends) == list(laid.ends)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +60,7 @@ def test_to_the_token(name: str) -> None:
 def test_too_many_needles(name: str) -> None:
     pool, frame = make_haystacks(name).pool("train", 0), frame_of(name, 90)
     with pytest.raises(LayoutError, match="do not fit into a haystack") as error:
-        fit(pool, frame, Plan(TEXTS * 3, [0.5] * 12, np.zeros(0)), False, Random(0))
+        fit(pool, frame, Hidden(TEXTS * 3, [0.5] * 12, np.zeros(0)), False, Random(0))
     assert "\n" not in str(error.value)
 
 
@@ -70,5 +70,5 @@ def test_gives_up_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact_fit, "CORRECTIONS", 3)
     monkeypatch.setattr(type(pool.tokens), "offsets", lambda *_: ([0] * 999, []))
     with pytest.raises(LayoutError, match="exactly 1000 tokens was found in 3 tries.*another tokenizer") as error:
-        fit(pool, frame, Plan(TEXTS, [0.5] * 4, np.zeros(0)), False, Random(0))
+        fit(pool, frame, Hidden(TEXTS, [0.5] * 4, np.zeros(0)), False, Random(0))
     assert "\n" not in str(error.value)

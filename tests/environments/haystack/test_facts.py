@@ -29,6 +29,7 @@ from environments.haystack.facts import (
     parse,
     state,
 )
+from longthread.errors import ConfigError
 
 seeds, splits, kinds = st.integers(0, 2**40), st.sampled_from(SPLITS), st.sampled_from(sorted(VALUE_KINDS))
 STOPWORDS = frozenset(
@@ -212,3 +213,14 @@ def test_every_template_is_read_and_asks_well() -> None:
 
 def test_parse_of_nothing() -> None:
     assert parse("") == parse("The combination lock was broken. The heir is unknown.") == []
+
+
+def test_what_no_split_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind with one value would be drawn for ever in the other split."""
+    for split in SPLITS:
+        monkeypatch.setitem(VALUE_KINDS, "one", facts.ValueKind(lambda rng: "acorn", re.compile("acorn")))
+        if in_split("acorn", split):
+            assert draw_value("one", split, Random(0)) == "acorn"
+        else:
+            with pytest.raises(ConfigError, match=f"a value of kind one in {split} was not found"):
+                draw_value("one", split, Random(0))

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from environments.haystack.sample import ALL_TASKS, Haystacks, Options, rebuild
+from environments.haystack.sample import Haystacks, Options, rebuild
+from environments.haystack.tasks import TASKS
 from environments.linked_needle_env import LinkedNeedleEnv
 from environments.needle_env import NeedleEnv
 from tests.conftest import build_tokenizer
@@ -65,7 +66,7 @@ def cases() -> Iterator[dict[str, Any]]:
     """Seed, split, task, length, depths, options and tokenizer of each golden sample, drawn from a fixed seed."""
     rng = Random("longthread golden")
     for i in range(RECIPES):
-        task = ALL_TASKS[i % len(ALL_TASKS)]
+        task = list(TASKS)[i % len(TASKS)]
         options = {name: rng.choice(values) for name, values in CHOICES.items()}
         tokenizer, splits = (("smollm2", ("train", "eval")), ("gpt2", ("train",)), ("mistral", ("eval",)))[i % 3]
         case = {
@@ -132,7 +133,7 @@ def test_golden_recipes_rebuild_from_the_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     golden = json.loads(GOLDEN.read_text())["samples"]
     first = {entry["recipe"]["task"]: entry for entry in reversed(golden)}
-    assert set(first) == set(ALL_TASKS)
+    assert set(first) == set(TASKS)
     for task in ("single", "custom", "update", "absent_chain"):
         entry = first[task]
         sample = rebuild(entry["recipe"], build_tokenizer(entry["tokenizer"]))

@@ -14,14 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from environments.haystack.facts import PLACES, SPLITS, TRADES, TRAITS, VALUE_KINDS, FactError, parse
+from environments.haystack.facts import PLACES, SPLITS, TRADES, TRAITS, VALUE_KINDS, parse
 from environments.haystack.filler import prose
-from environments.haystack.filler.corpora import CorpusError
-from environments.haystack.filler.pool import FillerError
 from environments.haystack.layout import LayoutError
-from environments.haystack.sample import VERSION, Haystacks, Options, RecipeError, Sample, rebuild
-from environments.haystack.tasks.independent import NONE
+from environments.haystack.sample import VERSION, Haystacks, Options, Sample, rebuild
+from environments.haystack.tasks.task import NONE
 from environments.haystack.tokens import BREAK
+from longthread.errors import ConfigError, DataError
 from tests.conftest import POOL, build_tokenizer, make_haystacks
 
 FACTUAL = ("single", "multi_key", "multi_value", "multi_query", "absent")
@@ -305,12 +304,12 @@ def test_train_and_eval_share_no_entity_and_no_value() -> None:
 def test_a_recipe_of_elsewhere_is_refused(change: dict, word: str) -> None:
     tokenizer = build_tokenizer("gpt2")
     recipe = Haystacks(tokenizer, Options(**SMALL)).sample(0, "train", "single", 1024).recipe
-    with pytest.raises(RecipeError, match=word) as error:
+    with pytest.raises(ConfigError, match=word) as error:
         rebuild({**recipe, **change}, tokenizer)
     assert "\n" not in str(error.value)
-    with pytest.raises(RecipeError, match="unknown options colour"):
+    with pytest.raises(ConfigError, match="unknown options colour"):
         rebuild({**recipe, "options": {**recipe["options"], "colour": 1}}, tokenizer)
-    with pytest.raises(RecipeError, match="is for tokenizer"):
+    with pytest.raises(ConfigError, match="is for tokenizer"):
         rebuild(recipe, build_tokenizer("mistral"))
 
 
@@ -345,7 +344,7 @@ def test_a_changed_corpus_is_noticed(tmp_path: Any) -> None:
     from environments.haystack import sample as module
 
     module._haystacks.cache_clear()  # another process would see the change
-    with pytest.raises(RecipeError, match="filler has changed") as error:
+    with pytest.raises(ConfigError, match="filler has changed") as error:
         rebuild(recipe, tokenizer)
     assert "\n" not in str(error.value)
 
@@ -353,11 +352,11 @@ def test_a_changed_corpus_is_noticed(tmp_path: Any) -> None:
 def test_a_corpus_too_small_or_empty(tmp_path: Any) -> None:
     tokenizer = build_tokenizer("gpt2")
     made = Options(filler="folder", filler_path=str(tmp_path), pool_tokens=4096)
-    with pytest.raises(CorpusError) as error:
+    with pytest.raises(DataError) as error:
         Haystacks(tokenizer, made).sample(0, "train", "single", 1024)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
     write_corpus(tmp_path, 3000)
-    with pytest.raises(FillerError, match="fewer than the 4096 needed") as error:
+    with pytest.raises(ConfigError, match="fewer than the 4096 needed") as error:
         Haystacks(tokenizer, made).sample(0, "train", "single", 1024)
     assert "\n" not in str(error.value)
 
@@ -382,28 +381,28 @@ def test_custom(tokenizer_name: str, depth_asked: float) -> None:
 
 def test_custom_value_in_the_filler() -> None:
     haystacks = make_haystacks("gpt2", needle="It was the end.", question="What?", expected="the")
-    with pytest.raises(FactError, match="'the' stands in the filler") as error:
+    with pytest.raises(ConfigError, match="'the' stands in the filler") as error:
         haystacks.sample(0, "train", "custom", 1500)
     assert "\n" not in str(error.value) and "change the needle" in str(error.value)
 
 
 def test_custom_without_a_question() -> None:
-    with pytest.raises(FactError, match="--env.question"):
+    with pytest.raises(ConfigError, match="question"):
         make_haystacks("gpt2", needle="It is 7.", expected="7").sample(0, "train", "custom", 1500)
 
 
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"length": 20}, LayoutError, ("length 20 is too short", "--env.lengths")),
-        ({"length": 0}, LayoutError, ("length 0", "--env.lengths")),
-        ({"length": 90}, LayoutError, ("do not fit", "--env.lengths")),
-        ({"length": POOL}, FillerError, (str(POOL), str(2 * POOL), "pool_tokens")),
-        ({"depths": [1.2]}, LayoutError, ("1.2", "between 0 and 1")),
-        ({"depths": [0.5, -0.1]}, LayoutError, ("-0.1", "between 0 and 1")),
-        ({"depths": [float("nan")]}, LayoutError, ("nan",)),
-        ({"task": "linked"}, FactError, ("'linked'", "multi_key")),
-        ({"split": "test"}, FactError, ("'test'", "train, eval")),
+        ({"length": 20}, LayoutError, ("length 20 is too short", "lengths")),
+        ({"length": 0}, LayoutError, ("length 0", "lengths")),
+        ({"length": 90}, LayoutError, ("do not fit", "lengths")),
+        ({"length": POOL}, ConfigError, (str(POOL), str(2 * POOL), "pool_tokens")),
+        ({"depths": [1.2]}, ConfigError, ("1.2", "between 0 and 1")),
+        ({"depths": [0.5, -0.1]}, ConfigError, ("-0.1", "between 0 and 1")),
+        ({"depths": [float("nan")]}, ConfigError, ("nan",)),
+        ({"task": "linked"}, ConfigError, ("'linked'", "multi_key")),
+        ({"split": "test"}, ConfigError, ("'test'", "train, eval")),
     ],
 )
 def test_wrong_arguments(change: dict, kind: type[Exception], words: tuple[str, ...]) -> None:
@@ -426,13 +425,13 @@ def test_many_needles_in_a_short_prompt() -> None:
 @pytest.mark.parametrize(
     ("wrong", "kind", "word"),
     [
-        ({"filler": "web"}, FactError, "'web'"),
-        ({"filler_mode": "random"}, FactError, "'random'"),
-        ({"answer_format": "xml"}, FactError, "'xml'"),
-        ({"placement": "everywhere"}, LayoutError, "'everywhere'"),
-        ({"filler": "folder"}, FillerError, "--env.filler_path"),
-        ({"seeds_per_pool": 0}, FillerError, "seeds_per_pool 0"),
-        ({"value_kind": "colours"}, FactError, "'colours'"),
+        ({"filler": "web"}, ConfigError, "'web'"),
+        ({"filler_mode": "random"}, ConfigError, "'random'"),
+        ({"answer_format": "xml"}, ConfigError, "'xml'"),
+        ({"placement": "everywhere"}, ConfigError, "'everywhere'"),
+        ({"filler": "folder"}, ConfigError, "filler_path"),
+        ({"seeds_per_pool": 0}, ConfigError, "seeds_per_pool 0"),
+        ({"value_kind": "colours"}, ConfigError, "'colours'"),
     ],
 )
 def test_wrong_options(wrong: dict, kind: type[Exception], word: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from environments.haystack.tokens import BREAK, LEFT, PLACEHOLDER, RIGHT, TokenizerError, Tokens, load_tokenizer
+from environments.haystack.tokens import BREAK, LEFT, PLACEHOLDER, RIGHT, Tokens, load_tokenizer
+from longthread.errors import ConfigError
 from tests.conftest import build_tokenizer, make_haystacks
 
 PIECES = [
@@ -116,23 +117,23 @@ def one_line(error: pytest.ExceptionInfo) -> str:
 def test_no_template() -> None:
     tokenizer = copy.deepcopy(build_tokenizer("crossing"))
     tokenizer.chat_template = None
-    with pytest.raises(TokenizerError, match="no chat template") as error:
+    with pytest.raises(ConfigError, match="no chat template") as error:
         Tokens(tokenizer)
     assert "instruct" in one_line(error)
 
 
 def test_slow_tokenizer() -> None:
     slow = SimpleNamespace(is_fast=False, chat_template="x", name_or_path="old/slow")
-    with pytest.raises(TokenizerError, match="'old/slow' is not a fast tokenizer") as error:
+    with pytest.raises(ConfigError, match="'old/slow' is not a fast tokenizer") as error:
         Tokens(slow)
     assert "tokenizer.json" in one_line(error)
 
 
 def test_unknown_name_or_empty_folder(tmp_path) -> None:
     for name, word in (("nobody/nothing-of-the-kind", "name"), (str(tmp_path), "folder")):
-        with pytest.raises(TokenizerError, match=f"tokenizer {word}") as error:
+        with pytest.raises(ConfigError, match=f"tokenizer {word}") as error:
             load_tokenizer(name)
-        assert name in one_line(error) and "--env.tokenizer_name" in one_line(error)
+        assert name in one_line(error) and error.value.settings == ("tokenizer_name",)
 
 
 def test_a_prompt_by_paragraphs_has_the_tokens_of_the_whole(

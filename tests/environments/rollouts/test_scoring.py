@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from environments.haystack.facts import VALUE_KINDS, draw_value
-from environments.haystack.tasks.independent import Answer
+from environments.haystack.tasks.task import Answer
 from environments.rollouts.scoring import ABSTAIN, NUMBERS, STEPS_CAP, f_beta, find_values, normalise, score
 from tests.environments.patience import cpu_limit, quadratic_scan
 

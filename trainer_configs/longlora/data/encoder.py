@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from environments.haystack.filler.sentences import split_sentences
-from environments.haystack.tokens import TokenizerError, load_tokenizer
+from environments.haystack.tokens import load_tokenizer
 from longthread.errors import ConfigError
 from trainer_configs.longlora.data.quality import OTHER_MARKS
 
@@ -127,5 +127,5 @@ def load_encoder(name: str) -> Encoder:
     """The encoder of a tokenizer's folder or name; forked workers inherit it. Raises `ConfigError`."""
     try:
         return Encoder(load_tokenizer(name))
-    except TokenizerError as error:
-        raise ConfigError(str(error).replace("--env.tokenizer_name", "tokenizer"), setting="tokenizer") from None
+    except ConfigError as error:
+        raise ConfigError(error.message, setting="tokenizer") from None

@@ -7,8 +7,8 @@ import numpy as np
 
 from environments.haystack.filler import prose
 from environments.haystack.sample import Haystacks, Options
-from environments.haystack.tasks.independent import NONE, TASKS
-from environments.haystack.tokens import TokenizerError
+from environments.haystack.tasks import TASKS
+from environments.haystack.tasks.task import NONE
 from longthread.errors import ConfigError
 from trainer_configs.longlora.data.encoder import Encoder
 
@@ -37,7 +37,7 @@ def question_row(number: int, length: int, seed: int, encoder: Encoder) -> tuple
     when it never is.
     """
     haystacks = _haystacks(encoder, length)
-    tasks = [task for task in TASKS if task != "custom"]
+    tasks = [task.name for task in TASKS.values() if not task.linked and not task.fixed]
     budget = length - ANSWER_TOKENS
     for attempt in range(NEEDLE_TRIES):
         sample_seed = (seed << 40) + number * NEEDLE_TRIES + attempt
@@ -61,5 +61,5 @@ def _haystacks(encoder: Encoder, length: int) -> Haystacks:
     options = Options(pool_tokens=pool, seeds_per_pool=NEEDLE_TRIES * max(1, FILLER_USES * pool // length))
     try:
         return Haystacks(encoder.tokenizer, options)
-    except TokenizerError as error:
-        raise ConfigError(f"{error} (needles are asked with it)", setting="tokenizer") from None
+    except ConfigError as error:
+        raise ConfigError(f"{error.message} (needles are asked with it)", setting="tokenizer") from None

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from environments.haystack.filler import prose
-from environments.haystack.filler.pool import FillerError, Pool
+from environments.haystack.filler.pool import Pool
 from environments.haystack.tokens import BREAK, LEFT, RIGHT
+from longthread.errors import ConfigError
 from tests.conftest import make_haystacks
 
 
@@ -112,6 +113,6 @@ def test_digest_depends_on_the_text() -> None:
 
 @pytest.mark.parametrize("passages", [[], [[["Too short."]]]])
 def test_too_little_filler(passages: list) -> None:
-    with pytest.raises(FillerError, match="fewer than the 1000 needed") as error:
+    with pytest.raises(ConfigError, match="fewer than the 1000 needed") as error:
         Pool(make_haystacks("gpt2").tokens, passages, 1000)
     assert "\n" not in str(error.value) and "give more text" in str(error.value)

@@ -15,28 +15,25 @@ from hypothesis import strategies as st
 
 from benchmarks import linked_uniqueness
 from benchmarks.linked_uniqueness import faults, parts_of, read, solve
-from environments.haystack.facts import SPLITS, VALUE_KINDS, FactError
+from environments.haystack.facts import SPLITS, VALUE_KINDS
 from environments.haystack.layout import LayoutError
-from environments.haystack.sample import NEEDED, Haystacks, Options, Sample, absent_twin, rebuild
-from environments.haystack.tasks.independent import Quiz, QuizOptions
-from environments.haystack.tasks.linked import LINKED, Draw
+from environments.haystack.sample import NEEDED, Haystacks, Options, Sample, rebuild
+from environments.haystack.tasks import TASKS, absent_twin
+from environments.haystack.tasks.task import Draw, Quiz
 from environments.haystack.tokens import BREAK
+from longthread.errors import ConfigError
 from tests.conftest import POOL, build_tokenizer, make_haystacks
 
 PRESENT = ("chain", "update", "find_all", "count", "order", "join")
-banks: dict[tuple, dict] = {}
+LINKED = linked_uniqueness.LINKED
 
 
 def linked(name: str = "gpt2", **options: Any) -> Haystacks:
-    """Haystacks that share pools and decoys: a bank depends on tokenizer, filler mode and lexical gap alone."""
-    made = make_haystacks(name, **options)
-    key = (name, made.options.filler_mode, made.options.lexical_gap)
-    made._banks = banks.setdefault(key, made._banks)
-    return made
+    return make_haystacks(name, **options)
 
 
 def quiz_of(task: str, seed: int = 0, split: str = "train", **options: Any) -> Quiz:
-    return LINKED[task](Draw(QuizOptions(**options), split, Random(seed)))
+    return TASKS[task].quiz(Draw(Options(**options), split, Random(seed)))
 
 
 def edits(a: str, b: str) -> int:
@@ -407,7 +404,7 @@ def test_default_decoys_follow_the_length() -> None:
     ],
 )
 def test_wrong_numbers(task: str, wrong: dict, words: tuple[str, ...]) -> None:
-    with pytest.raises(FactError) as error:
+    with pytest.raises(ConfigError) as error:
         quiz_of(task, **wrong)
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
 
@@ -419,12 +416,12 @@ def test_wrong_numbers(task: str, wrong: dict, words: tuple[str, ...]) -> None:
         ({"decoys": -2}, ("decoys -2", "-1 to 512")),
         ({"min_span": 2}, ("min_span 2", "0 to 0.9")),
         ({"min_span": float("nan")}, ("min_span nan", "0 to 0.9")),
-        ({"update_ask": "soon"}, ("update_ask 'soon'", "current, then, times")),
+        ({"update_ask": "soon"}, ("'soon'", "update_ask must be one of current, then, times")),
     ],
 )
 def test_wrong_options(wrong: dict, words: tuple[str, ...]) -> None:
-    with pytest.raises(FactError) as error:
-        QuizOptions(**wrong)
+    with pytest.raises(ConfigError) as error:
+        Options(**wrong)
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words)
 
 
@@ -432,7 +429,7 @@ def test_too_many_decoys_for_the_length() -> None:
     with pytest.raises(LayoutError) as error:
         linked(decoys=512, hops="8").sample(0, "train", "chain", 4096)
     assert "\n" not in str(error.value) and "4096" not in str(error.value).split(";")[1]
-    assert "--env.lengths" in str(error.value) and "decoys" in str(error.value)
+    assert "lengths" in error.value.settings and "decoys" in str(error.value)
 
 
 @pytest.mark.parametrize("task", sorted(LINKED))

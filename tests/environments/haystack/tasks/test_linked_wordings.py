@@ -21,9 +21,9 @@ from environments.haystack.tasks.linked_wordings import (
     LINKS,
     draw_days,
     readers,
-    sentence,
     spell,
 )
+from environments.haystack.wording import sentence
 
 # Words that carry no content: they may stand in a needle and in its question.
 FUNCTION = set(

@@ -1,0 +1,122 @@
+"""What shapes a sample beside its seed, split, task, length and depths: the one home of each option's default and meaning.
+
+Every option is part of the recipe, under its name here. A new one is given a default that leaves samples as they were.
+"""
+
+import re
+from dataclasses import asdict, dataclass, field, fields
+from random import Random
+from typing import NamedTuple, TypeVar
+
+from environments.haystack.depths import draw_depths
+from environments.haystack.facts import VALUE_KINDS
+from longthread.errors import ConfigError
+
+ANY = "any"
+UPDATE_ASKS = ("current", "then", "times")
+FORMATS = ("tags", "plain")
+FILLERS = ("prose", "folder", "dataset")
+CHOICES = {
+    "value_kind": (*VALUE_KINDS, ANY),
+    "update_ask": (*UPDATE_ASKS, ANY),
+    "filler": FILLERS,
+    "filler_mode": ("coherent", "shuffled"),
+    "answer_format": FORMATS,
+}
+MAX_DECOYS = 512
+LIMITS = {
+    "distractors": (0, 256),
+    "values": (1, 64),
+    "queries": (1, 64),
+    "decoys": (-1, MAX_DECOYS),
+    "min_span": (0, 0.9),
+}
+RANGES = {"hops": (2, 8), "versions": (2, 16), "matches": (2, 64)}  # of options like "3" or "2-8"
+
+T = TypeVar("T")
+
+
+class OptionField(NamedTuple):
+    """One option as a command line or a form shows it."""
+
+    name: str
+    type: type
+    default: str | int | float | bool
+    description: str
+
+
+def _option(default: T, description: str) -> T:
+    return field(default=default, metadata={"description": description})
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a sample. Raises `ConfigError` for a value that no sample can have."""
+
+    value_kind: str = _option(ANY, "words, numbers, uuids, dates, names or any")
+    distractors: int = _option(3, "near-duplicates of what is asked for")
+    values: int = _option(3, "needles to find in multi_value")
+    queries: int = _option(3, "entities asked for in multi_query")
+    lexical_gap: bool = _option(False, "the question shares no content word with the needle")
+    hops: str = _option("2-4", "facts from the head of a chain to its value: a number or a range")
+    # 4 for each 1,024 tokens is LoongRL's density; -1 keeps them within `sample.DECOY_SHARE` of the text.
+    decoys: int = _option(-1, "chains of other people in linked tasks; -1 is 4 for each 1,024 tokens")
+    versions: str = _option("2-5", "values that one key takes in update")
+    update_ask: str = _option(ANY, "update asks for the current value, the one then, how many times, or any")
+    matches: str = _option("2-8", "people who meet the condition in find_all, count and order")
+    partial_order: bool = _option(False, "order pays for what is in order, not only for all of it")
+    min_span: float = _option(0.0, "least share of the text between the first and the last fact needed")
+    needle: str = _option("", "task custom: the sentence to hide")
+    question: str = _option("", "task custom: what is asked")
+    expected: str = _option("", "task custom: the right answer, a part of the needle")
+    filler: str = _option("prose", "prose, folder or dataset")
+    # Sentences out of order are easier (Chroma, "Context Rot").
+    filler_mode: str = _option("coherent", "coherent or shuffled")
+    filler_path: str = _option("", "folder of .txt and .md files, or name of a Hugging Face dataset")
+    filler_column: str = _option("text", "column of the dataset")
+    pool_tokens: int = _option(262_144, "filler kept in memory, in tokens; at least twice the longest haystack")
+    seeds_per_pool: int = _option(1024, "samples that share a pool of prose before a new one is written")
+    numbered: bool = _option(False, "number the passages and score cited evidence")
+    may_abstain: bool = _option(True, "the prompt says what to reply when the text does not hold the answer")
+    answer_format: str = _option("tags", "tags (<answer>) or plain (models that know no tags)")
+    placement: str = _option("uniform", "depths of needles in rollouts: uniform, sigmoid, a list or a grid")
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        for name, (low, high) in LIMITS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} {getattr(self, name)} is outside {low} to {high}", setting=name)
+        if self.filler != "prose" and not self.filler_path:
+            raise ConfigError(
+                f"filler {self.filler} needs the folder, or the name of the dataset", setting="filler_path"
+            )
+        if self.seeds_per_pool < 1:
+            raise ConfigError(f"seeds_per_pool {self.seeds_per_pool} must be at least 1", setting="seeds_per_pool")
+        draw_depths(self.placement, 1, Random(0))  # raises on a bad rule
+
+    @classmethod
+    def fields(cls) -> list[OptionField]:
+        """Name, type, default and description of every option, in the order of the recipe."""
+        defaults = asdict(cls())
+        return [
+            OptionField(f.name, type(defaults[f.name]), defaults[f.name], f.metadata["description"])
+            for f in fields(cls)
+        ]
+
+    def bounds(self, name: str) -> tuple[int, int]:
+        """Both ends of an option in `RANGES`. Raises `ConfigError`."""
+        spec, (low, high) = str(getattr(self, name)), RANGES[name]
+        match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", spec)
+        if match is None:
+            raise ConfigError(f"{name} {spec!r} must be a number or a range like {low}-{high}", setting=name)
+        least, most = int(match[1]), int(match[2] or match[1])
+        if not low <= least <= most <= high:
+            raise ConfigError(f"{name} {spec!r} is outside {low} to {high}", setting=name)
+        return least, most
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises `ConfigError` for a value that is not one of the choices."""
+    if value not in choices:
+        raise ConfigError(f"{name} must be one of {', '.join(choices)} (got {value!r})", setting=name)

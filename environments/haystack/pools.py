@@ -1,0 +1,66 @@
+"""The texts that haystacks are cut from: pools of filler, and the decoys that belong to each, kept once they are made."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from environments.haystack.decoys import Bank
+from environments.haystack.filler import corpora, prose
+from environments.haystack.filler.pool import Pool
+from environments.haystack.options import Options
+from environments.haystack.tokens import Tokens
+
+POOLS, BANKS = 8, 16  # the most that are kept: some 10 MB a pool of 262,144 tokens
+
+
+class _Source(NamedTuple):
+    """What a pool depends on. Only prose is endless; a corpus has one pool, the same for both splits."""
+
+    filler: str
+    filler_mode: str
+    filler_path: str
+    filler_column: str
+    tokens: int
+    split: str
+    number: int
+
+
+class Pools:
+    """Pools and decoys for one tokenizer, shared by all samples whose options ask for the same filler."""
+
+    def __init__(self, tokens: Tokens):
+        self.tokens = tokens
+        self._pool = lru_cache(maxsize=POOLS)(self._make_pool)
+        self._bank = lru_cache(maxsize=BANKS)(self._make_bank)
+
+    def pool(self, options: Options, split: str, seed: int) -> Pool:
+        """The pool that samples of that seed are cut from. Raises `ConfigError` where the filler does not suffice."""
+        return self._pool(self._source(options, split, seed))
+
+    def decoys(self, options: Options, split: str, seed: int) -> Bank:
+        """The decoys that belong to that seed's pool."""
+        number = seed // options.seeds_per_pool
+        return self._bank(self._source(options, split, seed), split, options.lexical_gap, number)
+
+    @staticmethod
+    def _source(options: Options, split: str, seed: int) -> _Source:
+        which = (split, seed // options.seeds_per_pool) if options.filler == "prose" else ("", 0)
+        texts = (options.filler, options.filler_mode, options.filler_path, options.filler_column)
+        return _Source(*texts, options.pool_tokens, *which)
+
+    def _make_pool(self, source: _Source) -> Pool:
+        return Pool(self.tokens, self._passages(source), source.tokens)
+
+    def _make_bank(self, source: _Source, split: str, lexical_gap: bool, number: int) -> Bank:
+        return Bank(self._pool(source), split, lexical_gap, number)
+
+    def _passages(self, source: _Source) -> Iterator[list[list[str]]]:
+        if source.filler == "prose":
+            return prose.passages(source.number, source.split, source.filler_mode)
+        forbidden = self.tokens.special
+        if source.filler == "folder":
+            passages = corpora.folder_passages(Path(source.filler_path), forbidden=forbidden)
+        else:
+            passages = corpora.dataset_passages(source.filler_path, source.filler_column, forbidden=forbidden)
+        return prose.shuffled(passages, source.number) if source.filler_mode == "shuffled" else passages

@@ -1,0 +1,55 @@
+"""The words around a haystack: the instruction before it, the question and the form of the reply behind it."""
+
+from environments.haystack.exact_fit import Frame
+from environments.haystack.layout import LayoutError
+from environments.haystack.options import Options
+from environments.haystack.tasks.task import NONE, Quiz
+from environments.haystack.tokens import BREAK, PLACEHOLDER, Tokens
+
+
+class Prompt:
+    """Prompts for one tokenizer and one set of options."""
+
+    def __init__(self, tokens: Tokens, options: Options):
+        self._tokens, self._options = tokens, options
+        self._head_tokens: dict[str, int] = {}
+        numbered = " Its passages are numbered." if options.numbered else ""
+        self.instruction = f"Read the text below.{numbered} Then answer the question that follows it."
+
+    def question(self, quiz: Quiz) -> str:
+        """The question, and the form that the reply shall have."""
+        tags = self._options.answer_format == "tags"
+        form = "Reply with one line of this form and nothing else: <answer>...</answer>." if tags else ""
+        if self._options.may_abstain:
+            reply = f"reply <answer>{NONE}</answer>." if tags else f"reply: {NONE}."
+            form += f" If the text does not say, {reply}"
+        if quiz.hops > 1 and tags:
+            form += (
+                " Before it, name the people you passed on the way, in order and without the first, like this: "
+                "<steps>...; ...</steps>."
+            )
+        if quiz.several:
+            form = f"Separate the values by semicolons. {form}"
+        if self._options.numbered:
+            form += " Before it, cite the numbers of the passages you used, like this: <evidence>2, 7</evidence>."
+        return f"Question: {quiz.question}\n{form.strip()}".strip()
+
+    def content(self, haystack: str, question: str) -> str:
+        """The user's message."""
+        return BREAK.join([self.instruction, haystack, question])
+
+    def frame(self, question: str, length: int) -> Frame:
+        """The rendered prompt of `length` tokens around the haystack. Raises `LayoutError` if it leaves no room."""
+        before, after = self._tokens.frame(self.content(PLACEHOLDER, question))
+        before, after = before.removesuffix(BREAK), after.removeprefix(BREAK)
+        if before not in self._head_tokens:
+            self._head_tokens[before] = self._tokens.head(before)
+        head = self._head_tokens[before]
+        room = length - head - self._tokens.tail(after)
+        if room <= 0:
+            raise LayoutError(
+                f"length {length} is too short: instructions and question alone take {length - room} tokens; "
+                "ask for a longer prompt",
+                setting="lengths",
+            )
+        return Frame(before, after, head, room, length)

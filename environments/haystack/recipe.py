@@ -1,0 +1,54 @@
+"""Recipes: all that is needed to build a sample again, byte for byte. Stores keep recipes instead of texts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any, NamedTuple
+
+from environments.haystack.options import Options
+from longthread.errors import ConfigError
+
+VERSION = 1  # raised whenever the same recipe would build another text
+
+
+class Request(NamedTuple):
+    """What one sample is asked to be. `depths` are those of the needles of the answer, in order."""
+
+    seed: int
+    split: str
+    task: str
+    length: int
+    depths: Sequence[float] | None = None
+
+
+def write(request: Request, options: Options, fingerprint: str, filler: str) -> dict[str, Any]:
+    """The recipe as JSON: the request and its options, the tokenizer's fingerprint, and the digest of the filler."""
+    depths = None if request.depths is None else list(request.depths)
+    asked = request._replace(depths=depths)._asdict()
+    return {
+        "version": VERSION,
+        **asked,
+        "options": asdict(options),
+        "tokenizer": fingerprint,
+        "filler": filler,
+    }
+
+
+def read(recipe: Mapping[str, Any], fingerprint: str) -> tuple[Request, Options]:
+    """The inverse. Raises `ConfigError` where this release, or this tokenizer, would build another sample."""
+    if recipe.get("version") != VERSION:
+        raise ConfigError(f"recipe version {recipe.get('version')!r} is not {VERSION}; use the release that wrote it")
+    if recipe["tokenizer"] != fingerprint:
+        raise ConfigError(
+            f"the recipe is for tokenizer {recipe['tokenizer']}, not {fingerprint}; load the one it was made with"
+        )
+    if unknown := sorted(set(recipe["options"]) - {field.name for field in fields(Options)}):
+        raise ConfigError(f"the recipe has unknown options {', '.join(unknown)}; use the release that wrote it")
+    return Request(*(recipe[name] for name in Request._fields)), Options(**recipe["options"])
+
+
+def check_filler(recipe: Mapping[str, Any], digest: str) -> None:
+    """Raises `ConfigError` if the filler has another digest than the recipe's."""
+    if digest != recipe["filler"]:
+        raise ConfigError(
+            f"the filler has changed ({digest}, not {recipe['filler']}); restore the corpus it was made from"
+        )
