@@ -537,7 +537,7 @@ def test_nothing_left_says_what_to_loosen(made: dict[str, Any], tmp_path: Path) 
         (["--per-sample", "-1"], "(--per-sample)"),
         (["--limit", "-1"], "(--limit)"),
         (["--min-score", "1.5"], "(--min-score)"),
-        (["--tokenizer", "nowhere"], "give --tokenizer a local folder"),
+        (["--tokenizer", "nowhere"], "or a hub name that this machine can reach (--tokenizer)"),
     ],
 )
 def test_a_wrong_setting_is_one_line(made: dict[str, Any], tmp_path: Path, arguments: list[str], words: str) -> None:
