@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # this module is imported where torch is not
     import torch
+    from tokenizers import Tokenizer
     from torch import Tensor, nn
 
 
@@ -117,15 +118,23 @@ class AdaptedLM(CausalLM, Protocol):
         ...
 
 
-class ChatTokenizer(Protocol):
-    """A tokenizer of transformers."""
+class PromptTokenizer(Protocol):
+    """What haystacks and scoring ask of a tokenizer: transformers' own fulfil it, and `LightTokenizer`."""
 
     chat_template: str | None
     eos_token_id: int | None
-    all_special_ids: list[int]
 
-    def __call__(self, text: str, **options: Any) -> Mapping[str, Any]:
-        """Token ids as `input_ids`, and what else was asked for."""
+    @property
+    def backend_tokenizer(self) -> "Tokenizer":
+        """The tokenizer of the Rust library."""
+        ...
+
+    def __len__(self) -> int:
+        """Size of the vocabulary, added tokens included."""
+        ...
+
+    def __hash__(self) -> int:
+        """The tokenizer's identity, by which samples made with it are kept."""
         ...
 
     def decode(self, token_ids: Any, **options: Any) -> str:
@@ -133,5 +142,15 @@ class ChatTokenizer(Protocol):
         ...
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """A conversation as text or as token ids."""
+        """A conversation as text, or, with transformers' own, as token ids."""
+        ...
+
+
+class ChatTokenizer(PromptTokenizer, Protocol):
+    """A tokenizer of transformers."""
+
+    all_special_ids: list[int]
+
+    def __call__(self, text: str, **options: Any) -> Mapping[str, Any]:
+        """Token ids as `input_ids`, and what else was asked for."""
         ...

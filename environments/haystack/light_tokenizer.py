@@ -8,15 +8,17 @@ It returns None for every other folder.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
+
+from longthread.errors import ConfigError
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LISTED = ("additional_special_tokens", "extra_special_tokens")
@@ -82,21 +84,23 @@ class LightTokenizer:
         """Token ids of the text."""
         return self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False, **_: Any) -> str:
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
         """The text of these token ids."""
-        return self.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self.backend_tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     def apply_chat_template(
         self,
-        conversation: Sequence[Mapping[str, Any]],
+        conversation: Any,
         *,
-        tokenize: Literal[False],
+        tokenize: bool = True,
         add_generation_prompt: bool = False,
         **variables: Any,
     ) -> str:
-        """The conversation as text. `variables` are the template's own, such as `enable_thinking`."""
+        """The conversation as text, with `tokenize=False`. `variables` are the template's own, like `enable_thinking`."""
+        if tokenize:
+            raise NotImplementedError("ask for tokenize=False, or use load_full_tokenizer")
         if self.chat_template is None:
-            raise ValueError(f"tokenizer {self.name_or_path!r} has no chat template")
+            raise ConfigError(f"tokenizer {self.name_or_path!r} has no chat template", setting="tokenizer_name")
         defaults = {"tools": None, "documents": None, **self.special_tokens_map}
         return _template(self.chat_template).render(
             messages=conversation, add_generation_prompt=add_generation_prompt, **{**defaults, **variables}

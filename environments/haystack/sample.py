@@ -27,8 +27,9 @@ from environments.haystack.prompt import Prompt
 from environments.haystack.recipe import VERSION, Request
 from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.task import Answer, Draw, Quiz, Task
-from environments.haystack.tokens import ChatTokenizer, Tokens
+from environments.haystack.tokens import Tokens
 from longthread.errors import ConfigError
+from longthread.language_model import PromptTokenizer
 
 NEEDED = ("link", "answer")  # roles of the needles that the answer rests on
 DECOY_SHARE = 0.4  # of the text, at most, goes to decoys unless their number is asked for
@@ -91,7 +92,7 @@ class Sample:
 class Haystacks:
     """Samples for one tokenizer and one set of options."""
 
-    def __init__(self, tokenizer: ChatTokenizer, options: Options, pools: Pools | None = None):
+    def __init__(self, tokenizer: PromptTokenizer, options: Options, pools: Pools | None = None):
         self.options = options
         self.pools = pools or Pools(Tokens(tokenizer))
         self.tokens = self.pools.tokens
@@ -221,17 +222,17 @@ def _profile(quiz: Quiz, needles: list[Needle], decoys: int, ordered: bool, room
 
 
 @lru_cache(maxsize=8)
-def _haystacks(fingerprint: str, tokenizer: ChatTokenizer) -> Haystacks:
+def _haystacks(fingerprint: str, tokenizer: PromptTokenizer) -> Haystacks:
     return Haystacks(tokenizer, Options())
 
 
 @lru_cache(maxsize=4)
-def _fingerprint(tokenizer: ChatTokenizer, template: str, size: int) -> str:
+def _fingerprint(tokenizer: PromptTokenizer, template: str, size: int) -> str:
     """A quarter of a second each: template and size tell whether a tokenizer was changed since."""
     return Tokens(tokenizer).fingerprint
 
 
-def rebuild(recipe: Mapping[str, Any], tokenizer: ChatTokenizer) -> Sample:
+def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
     """The identical Sample, byte for byte. Raises `ConfigError` when this machine would build another."""
     fingerprint = _fingerprint(tokenizer, str(tokenizer.chat_template), len(tokenizer))
     request, options = recipes.read(recipe, fingerprint)

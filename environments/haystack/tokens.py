@@ -12,12 +12,13 @@ import json
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tokenizers import Tokenizer
 
 from environments.haystack import light_tokenizer
 from longthread.errors import ConfigError
+from longthread.language_model import ChatTokenizer, PromptTokenizer
 
 # What stands before and after a piece while it is counted. Both are plain letters, because a haystack always goes on
 # with a letter there and because a tokenizer treats the very start and end of a text differently from its middle.
@@ -29,28 +30,7 @@ REMEMBERED = 16_384  # paragraphs: a few pools of 128k-token haystacks, some 40 
 PLACEHOLDER = "\ue000haystack\ue000"  # private use area: no template and no corpus contains it
 
 
-class ChatTokenizer(Protocol):
-    """What haystacks need of a tokenizer: transformers' fast ones and `LightTokenizer` have it."""
-
-    chat_template: Any  # a template, or transformers' templates by name
-    name_or_path: str
-
-    @property
-    def backend_tokenizer(self) -> Tokenizer:
-        """The tokenizer of the Rust library."""
-
-    def __len__(self) -> int: ...
-
-    def __hash__(self) -> int: ...
-
-    def decode(self, ids: Any, *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> Any:
-        """The text of token ids."""
-
-    def apply_chat_template(self, conversation: Any, *, tokenize: Any, add_generation_prompt: bool) -> Any:
-        """The conversation as text."""
-
-
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> PromptTokenizer:
     """The chat tokenizer of a local folder or a hub name, for haystacks and rows. Raises `ConfigError`.
 
     It is transformers' own, or a `LightTokenizer` where that is known to be the same; see `load_full_tokenizer`.
@@ -58,12 +38,13 @@ def load_tokenizer(name: str) -> Any:
     return light_tokenizer.load(name) or load_full_tokenizer(name)
 
 
-def load_full_tokenizer(name: str) -> Any:
+def load_full_tokenizer(name: str) -> ChatTokenizer:
     """The tokenizer as transformers loads it, for models and trainers. Raises `ConfigError`."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        return tokenizer
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and more for the same user mistake
         kind = "folder" if Path(name).is_dir() else "name"
         reason = str(error).strip().split("\n")[0][:200]
@@ -80,7 +61,7 @@ class Tokens:
     Raises `ConfigError` when the tokenizer has no chat template or is not a fast (Rust) one.
     """
 
-    def __init__(self, tokenizer: ChatTokenizer):
+    def __init__(self, tokenizer: PromptTokenizer):
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(

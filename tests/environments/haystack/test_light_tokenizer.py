@@ -216,6 +216,8 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo: Path) -> N
 def test_other_uses_are_refused(demo: Path) -> None:
     light = light_tokenizer.load(str(demo))
     assert light is not None
+    with pytest.raises(NotImplementedError, match="load_full_tokenizer"):
+        light.apply_chat_template([{"role": "user", "content": "x"}])
     light.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         light.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
