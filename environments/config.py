@@ -188,7 +188,7 @@ def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     if not grid.tasks:
         raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
     for task in grid.tasks:
-        _check_choice("tasks", task, TASKS)
+        _check_choice("tasks", task, list(TASKS))
     if not config.tokenizer_name:
         raise ConfigError(
             "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "
