@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
@@ -22,13 +22,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from environments.datasets import atropos_processes as collection
-from environments.datasets import collect
-from environments.datasets.atropos_processes import LAUNCH, Collection, Lines, Plan
+from environments.datasets import collect, progress
+from environments.datasets.atropos_processes import (
+    QUEUE_GROUPS,
+    CollectionPlan,
+    Kind,
+    Limits,
+    Processes,
+    RunApi,
+    last_words,
+)
+from environments.datasets.progress import Progress
+from longthread.errors import exit_on_error
 from longthread.secrets import KEY_VARIABLES
 from tests.environments.loopback import ChatServer, rows_of, said, tokenizer_folder
 from tests.environments.patience import PATIENCE
@@ -41,9 +50,8 @@ RIGHT, WRONG = "<answer>none</answer>", "<answer>no</answer>"
 SHORT = ("--env.tasks=absent", "--env.lengths=1300", "--env.max_num_workers=1")
 
 
-def plan(**settings: Any) -> Plan:
+def plan(**settings: Any) -> CollectionPlan:
     base = {
-        "kind": "sft",
         "out": Path("o.jsonl"),
         "rows": 5,
         "env": "needle",
@@ -51,7 +59,10 @@ def plan(**settings: Any) -> Plan:
         "url": "u",
         "model": "m",
     }
-    return Plan(**base | {"server_type": "openai", "group_size": 4, "top": 1, "least": 0.5, "passed": SHORT} | settings)
+    settings["kind"] = Kind(settings.get("kind", "sft"))
+    return CollectionPlan(
+        **base | {"server_type": "openai", "group_size": 4, "top": 1, "least": 0.5, "passed": SHORT} | settings
+    )
 
 
 def processes(mark: str) -> dict[int, str]:
@@ -122,10 +133,11 @@ def interrupted(process: subprocess.Popen[str], folder: Path) -> SimpleNamespace
     return SimpleNamespace(code=process.returncode, out=out, err=err, **seen)
 
 
-def here(one: Plan) -> int:
+def here(one: CollectionPlan) -> int:
     """The exit code of a run in this process."""
     try:
-        collect.collect(one)
+        with exit_on_error(collect.flag):
+            collect.collect(one)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
@@ -228,7 +240,16 @@ def test_the_api_key_is_in_no_argument_and_only_where_it_is_needed(runs: Any) ->
 
 def test_a_process_ends_when_its_starter_is_gone() -> None:
     """As after kill -9, which no handler sees: its standard input closes."""
-    line = [sys.executable, "-c", LAUNCH, ".", "atroposlib.cli.run_api", "--host", "127.0.0.1", "--port", "0"]
+    line = [
+        sys.executable,
+        "-m",
+        "environments.datasets.child_process",
+        "atroposlib.cli.run_api",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(line, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None and any("running on" in said for said in process.stderr)
     process.communicate(timeout=PATIENCE)  # closes our end
@@ -250,12 +271,13 @@ def server() -> Iterator[ChatServer]:
         ("sft", ["old.jsonl"], "old.jsonl exists; give another OUT"),
         ("sft", ["dangling"], "dangling exists"),
         ("sft", ["/proc/none/o.jsonl"], "cannot write /proc/none/o.jsonl"),
-        ("sft", ["--env", "memory"], "--env 'memory' is none of needle, linked"),
-        ("sft", ["--rows=0"], "--rows 0 is outside 1 to "),
-        ("sft", ["--top", "0"], "--top 0 is outside 1 to 4"),
-        ("dpo", ["--group-size", "1"], "--group-size 1 is outside 2 to "),
-        ("dpo", ["--min-difference", "1.5"], "--min-difference 1.5 is outside 0 to 1"),
-        ("sft", ["--min-score=-1"], "--min-score -1.0 is outside 0 to 1"),
+        ("sft", ["--env", "memory"], "env must be one of needle, linked (got 'memory') (--env)"),
+        ("sft", ["--rows=0"], "rows must be from 1 to "),
+        ("sft", ["--top", "0"], "top must be from 1 to 4 (got 0) (--top)"),
+        ("dpo", ["--group-size", "1"], "group_size must be from 2 to "),
+        ("dpo", ["--min-difference", "1.5"], "min_difference must be from 0 to 1 (got 1.5) (--min-difference)"),
+        ("sft", ["--min-score=-1"], "min_score must be from 0 to 1 (got -1.0) (--min-score)"),
+        ("sft", ["--min-difference", "0.1"], "min_difference is for dpo, not for sft (--min-difference)"),
         ("sft", ["--tokenizer", "/nowhere/at/all"], "'/nowhere/at/all' cannot be loaded"),
         ("sft", ["--url", "http://127.0.0.1:9/v1"], "start the server, or give another address (--url)"),
         ("sft", ["--model", "other"], "does not serve the model 'other': it must be one of m (--model)"),
@@ -264,15 +286,15 @@ def server() -> Iterator[ChatServer]:
         ("sft", ["--env.lengths", "many"], "(got 'many') (--env.lengths)"),
         ("sft", ["--env.lenghts", "9"], "unknown flag --env.lenghts; did you mean --env.lengths?"),
         ("sft", ["--env.max_new_tokens", "few"], "--env.max_new_tokens 'few'"),
-        ("sft", ["--env.group_size", "4"], "env.group_size is set by collect; use --group-size"),
+        ("sft", ["--env.group_size", "4"], "env.group_size has an option of its own here (--group-size)"),
         ("sft", ["--env.batch_size=-1"], "env.batch_size is set by collect; leave it out"),
-        ("sft", ["--openai.api_key", KEY], "openai.api_key is set by collect; use the variable LONGTHREAD_API_KEY"),
+        ("sft", ["--openai.api_key", KEY], "set the variable LONGTHREAD_API_KEY"),
         (
             "dpo",
             ["--group-size", "9", "--env.max_new_tokens", "200000"],
-            "give --group-size 8, or shorter --env.lengths",
+            "group_size 8 fits, or shorter prompts (--group-size, --env.lengths)",
         ),
-        ("sft", ["--group-size", "20", "--env.max_new_tokens", "999999"], "give --group-size 7, or shorter"),
+        ("sft", ["--group-size", "20", "--env.max_new_tokens", "999999"], "group_size 7 fits, or shorter"),
         ("sft", ["--config", "c.yaml"], "No such option"),
     ],
 )
@@ -307,33 +329,17 @@ def test_a_mistake_is_one_line_and_starts_nothing(
 def test_the_generator_and_the_environment_agree(kind: str, group_size: int, workers: int) -> None:
     """Fact 11 and section 2.4: full batches, of as few groups as can be; work is never dropped for a full queue."""
     one = plan(kind=kind, group_size=group_size)
-    argv = one.generated("http://x", Path("rows"), 1000)
+    argv = one.generator_args("http://x", Path("rows"), 1000)
     flags = dict(zip(argv, argv[1:], strict=False))
     # As atroposlib's cli/sft.py and cli/dpo.py register it.
     registered = int(flags["--group-size"]) * (int(flags["--tasks-per-step"]) if kind == "sft" else 8)
     assert registered == one.batch and one.batch % group_size == 0
     assert one.batch // group_size == (1 if kind == "sft" else 8 // math.gcd(8, group_size))
-    served = dict(flag[2:].split("=") for flag in one.served("http://x", workers))
+    served = dict(flag[2:].split("=") for flag in one.environment_args("http://x", workers))
     room = int(served["env.max_batches_offpolicy"]) * one.batch // group_size
-    assert room >= workers + collection.QUEUE_GROUPS
+    assert room >= workers + QUEUE_GROUPS
     assert flags["--max-token-len"] == "1001" and "--save-messages" in argv
     assert served["env.ensure_scores_are_not_same"] == str(kind == "dpo")
-
-
-@settings(max_examples=40)
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"))), st.data())
-def test_lines_come_whole_and_once(lines: list[str], data: Any) -> None:
-    content = "".join(f"{line}\n" for line in lines).encode()
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=8)))
-    found: list[bytes] = []
-    with tempfile.TemporaryDirectory() as folder:
-        reader = Lines(Path(folder) / "log")
-        assert reader.new() == []
-        for cut in (*cuts, len(content)):
-            reader.path.write_bytes(content[:cut])
-            found += reader.new()
-            assert b"".join(line + b"\n" for line in found) == content[: content[:cut].rfind(b"\n") + 1]
-    assert [line.decode() for line in found] == lines
 
 
 class Bar:
@@ -351,22 +357,22 @@ class Bar:
     def set_postfix(self, **_: Any) -> None: ...
 
 
-def look(one: Plan, folder: Path, rows: list[Any], log: str, groups: int = 0) -> tuple[Collection, list[str]]:
-    """A collection that has looked once at these rows and this log of the environment."""
+def look(one: CollectionPlan, folder: Path, rows: list[Any], log: str, groups: int = 0) -> tuple[Progress, list[str]]:
+    """The progress after one look at these rows and this log of the environment."""
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"torn": ')
     (folder / "environment.log").write_text(log)
-    collection, bar = Collection(one, folder), Bar()
-    collection.groups = groups
+    seen, bar = Progress(one, folder), Bar()
+    seen.groups = groups
     with (folder / "kept").open("wb") as kept:
-        collection._look(kept, bar)
-    assert bar.count == collection.kept
-    return collection, bar.said
+        seen.look(kept, bar)  # type: ignore[arg-type]
+    assert bar.count == seen.rows
+    return seen, bar.said
 
 
 def test_rows_beyond_those_wanted_and_below_the_score_are_left_out(tmp_path: Path) -> None:
     rows = [{"score": score, "messages": [{"content": "\x0b\u2028é"}]} for score in (0.02, 1.0, 0.5, 0.2, 0.9, 1.0)]
-    collection, said = look(plan(rows=3), tmp_path, rows, "")
-    assert collection.kept == 3 and said == []
+    seen, said = look(plan(rows=3), tmp_path, rows, "")
+    assert seen.rows == 3 and said == []
     assert [row["score"] for row in map(json.loads, (tmp_path / "kept").read_bytes().splitlines())] == [1.0, 0.5, 0.9]
 
 
@@ -398,7 +404,7 @@ def test_the_environments_warnings_are_told_once_each(tmp_path: Path, monkeypatc
 def test_the_reason_is_told_when_nothing_comes(
     kind: str, log: str, groups: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collection, "QUIET", -1.0)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", -1.0)
     said = look(plan(kind=kind), tmp_path, [], log, groups)[1]
     assert len(said) == 1 + bool(log) and said[-1].startswith("no row for ") and reason in said[-1]
 
@@ -416,7 +422,7 @@ def test_the_reason_is_told_when_nothing_comes(
 )
 def test_last_words(log: str, last: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_text(log)
-    assert collection._last_words(tmp_path / "log") == last
+    assert last_words(tmp_path / "log") == last
 
 
 def test_a_file_that_came_meanwhile_is_not_overwritten(
@@ -424,15 +430,14 @@ def test_a_file_that_came_meanwhile_is_not_overwritten(
 ) -> None:
     out = tmp_path / "o.jsonl"
 
-    def run(self: Collection, *_: int) -> None:
-        self.kept_in.write_text("{}\n")
-        self.kept = 1
+    def run(progress: Progress, *_: Any) -> None:
+        progress.path.write_text("{}\n")
+        progress.rows = 1
         out.write_text("other\n")
 
-    monkeypatch.setattr(collect, "check", lambda _: (1, 1))
-    monkeypatch.setattr(Collection, "run", run)
-    with pytest.raises(SystemExit, match="1"):
-        collect.collect(plan(out=out, rows=1))
+    monkeypatch.setattr(collect, "check", lambda _: Limits(1, 1))
+    monkeypatch.setattr(collect, "run", run)
+    assert here(plan(out=out, rows=1)) == 1
     assert out.read_text() == "other\n"
     kept = Path(capsys.readouterr().err.strip().rpartition(" are in ")[2])
     assert kept.read_text() == "{}\n"
@@ -457,24 +462,25 @@ def test_a_file_system_without_links(number: int, tmp_path: Path, monkeypatch: p
 def test_a_full_disk_is_one_line_and_the_rows_before_it_are_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(self: Collection, kept: Any, _: Any) -> None:
-        kept.write(b'{"score": 1}\n{"scor')
-        self.kept, self.size = 1, 13
+    def look(self: Progress, file: Any, _: Any) -> None:
+        file.write(b'{"score": 1}\n{"scor')
+        self.rows, self.size = 1, 13
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Collection, "_start", lambda *_: None)
-    monkeypatch.setattr(Collection, "_ask_api", lambda _: True)
-    monkeypatch.setattr(Collection, "_look", look)
-    collection = Collection(plan(), tmp_path)
-    assert collection.run(1, 1) == "[Errno 28] No space left on device"
-    assert collection.kept_in.read_text() == '{"score": 1}\n'
+    monkeypatch.setattr(Processes, "start", lambda *_: None)
+    monkeypatch.setattr(RunApi, "groups", lambda _: 0)
+    monkeypatch.setattr(Progress, "look", look)
+    seen = Progress(plan(), tmp_path)
+    problem = collect.run(seen, Processes(tmp_path), Limits(1, 1), threading.Event())
+    assert problem == "[Errno 28] No space left on device"
+    assert seen.path.read_text() == '{"score": 1}\n'
 
 
 def test_paths_are_those_of_the_callers_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes work in a folder of their own."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "books").mkdir()
-    given: list[Plan] = []
+    given: list[CollectionPlan] = []
     monkeypatch.setattr(collect, "collect", given.append)
     argv = command("sft", Path("org/model"), "u", Path("o.jsonl"), "--env.filler_path", "books")
     argv += ["--env.data_path_to_save_groups=kept.jsonl", "--env.needle", "books"]
