@@ -78,23 +78,23 @@ def _cells(axes: Axes, cells: Grid, values: np.ndarray, scale: _Scale) -> AxesIm
     """Draw one depth x length picture, depth 0 on top; a cell without a value shows the hatched ground."""
     axes.patch.set(facecolor="#e4e6e9", edgecolor="#b4b9bf", hatch="////", linewidth=0)
     rows, columns = max(len(cells.depths), 1), max(len(cells.lengths), 1)
-    shown = values if values.size else np.full((rows, columns), math.nan)
-    image = axes.imshow(shown, cmap=scale.colours, vmin=0.0, vmax=scale.top, aspect="auto", interpolation="none")
+    drawn = values if values.size else np.full((rows, columns), math.nan)
+    image = axes.imshow(drawn, cmap=scale.colours, vmin=0.0, vmax=scale.top, aspect="auto", interpolation="none")
     at, labels = _ticks(length_labels(cells.lengths), 20)
     axes.set_xticks(at, labels, rotation=45 if len(labels) > 12 else 0)
     axes.set_yticks(*_ticks([depth_label(depth) for depth in cells.depths], 21))
     axes.set_xticks(np.arange(1, columns) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, rows) - 0.5, minor=True)
-    if shown.size <= 400:  # white seams tell cells apart until they are too many
+    if drawn.size <= 400:  # white seams tell cells apart until they are too many
         axes.grid(which="minor", color="white", linewidth=1)
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("context length (tokens)")
     axes.set_ylabel("needle depth (% of the text)")
-    if shown.size <= CELLS_WITH_NUMBERS:
-        for i, j in zip(*np.nonzero(np.isfinite(shown)), strict=True):
-            red, green, blue, _ = scale.colours(shown[i, j] / scale.top)
+    if drawn.size <= CELLS_WITH_NUMBERS:
+        for i, j in zip(*np.nonzero(np.isfinite(drawn)), strict=True):
+            red, green, blue, _ = scale.colours(drawn[i, j] / scale.top)
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            text = f"{shown[i, j]:.2f}"
+            text = f"{drawn[i, j]:.2f}"
             axes.text(j, i, text, ha="center", va="center", fontsize=8.5, color="white" if dark else "#1c2024")
     return image
 
@@ -299,7 +299,7 @@ CHARTS = (
     ),
     Chart("depth_curve", "Mean score by depth, a line for each length", lambda r, _: depth_curve(present(r))),
     Chart("error_heatmap", "Standard error of each cell", lambda r, _: error_heatmap(grid(present(r)))),
-    Chart("score_histogram", "Samples by score", lambda r, _: score_histogram(one["score"] for one in present(r))),
+    Chart("score_histogram", "Samples by score", lambda r, _: score_histogram(s["score"] for s in present(r))),
     Chart("false_answers", "Answers to absent facts, silence on present ones", _false_answers),
     Chart("breakdown", "Score by what makes a sample hard", lambda r, _: breakdown_bars(present(r))),
 )

@@ -1,8 +1,8 @@
 """Results into numbers and text: means with standard errors, the grid, the effective length, false answers.
 
 A record is one evaluated sample (a line of samples.jsonl). A record with an error, or without a finite score, is a
-failure: it is in no mean, and is counted and shown. The heatmap, the curves and the effective length are of samples
-whose fact is in the text; what the model does when it is not is `false_answers`.
+failure: excluded from means, counted separately. The heatmap, the curves and the effective length are of samples whose
+fact is in the text; `false_answers` says what the model does when it is not.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def effective_length(records: Iterable[Record], share: float = 0.85) -> Effectiv
     shortest. The effective length is the longest tested one such that it and every shorter tested length score at
     least `share * base`; None when the shortest already does not, or when the base is 0. No records give None.
     """
-    means = {int(length): found.mean for length, found in by(present(records), "length").items()}
+    means = {int(length): score.mean for length, score in by(present(records), "length").items()}
     if not means:
         return None
     shortest, longest = min(means), max(means)
@@ -157,10 +157,10 @@ def false_answers(records: Iterable[Record]) -> FalseAnswers:
     """Answers to absent facts and silence on present ones, in all and by length (the lengths in order)."""
     scored = [record for record in records if not is_failure(record)]
 
-    def rates(some: Sequence[Record]) -> tuple[Estimate, Estimate]:
-        absent = [record for record in some if not record.get("present", True)]
+    def rates(subset: Sequence[Record]) -> tuple[Estimate, Estimate]:
+        absent = [record for record in subset if not record.get("present", True)]
         invented = estimate(not record.get("abstained", False) for record in absent)
-        return invented, estimate(bool(record.get("abstained", False)) for record in present(some))
+        return invented, estimate(bool(record.get("abstained", False)) for record in present(subset))
 
     lengths: dict[int, list[Record]] = {}
     for record in scored:
@@ -170,24 +170,24 @@ def false_answers(records: Iterable[Record]) -> FalseAnswers:
 
 def failures(records: Iterable[Record]) -> dict[str, int]:
     """How often each error came, the most frequent first."""
-    found = Counter(str(record.get("error") or "no finite score") for record in records if is_failure(record))
-    return dict(found.most_common())
+    errors = Counter(str(record.get("error") or "no finite score") for record in records if is_failure(record))
+    return dict(errors.most_common())
 
 
 def breakdown(records: Iterable[Record], field: str, of: str = "score") -> dict[str, Estimate]:
     """Mean score (or mean of another field) by a field of `Sample.profile`, ready to draw: each value by itself if there
     are few, else bins of equal counts. Empty where no record has the field, or all have the same value."""
     scored = [r for r in records if not is_failure(r) and isinstance(r.get(of), int | float)]
-    found = [(r[field], r[of]) for r in scored if isinstance(r.get(field), int | float)]
-    values = sorted({value for value, _ in found})
+    pairs = [(r[field], r[of]) for r in scored if isinstance(r.get(field), int | float)]
+    values = sorted({value for value, _ in pairs})
     if len(values) < 2:
         return {}
     if len(values) <= BINS + 3 and all(float(v).is_integer() for v in values):
-        return {f"{v:g}": estimate(score for value, score in found if value == v) for v in values}
-    edges = sorted(set(np.quantile([value for value, _ in found], np.linspace(0, 1, BINS + 1)).tolist()))
+        return {f"{v:g}": estimate(score for value, score in pairs if value == v) for v in values}
+    edges = sorted(set(np.quantile([value for value, _ in pairs], np.linspace(0, 1, BINS + 1)).tolist()))
     bins: dict[str, Estimate] = {}
     for low, high in zip(edges, edges[1:], strict=False):
-        inside = [score for value, score in found if low <= value < high or value == high == edges[-1]]
+        inside = [score for value, score in pairs if low <= value < high or value == high == edges[-1]]
         if inside:
             bins[f"{low:.2g}–{high:.2g}"] = estimate(inside)
     return bins
@@ -217,8 +217,8 @@ def depth_label(depth: float) -> str:
 def summary_table(records: Iterable[Record]) -> str:
     """Depth by length as plain text, at most 95 columns wide, and below it what else to know in a line each."""
     records = list(records)
-    found = present(records)
-    cells, columns = grid(found), by(found, "length")
+    scored = present(records)
+    cells, columns = grid(scored), by(scored, "length")
     labels, lines = length_labels(cells.lengths), []
     if len(labels):
         lines.append("score by depth (rows, % of the text) and length (columns, tokens): mean±standard error")
@@ -243,10 +243,10 @@ def summary(records: Sequence[Record]) -> str:
 
 
 def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
-    found, wrong = present(records), false_answers(records)
+    scored, wrong = present(records), false_answers(records)
     reach, failed = effective_length(records), failures(records)
-    yield "mean score", f"{estimate(r['score'] for r in found)} of {len(found):,} samples whose fact is in the text"
-    tasks = by(found, "task")
+    yield "mean score", f"{estimate(r['score'] for r in scored)} of {len(scored):,} samples whose fact is in the text"
+    tasks = by(scored, "task")
     if len(tasks) > 1:
         yield "by task", ", ".join(f"{one_line(str(task), 40)} {score}" for task, score in tasks.items())
     yield "effective length", f"{reach.label}: {reach.reason}" if reach else "–: no scored sample"
@@ -258,7 +258,10 @@ def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     errors = "; ".join(f"{count}× {one_line(error, 60)}" for error, count in list(failed.items())[:3])
     more = f"; and {len(failed) - 3} other errors" if len(failed) > 3 else ""
     total = sum(failed.values())
-    yield "failures", f"{total:,} of {len(records):,} records, in no mean" + (f": {errors}{more}" if total else "")
+    yield (
+        "failures",
+        f"{total:,} of {len(records):,} records, excluded from means" + (f": {errors}{more}" if total else ""),
+    )
 
 
 def one_line(text: str, limit: int) -> str:

@@ -72,7 +72,7 @@ class Report:
             Fact("Mean score", mean, f"{len(scored):,} samples whose fact is in the text"),
             Fact("False answers", _share(wrong.invented), f"of {wrong.invented.n:,} samples whose fact is absent"),
             Fact("False silence", _share(wrong.withheld), f"of {wrong.withheld.n:,} samples whose fact is there"),
-            Fact("Failures", f"{failed:,}", f"of {len(self.records):,} records, in no mean"),
+            Fact("Failures", f"{failed:,}", f"of {len(self.records):,} records, excluded from means"),
         ]
 
     @property

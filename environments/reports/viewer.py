@@ -35,8 +35,8 @@ class _Rollout:
 
 
 def _part(value: object) -> str:
-    shown = number(value, ".3g")
-    return short(value) if shown == "?" else shown
+    text = number(value, ".3g")
+    return short(value) if text == "?" else text
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ def _group(row: object) -> _Group:
     if not isinstance(scores, list) or not scores or any(number(score) == "?" for score in scores):
         raise ValueError("scores is not a list of finite numbers")
 
-    def each(name: str) -> list[object]:
+    def for_each_score(name: str) -> list[object]:
         """A value for each score; None where the row has other than one for each."""
         values = row.get(name)
         return values if isinstance(values, list) and len(values) == len(scores) else [None] * len(scores)
 
-    chats = [chat if isinstance(chat, list) and chat else [{}] for chat in each("messages")]
+    chats = [chat if isinstance(chat, list) and chat else [{}] for chat in for_each_score("messages")]
     completions = row.get("completions")
     if completions is None:
         completions = [chat[-1].get("content") if isinstance(chat[-1], Mapping) else None for chat in chats]
@@ -79,7 +79,7 @@ def _group(row: object) -> _Group:
     recipe = row.get("recipe")
     if not isinstance(recipe, Mapping):
         recipe = {}
-    rollouts = zip(scores, completions, each("finish_reasons"), each("details"), strict=True)
+    rollouts = zip(scores, completions, for_each_score("finish_reasons"), for_each_score("details"), strict=True)
     return _Group(
         task=short(recipe.get("task", row.get("task"))),
         length=row.get("length", recipe.get("length")),
