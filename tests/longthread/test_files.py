@@ -175,3 +175,19 @@ def test_a_growing_file_gives_each_whole_line_once(tmp_path: Path) -> None:
         assert growing.new_lines() == [b"one"] and growing.new_lines() == []
         file.write(b"o\n\nfour\n")
         assert growing.new_lines() == [b"two", b"", b"four"] and growing.new_lines() == []
+
+
+@same_folder
+@given(lines=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"))), data=st.data())
+def test_lines_come_whole_and_once(lines: list[str], data: st.DataObject, tmp_path: Path) -> None:
+    content = "".join(f"{line}\n" for line in lines).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=8)))
+    path, seen = tmp_path / "cut", list[bytes]()
+    path.unlink(missing_ok=True)
+    growing = GrowingFile(path)
+    assert growing.new_lines() == []
+    for cut in (*cuts, len(content)):
+        path.write_bytes(content[:cut])
+        seen += growing.new_lines()
+        assert b"".join(line + b"\n" for line in seen) == content[: content[:cut].rfind(b"\n") + 1]
+    assert [line.decode() for line in seen] == lines
