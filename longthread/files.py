@@ -88,9 +88,11 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, wanted: str = ""):
+        """Nothing is read before the lines are asked for."""
         self.path, self.wanted, self.cut = path, wanted, False
 
     def __iter__(self) -> Iterator[JsonLine]:
+        """Read the file from its beginning. Raises `DataError`, and OSError where it cannot be read."""
         offset = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -116,9 +118,11 @@ class GrowingFile:
     """The whole lines that a file which another process writes has got since they were last asked for."""
 
     def __init__(self, path: Path):
+        """The file need not be there yet."""
         self.path, self._end = path, 0
 
     def new_lines(self) -> list[bytes]:
+        """The new lines, without their ends."""
         with suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(self._end)
             whole, newline, _ = file.read().rpartition(b"\n")

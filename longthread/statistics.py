@@ -16,6 +16,7 @@ class Estimate:
     n: int
 
     def __str__(self) -> str:
+        """0.75±0.25; 0.75 of one value, – of none."""
         if not self.n:
             return "–"
         return f"{self.mean:.2f}" if math.isnan(self.stderr) else f"{self.mean:.2f}±{self.stderr:.2f}"
@@ -38,10 +39,12 @@ class Share:
     asked: int = 0
 
     def __add__(self, other: "Share") -> "Share":
+        """The share of both together."""
         return Share(self.right + other.right, self.asked + other.asked)
 
     @property
     def value(self) -> float | None:
+        """0 to 1; None where nothing was asked."""
         return self.right / self.asked if self.asked else None
 
     @property

@@ -263,13 +263,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(cls=Passing, no_args_is_help=True)
 def main(  # noqa: PLR0913 - a parameter is an option of the command
     context: typer.Context,
-    kind: Annotated[
-        Kind,
-        typer.Argument(
-            help="sft: messages, the best completions of each prompt. dpo: pairs of a good and a bad completion of the "
-            "same prompt."
-        ),
-    ],
+    kind: Annotated[Kind, typer.Argument(help="What the rows are for.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="The file to make; never overwritten.")],
     tokenizer: Annotated[str, typer.Option(help="The model's own: a local folder or a hub name.")],
     url: Annotated[str, typer.Option(help="The model server, with /v1. Its API key comes from LONGTHREAD_API_KEY.")],
@@ -288,7 +282,8 @@ def main(  # noqa: PLR0913 - a parameter is an option of the command
 ) -> None:
     """Training rows through Atropos: run-api, its generator and an environment, started together.
 
-    Also takes every --env.X and --openai.X of the environment.
+    sft: messages, the best completions of each prompt. dpo: pairs of a good and a bad completion of the same prompt. Also
+    takes every --env.X and --openai.X of the environment.
     """
     with exit_on_error(flag):
         for name, value, only in (("min_score", min_score, Kind.SFT), ("min_difference", min_difference, Kind.DPO)):

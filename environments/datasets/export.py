@@ -250,13 +250,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command(no_args_is_help=True)
 def main(  # noqa: PLR0913 - a parameter is an option of the command
-    kind: Annotated[
-        Kind,
-        typer.Argument(
-            help="sft: conversations to imitate, the best completions. dpo: pairs of a good and a bad completion of the "
-            "same prompt, with different answers. pretrain: texts to read, each a prompt with its right answer."
-        ),
-    ],
+    kind: Annotated[Kind, typer.Argument(help="What the rows are for.")],
     rollouts: Annotated[list[Path], typer.Argument(metavar="ROLLOUTS", help="One or more .jsonl files of process.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .jsonl file to write; it must not exist.")],
     tokenizer: Annotated[
@@ -279,7 +273,11 @@ def main(  # noqa: PLR0913 - a parameter is an option of the command
     limit: Annotated[int, typer.Option(help="Rows at most, drawn evenly; 0: all.")] = 0,
     seed: Annotated[int, typer.Option(help="Of all that is drawn.")] = 0,
 ) -> None:
-    """Training rows out of the rollouts of process."""
+    """Training rows out of the rollouts of process.
+
+    sft: conversations to imitate, the best completions. dpo: pairs of a good and a bad completion of the same prompt, with
+    different answers. pretrain: texts to read, each a prompt with its right answer.
+    """
     with exit_on_error(_flag):
         for name, value, only in (("min_score", min_score, Kind.SFT), ("min_margin", min_margin, Kind.DPO)):
             if value is not None and kind != only:
