@@ -42,6 +42,7 @@ print(json.dumps({"rows": stats["rows"], "tokens": tokens, "tokens_per_s": token
 
 
 def write_corpus(path: Path, megabytes: int) -> None:
+    """Fictional prose as a .jsonl file of about that size."""
     passages = prose.passages(0, "train")
     with path.open("w") as file:
         while file.tell() < megabytes * 1_000_000:

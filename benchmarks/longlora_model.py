@@ -1,7 +1,7 @@
-"""What `benchmarks.longlora_step` trains: a transformers model of random weights as LongLoRA trains it, with each way of
-computing a step on a switch. bf16 base, frozen; LoRA on q, k, v, o, the embedding and the norms in fp32, cast where used.
+"""The model of `benchmarks.longlora_step`: random weights, trained as LongLoRA trains, each way to compute a step on a switch.
 
-The LoRA layer is the same on every side, and as lean as Axolotl's kernels, so that it is no part of any difference.
+The base is bf16 and frozen. LoRA on q, k, v, o, the embedding and the norms are fp32 and cast where they are used. The LoRA
+layer is the same on every side, and as lean as Axolotl's kernels, so no difference comes from it.
 """
 
 from collections.abc import Callable
@@ -31,6 +31,8 @@ ATTENTION_OPS = {
 
 @dataclass(frozen=True)
 class Shape:
+    """Sizes of a model."""
+
     family: str  # llama or qwen2
     hidden: int
     intermediate: int
@@ -42,10 +44,11 @@ class Shape:
 
     @property
     def head_dim(self) -> int:
+        """Dimensions of a head."""
         return self.hidden // self.heads
 
     def limit(self, length: int, sparse: bool, flops: float) -> float:
-        """Seconds that a step with checkpointing cannot go under: 6P a token, 9 times head elements seen."""
+        """The least seconds of a step with checkpointing: 6 FLOPs a weight and token, 9 a pair of tokens and head element."""
         qkvo = self.hidden * (2 * self.hidden + 2 * self.kv_heads * self.head_dim)
         weights = self.layers * (qkvo + 3 * self.hidden * self.intermediate) + self.hidden * self.vocabulary
         seen = 15 / 64 if sparse else 1.0  # g = L/4, half groups at the ends
@@ -64,8 +67,10 @@ SHAPES = {
 
 
 class _LoRA(torch.autograd.Function):
+    """x W' + bias + (alpha / rank) x A' B', with gradients of x, A and B alone; A and B are fp32."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor) -> Tensor:  # noqa: PLR0913
         flat, a, b = x.flatten(0, -2), a.to(x.dtype), (b * (ALPHA / RANK)).to(x.dtype)
         low = flat @ a.T
         out = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)
@@ -84,6 +89,8 @@ class _LoRA(torch.autograd.Function):
 
 
 class LoRA(nn.Module):
+    """A frozen linear layer with LoRA."""
+
     def __init__(self, base: nn.Linear):
         super().__init__()
         self.weight, self.bias = base.weight, base.bias
@@ -92,40 +99,50 @@ class LoRA(nn.Module):
         self.b = nn.Parameter(torch.zeros(base.out_features, RANK, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, in) to (…, out)."""
         out: Tensor = _LoRA.apply(x, self.weight, self.bias, self.a, self.b)
         return out
 
 
 class Embedding(nn.Module):
+    """An embedding in fp32; its output is cast."""
+
     def __init__(self, base: nn.Embedding, dtype: torch.dtype):
         super().__init__()
         self.weight, self.dtype = nn.Parameter(base.weight.detach().float()), dtype
 
     def forward(self, ids: Tensor) -> Tensor:
+        """(B, L) to (B, L, hidden)."""
         return F.embedding(ids, self.weight).to(self.dtype)
 
 
 class Head(nn.Module):
+    """A head whose weight, which may be the embedding's, is cast."""
+
     def __init__(self, weight: nn.Parameter):
         super().__init__()
         self.weight = weight
 
     def forward(self, x: Tensor) -> Tensor:
+        """(…, hidden) to (…, vocabulary)."""
         return F.linear(x, self.weight.to(x.dtype))
 
 
 class Norm(nn.Module):
+    """RMSNorm in fp32, computed by the kernel that is in use."""
+
     def __init__(self, base: Any):
         super().__init__()
         self.weight = nn.Parameter(base.weight.detach().float())
         self.epsilon, self.kernel = base.variance_epsilon, norm
 
     def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
         return self.kernel(x, self.weight.to(x.dtype), self.epsilon)
 
 
 def build(shape: Shape, length: int, device: str, dtype: torch.dtype = torch.bfloat16) -> Any:
-    """The model in training mode; what is trainable requires gradients, nothing else does."""
+    """The model in training mode, with gradients for its trainable weights alone."""
     kind = Qwen2Config if shape.family == "qwen2" else LlamaConfig
     config = kind(
         hidden_size=shape.hidden, intermediate_size=shape.intermediate, num_hidden_layers=shape.layers,
@@ -151,7 +168,7 @@ def build(shape: Shape, length: int, device: str, dtype: torch.dtype = torch.bfl
 
 
 def usual_loss(model: Any, ids: Tensor) -> tuple[Tensor, str]:
-    """transformers' own; in checkpointed chunks where its logits would not fit. With its name."""
+    """transformers' own loss and the name of how it was computed: in checkpointed chunks where its logits would not fit."""
     if ids.numel() * model.config.vocab_size * LOGIT_BYTES < LOGITS_FIT:
         return model(input_ids=ids, labels=ids).loss, "default"
     hidden, labels = model.model(input_ids=ids).last_hidden_state[0, :-1], ids[0, 1:]
@@ -168,18 +185,19 @@ def usual_loss(model: Any, ids: Tensor) -> tuple[Tensor, str]:
 
 
 def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """As transformers writes it."""
+    """RMSNorm as transformers writes it."""
     exact = x.float()
     exact = exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + epsilon)
     return weight * exact.to(x.dtype)
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """The MLP's activation."""
     return F.silu(gate) * up
 
 
 def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-    """As transformers writes it."""
+    """Rotary positions as transformers writes them."""
 
     def turned(x: Tensor) -> Tensor:
         left, right = x.chunk(2, dim=-1)
@@ -190,6 +208,8 @@ def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 
 
 @dataclass(frozen=True)
 class Kernels:
+    """One way to compute norms, MLPs, positions and the loss."""
+
     name: str
     norm: Callable[..., Tensor]
     swiglu: Callable[..., Tensor]
@@ -227,22 +247,22 @@ def _compiled() -> Kernels:
 
 
 def kernels(wanted: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Kernels:
-    """`wanted`: auto, liger, compile or off. The first that is there and agrees with plain torch on this device."""
+    """The first kernels that are installed and agree with plain torch on this device; `wanted`: auto, liger, compile or off."""
     makers = {"auto": (_liger, _compiled), "liger": (_liger,), "compile": (_compiled,), "off": ()}[wanted]
     for make in makers if device != "cpu" or wanted != "auto" else ():
         try:
-            made = make()
-            _agree(made, device, dtype)
-            return made
-        except Exception as error:  # whatever a missing package or a compiler brings up: the next will do
+            fused = make()
+            _check(fused, device, dtype)
+            return fused
+        except Exception as error:  # of a missing package or a compiler: the next will do
             print(f"fused kernels {make.__name__.strip('_')}: {type(error).__name__}: {str(error)[:200]}", flush=True)
     return EAGER
 
 
-def _agree(made: Kernels, device: str, dtype: torch.dtype) -> None:
+def _check(fused: Kernels, device: str, dtype: torch.dtype) -> None:
     """Raises RuntimeError unless outputs and gradients are plain torch's, as far as bf16 goes."""
 
-    def outputs(side: Kernels) -> list[Tensor]:
+    def results(side: Kernels) -> list[Tensor]:
         random = torch.Generator(device).manual_seed(0)
         new = partial(torch.randn, generator=random, device=device)
         x, gate, up = (new(1, 256, 128).to(dtype).requires_grad_() for _ in range(3))
@@ -253,18 +273,18 @@ def _agree(made: Kernels, device: str, dtype: torch.dtype) -> None:
             (q * 1).transpose(1, 2), (k * 1).transpose(1, 2), angle.cos().to(dtype), angle.sin().to(dtype)
         )
         outs = [side.norm(x, weight, 1e-6), side.swiglu(gate * 1, up * 1), *turned]
-        kept = [out.detach().clone() for out in outs]
+        copies = [out.detach().clone() for out in outs]
         grads = torch.autograd.grad(outs, [x, weight, gate, up, q, k], [new(out.shape).to(dtype) for out in outs])
-        return kept + list(grads)
+        return copies + list(grads)
 
-    for ours, plain in zip(outputs(made), outputs(EAGER), strict=True):
+    for ours, plain in zip(results(fused), results(EAGER), strict=True):
         error = ((ours.float() - plain.float()).norm() / plain.float().norm()).item()
         if not error < 2e-2:
             raise RuntimeError(f"off by {error:.2g}")
 
 
 def use(model: Any, wanted: Kernels) -> None:
-    """Puts these kernels into the model; `EAGER` puts the model's own back."""
+    """Put these kernels into the model; `EAGER` puts the model's own back."""
     source = import_module(type(model).__module__)
     own = source.__dict__.setdefault("_own_rotary", source.apply_rotary_pos_emb)
     source.__dict__["apply_rotary_pos_emb"] = own if wanted is EAGER else wanted.rotary
@@ -286,8 +306,11 @@ def _mlp(mlp: Any, act: Callable[..., Tensor], x: Tensor) -> Tensor:
 
 
 def checkpointing(model: Any, attention: bool = False, wide_layers: int = 0) -> None:
-    """Every layer recomputed in the backward pass. Kept instead: attention outputs, if `attention`; in the first
-    `wide_layers` layers also what stands before the activation, the largest product. Exact in every case."""
+    """Recompute every layer in the backward pass, exactly.
+
+    `attention`: keep attention outputs. `wide_layers`: in so many of the first layers keep the largest products too, those
+    before the activation.
+    """
     options: dict[str, Any] = {"use_reentrant": False}
     if attention or wide_layers:
         layers, width, calls = model.config.num_hidden_layers, model.config.intermediate_size, 0

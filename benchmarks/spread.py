@@ -1,6 +1,6 @@
-"""Independent jobs over all GPUs of a machine, one at a time on each, or more.
+"""Independent jobs over all GPUs of a machine, one or more at a time on each.
 
-for key, found in spread(measured, {"a": (1, 2), "b": (3, 4)}, devices=torch.cuda.device_count()):
+for key, result in spread(measure, {"a": (1, 2), "b": (3, 4)}, devices=torch.cuda.device_count()):
     ...
 """
 
@@ -15,23 +15,25 @@ from typing import Any
 def spread(
     work: Callable[..., Any], jobs: Mapping[str, tuple[Any, ...]], devices: int, seconds: float = 1e9, each: int = 1
 ) -> Iterator[tuple[str, Any]]:
-    """Each job's key with `work(*arguments)`, as they end; nothing is begun after so many seconds. A job that raises ends
-    alone: its exception stands in place of its result. `each` at a time on a device, which keep it busy where one alone
-    waits for the host. No more than one at a time in all: in this process, in order."""
-    began, left = time.monotonic(), list(jobs)
+    """Each job's key with `work(*arguments)`, as they end; no job begins after so many seconds.
+
+    A job that raises ends alone: its exception takes the place of its result. `each`: jobs at a time on a device, which keep
+    it busy where one alone waits for the host. One job at a time in all runs in this process, in order.
+    """
+    began, waiting = time.monotonic(), list(jobs)
     if devices * each <= 1:
-        for key in left:
+        for key in waiting:
             if time.monotonic() - began < seconds:
-                yield key, _tried(work, jobs[key])
+                yield key, _result(work, jobs[key])
         return
     free = _pools(devices, each)
     running: dict[Future, tuple[str, ProcessPoolExecutor]] = {}
-    everyone = list(free)
+    pools = list(free)
     try:
-        while left or running:
-            while left and free and time.monotonic() - began < seconds:
-                key, pool = left.pop(0), free.pop()
-                running[pool.submit(_tried, work, jobs[key])] = key, pool
+        while waiting or running:
+            while waiting and free and time.monotonic() - began < seconds:
+                key, pool = waiting.pop(0), free.pop()
+                running[pool.submit(_result, work, jobs[key])] = key, pool
             if not running:
                 return
             for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -39,13 +41,15 @@ def spread(
                 free.append(pool)
                 yield key, done.result()
     finally:
-        for pool in everyone:
+        for pool in pools:
             pool.shutdown(cancel_futures=True)
 
 
 def _pools(devices: int, each: int) -> list[ProcessPoolExecutor]:
-    """`each` processes for a visible device, which see no other. They have to be started with that in their environment:
-    what they import may have asked for devices before they could set anything."""
+    """`each` processes for a visible device, which see no other.
+
+    The device is in the environment they start with: a module that they import may ask for devices before they could set it.
+    """
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     pools = []
@@ -61,7 +65,7 @@ def _pools(devices: int, each: int) -> list[ProcessPoolExecutor]:
     return pools
 
 
-def _tried(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _result(work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return work(*arguments)
     except Exception as error:  # one of many: the others' hours count

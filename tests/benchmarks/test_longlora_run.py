@@ -7,22 +7,12 @@ from itertools import groupby
 import pytest
 import yaml
 
-from benchmarks import longlora_run
-from benchmarks.longlora_run import (
-    CONFIRM_SEED,
-    METHODS,
-    Cut,
-    Grid,
-    Run,
-    Training,
-    best,
-    chat_row,
-    draw,
-    question_row,
-    report,
-    write_config,
-    write_rows,
-)
+from benchmarks import longlora_grid, longlora_rows, longlora_run
+from benchmarks.longlora_grid import Grid
+from benchmarks.longlora_results import best, draw, report
+from benchmarks.longlora_rows import chat_row, question_row, write_rows
+from benchmarks.longlora_run import CONFIRM_SEED, Cut, Run
+from benchmarks.longlora_training import METHODS, Training, write_config
 from environments.haystack.facts import in_split, parse
 from environments.haystack.filler import prose
 from environments.haystack.sample import Haystacks, Options
@@ -60,7 +50,7 @@ def labelled(row, tokens):
 
 
 def test_a_row_asks_for_each_fact_and_learns_answers_alone(haystacks, monkeypatch):
-    monkeypatch.setattr(longlora_run, "SPARE", 900)  # bytes: turns differ more than in words
+    monkeypatch.setattr(longlora_rows, "SPARE", 900)  # bytes: turns differ more than in words
     row = question_row(haystacks, 3, LENGTH, QUESTIONS)
     assert LENGTH * 0.8 < len(row["input_ids"]) <= LENGTH
     assert all(label in (-100, token) for label, token in zip(row["labels"], row["input_ids"], strict=True))
@@ -81,7 +71,7 @@ def test_a_row_asks_for_each_fact_and_learns_answers_alone(haystacks, monkeypatc
 
 
 def test_a_row_drops_questions_rather_than_overflow_and_is_reproducible(haystacks, monkeypatch):
-    monkeypatch.setattr(longlora_run, "SPARE", -500)  # so it comes out too long
+    monkeypatch.setattr(longlora_rows, "SPARE", -500)  # so it comes out too long
     row = question_row(haystacks, 4, LENGTH, QUESTIONS)
     assert 1 < sum(label == haystacks.tokens.tokenizer.eos_token_id for label in row["labels"]) < QUESTIONS
     assert LENGTH * 0.8 < len(row["input_ids"]) <= LENGTH
@@ -104,7 +94,7 @@ def test_rows_are_what_axolotl_reads_as_tokenised(haystacks, tmp_path):
 
 def test_the_grid_is_exact_and_its_second_questions_are_others(folder, held_out):
     grid = Grid(str(folder), held_out, LENGTHS, (0.1, 0.9))
-    first, again, other = grid.asked(600, 2), grid.asked(600, 2), grid.asked(600, 2, CONFIRM_SEED)
+    first, again, other = grid.prompts(600, 2), grid.prompts(600, 2), grid.prompts(600, 2, CONFIRM_SEED)
     assert first == again
     assert [(one.depth, one.filler) for one in first] == [
         (0.1, "prose"),
@@ -125,8 +115,8 @@ def the_run(out, folder, held_out, seconds=1e6, results=None):
 
 
 def test_evaluation_goes_on_where_it_was_cut(folder, held_out, tmp_path, monkeypatch):
-    monkeypatch.setattr(longlora_run, "REPLY_TOKENS", 4)
-    monkeypatch.setattr(longlora_run, "BATCH_TOKENS", 2000)  # three prompts, then one
+    monkeypatch.setattr(longlora_grid, "REPLY_TOKENS", 4)
+    monkeypatch.setattr(longlora_grid, "BATCH_TOKENS", 2000)  # three prompts, then one
     work = the_run(tmp_path, folder, held_out)
     work.evaluate("before")
     whole = json.loads((tmp_path / "results.json").read_text())

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from benchmarks import longlora_attention as attention
 from benchmarks import longlora_model as models
 from benchmarks import longlora_step as step
+from benchmarks.gpu_timing import Machine
 from benchmarks.longlora_model import EAGER, Shape, build, checkpointing, usual_loss
 from trainer_configs.longlora.attention.shifted_sparse import reference
 from trainer_configs.longlora.attention.transformers_hook import install
@@ -26,7 +28,7 @@ TOY = {
 
 @pytest.fixture(autouse=True)
 def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(step, "SHAPES", TOY)
+    monkeypatch.setattr(models, "SHAPES", TOY)
     yield
 
 
@@ -110,7 +112,7 @@ def test_masters_are_fp32_and_the_base_is_frozen() -> None:
 
 def test_plain_s2_is_the_reference_but_for_the_wrapped_group() -> None:
     q, k, v = (torch.randn(1, n, 32, 8) for n in (4, 2, 2))
-    ours, plain = reference(q, k, v, torch.arange(32)[None], 8), step.plain_s2(q, k, v, 8)
+    ours, plain = reference(q, k, v, torch.arange(32)[None], 8), attention.plain_s2(q, k, v, 8)
     torch.testing.assert_close(plain[:, :2], ours[:, :2])
     torch.testing.assert_close(plain[:, 2:, 4:], ours[:, 2:, 4:])
     assert not torch.allclose(plain[:, 2:, :4], ours[:, 2:, :4])  # these see the end of the sequence
@@ -127,7 +129,7 @@ def test_command_writes_a_row_for_every_side(tmp_path: Path, monkeypatch: pytest
     assert result.exit_code == 0, result.output
     rows = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert [row for row in rows if "error" in row] == []
-    assert [row["side"] for row in rows if row["part"] == "a"] == 2 * step.ATTENTION
+    assert [row["side"] for row in rows if row["part"] == "a"] == 2 * attention.ATTENTION
     steps = [row for row in rows if row["part"] == "b"]
     assert {row["side"] for row in steps} == set(step.STEPS) and all(row["s"] > 0 for row in steps)
     assert {row["loss"] for row in steps} == {"default"}  # Liger's needs a GPU
@@ -137,10 +139,11 @@ def test_a_row_that_fails_does_not_cost_the_others(tmp_path: Path, monkeypatch: 
     def full(*_: Any) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(step, "full_attention", full)
-    rows = list(step.attention_rows(["untied"], [LENGTH], "cpu", torch.float32))
+    monkeypatch.setattr(attention, "full_attention", full)
+    machine = Machine("cpu", torch.float32)
+    rows = list(attention.attention_rows(["untied"], [LENGTH], machine))
     assert [row.get("error") for row in rows] == ["out of memory", "out of memory", None, None]
-    late = list(step.step_rows(["untied"], [LENGTH], "off", "cpu", torch.float32, deadline=0.0))
+    late = list(step.step_rows(["untied"], [LENGTH], "off", machine, deadline=0.0))
     assert [row["error"] for row in late] == ["no time left"]
 
 
