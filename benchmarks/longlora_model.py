@@ -1,4 +1,4 @@
-"""The model of `benchmarks.longlora_step`: random weights, trained as LongLoRA trains, each way to compute a step on a switch.
+"""The model of `benchmarks.longlora_step`: random weights, trained as LongLoRA trains, each way of a step on a switch.
 
 The base is bf16 and frozen. LoRA on q, k, v, o, the embedding and the norms are fp32 and cast where they are used. The LoRA
 layer is the same on every side, and as lean as Axolotl's kernels, so no difference comes from it.
@@ -247,7 +247,7 @@ def _compiled() -> Kernels:
 
 
 def kernels(wanted: str, device: str, dtype: torch.dtype = torch.bfloat16) -> Kernels:
-    """The first kernels that are installed and agree with plain torch on this device; `wanted`: auto, liger, compile or off."""
+    """The first installed kernels that agree with plain torch on this device; `wanted`: auto, liger, compile or off."""
     makers = {"auto": (_liger, _compiled), "liger": (_liger,), "compile": (_compiled,), "off": ()}[wanted]
     for make in makers if device != "cpu" or wanted != "auto" else ():
         try:

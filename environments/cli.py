@@ -12,18 +12,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from environments.config import AtroposSettings, HaystackEnvConfig, ServerSettings
 from longthread.errors import ConfigError, LongthreadError, RunError, exit_on_error
-from longthread.files import write_text
+from longthread.files import JsonObject, write_text
 from longthread.secrets import mask_key
-
-if TYPE_CHECKING:
-    from environments.haystack_env import HaystackEnv
 
 COMMANDS = {
     "process": "Rollouts to a file, and to a page to read them in.",
@@ -37,6 +34,7 @@ GENERAL = {
 }
 KEY_FLAG = "--openai.api_key"
 PREFIXES: dict[str, type[BaseModel]] = {"env.": HaystackEnvConfig, "openai.": ServerSettings}
+Settings = TypeVar("Settings", bound=BaseModel)
 YAML_SECTIONS = {"env", "openai", "slurm", "testing", "tinker"}  # tinker-atropos' own, in the one file for both
 
 
@@ -57,10 +55,8 @@ class Command:
         write_text(path, yaml.safe_dump(sections | {"slurm": self.slurm, "testing": self.testing}, sort_keys=False))
 
 
-def main(
-    defaults: HaystackEnvConfig, environment: Callable[[], "type[HaystackEnv]"], argv: Sequence[str] | None = None
-) -> None:
-    """Run an environment's command line; `environment` imports it. Exit codes are those of `exit_on_error`."""
+def main(defaults: HaystackEnvConfig, run: Callable[[Command], None], argv: Sequence[str] | None = None) -> None:
+    """Read an environment's command line and `run` it. Exit codes are those of `exit_on_error`."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     for name in ("httpx", "openai", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -72,8 +68,7 @@ def main(
             return
         sys.argv = [given[0], *args]  # W&B writes it down: an API key has its stand-in there
         try:
-            command = read_command(args, defaults)
-            environment().run(command)
+            run(read_command(args, defaults))
         except (ValueError, RuntimeError) as error:
             if isinstance(error, LongthreadError) or not ours(error):
                 raise
@@ -144,7 +139,7 @@ def _known_names() -> set[str]:
     return {*GENERAL, *(prefix + name for prefix, model in PREFIXES.items() for name in model.model_fields)}
 
 
-def _section(flags: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _section(flags: Mapping[str, str | None], prefix: str) -> dict[str, str | None]:
     return {name.removeprefix(prefix): value for name, value in flags.items() if name.startswith(prefix)}
 
 
@@ -153,7 +148,7 @@ class _Reader:
     flags: Mapping[str, str | None]
     path: str | None  # of the YAML file
 
-    def validate(self, prefix: str, model: type[Any], values: Mapping[str, Any]) -> Any:
+    def validate(self, prefix: str, model: type[Settings], values: Mapping[str, object]) -> Settings:
         """The settings of a section, its flags over `values`. Raises `ConfigError` for the first that cannot be."""
         try:
             return model(**{**values, **_section(self.flags, prefix)})
@@ -168,7 +163,7 @@ class _Reader:
 # ---- YAML ----
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> JsonObject:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -189,12 +184,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return config
 
 
-def _servers(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _servers(config: JsonObject) -> list[JsonObject]:
     servers = config.get("openai") or []
     return servers if isinstance(servers, list) else [servers]
 
 
-def _without_key(server: Mapping[str, Any]) -> dict[str, Any]:
+def _without_key(server: Mapping[str, object]) -> JsonObject:
     """The server's settings with a stand-in for its API key."""
     return {**server, "api_key": mask_key(str(server["api_key"]))} if server.get("api_key") else dict(server)
 

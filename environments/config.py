@@ -18,6 +18,7 @@ from environments.haystack.options import Options
 from environments.haystack.tasks import TASKS
 from environments.inference.endpoint import TOKEN_SERVERS
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 
 SEEDS = 10**9  # samples that one seed can draw before it would meet the next one's
 # Tasks of the environments whose commands read their settings before anything else is imported.
@@ -75,7 +76,7 @@ class AtroposSettings(BaseModel):
     custom_thinking_prompt: str | None = Field(None, description="system prompt for thinking")
 
     @field_serializer("eval_handling")
-    def _value(self, handling: Any) -> str:
+    def _value(self, handling: Enum) -> str:
         return handling.value  # also of atroposlib's own Enum, which a running environment needs
 
 
@@ -150,7 +151,7 @@ def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:
     return name in settings.model_fields and settings.model_fields[name].annotation is str
 
 
-def _comma_string(value: Any) -> Any:
+def _comma_string(value: object) -> object:
     if isinstance(value, list):
         return ",".join(map(str, value))
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value

@@ -19,7 +19,7 @@ def _run(name: str, module: str, environment: str) -> None:
         from environments import cli, config
 
         defaults = config.HaystackEnvConfig(tasks=config.DEFAULT_TASKS[name], wandb_name=name)
-        cli.main(defaults, lambda: getattr(import_module(module), environment))
+        cli.main(defaults, lambda command: getattr(import_module(module), environment).run(command))
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

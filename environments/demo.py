@@ -1,7 +1,7 @@
-"""`longthread demo`: the whole road on a laptop without a GPU.
+"""`longthread demo`: the whole journey on a laptop without a GPU.
 
 Fetches a real small model, starts the embedded server, runs `needle-env process` and `needle-env evaluate` against it as
-a user would, and says where the three things to look at are. Every command is printed before it runs.
+a user would, and names the three results to look at. Every command is printed before it runs.
 """
 
 import os
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from environments.inference.embedded.demo_model import DemoModelError, fetch
+from environments.inference.embedded.demo_model import fetch
+from longthread.errors import RunError, exit_on_error
 
 MODEL = "SmolLM2-135M-Instruct"
 # Numbers in plain replies: a model of 135M parameters writes no tags. Sized for two cores and six minutes.
@@ -26,26 +27,24 @@ EVALUATE = ("--env.tasks", "single", "--env.lengths", "1024,2048,4096",
 
 
 def demo(out: Path) -> None:
-    """Runs the demo; the results are below `out`. Raises SystemExit with one line when a step fails."""
+    """Run the demo; the results are below `out`. Raises SystemExit with one line when a step fails."""
     started = time.monotonic()
-    try:
+    rollouts, evaluation = _unused(out / "rollouts.jsonl"), _unused(out / "evaluation")
+    with exit_on_error():
         model = fetch()
-    except DemoModelError as error:
-        raise SystemExit(f"error: {error}") from None
-    rollouts, evaluation = free(out / "rollouts.jsonl"), free(out / "evaluation")
-    with served(model) as url:
-        target = ("--env.tokenizer_name", str(model), "--openai.base_url", url, "--openai.model_name", MODEL)
-        run("process", *target, *COMMON, *PROCESS, "--env.data_path_to_save_groups", str(rollouts))
-        run("evaluate", *target, *COMMON, *EVALUATE, "--env.data_dir_to_save_evals", str(evaluation))
+        with _embedded_server(model) as url:
+            target = ("--env.tokenizer_name", str(model), "--openai.base_url", url, "--openai.model_name", MODEL)
+            _run("process", *target, *COMMON, *PROCESS, "--env.data_path_to_save_groups", str(rollouts))
+            _run("evaluate", *target, *COMMON, *EVALUATE, "--env.data_dir_to_save_evals", str(evaluation))
     print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Three things to look at:")
-    print(f"  rollouts, a group a line          {rollouts}")
-    print(f"  rollouts, to read in a browser    {rollouts.with_suffix('.html')}")
-    print(f"  heatmap, and the report round it  {evaluation / 'heatmap.png'}  {evaluation / 'report.html'}")
-    print("The model is small: it finds most single needles and is taken in by near-duplicates and absent facts.")
+    print(f"  rollouts, a group a line             {rollouts}")
+    print(f"  rollouts, to read in a browser       {rollouts.with_suffix('.html')}")
+    print(f"  heatmap, and the report that has it  {evaluation / 'heatmap.png'}  {evaluation / 'report.html'}")
+    print("The model is small: it finds most single needles, and near-duplicates and absent facts deceive it.")
 
 
-def free(path: Path) -> Path:
-    """The path, or the next free one: a second demo does not touch the first one's results."""
+def _unused(path: Path) -> Path:
+    """The path, or the next one that does not exist: a second demo does not touch the first one's results."""
     number, candidate = 0, path
     while candidate.exists():
         number += 1
@@ -53,8 +52,8 @@ def free(path: Path) -> Path:
     return candidate
 
 
-def run(command: str, *arguments: str) -> None:
-    """One `needle-env` command, shown and run."""
+def _run(command: str, *arguments: str) -> None:
+    """Show and run one `needle-env` command."""
     print(f"\n$ {shlex.join(['needle-env', command, *arguments])}", flush=True)
     code = subprocess.run([sys.executable, "-m", "environments.needle_env", command, *arguments]).returncode
     if code:
@@ -62,13 +61,14 @@ def run(command: str, *arguments: str) -> None:
 
 
 @contextmanager
-def served(model: Path) -> Iterator[str]:
+def _embedded_server(model: Path) -> Iterator[str]:
     """The embedded server in a process of its own, on a free port: its base URL."""
     command = [sys.executable, "-m", "environments.embedded_server", str(model), "--port", "0", "--model-name", MODEL]
     print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
-    # Its progress bar is noise between ours; errors come on stdout's place, one line, through the exit message.
-    env = os.environ | {"HF_HUB_OFFLINE": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    # Its progress bar would be noise between ours; its last line of stderr says why it did not start.
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+    )
     try:
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
@@ -76,7 +76,7 @@ def served(model: Path) -> Iterator[str]:
                 yield line.split()[1]
                 break
         else:
-            raise SystemExit(f"error: the embedded server did not start: {process.stderr.read().strip()[-300:]}")
+            raise RunError(f"the embedded server did not start: {process.stderr.read().strip()[-300:]}")
     finally:
         process.terminate()
         process.wait()

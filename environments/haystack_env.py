@@ -11,7 +11,6 @@ import threading
 from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from environments.atropos.base import APIServerConfig, BaseEnv, EvalHandlingEnum
 from environments.atropos.evaluate import evaluate
@@ -34,6 +33,7 @@ from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from environments.rollouts.runner import EXPECTED_ERRORS, failure_line
 from environments.rollouts.scoring import score
 from longthread.errors import ConfigError, RunError
+from longthread.files import JsonObject
 from longthread.secrets import unmask_key
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class HaystackEnv(BaseEnv):
     @classmethod
     def cli(cls) -> None:
         """Run the command line of this process."""
-        main(cls.config_init()[0], lambda: cls)
+        main(cls.config_init()[0], cls.run)
 
     @classmethod
     def run(cls, command: Command) -> None:
@@ -89,7 +89,7 @@ class HaystackEnv(BaseEnv):
         self.rollout_log = wandb_log.RolloutLog(config)
         self._building = threading.Lock()
         self.curriculum = Curriculum(self._ladders()) if config.curriculum else None
-        self.curriculum_state: dict[str, Any] = {}
+        self.curriculum_state: JsonObject = {}
 
     def _probe(self) -> None:
         """One sample of every task and length, so that what cannot work fails before any work starts."""
@@ -166,7 +166,7 @@ class HaystackEnv(BaseEnv):
         """Run `process`."""
         await process(self)
 
-    async def evaluate(self, *args: Any, **kwargs: Any) -> None:
+    async def evaluate(self, *args: object, **kwargs: object) -> None:
         """Run one evaluation."""
         await evaluate(self)
 
@@ -217,7 +217,9 @@ class HaystackEnv(BaseEnv):
         more = {"generation_params": sampling} if self.servers[0].server_type == "sglang" else {}
         return ScoredGroup(group, **more), []
 
-    async def handle_send_to_api(self, scored_data: Any, item: Any = None, *args: Any, **kwargs: Any) -> None:
+    async def handle_send_to_api(
+        self, scored_data: JsonObject | ScoredGroup, item: RolloutRequest, *args: object, **kwargs: object
+    ) -> None:
         """Keep the group's row, and send it to run-api if a trainer can learn from it."""
         if self.session:
             await self.session.deliver(scored_data, item)
@@ -240,20 +242,20 @@ class HaystackEnv(BaseEnv):
             raise ConfigError(str(error)) from None
         check_trainer(self.config, self.max_token_len, self.longest_sequence(), self.servers[0].server_type)
 
-    async def wandb_log(self, wandb_metrics: dict[str, Any] | None = None) -> None:
+    async def wandb_log(self, wandb_metrics: JsonObject | None = None) -> None:
         """Log what the rollouts since the last call came to."""
         curriculum = self.curriculum.metrics() if self.curriculum else {}
         await super().wandb_log({**(wandb_metrics or {}), **self.rollout_log.metrics(), **curriculum})
 
-    async def create_rollout_table(self, wandb_metrics: dict[str, Any]) -> dict[str, Any]:
+    async def create_rollout_table(self, wandb_metrics: JsonObject) -> JsonObject:
         """Add the table of rollouts and the heatmap to what is logged."""
         return wandb_metrics | (await asyncio.to_thread(self.rollout_log.media) if self.config.use_wandb else {})
 
     # ---- checkpoints ----
 
-    def save_checkpoint(self, step: int, data: dict[str, Any] | None = None) -> None:
+    def save_checkpoint(self, step: int, data: JsonObject | None = None) -> None:
         """Save where the requests and the curriculum stand; atroposlib saves nothing of its own."""
-        state: dict[str, Any] = {"next_index": self.next_index}
+        state: JsonObject = {"next_index": self.next_index}
         if self.curriculum:
             state["curriculum_state"] = self.curriculum.state()
         super().save_checkpoint(step, {**(data or {}), **state})

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 __all__ = ["APIServerConfig", "BaseEnv", "EvalHandlingEnum"]
 
@@ -19,7 +19,7 @@ __all__ = ["APIServerConfig", "BaseEnv", "EvalHandlingEnum"]
 class _DeferredModule(ModuleType):
     """A module that is imported when something of it is first used."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):  # asked for by the import system, while this still stands in sys.modules
             raise AttributeError(name)
         return getattr(import_module(self.__name__), name)
@@ -28,11 +28,11 @@ class _DeferredModule(ModuleType):
 class _DeferredTokenizer:
     """A tokenizer that transformers loads when something of it is first used. The environments encode with their own."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
+    def __init__(self, *args: object, **kwargs: object):
         self._arguments, self._tokenizer = (args, kwargs), None
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "_DeferredTokenizer":
+    def from_pretrained(cls, *args: object, **kwargs: object) -> Self:
         return cls(*args, **kwargs)
 
     def _load(self) -> Any:
@@ -41,10 +41,10 @@ class _DeferredTokenizer:
             self._tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(*args, **kwargs)
         return self._tokenizer
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._load(), name)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         return self._load()(*args, **kwargs)
 
     def __len__(self) -> int:

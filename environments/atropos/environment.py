@@ -1,10 +1,11 @@
 """What the commands need of an environment."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from environments.config import HaystackEnvConfig
 from environments.reports.wandb_log import RolloutLog
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
+from longthread.files import JsonObject
 
 
 class Environment(Protocol):
@@ -53,4 +54,4 @@ class Environment(Protocol):
     async def get_server_info(self) -> None:
         """Ask run-api what the trainer wants."""
 
-    async def _register_env(self) -> dict[str, Any]: ...
+    async def _register_env(self) -> JsonObject: ...

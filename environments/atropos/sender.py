@@ -9,12 +9,12 @@ pulled are lost with it.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine
 
 import aiohttp
 
 from environments.atropos.shared_prefix_gzip import encode_group
+from longthread.files import JsonObject
 
 logger = logging.getLogger(__name__)
 SECONDS = 600  # for one POST: the API answers nobody while it writes a batch, 8 s for 8 x 128k tokens
@@ -31,7 +31,7 @@ class GroupSender:
         self.sent = self.dropped = 0  # groups
         self._under_way: set[asyncio.Task[None]] = set()
 
-    async def shielded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def shielded(self, work: Coroutine[object, None, None]) -> None:
         """Await the work, which goes on in the background when this is cancelled.
 
         Atropos cancels its workers whenever the queue is full, also those whose group is made and paid for.
@@ -51,7 +51,7 @@ class GroupSender:
         await asyncio.gather(*late, return_exceptions=True)
         return len(late)
 
-    async def send(self, group: Mapping[str, Any], prompt: list[int]) -> None:
+    async def send(self, group: JsonObject, prompt: list[int]) -> None:
         """Return when the API has the group, or has refused it. `prompt`: tokens that the group leaves out."""
         errors, status = 0, None
         while errors < TRIES:

@@ -9,7 +9,6 @@ from collections import UserDict
 from collections.abc import Awaitable, Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from tenacity import RetryError
 
@@ -23,6 +22,7 @@ from environments.rollouts import row_log
 from environments.rollouts.rollout import NOT_TRAINED, RolloutGroup, RolloutRequest
 from environments.rollouts.runner import on_signals
 from longthread.errors import ConfigError, RunError
+from longthread.files import JsonObject
 
 logger = logging.getLogger(__name__)
 RECONNECT_SECONDS = 3600  # that a run-api, and a trainer that registers with it, may take to come back
@@ -32,25 +32,25 @@ BATCH_TOKENS = 1_500_000  # 5 s, if it has that core to itself
 SAME_SCORES = (10, 100, 1000, 10_000)  # groups in a row with nothing to learn, at which a warning is logged
 
 
-class ScoredGroup(UserDict[str, Any]):
+class ScoredGroup(UserDict[str, object]):
     """Atropos' ScoredDataGroup of a rollout group, its lists of tokens made when something looks into it.
 
     `serve` itself does not: the lists of eight sequences of 128k tokens are millions of references, which are made, looked
     through by every garbage collection, and taken apart again, each time with the event loop standing still.
     """
 
-    def __init__(self, rollout: RolloutGroup, **more: Any):
+    def __init__(self, rollout: RolloutGroup, **more: object):
         self.rollout, self.more = rollout, more
 
     @cached_property
-    def data(self) -> dict[str, Any]:  # type: ignore[override]
+    def data(self) -> JsonObject:  # type: ignore[override]
         """The whole group."""
         return self.rollout.scored_data() | self.more
 
     def __len__(self) -> int:
         return len(self.rollout.scored_data(with_prompt=False) | self.more)
 
-    def without_prompt(self) -> tuple[dict[str, Any], list[int]]:
+    def without_prompt(self) -> tuple[JsonObject, list[int]]:
         """The group without the tokens that all its sequences begin with, and those tokens."""
         if "data" in vars(self):  # it may have been changed
             return self.data, []
@@ -88,11 +88,11 @@ class ServeSession:
                 self.rows.close()
                 print(f"rollouts  {self.rows.path}")
 
-    async def deliver(self, scored: Any, request: RolloutRequest) -> None:
+    async def deliver(self, scored: JsonObject | ScoredGroup, request: RolloutRequest) -> None:
         """Keep the group's row, and send the group if a trainer can learn from it. Goes on when this is cancelled."""
         await self.sender.shielded(self._deliver(scored, request))
 
-    async def _deliver(self, scored: Any, request: RolloutRequest) -> None:
+    async def _deliver(self, scored: JsonObject | ScoredGroup, request: RolloutRequest) -> None:
         group, prompt = scored.without_prompt() if isinstance(scored, ScoredGroup) else (scored, [])
         await asyncio.to_thread(self._write_row, scored, group, request)
         error = await asyncio.to_thread(
@@ -117,7 +117,7 @@ class ServeSession:
                 score,
             )
 
-    def _write_row(self, scored: Any, group: Any, request: RolloutRequest) -> None:
+    def _write_row(self, scored: JsonObject | ScoredGroup, group: JsonObject, request: RolloutRequest) -> None:
         self.env.completion_lengths += [len(mask) - mask.count(NOT_TRAINED) for mask in group["masks"]]
         if self.rows and isinstance(scored, ScoredGroup):
             try:
@@ -138,7 +138,7 @@ class ServeSession:
     async def _reconnect(self, error: RetryError) -> None:
         self.sender.connected.clear()
         logger.warning("%s; waiting for it and for a trainer, up to %d s", self._no_api(error), RECONNECT_SECONDS)
-        start, registration = time.monotonic(), dict[str, Any]()
+        start, registration = time.monotonic(), JsonObject()
         while registration.get("status") != "success":
             if time.monotonic() - start > RECONNECT_SECONDS:
                 raise RunError(f"{self._no_api(error)} for {RECONNECT_SECONDS} s; start it, and then this again")

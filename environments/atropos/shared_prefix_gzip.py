@@ -10,18 +10,19 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from environments.rollouts.rollout import NOT_TRAINED
 from longthread.chunked_json import dumps, elements
+from longthread.files import JsonObject
 
 SEQUENCES = ("tokens", "masks", "inference_logprobs", "messages")  # one list a completion, with the same beginning
 LEVEL = 1  # of gzip: 8 x 128k tokens take 73 ms for 3.9 MB; level 6 117 ms for 3.1 MB, level 9 256 ms for 3.0 MB
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no name, no time, unknown system
 
 
-def validation_error(group: Mapping[str, Any], group_size: int, longest: int, prompt: Sequence[int] = ()) -> str | None:
+def validation_error(group: JsonObject, group_size: int, longest: int, prompt: Sequence[int] = ()) -> str | None:
     """What Atropos' API or the trainer behind it would choke on, or None.
 
     Atropos checks none of it: a mask of another length is passed on, a NaN loses the whole batch that it is in.
@@ -59,12 +60,12 @@ def compress(text: bytes, level: int = LEVEL) -> Block:
     return Block(text, stream.compress(text) + stream.flush(zlib.Z_FULL_FLUSH))
 
 
-def encode_group(group: Mapping[str, Any], prompt: Sequence[int] = (), level: int = LEVEL) -> bytes:
+def encode_group(group: JsonObject, prompt: Sequence[int] = (), level: int = LEVEL) -> bytes:
     """The group as gzipped JSON. Raises ValueError for NaN and infinity.
 
     `prompt`: tokens that the group leaves out; its sequences are written with them.
     """
-    prefixes: dict[str, list[Any]] = {
+    prefixes: dict[str, list[object]] = {
         "tokens": list(prompt),
         "masks": [NOT_TRAINED] * len(prompt),
         "inference_logprobs": [1.0] * len(prompt),
@@ -76,7 +77,7 @@ def encode_group(group: Mapping[str, Any], prompt: Sequence[int] = (), level: in
     return _gzip([*blocks, compress(b"}", level)], level)
 
 
-def _sequences(name: str, sequences: Sequence[list[Any]], prefix: list[Any], level: int) -> Iterator[Block]:
+def _sequences(name: str, sequences: Sequence[list[object]], prefix: list[object], level: int) -> Iterator[Block]:
     """`, "name": [[prefix, tail], [prefix, tail]]`, where all sequences begin with the prefix and what they share."""
     shared = common_length(sequences)
     beginning = compress(elements(prefix + sequences[0][:shared]) if sequences else b"", level)
@@ -99,7 +100,7 @@ def _gzip(blocks: Sequence[Block], level: int) -> bytes:
     return b"".join([GZIP_HEADER, *deflated, end, struct.pack("<LL", checksum, size & 0xFFFFFFFF)])
 
 
-def common_length(lists: Sequence[list[Any]]) -> int:
+def common_length(lists: Sequence[list[object]]) -> int:
     """How many leading elements all lists share. Slices are compared, halving what is left: linear, and in C."""
     low, high = 0, min(map(len, lists), default=0)
     while low < high:

@@ -31,10 +31,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from enum import Enum
 from random import Random
-from typing import Any, Self
+from typing import Self
 
 from environments.curriculum.ladder import Difficulty, Ladder
 from longthread.errors import ConfigError, DataError
+from longthread.files import JsonObject
 
 VERSION = 1  # of the saved state
 
@@ -148,7 +149,7 @@ class Track:
         self.since = 0
         self.seen.pop(self.rung, None)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """The track as JSON."""
         return {
             "ladder": self.ladder.digest(),
@@ -160,7 +161,7 @@ class Track:
             "falls": {str(rung): count for rung, count in self.falls.items()},
         }
 
-    def restore(self, saved: Mapping[str, Any]) -> str:
+    def restore(self, saved: JsonObject) -> str:
         """Bring the track to its saved state; says what was lost. Raises what a damaged state comes to."""
         rungs, top = self.ladder.rungs, len(self.ladder.rungs) - 1
         if saved["ladder"] != self.ladder.digest():
@@ -238,12 +239,12 @@ class Curriculum:
                 metrics[f"{name}/{knob}"] = float(getattr(track.ladder.rungs[track.rung], knob))
         return metrics
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> JsonObject:
         """What `restore` needs beside the settings, as JSON; small, since atroposlib logs what it saves."""
         return {"version": VERSION, "tasks": {task: track.state() for task, track in self._tracks.items()}}
 
     @classmethod
-    def restore(cls, state: Any, ladders: Mapping[str, Ladder], rule: Rule | None = None) -> Self:
+    def restore(cls, state: object, ladders: Mapping[str, Ladder], rule: Rule | None = None) -> Self:
         """The curriculum that `state` was taken of. Raises `DataError` if the state is damaged.
 
         A task whose ladder has changed goes to the hardest rung that is in no knob harder than where it stood, with
@@ -274,13 +275,13 @@ class Curriculum:
         return self._tracks[task]
 
 
-def _rate(value: Any) -> float:
+def _rate(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
         raise ConfigError(f"pass rate must be from 0 to 1 (got {value!r})")
     return float(value)
 
 
-def _count(value: Any, top: float = math.inf) -> int:
+def _count(value: object, top: float = math.inf) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= top:
         raise ConfigError(f"{value!r} must be a whole number from 0 to {top}")
     return value

@@ -200,7 +200,7 @@ def command(name: str, tokenizer: Path, url: str, **settings: Any) -> list[str]:
 def run_cli(argv: list[str], cls: type[HaystackEnv] = NeedleEnv) -> int:
     """The exit code of that command line, run in this process."""
     try:
-        cli.main(cls.config_init()[0], lambda: cls, argv)
+        cli.main(cls.config_init()[0], cls.run, argv)
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0

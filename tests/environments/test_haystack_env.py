@@ -459,7 +459,7 @@ async def test_the_haystack_is_in_no_log(
     server: ChatServer, tokenizer: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Section 2.4: at DEBUG atroposlib prints each item, and the openai client each request."""
-    cli.main(HaystackEnv.config_init()[0], lambda: HaystackEnv, [])
+    cli.main(HaystackEnv.config_init()[0], HaystackEnv.run, [])
     caplog.set_level(logging.DEBUG)
     env = make_env(tokenizer, server.url)
 
