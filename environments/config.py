@@ -18,7 +18,6 @@ from environments.haystack.options import Options
 from environments.haystack.tasks import TASKS
 from environments.inference.endpoint import TOKEN_SERVERS
 from longthread.errors import ConfigError
-from longthread.files import JsonObject
 
 SEEDS = 10**9  # samples that one seed can draw before it would meet the next one's
 # Tasks of the environments whose commands read their settings before anything else is imported.
