@@ -22,7 +22,10 @@ class TextConfig(Protocol):
 class ModelConfig(Protocol):
     """A model's config.json."""
 
-    model_type: str
+    @property
+    def model_type(self) -> str:
+        """Name of the architecture."""
+        ...
 
     def get_text_config(self) -> TextConfig:
         """The decoder's part, which is the config itself for a model of text alone."""
@@ -135,6 +138,10 @@ class PromptTokenizer(Protocol):
 
     def __hash__(self) -> int:
         """The tokenizer's identity, by which samples made with it are kept."""
+        ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The token ids of a text."""
         ...
 
     def decode(self, token_ids: Any, **options: Any) -> str:
