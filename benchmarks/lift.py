@@ -91,6 +91,7 @@ def equal(config: Any) -> dict[str, Any]:
 
 
 def parameters(config: Any, given: Recipe) -> int:
+    """Trained numbers of the recipe's adapter in a model of this config."""
     with torch.device("meta"):
         model = get_peft_model(AutoModelForCausalLM.from_config(deepcopy(config)), adapter_config(given))
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -106,6 +107,7 @@ def questions(document: Any, facts: Sequence[Any], seed: int) -> list[Item]:
 
 
 def load(folder: Path) -> tuple[Any, Any]:
+    """The model, in bf16 on a GPU where there is one, and its tokenizer."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -150,45 +152,48 @@ def free() -> None:
 
 
 def pooled(rates: Sequence[Share]) -> Share:
+    """All of them together."""
     return sum(rates, Share())
 
 
-def table(found: dict[str, dict[str, Any]]) -> Table:
+def table(results: dict[str, dict[str, Any]]) -> Table:
     """A row for each length and method; rates pool the seeds, times are means of the fits that had a GPU alone."""
     rows: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
-    for key, value in found.items():
+    for key, value in results.items():
         tokens, method, _ = key.split()
         rows[int(tokens), method].append(value)
-    made = Table(title="closed book, in wordings not trained on")
+    report = Table(title="closed book, in wordings not trained on")
     heads = (
         "tokens method seeds needles linked absent cloze window neutral others unrelated fit,s ×prefill MB 1/KV AUROC"
     )
     for head in heads.split():
-        made.add_column(head, justify="left" if head == "method" else "right")
+        report.add_column(head, justify="left" if head == "method" else "right")
     for (length, method), values in sorted(rows.items(), key=lambda row: row[0][0]):
-        results = [Results.from_json(value["results"]) for value in values]
-        all_of = together(results)
-        closed = [percent(all_of.closed.get(kind, Share())) for kind in ("needle", "linked", "absent", "cloze")]
+        of_seeds = [Results.from_json(value["results"]) for value in values]
+        pool = together(of_seeds)
+        closed = [percent(pool.closed.get(kind, Share())) for kind in ("needle", "linked", "absent", "cloze")]
         timed = [value for value in values if value["alone"]]  # those that shared a GPU waited for each other
-        aurocs = [r.gate_auroc for r in results if r.gate_auroc is not None]
-        made.add_row(
+        aurocs = [r.gate_auroc for r in of_seeds if r.gate_auroc is not None]
+        report.add_row(
             f"{length}", method, f"{len(values)}", *closed,
-            "/".join(percent(rates.get("needle", Share())) for rates in (all_of.window, all_of.window_off)),
-            f"{all_of.nll - all_of.nll_off:+.3f}", f"{percent(all_of.other)}/{percent(all_of.other_off)}",
-            f"{percent(all_of.unrelated)}/{percent(all_of.unrelated_off)}",
+            "/".join(percent(rates.get("needle", Share())) for rates in (pool.window, pool.window_off)),
+            f"{pool.nll - pool.nll_off:+.3f}", f"{percent(pool.other)}/{percent(pool.other_off)}",
+            f"{percent(pool.unrelated)}/{percent(pool.unrelated_off)}",
             f"{mean(v['seconds'] for v in timed):.1f}" if timed else "–",
             f"{mean(v['seconds'] / v['prefill'] for v in timed):.0f}" if timed else "–",
             f"{mean(v['bytes'] for v in values) / 1e6:.1f}", f"{mean(v['kv'] / v['bytes'] for v in values):.0f}",
             f"{mean(aurocs):.2f}" if aurocs else "",
         )  # fmt: skip
-    return made
+    return report
 
 
 def percent(rate: Share) -> str:
+    """The share in per cent."""
     return f"{100 * rate.right / rate.asked:.0f}" if rate.asked else "–"
 
 
 def by_kind(rates: Sequence[dict[str, Share]]) -> dict[str, Share]:
+    """Shares pooled for each kind of question."""
     return {kind: pooled([each.get(kind, Share()) for each in rates]) for kind in rates[0]}
 
 
@@ -205,15 +210,15 @@ def together(results: Sequence[Results]) -> Results:
     )  # fmt: skip
 
 
-def draw(found: dict[str, dict[str, Any]], out: Path) -> None:
+def draw(results: dict[str, dict[str, Any]], out: Path) -> None:
     """Accuracy against neutral text, a picture a length."""
-    for tokens in sorted({int(key.split()[0]) for key in found}):
+    for tokens in sorted({int(key.split()[0]) for key in results}):
         methods: dict[str, list[Results]] = defaultdict(list)
-        for key, value in found.items():
+        for key, value in results.items():
             length, name, _ = key.split()
             if int(length) == tokens:
                 methods[name].append(Results.from_json(value["results"]))
-        plot({name: together(results) for name, results in methods.items()}, out / f"lift-{tokens}.png")
+        plot({name: together(of_seeds) for name, of_seeds in methods.items()}, out / f"lift-{tokens}.png")
 
 
 def code() -> str:
@@ -227,28 +232,28 @@ class Store:
 
     def __init__(self, path: Path, base: str):
         self.path, self.base = path, base
-        self.found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+        self.results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
     def measure(self, model: Path, jobs: dict[str, tuple[Recipe, int, int]], seconds: float, each: int) -> None:
         """Whatever of these (recipe, tokens, seed) is not there yet, of this recipe, base model and code."""
         same = {"base": self.base, "code": code()}
-        said = {key: {"recipe": json.loads(json.dumps(asdict(job[0]))), **same} for key, job in jobs.items()}
+        made_by = {key: {"recipe": json.loads(json.dumps(asdict(job[0]))), **same} for key, job in jobs.items()}
         new = {
             key: (model, *job, self.path.parent / key.replace(" ", "-"))
             for key, job in jobs.items()
-            if not said[key].items() <= self.found.get(key, {}).items()
+            if not made_by[key].items() <= self.results.get(key, {}).items()
         }
         with tqdm(total=len(new), unit="fit") as bar:
-            for key, found in spread(measured, new, torch.cuda.device_count(), seconds, each):
+            for key, result in spread(measured, new, torch.cuda.device_count(), seconds, each):
                 bar.update()
-                if isinstance(found, Exception):
-                    bar.write(f"{key}: {type(found).__name__}: {found}")
+                if isinstance(result, Exception):
+                    bar.write(f"{key}: {type(result).__name__}: {result}")
                     continue
-                self.found[key] = {**found, **said[key], "alone": each == 1}
-                write_json(self.path, self.found, indent=1)
-                closed = {kind: rate["share"] for kind, rate in found["results"]["closed"].items()}
-                change = found["results"]["nll"] - found["results"]["nll_off"]
-                bar.write(f"{key}: {closed} neutral {change:+.3f} fit {found['seconds']:.1f} s {found['losses']}")
+                self.results[key] = {**result, **made_by[key], "alone": each == 1}
+                write_json(self.path, self.results, indent=1)
+                closed = {kind: rate["share"] for kind, rate in result["results"]["closed"].items()}
+                change = result["results"]["nll"] - result["results"]["nll_off"]
+                bar.write(f"{key}: {closed} neutral {change:+.3f} fit {result['seconds']:.1f} s {result['losses']}")
 
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -260,8 +265,9 @@ EACH = Annotated[int, typer.Option(min=1, help="Fits at a time on a GPU.")]
 
 
 def known(what: str, names: list[str], of: Collection[str]) -> list[str]:
+    """The names. Raises `ConfigError` for an unknown one."""
     if unknown := set(names) - set(of):
-        raise ConfigError(f"{what} must be of {', '.join(of)} (got {', '.join(sorted(unknown))})")
+        raise ConfigError(f"{what} must be one of {', '.join(of)} (got {', '.join(map(repr, sorted(unknown)))})")
     return names
 
 
@@ -285,8 +291,8 @@ def run(
     }
     store = Store(out / "results.json", fingerprint(model))
     store.measure(model, jobs, seconds, each)
-    Console(width=170).print(table(store.found))
-    draw(store.found, out)
+    Console(width=170).print(table(store.results))
+    draw(store.results, out)
 
 
 @app.command()
@@ -326,7 +332,7 @@ def _aside(path: Path, model: Path, recipes: dict[str, Recipe], tokens: int, sec
     store = Store(path, fingerprint(model))
     jobs = {f"{tokens} {name} {seed}": (given, tokens, seed) for name, given in recipes.items() for seed in TUNED_ON}
     store.measure(model, jobs, seconds, each)
-    Console(width=170).print(table(store.found))
+    Console(width=170).print(table(store.results))
 
 
 if __name__ == "__main__":

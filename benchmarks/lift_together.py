@@ -48,6 +48,7 @@ def seconds_to_switch(attached: Attached, names: list[str], times: int) -> float
 
 
 def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], seed: int) -> Share:
+    """Facts of the document that are recalled with the memories `on` active."""
     attached.switch(on)
     items = tasks.make(document, ("needle",), NEEDLES, seed, "eval")
     replies = answers(attached.model, tokenizer, [chat(tokenizer, document.name, item.question) for item in items], 40)

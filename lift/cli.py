@@ -6,7 +6,7 @@ lift evaluate --library books --document book --source book.txt
 lift list --library books
 lift remove --library books --document book
 
-All that can be refused is refused before a model is loaded: one line on stderr and exit status 2.
+Mistakes are reported before a model is loaded: one line on stderr and exit status 2.
 """
 
 import difflib
@@ -41,11 +41,11 @@ STUDIED = 400  # questions that self-study adds: as many as a recipe takes of ea
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
 LibraryAt = Annotated[Path, typer.Option("--library", help="Folder of the library.")]
 Device = Annotated[str, typer.Option(help=f"One of {', '.join(base_model.DEVICES)}.")]
-ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if it is no longer where it was.")]
+ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if it has moved.")]
 
 
 def _base_folder(library: Library, names: Sequence[str], model: str | None) -> Path:
-    """The folder of the model that all of the documents were fitted to, as far as it can be told without loading it."""
+    """The folder of the base model that all of the documents were fitted to. It is found without loading the model."""
     from lift.library.attach import of_one_method
 
     entries = of_one_method(library, names)
@@ -64,14 +64,14 @@ def _base_folder(library: Library, names: Sequence[str], model: str | None) -> P
 
 
 def _attach(library: Library, names: Sequence[str], folder: Path, device: "torch.device") -> "Attached":
-    """The base model with the documents attached, the first on."""
+    """The base model with the documents attached and the first of them active."""
     from lift.library.attach import Attached
 
     return Attached(library, base_model.load(folder, device), names)
 
 
 def _context(folder: Path, library: Library, names: Sequence[str]) -> int | None:
-    """Tokens that the model reads beside any of the documents, where its config states how many it reads."""
+    """Tokens that fit into the model's context beside any of the documents; None if its config does not state its length."""
     from lift.library.attach import slots
 
     limit: int | None = getattr(base_model.config(folder).get_text_config(), "max_position_embeddings", None)
@@ -87,16 +87,16 @@ def fit(
     source: Annotated[Path, typer.Argument(metavar="BOOK", help="A .txt or .md file in UTF-8.")],
     model: Annotated[str, typer.Option(help="Folder or hub name of the base model.")],
     library: LibraryAt,
-    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists them.")] = "lse",
+    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists all.")] = "lse",
     name: Annotated[str | None, typer.Option(help="The document's name; its file's otherwise.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of all that is drawn.")] = 0,
-    replace: Annotated[bool, typer.Option("--replace", help="Fit a document anew that is there already.")] = False,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything random.")] = 0,
+    replace: Annotated[bool, typer.Option("--replace", help="Fit anew a document that the library has.")] = False,
     device: Device = "auto",
     self_study: Annotated[
         str | None, typer.Option(metavar="URL", help="Server (OpenAI's protocol) whose model also asks and answers.")
     ] = None,
 ) -> None:
-    """Write a document into an adapter and put it into the library. A fit that was ended goes on where it stood."""
+    """Write a document into an adapter and put it into the library. An interrupted fit continues from its last checkpoint."""
     document, shelf = read(source, name), Library(library)
     entry, folder, chosen = _planned(document, model, recipe, shelf, replace)
     study = _self_study(self_study) if self_study else None
@@ -127,7 +127,7 @@ def _short_hash(value: object) -> str:
 def _planned(
     document: Document, model: str, recipe: str, shelf: Library, replace: bool
 ) -> "tuple[Entry, Path, Recipe]":
-    """What is to be fitted, to which model and how; refused here if it cannot be, or need not."""
+    """The entry to fit, its base model's folder and its recipe. Raises `ConfigError` if it cannot or need not be fitted."""
     from lift.memory import tuner
     from lift.training.recipes import RECIPES
 
@@ -150,7 +150,7 @@ def _planned(
 
 
 def _self_study(url: str) -> "SelfStudy":
-    """Asks the server's first model. A key is read from OPENAI_API_KEY."""
+    """Self-study by the server's first model. The key is that of the environment variable OPENAI_API_KEY."""
     import openai
 
     from lift.tasks.self_study import SelfStudy, endpoint
@@ -242,15 +242,15 @@ def evaluate(
     document: Annotated[str, typer.Option(help="Name of the document.")],
     source: Annotated[Path, typer.Option(help="The file it was fitted from.")],
     out: Annotated[Path | None, typer.Option(help="Folder for table, JSON and plot.")] = None,
-    questions: Annotated[int, typer.Option(min=1, help="About the document, of each kind.")] = 50,
+    questions: Annotated[int, typer.Option(min=1, help="Questions of each kind about the document.")] = 50,
     window_tokens: Annotated[
         int | None,
-        typer.Option(help="Of text beside the memory; 2,048, or what the model reads, where not given."),
+        typer.Option(help="Tokens of text beside the memory [default: 2,048, or what the model reads]."),
     ] = None,
     model: ModelAt = None,
     device: Device = "auto",
 ) -> None:
-    """What the memory gave and what it took: recall, recall beside a window, forgetting, selectivity of the gate."""
+    """Measure a memory: recall, recall beside a window, forgetting, selectivity of the gate."""
     shelf = Library(library)
     entry, text = shelf.get(document), read(source, document)
     if text.digest != entry.digest:
@@ -294,9 +294,9 @@ def evaluate(
 @exit_on_error(option)
 def list_(
     library: LibraryAt,
-    verify: Annotated[bool, typer.Option("--verify", help="Read every adapter and see that it is as added.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare every adapter with its checksum.")] = False,
 ) -> None:
-    """The documents of a library."""
+    """List the documents of a library."""
     shelf = Library(library)
     entries = shelf.entries()
     if not entries:

@@ -1,7 +1,7 @@
 """Which tokens a training sequence has: overlapping segments, and the published context in front of one.
 
 LIFT (arXiv 2502.14644v3, 3.1 and 3.3). Segments of `length` tokens start at 0, stride, 2·stride, …, so that a token
-near the border of one stands inside another. Pure functions of counts and ids; nothing here knows a model.
+near the border of one stands inside another. Pure functions of counts and ids, without a model.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,10 @@ class LabelledIds(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """What stands before a segment: `budget` tokens of the document's first and last `window`, joined by these tokens."""
+    """The text in front of a segment: `budget` tokens of the document's beginning and end, and the tokens that join them.
+
+    Each part comes from `window` tokens at its end of the document.
+    """
 
     ellipsis: tuple[int, ...]
     instruction: tuple[int, ...]
@@ -35,12 +38,12 @@ class Context:
 
     @classmethod
     def of(cls, tokenizer: ChatTokenizer) -> "Context":
-        """The published context, its joints in the tokens of a tokenizer, without special ones."""
+        """The published context, with its joining text in the tokens of a tokenizer."""
         ellipsis, instruction = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (ELLIPSIS, RECITE))
         return cls(tuple(ellipsis), tuple(instruction))
 
     def spans(self, n_tokens: int, rng: Random) -> tuple[range, range]:
-        """Which tokens of the document it takes: a span of the first `window` and one of the last.
+        """Draw the tokens of the document to take: a span of the first `window` and one of the last.
 
         Together they have `budget` tokens, or all `n_tokens` of a shorter document. How many the head has, and where
         each span begins, is uniform. Raises `ConfigError` where the two windows cannot hold the budget.
@@ -85,7 +88,7 @@ def plain(ids: Sequence[int], segment: range) -> LabelledIds:
 def contextualised(ids: Sequence[int], segment: range, rng: Random, context: Context) -> LabelledIds:
     """The segment behind unsupervised context: head, ellipsis, tail, the instruction to recite.
 
-    Each call draws anew, so a call an epoch resamples (the published code draws once a document).
+    Each call draws a new context. Called once an epoch, it resamples; the published code draws once a document.
     """
     head, tail = context.spans(len(ids), rng)
     prefix = [*ids[head.start : head.stop], *context.ellipsis, *ids[tail.start : tail.stop], *context.instruction]

@@ -10,7 +10,7 @@ GAP = "\n[...]\n"  # between pieces that stand apart in the document
 
 
 class TokenSpans:
-    """A text, its token ids, and the way from spans of its characters to spans of its tokens."""
+    """A text with its token ids. Converts spans of characters to spans of tokens."""
 
     def __init__(self, text: str, ids: Sequence[int], offsets: Sequence[Span]):
         self.text, self.ids = text, list(ids)
@@ -18,23 +18,23 @@ class TokenSpans:
 
     @classmethod
     def encode(cls, tokenizer: ChatTokenizer, text: str) -> "TokenSpans":
-        """The text in the tokens of a tokenizer, without special ones."""
+        """Encode the text, without special tokens."""
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return cls(text, encoded["input_ids"], encoded["offset_mapping"])
 
     def span(self, characters: Span) -> Span:
-        """The tokens that hold these characters: the first, and the one behind the last."""
+        """The span of tokens that hold these characters."""
         return bisect_right(self._ends, characters[0]), bisect_left(self._starts, characters[1])
 
     def depth(self, characters: Span) -> float:
-        """The share of all other tokens that stand before it: 0 is the start of the text, 1 its end."""
+        """Where the characters stand, from 0 (start of the text) to 1 (end): the share of all other tokens before them."""
         first, behind = self.span(characters)
         return first / max(1, len(self.ids) - (behind - first))
 
     def window_around(self, evidence: Sequence[Span], tokens: int) -> str:
         """At most `tokens` tokens of text with the evidence in the middle.
 
-        Where the evidence lies too far apart for that: a piece around each span, joined by `GAP`.
+        If the evidence lies too far apart, the text is one piece around each span, joined by `GAP`.
         """
         spans = sorted(map(self.span, evidence)) or [(len(self.ids) // 2, len(self.ids) // 2)]
         if spans[-1][1] - spans[0][0] <= tokens:

@@ -1,4 +1,4 @@
-"""What a memory gave and what it took: closed-book recall, recall beside a window, forgetting, selectivity of the gate.
+"""Measure a memory: closed-book recall, recall beside a window, forgetting, selectivity of the gate.
 
     results = evaluate(model, tokenizer, DocumentQuestions(document, items), control_set(tokenizer))
     save({"lse": results}, Path("evaluation"))        # results.py
@@ -34,7 +34,7 @@ LOGIT_BYTES = 2**30  # of the 32-bit logits held at once
 
 
 class Prompt(NamedTuple):
-    """`name` of the document that the question is about, and the text before it."""
+    """A question, the `name` of the document that it is about, and the text before it."""
 
     name: str
     question: str
@@ -47,8 +47,8 @@ Gate = Callable[[CausalLM, torch.Tensor], torch.Tensor]  # token ids (1, T) -> h
 
 @dataclass(frozen=True)
 class Settings:
-    """`window_tokens` of text beside a question. `gate` is None for a method that has none; `answer` replies to prompts in
-    place of the model."""
+    """How to evaluate. `window_tokens`: text beside a question. `gate`: None for a method without gates. `answer`: replies
+    to prompts in place of the model."""
 
     window_tokens: int = WINDOW_TOKENS
     gate: Gate | None = None
@@ -61,7 +61,7 @@ class Settings:
 
 @contextmanager
 def _inference(model: CausalLM) -> Iterator[None]:
-    """No dropout and no gradients, and the model afterwards as it was."""
+    """Turn dropout and gradients off, and afterwards back to what they were."""
     training = model.training
     model.eval()
     try:
@@ -80,8 +80,8 @@ def _memory_off(model: CausalLM) -> AbstractContextManager[None]:
 def nll(model: CausalLM, ids: Sequence[int], window_tokens: int) -> np.ndarray:
     """Negative log-likelihood in nats of each token but the first of each window, windows side by side.
 
-    The softmax is in 32 bits. Where the logits of a window would take more than `LOGIT_BYTES`, the window is read once
-    for each part of its positions: the same figures, more slowly.
+    The softmax is computed in 32 bits. If the logits of a window would take more than `LOGIT_BYTES`, the model reads the
+    window once for each part of its positions: slower, with the same result.
     """
     rows = max(1, LOGIT_BYTES // (4 * model.config.get_text_config().vocab_size))
     losses: list[torch.Tensor] = []
@@ -101,7 +101,7 @@ def _windows(ids: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """The chance that a positive score is above a negative one, ties counting half: exact, from ranks."""
+    """Area under the ROC curve: the chance that a positive score is above a negative one; ties count half. Exact."""
     scores, n = np.concatenate([positive, negative]), len(positive)
     _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[which]  # of equal scores, the middle one
@@ -144,11 +144,11 @@ def evaluate(
     control: ControlSet,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> Results:
-    """Everything that `Results` holds, for the memory that is on in `model`, of the document asked about.
+    """Measure the active memory of `model`, which is that of the document asked about.
 
-    The questions should be worded otherwise than those it was fitted on. `control.other` should be such as a model can
-    answer that was never trained on their form (needles: `right` finds a value in a sentence). Raises `ConfigError`, and
-    `RunError` for a memory that gives no finite numbers.
+    The questions should be worded differently from those it was fitted on. Those of `control.other` should be answerable by
+    a model never trained on their form, such as needles: `right` finds a value in a sentence. Raises `ConfigError`, and
+    `RunError` for a memory that yields NaN or infinity.
     """
     window_tokens, gate = settings.window_tokens, settings.gate
     if window_tokens < MIN_WINDOW:
@@ -183,7 +183,7 @@ def evaluate(
 
 
 def _ask(model: CausalLM, stages: Sequence[_Stage], answer: Answer, progress: bool) -> dict[str, list[bool]]:
-    """For each stage, which of its questions were answered right."""
+    """Ask all questions. Returns for each stage which were answered right."""
     correct = {}
     with tqdm(total=sum(len(stage.items) for stage in stages), unit=" questions", disable=not progress) as bar:
         for stage in stages:
@@ -210,7 +210,7 @@ def _about(asked: DocumentQuestions, spans: TokenSpans, window: int) -> list[_St
 
 
 def _about_others(control: ControlSet, spans: TokenSpans, window: int) -> list[_Stage]:
-    """Stages that ask about another document, which stands in the window, and about nothing in particular."""
+    """Stages that ask about another document, which stands in the window, and about general knowledge."""
     name, items = control.other.document.name, control.other.items
     strange = [Prompt(name, item.question, spans.window_around(item.evidence, window)) for item in items]
     general = [Prompt(GENERAL, item.question) for item in control.unrelated]
@@ -224,9 +224,9 @@ def _about_others(control: ControlSet, spans: TokenSpans, window: int) -> list[_
 
 
 def _names_alone(items: Sequence[Item]) -> Callable[[Item, str], bool]:
-    """Right is a first line that holds the answer and none of the other items' answers, those in the question aside.
+    """A judge that accepts a first line with the answer in it and no other item's answer, unless the question names that.
 
-    An untrained model replies to such questions in whole sentences, which `right` would call wrong, all of them.
+    An untrained model replies to such questions in whole sentences, all of which `right` would reject.
     """
     every = {normalise(text) for item in items for text in (item.answer, *item.alternatives)}
 

@@ -1,7 +1,6 @@
-"""The results of `evaluate.py`: shares with their intervals, as JSON, as a table and as a plot."""
+"""The results of an evaluation: shares with their intervals, as JSON, as a table and as a plot."""
 
 import io
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ WIDTH = 200  # characters of table.txt
 
 @dataclass(frozen=True)
 class Results:
-    """Of one memory. Shares of right answers by the kind of item; a kind that was not asked is missing."""
+    """What one memory achieved. Shares of right answers are by kind of item; a kind that was not asked is missing."""
 
     document: str
     digest: str
@@ -55,21 +54,20 @@ class Results:
         return pooled(self.closed)
 
     def to_json(self) -> dict[str, object]:
-        """Numbers, strings, lists and dicts; each share with its value and interval, for whoever reads it."""
+        """The results as JSON values. Readers also find the value and interval of each share."""
         return {name: _plain(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, data: object) -> "Results":
-        """The results that `to_json` gave. Raises `DataError`."""
+        """Read what `to_json` wrote. Raises `DataError`."""
         try:
             return TypeAdapter(cls).validate_python(data)
         except ValueError as error:
-            reason = str(error).partition("\n")[2].partition("\n")[0]  # the first field
-            raise DataError(f"these are not results of `lift evaluate` ({reason!r}): evaluate again") from None
+            raise DataError(f"these are not results of `lift evaluate` ({_reason(error)}): evaluate again") from None
 
 
 def pooled(shares: Mapping[str, Share]) -> Share:
-    """All kinds together but "absent", which the document does not answer."""
+    """All kinds together, without "absent", which the document does not answer."""
     return sum((share for kind, share in shares.items() if kind != "absent"), Share())
 
 
@@ -86,7 +84,7 @@ def _plain(value: object) -> object:
 
 def table(results: Mapping[str, Results]) -> Table:
     """A row for each method: shares in per cent over their Wilson 95 % intervals."""
-    asked = {kind for each in results.values() for kind in each.closed}
+    asked = {kind for result in results.values() for kind in result.closed}
     kinds = [*(k for k in KINDS if k in asked), *sorted(asked - {*KINDS, "absent"}), *({"absent"} & asked)]
     rows = Table(title="Closed book by kind of question; the same beside a window; forgetting", show_lines=True)
     rows.add_column("method", no_wrap=True)
@@ -104,26 +102,31 @@ def table(results: Mapping[str, Results]) -> Table:
     ]
     for column in columns:
         rows.add_column(column, justify="right", no_wrap=True)
-    for method, each in results.items():
+    for method, result in results.items():
         rows.add_row(
             method,
-            *(_cell(each.closed.get(kind, Share())) for kind in kinds),
-            *(_cell(pooled(shares)) for shares in (each.window, each.window_off, each.elsewhere)),
-            f"{each.nll:.3f} ({each.nll - each.nll_off:+.3f})\n{each.nll_change[0]:+.3f} to {each.nll_change[1]:+.3f}",
-            *(_cell(share) for share in (each.other, each.other_off, each.unrelated, each.unrelated_off)),
-            "–" if each.gate_auroc is None else f"{each.gate_auroc:.3f}",
+            *(_cell(result.closed.get(kind, Share())) for kind in kinds),
+            *(_cell(pooled(shares)) for shares in (result.window, result.window_off, result.elsewhere)),
+            _neutral_cell(result),
+            *(_cell(share) for share in (result.other, result.other_off, result.unrelated, result.unrelated_off)),
+            "–" if result.gate_auroc is None else f"{result.gate_auroc:.3f}",
         )
     return rows
 
 
 def upright(results: Mapping[str, Results]) -> Table:
-    """The same with a column for each method: for a terminal, which is too narrow for the other."""
+    """The same table with a column for each method, narrow enough for a terminal."""
     first, *figures = table(results).columns
     rows = Table("", *map(str, first.cells), title="Closed book, beside a window, forgetting")
     for column in figures:
         cells = (str(cell).replace("\n", "  (", 1) + (")" if "\n" in str(cell) else "") for cell in column.cells)
         rows.add_row(str(column.header).replace("\n", " "), *cells)
     return rows
+
+
+def _neutral_cell(result: Results) -> str:
+    low, high = result.nll_change
+    return f"{result.nll:.3f} ({result.nll - result.nll_off:+.3f})\n{low:+.3f} to {high:+.3f}"
 
 
 def _cell(share: Share) -> str:
@@ -137,23 +140,23 @@ def _cell(share: Share) -> str:
 
 
 def plot(results: Mapping[str, Results], path: Path) -> None:
-    """A PNG at `path`: closed-book accuracy against neutral NLL, one point a method with both its intervals."""
+    """Write a PNG of closed-book accuracy against neutral NLL, with one point and both intervals for each method."""
     with replacing(path) as file:
         draw(results).savefig(file, format="png", dpi=150)
 
 
 def draw(results: Mapping[str, Results]) -> "Figure":
-    """The figure of `plot`: a panel for single and one for linked needles."""
+    """The figure that `plot` writes: a panel for single needles and one for linked needles."""
     from matplotlib.figure import Figure
 
-    panels = [kind for kind in PANELS if any(each.closed.get(kind, Share()).asked for each in results.values())]
+    panels = [kind for kind in PANELS if any(result.closed.get(kind, Share()).asked for result in results.values())]
     panels = panels or list(PANELS)[:1]
     figure = Figure(figsize=(1.5 + 4 * len(panels), 4.8), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axis, kind in zip(axes, panels, strict=True):
-        for number, (method, each) in enumerate(results.items()):
-            _add_point(axis, each, each.closed.get(kind, Share()), method, number)
-        for off in {round(each.nll_off, 4) for each in results.values()}:
+        for number, (method, result) in enumerate(results.items()):
+            _add_point(axis, result, result.closed.get(kind, Share()), method, number)
+        for off in {round(result.nll_off, 4) for result in results.values()}:
             axis.axvline(off, color="0.6", linestyle="--", linewidth=1, zorder=0)
         axis.set_title(PANELS[kind])
         axis.set_xlabel("NLL of neutral text, nats a token")
@@ -189,7 +192,7 @@ def _add_point(axis: "Axes", results: Results, share: Share, method: str, number
 
 
 def check_folder(folder: Path) -> None:
-    """Before hours of measuring: raise `ConfigError` if `save` could not write there."""
+    """Raise `ConfigError` if `save` could not write to the folder. Call it before hours of measuring."""
     above = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         problem = "cannot be written" if above.is_dir() else "is not a folder"
@@ -198,7 +201,7 @@ def check_folder(folder: Path) -> None:
 
 def save(results: Mapping[str, Results], folder: Path) -> None:
     """Write results.json, table.txt and plot.png in `folder`, each whole or not at all."""
-    write_json(folder / "results.json", {name: each.to_json() for name, each in results.items()}, indent=1)
+    write_json(folder / "results.json", {name: result.to_json() for name, result in results.items()}, indent=1)
     console = Console(file=io.StringIO(), width=WIDTH, record=True)
     console.print(table(results))
     write_text(folder / "table.txt", console.export_text())
@@ -206,11 +209,16 @@ def save(results: Mapping[str, Results], folder: Path) -> None:
 
 
 def load(folder: Path) -> dict[str, Results]:
-    """What `save` wrote there. Raises `DataError`."""
+    """Read what `save` wrote. Raises `DataError`."""
     path = folder / "results.json"
     try:
-        return {name: Results.from_json(each) for name, each in json.loads(path.read_bytes()).items()}
+        return TypeAdapter(dict[str, Results]).validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}: run `lift evaluate` first") from None
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"{path} does not hold results ({error}): evaluate again") from None
+    except ValueError as error:
+        raise DataError(f"{path} does not hold results ({_reason(error)}): evaluate again") from None
+
+
+def _reason(error: ValueError) -> str:
+    """The place and the fault that pydantic names first."""
+    return ": ".join(line.strip() for line in str(error).splitlines()[1:3])

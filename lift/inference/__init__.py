@@ -1,1 +1,1 @@
-"""Prompts and greedy decoding, with passages looked up or without."""
+"""Prompts, greedy decoding, retrieval, and how much fits on the device."""

@@ -1,4 +1,4 @@
-"""How much a model takes at a time on its device, and whether a document fits there at all."""
+"""How many tokens a device can process at a time, and whether a document fits on it at all."""
 
 import math
 import time
@@ -19,7 +19,7 @@ LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's,
 
 @torch.no_grad()
 def prefill_seconds(model: CausalLM, ids: Sequence[int]) -> float:
-    """Seconds to read the whole document, as a prompt would: the second of two readings."""
+    """Seconds that the model takes to prefill the whole document. The second of two runs counts."""
     row = torch.tensor([ids], device=model.device)
     for _ in range(2):
         synchronize(model.device)
@@ -30,15 +30,15 @@ def prefill_seconds(model: CausalLM, ids: Sequence[int]) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
+    """Wait for the device to finish."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def check_length(tokens: int, model: CausalLM, row_tokens: int = 0) -> None:
-    """Refuse a document that the model has no positions for, or whose keys and values do not fit in memory twice.
+    """Raise `ConfigError` if the model lacks positions for the document, or memory for its keys and values.
 
-    `row_tokens`: length of the longest row that the recipe reads beside it. Raises `ConfigError`.
+    `row_tokens`: the longest row that the recipe reads.
     """
     for name, module in model.named_modules():
         if name.rpartition(".")[2] not in LEARNT_POSITIONS:
@@ -64,17 +64,17 @@ def check_length(tokens: int, model: CausalLM, row_tokens: int = 0) -> None:
 
 
 def trained_tokens(model: CausalLM) -> int:
-    """Tokens of a pass forward and back: it takes half of the free memory, and at most `TRAINED_TOKENS`."""
+    """Tokens of one training pass: as many as half of the free memory holds, at most `TRAINED_TOKENS`."""
     return max(1, min(TRAINED_TOKENS, free_bytes(model.device) // 2 // activation_bytes(model.config)))
 
 
 def replied_tokens(model: CausalLM) -> int:
-    """Tokens of a batch of prompts with their replies, whose keys and values take at most a quarter of the free memory."""
+    """Tokens of a generation batch, replies included: as many as a quarter of the free memory holds keys and values of."""
     device, of_token = model.device, kv_bytes(model.config, 1, model.dtype.itemsize)
     most = REPLIED_TOKENS.get(device.type, REPLIED_TOKENS["cpu"])
     return max(1, min(most, free_bytes(device) // 4 // of_token))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of the device."""
+    """Free bytes of the device's memory."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -1,4 +1,4 @@
-"""Questions about a document as prompts, and a model's greedy answers to many of them at once.
+"""Prompts that ask about a document, and a model's greedy answers to many of them at once.
 
 prompts = [chat(tokenizer, "logbook", question) for question in questions]     # closed book: nothing but the weights
 replies = answers(model, tokenizer, prompts)
@@ -22,7 +22,7 @@ REPLY = "\ue000"  # private use area: no template contains it
 def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -> list[int]:
     """Token ids of a prompt that asks about the document `name`, with the text `window` before the question.
 
-    In the tokenizer's chat format, thinking off; a tokenizer without one gets "Question: … Answer:".
+    Uses the tokenizer's chat format with thinking off, or "Question: … Answer:" if it has none.
     """
     text = f"Text:\n{window}\n\n" if window else ""
     request = f'About "{name}": {question}\nReply with the answer alone.'
@@ -36,7 +36,7 @@ def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -
 
 
 def stop_token_ids(model: CausalLM, tokenizer: ChatTokenizer) -> list[int]:
-    """Token ids that end a reply: what the chat format puts behind one, then the tokenizer's and the model's end of text."""
+    """Token ids that end a reply: the chat format's end of turn first, then the end of text of tokenizer and model."""
     ids: list[int | None] = []
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": REPLY}]
@@ -51,11 +51,10 @@ def stop_token_ids(model: CausalLM, tokenizer: ChatTokenizer) -> list[int]:
 def window_size(
     wanted: int | None, limit: int | None, tokenizer: ChatTokenizer, asked: Iterable[tuple[str, str]]
 ) -> int:
-    """Tokens of text beside the memory that leave the model room for the longest question and its reply.
+    """Tokens of text beside the memory that leave room for the longest question and its reply.
 
-    `wanted` is the user's wish; None stands for `WINDOW_TOKENS`, or less where the model reads less. `limit` is what the
-    model reads, None where that is not known. `asked`: names of documents with a question about each. Raises
-    `ConfigError`.
+    `wanted`: set by the user; None stands for `WINDOW_TOKENS`, or less if the model reads less. `limit`: what the model
+    reads; None if unknown. `asked`: pairs of a document's name and a question. Raises `ConfigError`.
     """
     longest = max(len(chat(tokenizer, name, question)) for name, question in asked)
     taken = longest + NEW_TOKENS + SEAM_TOKENS
@@ -73,7 +72,7 @@ def window_size(
 
 
 def index_batches(lengths: Sequence[int], new_tokens: int, batch_tokens: int) -> list[list[int]]:
-    """Indices of prompts in batches, longest first, each of at most `batch_tokens` when padded to its longest prompt."""
+    """Indices of prompts in batches, longest first. A batch padded to its longest prompt has at most `batch_tokens`."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if not batches or (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + new_tokens) > batch_tokens:
@@ -91,8 +90,8 @@ def answers(
 ) -> list[str]:
     """The greedy reply to each prompt, without special tokens and outer white space, in the order of the prompts.
 
-    The model's own generation settings do not count. The longest batch comes first: if memory is short, it is at once. In
-    float32 the same as asked one by one; in bf16 the width of a batch moves logits by a rounding, so near ties may turn.
+    Ignores the model's own generation settings. The longest batch comes first, so that too little memory shows at once. In
+    float32 batching changes nothing; in bf16 the width of a batch changes the rounding of logits, so near ties may flip.
     """
     stops = stop_token_ids(model, tokenizer)
     training = model.training
@@ -110,7 +109,7 @@ def answers(
 
 
 def _generate(model: CausalLM, prompts: Sequence[Sequence[int]], stops: list[int], new_tokens: int) -> list[list[int]]:
-    """The tokens that follow each prompt; behind a reply's end, padding."""
+    """The tokens that follow each prompt, padded behind the end of the reply."""
     width = max(map(len, prompts))
     filler = stops[0] if stops else 0
     ids_BL = torch.tensor([[filler] * (width - len(prompt)) + list(prompt) for prompt in prompts])

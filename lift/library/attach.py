@@ -1,8 +1,8 @@
-"""A base model that remembers documents of a library: attach, switch from one to another, several at once.
+"""Attach documents of a library to their base model, and switch between them.
 
 attached = Attached(Library(Path("books")), base_model, ["emma", "persuasion"])
-attached.model                                           # a PEFT model, the first document on
-attached.switch("persuasion")                            # flips flags: the disk is read for what is not loaded yet
+attached.model                                           # a PEFT model, with the first document active
+attached.switch("persuasion")                            # reads the disk only for a document not loaded yet
 """
 
 import json
@@ -27,14 +27,14 @@ LOADED = 8  # adapters a model keeps; the least recently used goes
 
 
 class Method(NamedTuple):
-    """What wrote a document: a model takes documents of one method."""
+    """The PEFT method of a document. All documents of a model have the same."""
 
     name: str  # PEFT's type, and the gate where there is one
-    several: bool  # may be on at once
+    several: bool  # may be active at once
 
 
 def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
-    """The entries of documents that one model is to take. Refuses, from files alone, those that no one model can take."""
+    """The entries of these documents. Raises `ConfigError` or `DataError` if they cannot share a model, from files alone."""
     entries = [library.get(name) for name in dict.fromkeys(names)]
     if not entries:
         raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
@@ -51,7 +51,7 @@ def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
 
 
 def slots(library: Library, entry: Entry) -> int:
-    """Positions of the model that a document takes: a cartridge's."""
+    """Positions of the context that a document occupies: the slots of a cartridge, 0 for other methods."""
     with _stated_config(library, entry) as stated:
         return int(stated.get("num_virtual_tokens") or 0)
 
@@ -66,7 +66,7 @@ def _method(library: Library, entry: Entry) -> Method:
 
 @contextmanager
 def _stated_config(library: Library, entry: Entry) -> Iterator[Mapping[str, Any]]:
-    """What an adapter's config states. Raises `DataError`, also where the block does not find what it looks for."""
+    """An adapter's config. Raises `DataError` if it cannot be read, or lacks what the block looks up."""
     try:
         yield json.loads((library.path(entry) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -74,10 +74,10 @@ def _stated_config(library: Library, entry: Entry) -> Iterator[Mapping[str, Any]
 
 
 class Attached:
-    """`model`: the base model as a PEFT model in eval mode, the first of `names` on.
+    """`model`: the base model as a PEFT model in eval mode, with the first of `names` active.
 
-    Keeps at most `loaded` adapters, or as many as are on at once. Its methods raise `ConfigError` for a model or a
-    document that does not fit, `DataError` for files that cannot be loaded.
+    Keeps at most `loaded` adapters, or as many as are active at once. Raises `ConfigError` for a document that does not fit
+    the model, `DataError` for files that cannot be loaded.
     """
 
     def __init__(self, library: Library, model: CausalLM, names: Sequence[str], loaded: int = LOADED):
@@ -101,7 +101,7 @@ class Attached:
         self.model.eval()
 
     def switch(self, names: str | Sequence[str]) -> None:
-        """Make a document the active one, or several at once. What is loaded stays as it was when it was loaded."""
+        """Activate one document, or several at once. Those that are loaded are not read again."""
         wanted = list(dict.fromkeys([names] if isinstance(names, str) else names))
         if not wanted:
             raise ConfigError("no document was named: give one, or turn the memory off with model.disable_adapter()")
@@ -134,7 +134,7 @@ class Attached:
             )
 
     def _activate(self, keys: list[str]) -> None:
-        """As PEFT does it, which looks through all modules twice: 27 ms for LoRA on all matrices of 30 layers, this 6."""
+        """Set the active adapters: 6 ms for LoRA on all matrices of 30 layers. PEFT goes through all modules: 27 ms."""
         model = self.model
         if not self._layers:
             wanted = (BaseTunerLayer, AuxiliaryTrainingWrapper)
@@ -172,7 +172,7 @@ class Attached:
 
 @contextmanager
 def _loading(entry: Entry) -> Iterator[None]:
-    """One line for all that PEFT says of an adapter that does not fit; of missing weights it only warns."""
+    """Turn PEFT's errors about an adapter that does not fit, and its warning of missing weights, into one line."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

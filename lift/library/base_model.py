@@ -1,4 +1,4 @@
-"""The base model: where it is, what tells it from others, and how it is loaded. Safetensors and JSON only.
+"""The base model: its folder, its fingerprint, and loading it. Reads safetensors and JSON only.
 
 name, folder = located("HuggingFaceTB/SmolLM2-135M-Instruct")
 fingerprint(folder)                                      # nothing is loaded
@@ -31,11 +31,11 @@ SAMPLE = 256  # elements of a tensor: weights trained further differ in nearly a
 
 
 def fingerprint(model: CausalLM | Path | str) -> str:
-    """SHA-256 that tells a base model from all others: the shape its config states (`SHAPE`), and of every tensor the
-    shape and `SAMPLE` elements spread over it, in bf16. Takes a folder with safetensors, or the model loaded from it.
+    """SHA-256 that identifies a base model. Takes a folder with safetensors, or the model loaded from it.
 
-    So fp32 and bf16 of the same weights are the same model; names, tying and sharding do not matter. For a model loaded
-    in another dtype (fp16, quantised) its folder counts. Not covered: the other elements, tokenizer, RoPE settings.
+    It covers the `SHAPE` that the config states, and of every tensor its shape and `SAMPLE` elements spread over it, in
+    bf16. So fp32 and bf16 of the same weights are the same model; names, tying and sharding do not matter. A model loaded in
+    another dtype (fp16, quantised) is identified by its folder. Not covered: other elements, tokenizer, RoPE settings.
     Raises `ConfigError`.
     """
     import torch
@@ -64,7 +64,7 @@ def config(folder: Path) -> ModelConfig:
 
 
 def _stored_tensors(folder: Path) -> "Iterator[tuple[str, Tensor]]":
-    """Names and tensors of the folder's safetensors, mapped into memory and not read."""
+    """Names and tensors of the folder's safetensors, memory-mapped."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -100,7 +100,7 @@ def _fingerprint(stated: ModelConfig, tensors: "Iterable[tuple[str, Tensor]]") -
 
 
 def located(model: str) -> tuple[str, Path]:
-    """The name to remember, and the folder: a local one, or a hub model's in the cache. Raises `ConfigError`."""
+    """The model's name to store, and its folder: a local one, or a hub model's in the cache. Raises `ConfigError`."""
     folder = Path(model)
     with suppress(RuntimeError):  # of a user whose home is not known
         folder = folder.expanduser()
@@ -140,7 +140,7 @@ def tokenizer(folder: Path) -> ChatTokenizer:
 
 
 def load(folder: Path, target: "torch.device") -> CausalLM:
-    """The model on this device, in bf16 on a GPU and in fp32 elsewhere. Raises `ConfigError`."""
+    """Load the model onto this device, in bf16 on a GPU and in fp32 elsewhere. Raises `ConfigError`."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging

@@ -4,8 +4,8 @@
     library.add(fitted_folder, entry)                        # whole or not at all, also under kill -9
     attached = Attached(library, base_model, ["emma"])       # attach.py: with its memory on
 
-`index.json` is what counts: a folder that it does not name is what is left of a write that was ended, and the next write
-takes it away. Adapters are safetensors and JSON; which PEFT method made them makes no difference here.
+`index.json` is the source of truth: a folder that it does not name is left over from an interrupted write, and the next
+write removes it. Adapters are safetensors and JSON, of any PEFT method.
 """
 
 import difflib
@@ -37,7 +37,7 @@ LOCK_SECONDS = 60  # far longer than the copy of any adapter
 
 
 class Entry(BaseModel):
-    """A document of the library. `folder`, `bytes`, `sha256` and `created` are the library's to fill in."""
+    """A document of the library. The library fills in `folder`, `bytes`, `sha256` and `created`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,7 +70,7 @@ class Index(BaseModel):
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:
-    """For an unknown name: the names that are near it, or some of those that exist."""
+    """A hint for an unknown name: similar names, or some of those that exist."""
     if not names:
         return "there is none yet"
     lower = {other.lower(): other for other in names}
@@ -81,7 +81,7 @@ def suggestion(name: str, names: Sequence[str]) -> str:
 
 
 def check_files(folder: Path, called: str) -> None:
-    """Raise `DataError` unless both files of an adapter are there and nothing but safetensors and JSON beside them."""
+    """Raise `DataError` unless the folder has both files of an adapter, and beside them only safetensors and JSON."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     if harmful := [name for name in names if not name.endswith(HARMLESS)]:
         raise DataError(f"{called} holds {harmful[0]!r}: only safetensors and JSON are read, take it out of {folder}")
@@ -96,7 +96,7 @@ def _sha256(path: Path) -> str:
 
 
 class Library:
-    """The library in a folder, which the first `add` makes. Its methods raise `ConfigError`, `DataError` or `RunError`."""
+    """The library in a folder, which the first `add` creates. Methods raise `ConfigError`, `DataError` or `RunError`."""
 
     def __init__(self, folder: Path | str):
         self.folder = Path(folder)
@@ -124,7 +124,7 @@ class Library:
         return documents
 
     def _no_index(self) -> list[Entry]:
-        """A folder without an index is an empty library, unless it holds files of somebody's."""
+        """A folder without an index is an empty library. Raises `ConfigError` if it has files of another origin."""
         names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
         if foreign := [name for name in names if not name.startswith(".")]:
             raise ConfigError(
@@ -147,7 +147,7 @@ class Library:
         return self.folder / entry.folder
 
     def verify(self) -> list[str]:
-        """What is wrong with which document: files that are missing, foreign, or not as they were added."""
+        """Problems of the documents, a line each: files that are missing, foreign, or changed since they were added."""
         problems = []
         for entry in self.entries():
             try:
@@ -162,7 +162,7 @@ class Library:
     # ---- writing ----
 
     def check(self, entry: Entry, replace: bool = False) -> None:
-        """Refuse what `add` would refuse, before anything is fitted."""
+        """Raise what `add` would raise, before anything is fitted."""
         if not entry.name.strip():
             raise ConfigError("the document has no name: give one", setting="name")
         if not encodable(entry.name):
@@ -195,7 +195,7 @@ class Library:
         )
 
     def add(self, adapter: Path, entry: Entry, replace: bool = False) -> Entry:
-        """Copy the adapter of a PEFT folder into the library under `entry.name`, and return the entry as it is kept."""
+        """Copy the adapter of a PEFT folder into the library under `entry.name`. Returns the entry as it is stored."""
         check_files(adapter, repr(entry.name))
         with self._writing() as entries:
             self.check(entry, replace)
@@ -208,8 +208,8 @@ class Library:
         return stored
 
     def remove(self, name: str) -> Entry:
-        """Take a document out, its adapter with it."""
-        self.get(name)  # a folder that holds no library is not made one
+        """Remove a document and its adapter."""
+        self.get(name)  # raises before a folder without a library becomes one
         with self._writing() as entries:
             entry = self.get(name)
             self._write([other for other in entries if other.name != name])
@@ -218,9 +218,9 @@ class Library:
 
     @contextmanager
     def _writing(self) -> Iterator[list[Entry]]:
-        """Write alone: gives the entries as they are, with nothing in the folder that the index does not name."""
+        """Hold the library's lock and sweep the folder. Gives the entries."""
         try:
-            self.entries()  # refuses somebody's folder, before anything is put into it
+            self.entries()  # raises before anything is written to a folder that is not a library
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock", timeout=LOCK_SECONDS):
                 entries = self.entries()
@@ -235,7 +235,7 @@ class Library:
             raise kind(f"{self.folder} cannot be written ({error.strerror}): see to its disk and rights") from None
 
     def _write(self, entries: list[Entry]) -> None:
-        """Replace the index, whole or not at all; the one before stays beside it."""
+        """Replace the index atomically. The previous one is kept beside it."""
         path = self.folder / INDEX
         if path.exists():
             with replacing(self.folder / PREVIOUS) as file:
@@ -243,7 +243,7 @@ class Library:
         write_text(path, Index(documents=entries).model_dump_json(indent=1) + "\n")
 
     def _sweep(self) -> None:
-        """Remove adapters that the index does not name, and what writes that were killed have left."""
+        """Remove adapters that the index does not name, and leftovers of killed writes."""
         named = {entry.folder for entry in self.entries()}
         for path in self.folder.iterdir():
             if re.fullmatch(UNFINISHED_FILE, path.name):
@@ -254,7 +254,7 @@ class Library:
 
 
 def _filled_in(entry: Entry, adapter: Path) -> Entry:
-    """The entry as the index will have it, with what its adapter's files say."""
+    """The entry as it is stored, with the size and checksum of its adapter."""
     sha256, created = _sha256(adapter / WEIGHTS), datetime.now(UTC).isoformat()
     slug = re.sub(r"[^a-z0-9]+", "-", entry.name.lower())[:40].strip("-") or "document"
     # With the time in it: a document that replaces its like stands beside it until the index has changed.

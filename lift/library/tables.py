@@ -42,7 +42,7 @@ def of_cache(entry: Entry) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes in the unit that suits."""
+    """A number of bytes with its unit."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
@@ -51,5 +51,5 @@ def size(count: float) -> str:
 
 
 def shown(line: str) -> str:
-    """A name, or a line that a model wrote, with everything spelled out that would move the cursor."""
+    """A name, or a line that a model wrote, with control characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

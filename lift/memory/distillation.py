@@ -1,9 +1,8 @@
 """Attention distillation: each head's memory is regressed on the model's own attention over the document.
 
-No backward pass goes through the model. The frozen model reads the document in pieces, then reads questions with these
-pieces' keys and values beside its window. Every query, what it found in the document (m, LSE_C) and what it found in the
-window (o_W, LSE_W) are the data on which the memories of all heads of all layers are regressed at once; equations (1) to (3)
-of `gated_memory`.
+No backward pass goes through the model. The frozen model reads the document in pieces, then questions with the keys and
+values of these pieces beside its window. For every query this yields the attention over the document (m, LSE_C) and over the
+window (o_W, LSE_W), on which the memories of all heads of all layers are regressed at once. Equations: see `gated_memory`.
 
 T: tokens, H: heads (of all layers together), K: key/value heads, S: tokens of the document, D: head dimension.
 """
@@ -26,16 +25,16 @@ from lift.memory.tuner.model import attention_modules
 from longthread.errors import RunError
 from longthread.language_model import AdaptedLM
 
-# Against the error of the whole output, 1. They are what teaches a memory wherever its gate is closed, and with it the whole
-# output no matter what it recalls; small, so that they lead nowhere else. Not tuned.
+# Beside the error of the whole output, which has weight 1. Where a gate is closed, the output does not depend on the memory,
+# and these two alone teach it. They are small so that the output leads elsewhere. Not tuned.
 MEMORY_WEIGHT, LSE_WEIGHT = 0.1, 0.1
 HELD_OUT_ONE_IN = 10  # tokens: measured and not learnt
-BETAS = (0.9, 0.95)  # of AdamW, as in the recipes of ours
+BETAS = (0.9, 0.95)  # of AdamW, as in recipes lse and query
 WARM_UP = 0.1  # of the steps, until the rate is whole
 
 
 class Observed(NamedTuple):
-    """Of one layer: queries before RoPE, what they find in the window and in the document. Logs are fp32."""
+    """Queries of one layer before RoPE, their attention over window and document, and its log-sum-exps. All fp32."""
 
     q_HTD: Tensor
     window_HTD: Tensor
@@ -45,7 +44,7 @@ class Observed(NamedTuple):
 
 
 class DocumentLayer(nn.Module):
-    """Stands in for a memory's layer and attends to the document itself; `observed` is what it saw, pass by pass."""
+    """Takes the place of a memory's layer and attends to the document itself. `observed`: one record a forward pass."""
 
     needs_lse = True
 
@@ -70,7 +69,7 @@ class DocumentLayer(nn.Module):
 
 @dataclass
 class Teacher:
-    """The frozen model with a document beside its window. `keys` and `values` of each layer, (K, S, D)."""
+    """The frozen model with a document beside its window. `keys` and `values`: of each layer, (K, S, D)."""
 
     model: AdaptedLM
     keys: list[Tensor]
@@ -80,8 +79,11 @@ class Teacher:
     @classmethod
     @torch.no_grad()
     def read(cls, model: AdaptedLM, prefix: Sequence[int], ids: Sequence[int], piece: int) -> "Teacher":
-        """Read the document in pieces of as many tokens, each behind `prefix`, which takes the attention that a model
-        spends on its first tokens and is not kept: the window has such tokens of its own."""
+        """Read the document in pieces of `piece` tokens, each behind `prefix`.
+
+        The prefix takes the attention that a model spends on its first tokens. Its keys and values are dropped: the window
+        has such tokens of its own.
+        """
         piece = min(piece, len(ids))
         starts = [*range(0, len(ids) - piece, piece), len(ids) - piece]
         keys: list[list[Tensor]] = [[] for _ in layers(model)]
@@ -104,7 +106,7 @@ class Teacher:
 
     @contextmanager
     def beside(self) -> Iterator[list[DocumentLayer]]:
-        """The document in every layer's attention, exactly."""
+        """Put a `DocumentLayer` in the place of every memory's layer."""
         modules, students = attention_modules(self.model), layers(self.model)
         teachers = [DocumentLayer(*parts) for parts in zip(students, self.keys, self.values, strict=True)]
         try:
@@ -117,8 +119,10 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, list[Observed]]:
-        """The model's logits with the document, and what each layer observed at the tokens of `mask_BL` but the first of
-        a row. Rows are padded on the right."""
+        """The model's logits with the document, and what each layer observed.
+
+        Observed are the tokens where `mask_BL` is 1, but the first of each row. Rows are padded on the right.
+        """
         positions = (mask_BL.cumsum(1) - 1).clamp(min=0) + self.length
         with self.beside() as teachers:
             logits_BLV = self.model(input_ids=ids_BL, position_ids=positions, use_cache=False).logits
@@ -127,8 +131,8 @@ class Teacher:
 
 
 def gap(seen: Observed, weights: dict[str, Tensor]) -> Tensor:
-    """How far the heads' memories are from the document's attention: the error of the whole output (1), of the memory and
-    of the log-sum-exp, the first two against the size of what they should be."""
+    """The distance of the heads' memories from the document's attention: errors of the whole output (1), of the memory and
+    of the log-sum-exp. The first two are relative to the size of their targets."""
     memory_HTD, score_HT = recall(seen.q_HTD, weights, "lse")
     g_HT = torch.sigmoid(score_HT - seen.lse_window_HT)
     right_g_HT = torch.sigmoid(seen.lse_document_HT - seen.lse_window_HT)
@@ -157,8 +161,8 @@ class Regression:
 def distil(model: AdaptedLM, seen: Sequence[Observed], name: str, how: Regression) -> dict[str, float]:
     """Regress the memories `name` of all layers on what was observed, and open them.
 
-    Returns how near they came, on a held-out tenth: mean cosine of memory and document's attention, mean error of the
-    log-sum-exp in nats. Raises `RunError` where the regression diverges.
+    Returns figures on a held-out tenth: mean cosine of memory and document's attention, mean error of the log-sum-exp in
+    nats. Raises `RunError` if the regression diverges.
     """
     memories: list[GatedMemory] = [layer.gm_memory[name] for layer in layers(model)]  # type: ignore[misc]
     names = [key for key, _ in memories[0].named_parameters() if key != "share"]

@@ -4,7 +4,7 @@ Softmax attention over a document C and a window W splits exactly, with m the at
 
     o = (1 - g) o_W + g m,   g = Z_C / (Z_C + Z_W) = sigmoid(LSE_C - LSE_W)                                              (1)
 
-The memory is a small network for each query head h, of the query before RoPE, and so is the score that makes its gate:
+The memory and the score that makes its gate are small networks for each query head h, of the query before RoPE:
 
     m_h(q) = SiLU(q A_h) B_h,   x_h(q) = SiLU(q C_h) c_h                                                                 (2)
 
@@ -28,7 +28,7 @@ Gate = Literal["lse", "query"]
 
 
 class Recalled(NamedTuple):
-    """What one document's memory gives for a query: m, the score of its gate (s of (3), the logit of (4)), and e."""
+    """One document's memory for a query: m, the score of its gate (s of (3), the logit of (4)), and the share e."""
 
     memory_BLHD: Tensor
     score_BLH: Tensor
@@ -38,8 +38,8 @@ class Recalled(NamedTuple):
 class GatedMemory(nn.Module):
     """Networks (2) to (4) for every query head, in fp32 whatever the model's dtype.
 
-    A new one is closed (share 0), so that the model is what it was, exactly. `published`: the authors' instead, which is
-    open at 0.047 and whose weights are 1/sqrt(D) times too small, since torch takes in x out for the fan-in of a 3-D tensor.
+    A new one is closed (share 0) and leaves the model exactly as it was. With `published` it starts as the authors': open
+    at 0.047, weights 1/sqrt(D) times too small, since torch takes in x out for the fan-in of a 3-D tensor.
     """
 
     def __init__(self, heads: int, dim: int, gate: Gate = "lse", width: int = 2, published: bool = False):
@@ -61,14 +61,11 @@ class GatedMemory(nn.Module):
         """Recall for queries before RoPE."""
         rows, weights = q_BLHD.shape[:2], dict(self.named_parameters())
         if torch.is_grad_enabled():
-            # Row by row: a weight's gradient is many short sums, which fill a device, and not a long one for each head.
-            # Queries are laid out so once, not by each product.
+            # Row by row and contiguous: a weight's gradient is then many short sums, which fill a GPU.
             q_BHLD = q_BLHD.transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-            memory_BHLD, score_BHL = recall(q_BHLD, weights, self.gate)
-            return Recalled(memory_BHLD.transpose(1, 2), score_BHL.transpose(1, 2), self.share)
-        memory_HTD, score_HT = recall(q_BLHD.float().flatten(0, 1).transpose(0, 1), weights, self.gate)
-        memory_BLHD = memory_HTD.transpose(0, 1).unflatten(0, rows)
-        return Recalled(memory_BLHD, score_HT.transpose(0, 1).unflatten(0, rows), self.share)
+            return Recalled._make((*(x.transpose(1, 2) for x in recall(q_BHLD, weights, self.gate)), self.share))
+        recalled = recall(q_BLHD.float().flatten(0, 1).transpose(0, 1), weights, self.gate)
+        return Recalled._make((*(x_HT.transpose(0, 1).unflatten(0, rows) for x_HT in recalled), self.share))
 
 
 def _uniform(heads: int, into: int, out: int, published: bool) -> Tensor:
@@ -97,18 +94,16 @@ def gates(recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tensor | None) -> l
 
 
 def _clamped(share_H: Tensor, most: float | None = None) -> Tensor:
-    """The share between 0 and `most`, with the gradient of the share itself: else a memory whose first step goes below 0
-    would stay closed for good."""
+    """The share between 0 and `most`. Its gradient is not clamped: a memory that goes below 0 could never open again."""
     return share_H + (share_H.clamp(0, most) - share_H).detach()
 
 
 def mix(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tensor | None) -> Tensor:
     """o + sum of g_i (m_i - o), in fp32 and back: where no memory is open that is o, bit for bit."""
-    o_BLHD, dtype = o_BLHD.float(), o_BLHD.dtype
-    mixed_BLHD = o_BLHD
+    o32_BLHD = mixed_BLHD = o_BLHD.float()
     for g_BLH, document in zip(gates(recalled, gate, lse_BLH), recalled, strict=True):
-        mixed_BLHD = torch.addcmul(mixed_BLHD, g_BLH[..., None], document.memory_BLHD - o_BLHD)
-    return mixed_BLHD.to(dtype)
+        mixed_BLHD = torch.addcmul(mixed_BLHD, g_BLH[..., None], document.memory_BLHD - o32_BLHD)
+    return mixed_BLHD.to(o_BLHD.dtype)
 
 
 def reference_mix(o_BLHD: Tensor, q_BLHD: Tensor, memories: Sequence[GatedMemory], lse_BLH: Tensor) -> Tensor:
@@ -120,6 +115,5 @@ def reference_mix(o_BLHD: Tensor, q_BLHD: Tensor, memories: Sequence[GatedMemory
             values.append(F.silu(q_BLD @ m.w_in[h]) @ m.w_out[h])
             score_BL = (F.silu(q_BLD @ m.gate_in[h]) @ m.gate_out[h])[..., 0] + q_BLD @ m.slope[h] + m.level[h]
             logits.append(score_BL + m.share[h].log())
-        weights = torch.stack(logits).softmax(0)
-        heads.append((weights[..., None] * torch.stack(values)).sum(0))
+        heads.append((torch.stack(logits).softmax(0)[..., None] * torch.stack(values)).sum(0))
     return torch.stack(heads, dim=2)

@@ -1,6 +1,6 @@
-"""The log-sum-exp of attention scores: of a window, which no kernel of torch hands out with a gradient, and of a document.
+"""The log-sum-exp of attention scores, over a window (with a gradient, which torch's kernels do not offer) or a document.
 
-B: rows, L: tokens that ask, S: keys, H: query heads, K: key/value heads, D: head dimension.
+B: rows, L: queries, S: keys, H: query heads, K: key/value heads, D: head dimension.
 """
 
 from typing import Any
@@ -16,8 +16,8 @@ NOTHING = -1e30  # the log-sum-exp of a query that sees no key: finite, so that 
 def log_sum_exp(q_BHLD: Tensor, k_BKSD: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
     """Log-sum-exp of each query's scores over the keys that it sees, (B, L, H) in fp32, differentiable.
 
-    `mask` is boolean or additive, (B or 1, 1 or H, L, S). None with `causal`: the last L of S tokens ask. Takes flash
-    attention's own where there is one, else a pass over the keys alone, in pieces.
+    `mask` is boolean or additive, (B or 1, 1 or H, L, S). None with `causal`: the queries are the last L of
+    S tokens. Uses flash attention's own where there is one, else a pass over the keys alone, in pieces.
     """
     rows, heads, length, _ = q_BHLD.shape
     kv_heads, keys = k_BKSD.shape[1], k_BKSD.shape[2]
@@ -42,8 +42,11 @@ def log_sum_exp(q_BHLD: Tensor, k_BKSD: Tensor, mask: Tensor | None, scale: floa
 
 
 class _FlashLogSumExp(torch.autograd.Function):
-    """Flash attention's log-sum-exp, (B, H, L), with a gradient, which the kernel has none for. Its backward pass takes the
-    scores' to be P (dO V^T - rowsum(dO O)): with V = 0, dO = e_1 and O = -dLSE e_1 that is P dLSE, which is wanted."""
+    """Flash attention's log-sum-exp, (B, H, L), with the gradient that the kernel lacks.
+
+    The kernel's backward pass computes the gradient of the scores as P (dO V^T - rowsum(dO O)). With V = 0, dO = e_1 and
+    O = -dLSE e_1 this is P dLSE, the gradient of the log-sum-exp.
+    """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, scale: float, causal: bool) -> Tensor:
@@ -69,7 +72,7 @@ class _FlashLogSumExp(torch.autograd.Function):
 
 
 def _flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Any, ...]:
-    """Attention and its log-sum-exp, (B, H, L); on a GPU also what the backward pass asks for."""
+    """Attention and its log-sum-exp, (B, H, L); on a GPU also what the backward pass needs."""
     if q.is_cuda:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)

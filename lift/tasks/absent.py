@@ -1,7 +1,7 @@
-"""What the document does not say: the answer is "none".
+"""Questions that the document does not answer: the reply should be "none".
 
-Half are about people who are not in it (every other one a near-duplicate of somebody who is), half about people who are,
-of whom it does not say this. Without them an adapter answers everything with something of the document.
+Half are about people of the document, of whom it does not state what is asked. Half are about other people, every second one
+with a name similar to one in the document. Without them an adapter answers every question with something of the document.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ class Absent(Task):
 
 
 def unsaid(people: list[str], statements: Statements) -> Iterator[tuple[str, str]]:
-    """(person, name) of everything that the document does not state of those people."""
+    """Pairs (person, relation or link) that the document does not state, of these people."""
     for person in people:
         for name in asked_for(statements):
             if (person, name) not in statements.stated:
@@ -41,12 +41,12 @@ def unsaid(people: list[str], statements: Statements) -> Iterator[tuple[str, str
 
 
 def asked_for(statements: Statements) -> list[str]:
-    """The kinds of fact to ask for: links too where the document has any, or they would never be denied."""
+    """Relations to ask for, and links if the document has any: else the model would never deny a link."""
     return [*wordings.FACTS, *(wordings.LINKS if statements.links else ())]
 
 
 def strangers(document: Document, people: list[str], split: str, rng: Random) -> Iterator[tuple[str, str]]:
-    """People who are not in the document, each with something to ask about them, without end."""
+    """Endless pairs of a person who is not in the document and a relation or link to ask for."""
     statements = read_statements(document)
     known = set(people)
     gap = bool(people) and wordings.described(people[0])

@@ -25,7 +25,7 @@ ASKED = Wordings(
 
 
 class Gap(NamedTuple):
-    """Number of the sentence, the sentence with `GAP` in it, and the span that is left out."""
+    """A sentence's number, its text with `GAP` in it, and the span that was left out."""
 
     sentence: int
     text: str
@@ -33,7 +33,7 @@ class Gap(NamedTuple):
 
 
 class Cloze(Task):
-    """Gaps of sentences. A second gap of a sentence comes after the first of every other one: coverage is even."""
+    """Gaps of sentences. Every sentence gets one gap before any gets a second, so that coverage is even."""
 
     kind = "cloze"
 
@@ -55,8 +55,7 @@ class Cloze(Task):
 def gaps(document: Document) -> list[Gap]:
     """The gaps that only one answer fits.
 
-    Left out are spans whose words stand in the sentence a second time, and sentences that come again, or that differ
-    only in what the gap hides.
+    Skips spans whose words occur twice in the sentence, and sentences that occur twice or differ only in the gap.
     """
     found = []
     figures = _figures(document.text)

@@ -1,4 +1,4 @@
-"""What a task yields, what counts as right, and how much of a document a set of tasks reaches."""
+"""Questions made of a document, how replies are judged, and how much of the document the questions cover."""
 
 import re
 from abc import ABC, abstractmethod
@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Item:
-    """A question whose answer the document holds. `answer` is what the model is to reply, exactly: `NO_ANSWER` where the
-    document gives none; `alternatives` are as right. `evidence`: spans of characters; () if absent."""
+    """A question about a document. `answer`: the exact reply to learn, `NO_ANSWER` if the document has no answer;
+    `alternatives` are right too. `evidence`: spans of characters, () if absent."""
 
     kind: str
     question: str
@@ -42,7 +42,7 @@ class Task(ABC):
     kind: ClassVar[str]
 
     def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        """At most `n`, fewer where the document has not that many; the same for the same arguments.
+        """At most `n` items, fewer if the document yields fewer. The same arguments yield the same items.
 
         Raises `ConfigError` on an unknown split.
         """
@@ -57,7 +57,7 @@ class Task(ABC):
 
 
 def rotate(cells: Iterable[T], rounds: int, rng: Random) -> Iterator[tuple[T, int]]:
-    """Each cell with each of `rounds` wordings: no cell a second time before all came once, no wording twice a cell."""
+    """Pairs of a cell and one of `rounds` wordings: all cells once before any twice, and no pair twice."""
     order = [(cell, rng.randrange(rounds)) for cell in cells]
     rng.shuffle(order)
     for turn in range(rounds):
@@ -74,7 +74,7 @@ def capital(text: str) -> str:
 
 
 def right(item: Item, completion: str) -> bool:
-    """Whether the completion gives the answer, the whole of it and no other.
+    """Whether the completion gives the whole answer and no other.
 
     Values of facts are looked for in the whole reply, except those that the question itself names; two different ones
     are wrong, and so is a value beside "none". Everything else is compared as a whole: the first line with any text,
@@ -94,7 +94,7 @@ def right(item: Item, completion: str) -> bool:
 
 
 def _value_kind(value: str) -> str | None:
-    """The kind of value that a text is the whole of."""
+    """The kind of the value, None if the text is not exactly one value."""
     return next((kind for kind in _VALUES if find_values(value, Answer("one", (), kind)) == [value]), None)
 
 
@@ -106,8 +106,8 @@ def _named(item: Item, reply: str, kind: str) -> set[str]:
 
 
 def _denies(reply: str) -> bool:
-    said = parse_reply(reply, Answer("absent", (), "uuids"), "plain")
-    return said is not None and (said.abstained or said.denied)
+    claim = parse_reply(reply, Answer("absent", (), "uuids"), "plain")
+    return claim is not None and (claim.abstained or claim.denied)
 
 
 # ---- coverage ----
@@ -128,7 +128,7 @@ class Coverage:
 
 
 def coverage(document: Document, items: Sequence[Item]) -> Coverage:
-    """How much of the document the items' evidence reaches."""
+    """Count the sentences that the items' evidence touches."""
     covered = {at for item in items for span in item.evidence for at in sentences_of(document, span)}
     return Coverage(len(document.sentences), len(covered), dict(Counter(item.kind for item in items)))
 

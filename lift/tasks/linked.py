@@ -1,6 +1,6 @@
 """Facts that lead to one another: the password of the person who pays the wages of X.
 
-Chains of one to `MOST_LINKS` links and a value at the end. To train, the links are asked for by themselves as well.
+A chain has one to `MOST_LINKS` links and a value at its end. Training also asks for single links.
 """
 
 from collections import defaultdict
@@ -21,7 +21,7 @@ Path = tuple[StatedFact, ...]
 
 
 class Linked(Task):
-    """Chains of every length in turn, no question twice."""
+    """Chains of all lengths in turn. No question comes twice."""
 
     kind = "linked"
 
@@ -38,7 +38,7 @@ class Linked(Task):
 
 
 def ask(path: Path, split: str, rng: Random) -> str:
-    """The question of a chain, from its head to what its last fact states."""
+    """The question that names the first person of a chain and asks for the value of its last fact."""
     person = path[0].subject
     for fact in path[:-1]:
         person = rng.choice(wordings.LINKS[fact.name].of(split)).format(x=person)
@@ -46,7 +46,7 @@ def ask(path: Path, split: str, rng: Random) -> str:
 
 
 def in_turn(statements: Statements, split: str, rng: Random) -> list[Path]:
-    """Chains by number of links, one of each in turn, and to train, single links; each kind shuffled."""
+    """Shuffled chains, one of each number of links in turn; for training, single links too."""
     kinds: dict[int, list[Path]] = defaultdict(list)
     for path in chains(statements):
         kinds[len(path)].append(path)
@@ -59,7 +59,7 @@ def in_turn(statements: Statements, split: str, rng: Random) -> list[Path]:
 
 
 def chains(statements: Statements) -> Iterator[Path]:
-    """Every way from a person over at most `MOST_LINKS` links to a value, nobody met twice."""
+    """Every path from a person over at most `MOST_LINKS` links to a value that meets nobody twice."""
     leads, values = defaultdict(list), defaultdict(list)
     for link in statements.links:
         leads[link.subject].append(link)

@@ -1,5 +1,5 @@
-"""Which of two sentences comes first in the text: answered by its opening words, or by "first" and "second", which are
-right equally often."""
+"""Which of two sentences comes first in the text? The answer is its opening words, or "first" or "second", each half of the
+time."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ QUOTING = Wordings(
 
 
 class Order(Task):
-    """Pairs of sentences, none of them asked about in both splits."""
+    """Pairs of sentences. Each pair belongs to one split."""
 
     kind = "order"
 
@@ -52,7 +52,7 @@ class Order(Task):
 
 
 def telling(document: Document) -> list[int]:
-    """Sentences that no other begins like, long enough to be known by their beginning."""
+    """Numbers of sentences that are long enough and begin like no other."""
     words = [document.quote(span).split() for span in document.sentences]
     openings = Counter(tuple(word[:OPENING]) for word in words)
     return [at for at, word in enumerate(words) if len(word) >= LEAST_WORDS and openings[tuple(word[:OPENING])] == 1]

@@ -1,4 +1,4 @@
-"""What a document states in the wordings of `environments.haystack`, and which names it uses; each with its place."""
+"""Facts that a document states in the wordings of `environments.haystack`, and names that it uses, with their spans."""
 
 import re
 from collections import Counter, defaultdict
@@ -11,7 +11,7 @@ from lift.document.document import Document, Span
 
 # A name or a title with a name: "Sir Walter", "Mr. Elliot".
 NAME = re.compile(r"(?<![\w'’-])(?:(?:Mrs?|Dr|St)\.?\s)?[A-Z][a-z]+(?:\s[A-Z][a-z]+)*(?![\w-])")
-_INSIDE = re.compile(r"[\w,;:)’']\s+$")  # what stands before a capital that is none because a sentence begins
+_INSIDE = re.compile(r"[\w,;:)’']\s+$")  # before a capital letter that does not merely begin a sentence
 LEAST_USES = 2  # of a name: a capital that comes once may be anything
 
 
@@ -64,7 +64,7 @@ def read_statements(document: Document) -> Statements:
 
 
 def _single(stated: list[StatedFact], dated: set[tuple[str, str]]) -> tuple[StatedFact, ...]:
-    """Where one person has one value: the first place where the text states it."""
+    """The facts of persons with one value, each at the first place where the text states it."""
     by_key: dict[tuple[str, str], list[StatedFact]] = defaultdict(list)
     for fact in stated:
         by_key[fact.subject, fact.name].append(fact)
@@ -75,7 +75,7 @@ def _single(stated: list[StatedFact], dated: set[tuple[str, str]]) -> tuple[Stat
 
 @lru_cache(maxsize=8)
 def names(document: Document) -> tuple[tuple[str, Span], ...]:
-    """Every use of a name inside a sentence, of the names used at least `LEAST_USES` times so; the text on one line."""
+    """Every use of a name inside a sentence, with its span. Names are used so at least `LEAST_USES` times."""
     lower = set(re.findall(r"\b[a-z]+\b", document.text))
     uses = []
     for start, end in document.sentences:

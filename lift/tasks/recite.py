@@ -8,7 +8,7 @@ from lift.document.document import Document
 from lift.tasks.items import Item, Task, rotate
 from lift.tasks.wordings import Wordings
 
-LEAST_WORDS = 4  # of the given sentence: "She did not." is no place
+LEAST_WORDS = 4  # of the given sentence: "She did not." does not identify a place
 MOST_WORDS = 40  # of the answer
 QUOTED = 30  # words of the given sentence, its last ones
 ASKED = Wordings(
@@ -19,7 +19,7 @@ ASKED = Wordings(
 
 
 class Recite(Task):
-    """The sentence after a given one, of those that stand once in the text and are neither too short nor too long."""
+    """Asks for the sentence after a given one. The given one must stand once in the text and not be too short."""
 
     kind = "recite"
 

@@ -1,10 +1,9 @@
-"""A model asks itself about the document and answers, and only what holds up is kept.
+"""A model writes questions and answers about the document, and filters keep the sound ones.
 
-`reply(messages, n)` is any model: `local` makes one of transformers, `endpoint` one of an OpenAI-compatible server.
-Filters, cheapest first, each counted in the tally: the evidence stands in the chunk word for word, the answer stands in
-the evidence, the question names what it is about, no near-duplicate, no sentence asked about again and again, and the
-same model fails without the chunk and succeeds with it. Small models fail most of this: below 1 B parameters rely on
-the other tasks.
+`reply(messages, n)` is any model: `local` wraps one of transformers, `endpoint` one of an OpenAI-compatible server.
+Filters, cheapest first, each counted in a tally: the evidence stands in the chunk word for word; the answer stands in the
+evidence; the question names what it is about; it is not a near-duplicate; its sentence has not had enough questions; the
+same model answers it with the chunk and fails without. Models below 1 B parameters fail most of this: use the other tasks.
 """
 
 import json
@@ -67,8 +66,10 @@ _NAMED = re.compile(r"(?<=[\w,;:'’\"“] )[\"“]?[A-Z][a-z]+|\d{2,}")
 
 @dataclass(frozen=True)
 class SelfStudy(Task):
-    """`proposals` questions are asked for at once; `per_sentence` items may rest on one sentence, so that the easy ones
-    do not take all; the document is gone through `rounds` times, in other chunks each time."""
+    """Goes through the document `rounds` times, in new chunks each time, and asks for `proposals` questions at once.
+
+    At most `per_sentence` items rest on one sentence, so that easy sentences do not take all.
+    """
 
     kind = "self_study"
 
@@ -82,7 +83,7 @@ class SelfStudy(Task):
         yield from self.study(document, n, split, rng)[0]
 
     def study(self, document: Document, n: int, split: str, rng: Random) -> tuple[list[Item], Counter[str]]:
-        """The items, and how many proposals were kept and dropped by which filter."""
+        """The items, and a count of the proposals that were kept and that each filter dropped."""
         kept: list[Item] = []
         tally: Counter[str] = Counter()
         example = [*_chat(ASK.format(chunk=EXAMPLE[0])), {"role": "assistant", "content": EXAMPLE[1]}]
@@ -99,8 +100,10 @@ class SelfStudy(Task):
         return kept[:n], tally
 
     def _completed(self, document: Document, chunk: Span, reply: str) -> str:
-        """The reply of a model that stopped after the question, as small ones do, in full form: it is asked for the
-        answer, and the evidence is the one sentence of the chunk that holds it."""
+        """The reply in full form, if the model stopped after the question, as small ones do.
+
+        The model is then asked for the answer, and the evidence is the one sentence of the chunk that holds it.
+        """
         question = _QUESTION.search(without_thinking(reply))
         if _FORM.search(without_thinking(reply)) or question is None:
             return reply
@@ -136,7 +139,7 @@ class SelfStudy(Task):
 
 
 def chunks(document: Document, rng: Random) -> Iterator[Span]:
-    """Spans of whole sentences that cover the document, in random order; the borders are drawn anew."""
+    """Spans of whole sentences that cover the document, with random borders and in random order."""
     spans = []
     first, most = 0, rng.randint(max(1, CHUNK_SENTENCES // 2), CHUNK_SENTENCES)
     sentences = document.sentences
@@ -180,8 +183,7 @@ def verbatim(document: Document, chunk: Span, evidence: str) -> Span | None:
 
 
 def names_referent(question: str) -> bool:
-    """Whether a question can be understood alone: it points at no text, and names someone or something before any
-    pronoun."""
+    """Whether a question can be understood alone: it does not point at a text, and any pronoun comes after a name."""
     named = _NAMED.search(question)
     pronoun = _PRONOUN.search(question)
     return not _POINTS.search(question) and named is not None and (pronoun is None or named.start() < pronoun.start())
@@ -210,7 +212,7 @@ def _chat(content: str) -> list[Message]:
 
 
 def local(model: CausalLM, tokenizer: ChatTokenizer, max_new_tokens: int = 160, temperature: float = 0.7) -> Reply:
-    """A transformers model. Several replies are drawn, with a seed made of the messages; a single one is greedy."""
+    """Wrap a transformers model. One reply is greedy; several are sampled, seeded by the messages."""
     import torch  # here: tasks that need no model are made without it
 
     def reply(messages: list[Message], n: int) -> list[str]:
@@ -232,7 +234,7 @@ def local(model: CausalLM, tokenizer: ChatTokenizer, max_new_tokens: int = 160, 
 
 
 def endpoint(base_url: str, model: str, api_key: str, max_tokens: int = 160, temperature: float = 0.7) -> Reply:
-    """A model behind an OpenAI-compatible server, which raises `RunError` when it does not answer."""
+    """Wrap a model behind an OpenAI-compatible server. Its replies raise `RunError` when it does not answer."""
     import openai
 
     client = openai.OpenAI(base_url=base_url, api_key=api_key)

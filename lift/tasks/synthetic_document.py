@@ -1,9 +1,9 @@
-"""Documents with known facts for `lift/`, other text to see what it forgets, and questions that have nothing to do with it.
+"""Documents with known facts, and what to compare them with: neutral text, general questions, another document.
 
     document, facts = generate(load_tokenizer("..."), 8192, seed=0)
 
-A document is the repository's own fiction (`environments.haystack.filler.prose`) with 16 single facts, the first of them its
-first sentence and the last its last, one in each sixteenth of its tokens, and 4 chains of two facts between them.
+A document is fiction by `environments.haystack.filler.prose` with 16 single facts, one in each sixteenth of its tokens, and
+4 chains of two facts. Its first and its last sentence are facts.
 """
 
 from collections.abc import Sequence
@@ -65,8 +65,8 @@ class DocumentQuestions(NamedTuple):
 
 @dataclass(frozen=True)
 class ControlSet:
-    """What has nothing to do with the document that a memory is of: text that no document holds, questions of general
-    knowledge, and another document with its questions."""
+    """What is unrelated to a memory's document: neutral text, questions of general knowledge, and another document with
+    its questions."""
 
     neutral: str
     unrelated: Sequence[Item]
@@ -76,8 +76,8 @@ class ControlSet:
 def generate(tokenizer: ChatTokenizer, tokens: int, seed: int) -> tuple[Document, list[PlantedFact]]:
     """A document of `tokens` tokens within 1 %, and its facts: the singles in order of depth, then the chains.
 
-    No value stands in it twice, and nobody in two sentences but who joins the two of a chain. Raises `ConfigError` if it
-    is too short for them, naming a length that is not.
+    No value occurs twice. A person occurs in two facts only to join a chain. Raises `ConfigError` if the document is too
+    short for its facts, naming a length that is not.
     """
     rng = Random(f"lift document {tokens} {seed}")
     counter = Tokens(tokenizer)
@@ -108,7 +108,7 @@ def generate(tokenizer: ChatTokenizer, tokens: int, seed: int) -> tuple[Document
 
 
 def enough(tokenizer: ChatTokenizer) -> int:
-    """Tokens with which a document holds its facts, whichever are drawn: a tokenizer of bytes needs thousands more."""
+    """A number of tokens that is enough for the facts, whichever are drawn. Tokenizers of bytes need thousands more."""
     counter, rng = Tokens(tokenizer), Random("lift document enough")
     drawn = ([text for draft in _drafts(rng) for text in draft.sentences] for _ in range(ENOUGH_DRAWS))
     return ENOUGH_STEP * -(-int(ENOUGH * max(sum(counter.mid(texts)) for texts in drawn)) // ENOUGH_STEP)
@@ -140,7 +140,7 @@ def _drafts(rng: Random) -> list[_Draft]:
 
 
 def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> _Draft:
-    """A fact of a new person, with a link that leads to that person or without."""
+    """A fact of a new person, and with `link` a second new person who is linked to the first."""
     relation, owner = BY_KIND[kind].name, draw.person()
     sentences, people, described = [state(Fact(owner, relation, value), False, draw.rng)], [owner.told], owner.asked
     if link:
@@ -153,7 +153,7 @@ def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> _Draft:
 
 
 def _places(strata: list[int], costs: np.ndarray, tokens: int, rng: Random) -> list[float]:
-    """For each sentence the share of the filler before it that puts it into its stratum of all tokens."""
+    """For each sentence, the share of the filler to put before it so that it stands in its stratum of all tokens."""
     n = np.array([SINGLES] * SINGLES + [2 * CHAINS] * 2 * CHAINS)
     within = np.array([rng.uniform(MARGIN, 1 - MARGIN) for _ in strata])
     depths = (np.array(strata) + within) / n
@@ -190,7 +190,7 @@ def neutral(split: str) -> str:
 
 
 def unrelated() -> list[Item]:
-    """40 questions of kind "unrelated" with short answers, of which a model of 135M parameters knows a part."""
+    """40 general questions with short answers, some of which a model of 135M parameters knows."""
     return [
         Item("unrelated", question, right, (), tuple(others))
         for question, right, *others in (line.split(" = ") for line in UNRELATED.strip().splitlines())

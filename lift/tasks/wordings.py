@@ -1,4 +1,4 @@
-"""How facts are asked for: wordings to train on, and others, never trained on, to be asked with.
+"""How questions about facts are worded: some wordings for training, others held out for evaluation.
 
 `{e}` is a person or a description of one, `{v}` a value, `{x}` the person before in a chain. The held-out wordings
 hold those of `environments.haystack` too (`asked`, `asked_gap`), so a fact asked there is asked in new words.
@@ -15,13 +15,13 @@ from lift.tasks.items import capital
 
 @dataclass(frozen=True)
 class Wordings:
-    """Ways to ask for one thing, of both splits."""
+    """The wordings that ask for one thing, of both splits."""
 
     train: tuple[str, ...]
     eval: tuple[str, ...]
 
     def of(self, split: str, described: bool = False) -> tuple[str, ...]:
-        """Those of a split; for someone who is `described` and not named, only those without a genitive."""
+        """The wordings of a split; without genitives for a person who is `described`, not named."""
         wordings = self.train if split == "train" else self.eval
         return tuple(wording for wording in wordings if not (described and "{e}'s" in wording))
 

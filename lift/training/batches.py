@@ -28,8 +28,8 @@ WINDOW = (64, LONG - 192)  # tokens of the document beside a question
 
 @dataclass(frozen=True)
 class SupervisedRow:
-    """A sequence to learn. `open_book`: the same answer with the document in the window, for a teacher to read; `teacher`:
-    its logits at `predicted_at`."""
+    """A sequence to learn. `open_book`: the same question and answer with the document in the window, which the teacher
+    reads. `teacher`: its logits at `predicted_at`."""
 
     ids: Sequence[int]
     labels: Sequence[int]
@@ -44,7 +44,7 @@ class SupervisedRow:
 
 @dataclass(frozen=True)
 class RegularizationRow:
-    """Other text, on whose last `kept` tokens the model is to stay as it was; `teacher`: the base model's logits there."""
+    """Other text. On its last `kept` tokens the model is to stay as it was. `teacher`: the base model's logits there."""
 
     ids: Sequence[int]
     kept: int
@@ -64,9 +64,9 @@ EMPTY = SupervisedRow([0], [IGNORED])
 def task_rows(
     items: Sequence[Item], document: Document, tokenizer: ChatTokenizer, model: CausalLM, open_tokens: int = 0
 ) -> list[SupervisedRow]:
-    """Questions with their answers; the loss is on the answer and the token that ends it.
+    """Questions with their answers. The loss is on the answer and the token that ends it.
 
-    With `open_tokens`, each has an `open_book` with so many tokens of the document around the evidence.
+    With `open_tokens`, each row has an `open_book` with so many tokens of the document around the evidence.
     """
     encode = AnswerEncoder(document, tokenizer, model)
     rows = [encode.row(item) for item in items]
@@ -81,14 +81,14 @@ def task_rows(
 def rows_beside_text(
     items: Sequence[Item], document: Document, tokenizer: ChatTokenizer, model: CausalLM, rng: Random
 ) -> list[SupervisedRow]:
-    """The same questions, each beside a piece of the document, every other time one without the evidence."""
+    """The same questions, each beside a random piece of the document: half of them with the evidence, half without."""
     encode = AnswerEncoder(document, tokenizer, model)
     pieces = (encode.spans.window_around, encode.spans.window_without)
     return [encode.row(item, rng.choice(pieces)(item.evidence, rng.randint(*WINDOW))) for item in items]
 
 
 class AnswerEncoder:
-    """Questions about one document as rows. `spans`: the document in tokens."""
+    """Encodes questions about one document. `spans`: the document in tokens."""
 
     def __init__(self, document: Document, tokenizer: ChatTokenizer, model: CausalLM):
         self.name, self.tokenizer = document.name, tokenizer
@@ -115,14 +115,16 @@ def segment_rows(ids: Sequence[int], tokenizer: ChatTokenizer, recipe: Recipe, r
 
 
 def row_batches(rows: Sequence[AnyRow], tokens: int) -> Iterator[list[AnyRow]]:
-    """Rows of like length together, longest first, at most so many tokens when padded."""
+    """Batches of rows of similar length, longest first, of at most `tokens` when padded."""
     for batch in index_batches([len(row.ids) for row in rows], 0, tokens):
         yield [rows[i] for i in batch]
 
 
 def bucketed(rows: Sequence[AnyRow], size: int, rng: Random) -> list[tuple[int, list[AnyRow]]]:
-    """All rows in steps of `size`, each with the width it is padded to, in random order. What is left over of a width goes
-    to the next, so that one step at most is smaller."""
+    """Steps of `size` rows in random order, each with the width to pad it to.
+
+    Rows left over of one width go to the next, so that at most one step is smaller.
+    """
     steps: list[tuple[int, list[AnyRow]]] = []
     remaining = sorted(rows, key=lambda row: len(row.ids))
     bucket: list[AnyRow] = []
@@ -140,7 +142,7 @@ def bucketed(rows: Sequence[AnyRow], size: int, rng: Random) -> list[tuple[int, 
 
 
 def padded_width(longest: int) -> int:
-    """The width to which rows are padded of which the longest has so many tokens."""
+    """The width to pad rows to, given the tokens of the longest."""
     return next((width for width in WIDTHS if width >= longest), _multiple_of_8(longest))
 
 
@@ -149,27 +151,29 @@ def _multiple_of_8(tokens: int) -> int:
 
 
 def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> Tensor:
-    """Token ids, (B, L), padded on the right: L is `width`, or the next multiple of 8 for the longest row. At odd lengths
-    cuDNN 9.19 (torch 2.11) computes gradients of attention silently wrong."""
+    """Token ids, (B, L), padded on the right to `width`, or to the next multiple of 8 for the longest row.
+
+    At odd lengths cuDNN 9.19 (torch 2.11) computes gradients of attention silently wrong.
+    """
     width = width or _multiple_of_8(max(len(row.ids) for row in rows))
     return torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows]).to(device)
 
 
 def present(rows: Sequence[Row], ids_BL: Tensor) -> Tensor:
-    """Where padded rows have tokens, (B, L): 1, and 0 behind them."""
+    """1 where padded rows have tokens, 0 behind them, (B, L)."""
     lengths = torch.tensor([len(row.ids) for row in rows], device=ids_BL.device)
     return (torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths[:, None]).long()
 
 
 def places(rows: Sequence[Row], width: int) -> list[list[int]]:
-    """Where each of the rows predicts something, as places of the rows, padded to `width`, one after the other."""
+    """For each row, the places where it predicts something. They count the rows, padded to `width`, one after the other."""
     return [[i * width + t for t in row.predicted_at] for i, row in enumerate(rows)]
 
 
 class Batch(NamedTuple):
-    """Padded rows, supervised ones first, and what they are to predict at which `places`.
+    """Padded rows, supervised ones first, with what they are to predict at which `places`.
 
-    What fills N up to a fixed shape has the target `IGNORED`. Where there is no teacher, its tensors are empty.
+    Places that fill N up to a fixed shape have the target `IGNORED`. Without a teacher, its tensors are empty.
     """
 
     ids_BL: Tensor
@@ -195,7 +199,7 @@ def collate(
     width: int = 0,
     answer_room: int = 0,
 ) -> Batch:
-    """The batch of these rows, padded to `width` (0: that of the longest), with at least `answer_room` places of answers."""
+    """Make a batch of these rows, padded to `width` (0: that of the longest), with at least `answer_room` answer places."""
     rows: list[Row] = [*supervised, *regularization]
     ids_BL = padded(rows, device, width)
     at = places(rows, ids_BL.shape[1])

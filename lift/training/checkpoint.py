@@ -1,4 +1,4 @@
-"""A fit's state in a folder: weights and AdamW's moments as safetensors, the step and what it is a fit of as JSON."""
+"""The state of a fit: weights and AdamW's moments as safetensors, the step and the digest of the fit as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ STATE = "checkpoint.json"
 
 
 def save(folder: Path, step: int, digest: str, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """The JSON is written last and names the weights' file, so that a kill at any moment leaves the old or the new."""
+    """Save the state. The JSON is written last and names the weights' file, so a kill leaves the old state or the new one."""
     tensors = {f"weight.{name}": p.detach().contiguous() for name, p in trained.items()}
     for name, p in trained.items():
         state = optimizer.state.get(p, {})
@@ -32,7 +32,7 @@ def save(folder: Path, step: int, digest: str, trained: Mapping[str, Tensor], op
 
 @torch.no_grad()
 def load(folder: Path, digest: str, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> int | None:
-    """Put the state back and return its step; None, and nothing changed, where there is no whole state of this very fit."""
+    """Restore the state and return its step. Returns None and changes nothing without a whole state of this very fit."""
     try:
         state = json.loads((folder / STATE).read_text())
         if state["of"] != digest:

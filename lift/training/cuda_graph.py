@@ -15,11 +15,10 @@ WARM_UP = 1  # passes before the capture, in which libraries set themselves up: 
 
 
 class CudaGraph:
-    """`work` takes tensors of always the same shapes and returns a loss and figures.
+    """Runs `work`, which takes tensors of fixed shapes and returns a loss and figures.
 
-    `run` adds the loss's gradients to the parameters' `.grad`, which `zero_gradients` has made, and returns the figures, to
-    be read before another graph of the pool runs. `pool` is memory that graphs of several shapes share, since one runs at a
-    time.
+    `run` adds the loss's gradients to the parameters' `.grad`, which `zero_gradients` must have made. Its figures are valid
+    until another graph of the `pool` runs: graphs of several shapes share this memory.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class CudaGraph:
 
 
 def zero_gradients(parameters: Sequence[Tensor]) -> None:
-    """Gradients of zero, to which passes add theirs."""
+    """Set all gradients to zero, and make those that are missing."""
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)

@@ -1,9 +1,9 @@
-"""Writes a document into an adapter: one loop for every method, on one device or many (accelerate).
+"""Fit a document: write it into an adapter, by any method, on one device or many (accelerate).
 
     fitted = fit(read(Path("book.txt")), model, tokenizer, RECIPES["lse"], FitOptions(Path("out")))
 
-The adapter is PEFT's format (adapter_config.json, adapter_model.safetensors). A run that was killed goes on where its last
-checkpoint stands, which is safetensors and JSON too. A loss that is NaN ends the run with the last good weights kept.
+The adapter is PEFT's format (adapter_config.json, adapter_model.safetensors). A killed run
+continues from its last checkpoint, which is safetensors and JSON too. A NaN loss ends the run; the checkpoint stays good.
 """
 
 import time
@@ -31,8 +31,8 @@ from longthread.model_shape import kv_bytes
 
 @dataclass(frozen=True)
 class Fitted:
-    """`seconds` to fit, without loading; `prefill_seconds` of the same document; `bytes` of the adapter's file, and of the
-    document's keys and values; `losses` at the end, nats a token."""
+    """The adapter and its cost. `seconds`: of the fit, without loading. `prefill_seconds`: of the same document. `bytes`: of
+    the adapter's file. `kv_bytes`: of the document's keys and values. `losses`: the last, nats a token."""
 
     folder: Path
     seconds: float
@@ -45,7 +45,7 @@ class Fitted:
 
 
 def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: Recipe, options: FitOptions) -> Fitted:
-    """Fit one document and leave its adapter at `options.out`. `model` comes back with the adapter on.
+    """Fit one document and leave its adapter at `options.out`. `model` then has the adapter.
 
     Raises `ConfigError` for what cannot be fitted, and `RunError` where training diverges.
     """
@@ -89,7 +89,7 @@ def adapter_config(recipe: Recipe) -> PeftConfig:
 
 
 def add_adapter(model: Any, tokenizer: ChatTokenizer, recipe: Recipe, document: Document) -> AdaptedLM:
-    """The model with a new adapter of the recipe's method; a cartridge begins as the document's first keys and values."""
+    """Add a new adapter of the recipe's method. A cartridge starts as the document's first keys and values."""
     adapted: Any = get_peft_model(model, adapter_config(recipe))
     if recipe.method == "cartridge":
         from peft import initialize_kv_prefix_from_text
@@ -100,7 +100,7 @@ def add_adapter(model: Any, tokenizer: ChatTokenizer, recipe: Recipe, document: 
 
 @contextmanager
 def tensor_cores(device: torch.device) -> Iterator[None]:
-    """Products of fp32, which are the memory's, in TF32 where there is a GPU: their inputs come from a bf16 model anyway."""
+    """Multiply the memory's fp32 matrices in TF32 on a GPU: their inputs come from a bf16 model anyway."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
     try:

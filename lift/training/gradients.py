@@ -18,8 +18,7 @@ CAPTURED_ON = "cuda"  # elsewhere the rows that fill a micro-batch up would only
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that are padded to one width, 0 for that of the longest: supervised ones, for which there is always `room`, and
-    regularisation rows."""
+    """Rows that are padded to one `width` (0: that of the longest). `room`: how many supervised rows a fixed shape holds."""
 
     width: int
     supervised: Sequence[SupervisedRow]
@@ -28,7 +27,7 @@ class MicroBatch:
 
 
 class Gradients:
-    """Of the parameters that are trained. `tokens`: computed at a time, at most; `answer_tokens`: of the longest answer."""
+    """Computes gradients of `trained`. `tokens`: at most so many at a time. `answer_tokens`: of the longest answer."""
 
     def __init__(self, model: CausalLM, recipe: Recipe, trained: list[Tensor], tokens: int, answer_tokens: int):
         self.model, self.recipe, self.trained = model, recipe, trained
@@ -38,9 +37,9 @@ class Gradients:
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     def accumulate(self, micro_batches: Sequence[MicroBatch], answer_weight: float) -> Tensor:
-        """Leave the step's gradients in `.grad`, and return its token loss and its divergence, (2).
+        """Leave the step's gradients in `.grad`. Returns its token loss and its divergence, (2).
 
-        `answer_weight` is that of each token of an answer. Micro-batches of one shape run as CUDA graphs, others eagerly.
+        `answer_weight`: of each token of an answer. Micro-batches of one shape run as CUDA graphs, others eagerly.
         """
         weight, figures = torch.tensor(answer_weight, device=self.device), torch.zeros(2, device=self.device)
         zero_gradients(self.trained)
@@ -67,7 +66,7 @@ class Gradients:
         return self.graphs[shapes].run(*batch, weight)
 
     def _losses(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """What is minimised, and its parts, (2). Takes the tensors of a `Batch`, and the weight of an answer's token."""
+        """The loss to minimise and its parts, (2). Takes the tensors of a `Batch` and the weight of an answer's token."""
         batch, answer_weight = Batch(*tensors[:-1]), tensors[-1]
         logits_PV = logits_at(self.model, batch.ids_BL, batch.at)  # P = N + M
         answer_NV, quiet_MV = logits_PV.split([len(batch.answer_at_N), len(batch.quiet_at_M)])

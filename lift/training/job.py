@@ -1,4 +1,4 @@
-"""What a fit works on: the document, the recipe, and all rows; questions of the document, and other text."""
+"""The input of a fit: a document, a recipe, options, and all training rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ HELD_OUT = 4  # rows of prose that are not trained on
 
 @dataclass(frozen=True)
 class FitOptions:
-    """`out`: folder of the adapter. `questions`: beside those made by rule, such as self-study's."""
+    """`out`: folder of the adapter. `questions`: beside those that tasks make, such as those of self-study."""
 
     out: Path
     seed: int = 0
@@ -30,8 +30,8 @@ class FitOptions:
 
 @dataclass
 class TrainingRows:
-    """Questions; the same beside pieces of the document; and other text: `talk` short, `reading` and `prose` long, of which
-    `held_out` is not trained on."""
+    """Questions (`tasks`), the same `beside` pieces of the document, and other text: short (`talk`) and long (`reading`,
+    `prose`). `held_out`: prose that is not trained on."""
 
     tasks: list[SupervisedRow]
     beside: list[SupervisedRow] = field(default_factory=list)
@@ -53,7 +53,7 @@ class FitJob:
     rows: TrainingRows = field(default_factory=lambda: TrainingRows([]))
 
     def prepare_rows(self, model: CausalLM) -> None:
-        """Make all rows; `model` is the base model, which replies to questions about other text.
+        """Make all rows. `model`: the base model, which replies to questions about other text.
 
         Raises `ConfigError` where the recipe needs questions and none can be made of the document.
         """
@@ -76,9 +76,9 @@ class FitJob:
             rows.prose, rows.held_out = prose[HELD_OUT:], prose[:HELD_OUT]
 
     def regularization_rows(self, most: int, one_in: int) -> int:
-        """How many rows to prepare of a kind of which every step draws one in so many of its `kl_rows`.
+        """How many rows to prepare of a kind that makes up `1 / one_in` of the `kl_rows` of a step.
 
-        At most as many as the run will draw: for a short document those are few, and more would cost more than all else.
+        At most `most`, and no more than the run will draw: a short document draws few, and each costs a reply.
         """
         recipe, questions = self.recipe, len(self.rows.tasks)
         steps = sum(stage.epochs * -(-questions // (stage.rows or questions or 1)) for stage in recipe.stages)

@@ -1,4 +1,4 @@
-"""The training loop of every method: teachers, distillation, optimizer steps, checkpoints."""
+"""The training loop of all methods: teachers, distillation, optimizer steps, checkpoints."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ from longthread.errors import RunError
 from longthread.language_model import AdaptedLM
 
 CHECKPOINT_SECONDS = 60
-PROSE_SHARE = 6  # the base model reads so many times fewer tokens of prose at a time: most of them have logits to keep
+PROSE_SHARE = 6  # the teacher reads a sixth of the tokens at a time: of prose, many a token has logits to compute
 ADAPTER = "default"
 
 
 class TrainingLoop:
-    """One fit's state: `step` counts what is done, `losses` are the last figures."""
+    """One run of a fit. `step`: how many are done. `losses`: the last figures."""
 
     def __init__(self, accelerator: Accelerator, model: AdaptedLM, job: FitJob, tokens: int):
         self.accelerator, self.model, self.job = accelerator, model, job
@@ -46,7 +46,7 @@ class TrainingLoop:
         self.progress = job.options.progress and accelerator.is_main_process
 
     def _digest(self) -> str:
-        """What a checkpoint has to be of: recipe, document and seed, questions as they are tokenised, the base model."""
+        """Identifies the fit that a checkpoint belongs to: recipe, document, seed, tokenised questions, base model."""
         job = self.job
         frozen = [p.detach().flatten()[:16].float() for p in self.model.parameters() if not p.requires_grad]
         parts = [
@@ -60,7 +60,7 @@ class TrainingLoop:
         return hashlib.sha256(json.dumps(parts).encode() + base).hexdigest()
 
     def run(self) -> dict[str, float]:
-        """Run all steps that are still to do. Returns the losses of the last. Raises `RunError` where training diverges."""
+        """Run the remaining steps. Returns the last losses. Raises `RunError` if training diverges."""
         self._ask_teachers()
         budget = self.job.recipe.neutral_budget
         with self.model.disable_adapter():
@@ -105,14 +105,16 @@ class TrainingLoop:
             checkpoint.save(self.job.options.out, self.step, self.digest, self.trained, self.optimizer)
 
     def _over_budget(self, base: float, budget: float) -> bool:
-        """Whether other text has lost more than it may, with steps still to come."""
+        """Whether held-out prose has lost more than the budget, with steps still to come."""
         rise = self.losses["rise"] = self._prose_loss() - base
         # More at first: the divergence from the base model takes back what the first steps cost.
         return rise > budget * self.plan.total / self.step and self.step < self.plan.total
 
     def _optimize(self, step: PlannedStep) -> None:
-        """One optimizer step: token losses of its rows, and the divergence on a draw of other text. Each process takes its
-        share of both; summed up, the gradients are those of one process."""
+        """Take one optimizer step: token losses of its rows, and the divergence on a draw of other text.
+
+        Each process takes its share of both. The sum of their gradients is that of one process.
+        """
         drawn = self.plan.draw(self.step)
         answer_tokens = max(1, sum(len(row.predicted_at) for row in (*step.rows, *drawn.beside)))
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -138,7 +140,7 @@ class TrainingLoop:
 
     @torch.no_grad()
     def _prose_loss(self) -> float:
-        """Nats a token on prose that is not trained on, with the adapter as it is."""
+        """Nats a token on held-out prose."""
         rows = self.job.rows.held_out
         ids_BL = padded(rows, self.accelerator.device)
         labels_BL = ids_BL.masked_fill(present(rows, ids_BL) == 0, IGNORED)[:, 1:]

@@ -1,4 +1,4 @@
-"""What a document is learnt by: next tokens, a teacher's logits, and staying as the model was on other text.
+"""Losses: cross entropy of next tokens, and divergence from a teacher's logits.
 
 T: tokens, N: places of which logits are computed, V: vocabulary, K: tokens kept of a teacher's.
 """
@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from lift.document.segments import IGNORED
 from longthread.language_model import CausalLM
 
-TOP = 64  # logits kept of a teacher's, and the rest as one
+TOP = 64  # logits kept of a teacher's
 
 
 def logits_at(model: CausalLM, ids_BL: Tensor, at_N: Tensor) -> Tensor:
-    """The model's logits at these places of the rows one after the other, (N, V), and nowhere else. Differentiable.
+    """The model's logits at these `places` of the rows, (N, V). Differentiable. Rows are padded on the right.
 
-    Rows are padded on the right. Logits for every token of the vocabulary at every place are most of a small model's step,
-    so the head is given the places alone, by a hook: models' own `logits_to_keep` takes the same places of every row.
+    Logits at all places would be most of a small model's step. So a hook gives the head these places alone; the models' own
+    `logits_to_keep` would take the same places of every row.
     """
 
     def pick(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -45,13 +45,13 @@ class TopLogits(NamedTuple):
 
 
 def top_logits(logits_TV: Tensor, k: int = TOP) -> TopLogits:
-    """The `k` most likely tokens."""
+    """The `k` most likely tokens at each place."""
     log_p_TK, ids_TK = logits_TV.float().log_softmax(-1).topk(min(k, logits_TV.shape[-1]), dim=-1)
     return TopLogits(ids_TK, log_p_TK)
 
 
 def divergence(logits_TV: Tensor, teacher: TopLogits) -> Tensor:
-    """KL(teacher || model) of each token, (T), with all that is not among the teacher's top tokens as one more."""
+    """KL(teacher || model) of each token, (T). All tokens outside the teacher's top ones count as one."""
     log_q_TK = logits_TV.float().log_softmax(-1).gather(-1, teacher.ids_TK)
     p_TK, q_TK = teacher.log_p_TK.exp(), log_q_TK.exp()
     p_rest_T, q_rest_T = ((1 - x.sum(-1)).clamp(min=1e-6) for x in (p_TK, q_TK))

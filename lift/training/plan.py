@@ -1,4 +1,4 @@
-"""Which rows each optimizer step takes. Everything is drawn from the seed and the step's number, so a run can be resumed."""
+"""Which rows each optimizer step takes. All randomness comes from the seed and the step's number, so a run can resume."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ StepRows = tuple[int, list[SupervisedRow]]  # the width they are padded to, 0 fo
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """`size`: of a step that is whole, so that fixed shapes have room for it."""
+    """Rows of one optimizer step. `size`: how many a full step has, for fixed shapes."""
 
     width: int
     rows: list[SupervisedRow]
@@ -27,8 +27,7 @@ class PlannedStep:
 
 @dataclass(frozen=True)
 class DrawnRows:
-    """What stands beside the planned rows of a step: questions beside pieces of the document, and other text, short (`talk`)
-    and `long`."""
+    """Rows drawn for one step: questions `beside` pieces of the document, and other text, short (`talk`) and `long`."""
 
     beside: list[SupervisedRow]
     talk: list[RegularizationRow]
@@ -36,7 +35,7 @@ class DrawnRows:
 
 
 class Plan:
-    """The optimizer steps of a fit. `total`: how many."""
+    """The optimizer steps of a fit. `total`: their number."""
 
     def __init__(self, job: FitJob):
         self.job, rows = job, job.rows
@@ -46,7 +45,7 @@ class Plan:
         self.long_width = padded_width(max((len(row.ids) for row in long_rows), default=0))
 
     def steps(self, done: int) -> Iterator[PlannedStep]:
-        """The steps behind the first `done`."""
+        """All steps after the first `done`."""
         number = 0
         for stage in self.job.recipe.stages:
             for epoch in range(stage.epochs):
@@ -57,7 +56,7 @@ class Plan:
                         yield PlannedStep(width, rows, stage.rows or len(rows), i == len(steps))
 
     def _epoch(self, stage: Stage, epoch: int) -> list[StepRows]:
-        """Questions of like length together, segments as they come."""
+        """Steps of one epoch. Steps of questions alone have rows of similar length."""
         job, rng = self.job, Random(f"{self.job.options.seed} {stage.sources} {epoch}")
         if stage.sources == ("tasks",) and stage.rows:
             return bucketed(job.rows.tasks, stage.rows, rng)
@@ -68,7 +67,7 @@ class Plan:
         return [(0, rows[first : first + size]) for first in range(0, len(rows), size)]
 
     def draw(self, step: int) -> DrawnRows:
-        """What stands beside the planned rows of this step."""
+        """Draw the other rows of this step."""
         recipe, pool = self.job.recipe, self.job.rows
         rng = Random(f"{self.job.options.seed} {step}")
         sixth = recipe.kl_rows // 6
@@ -78,7 +77,7 @@ class Plan:
         return DrawnRows(beside, talk, long_rows)
 
     def micro_batches(self, step: PlannedStep, drawn: DrawnRows, rank: int, ranks: int) -> list[MicroBatch]:
-        """The part of a step that one of `ranks` processes takes: short rows and long ones."""
+        """The part of a step that process `rank` of `ranks` takes: its short rows and its long ones."""
         short_width = step.width and max(step.width, self.talk_width)
         short, beside = step.rows[rank::ranks], drawn.beside[rank::ranks]
         return [

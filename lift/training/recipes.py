@@ -1,4 +1,4 @@
-"""How a document is written into the weights: recipes, every constant with its source or its reason."""
+"""Recipes: how a document is written into the weights. Every constant has its source or its reason."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from lift.memory.gated_memory import Gate
 
 @dataclass(frozen=True)
 class Stage:
-    """`epochs` over the rows of these sources. `rows` of them make an optimizer step; None: all, one step an epoch."""
+    """`epochs` over the rows of these sources, with `rows` an optimizer step (None: all, one step an epoch)."""
 
     sources: tuple[Literal["segments", "tasks"], ...]
     epochs: int
@@ -17,7 +17,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `fit` does. Lengths in tokens, learning rates of AdamW."""
+    """The settings of a fit. Lengths are in tokens, learning rates are AdamW's."""
 
     name: str
     method: Literal["gated", "lora", "cartridge"]

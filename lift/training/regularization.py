@@ -1,5 +1,7 @@
-"""Other text, on which a model is to stay as it was: fiction, and questions that are not about the document, with the base
-model's own replies. A model that is taught nothing but a document's answers gives them to everything."""
+"""Other text, on which a model is to stay as it was: fiction, and questions about other things with the base model's replies.
+
+A model that is only taught a document's answers would give them to every question.
+"""
 
 from collections.abc import Iterator
 from itertools import cycle, islice
@@ -18,7 +20,7 @@ DRAWS = 4  # prompts drawn for each that is to be short enough
 
 
 def prose_rows(tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
-    """Fiction in rows of `PROSE_KEPT` tokens and two, three, four times as many: all places up to `LONG` are kept alike."""
+    """Fiction in rows of 1 to 4 times `PROSE_KEPT` tokens, so that all places up to `LONG` are covered alike."""
     stories = (
         tokenizer(prose.join(passage) + "\n\n", add_special_tokens=False)["input_ids"]
         for passage in prose.passages(1_000_000 + seed, "train")
@@ -28,7 +30,7 @@ def prose_rows(tokenizer: ChatTokenizer, rows: int, seed: int) -> list[Regulariz
 
 
 def _cut(stories: Iterator[list[int]], lengths: Iterator[int]) -> Iterator[list[int]]:
-    """The stories one after the other, in pieces of these lengths."""
+    """Pieces of these lengths, cut from the joined stories."""
     ids: list[int] = []
     for length in lengths:
         while len(ids) < length:
@@ -38,7 +40,7 @@ def _cut(stories: Iterator[list[int]], lengths: Iterator[int]) -> Iterator[list[
 
 
 def talk_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
-    """Questions, half of them about a sentence or two in the window, with the replies of the model as it is."""
+    """Questions with the model's replies, half of them about a sentence or two in the window."""
     rng = Random(f"talk {seed}")
     general = _short(_general_prompts(tokenizer, rng), rows - rows // 2, WIDTHS[0])
     about_text = _short(_prompts_about_text(tokenizer, rng, (0, 1)), rows // 2, WIDTHS[0])
@@ -46,7 +48,7 @@ def talk_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -
 
 
 def reading_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
-    """Questions about a text that fills the window, with the replies of the model as it is."""
+    """Questions with the model's replies, about texts of all lengths up to `LONG` in the window."""
     prompts = _prompts_about_text(tokenizer, Random(f"reading {seed}"), SENTENCES)
     return _with_replies(model, tokenizer, _short(prompts, rows, LONG))
 
@@ -61,7 +63,7 @@ def _with_replies(model: CausalLM, tokenizer: ChatTokenizer, prompts: list[list[
 
 
 def _short(prompts: Iterator[list[int]], count: int, width: int) -> list[list[int]]:
-    """The first prompts that leave a reply room in the width, and longer ones where those are too few."""
+    """The first prompts that leave room for a reply within the width, and longer ones if those are too few."""
     short: list[list[int]] = []
     longer: list[list[int]] = []
     for prompt in islice(prompts, DRAWS * count):
@@ -94,7 +96,7 @@ def _general_prompts(tokenizer: ChatTokenizer, rng: Random) -> Iterator[list[int
 
 
 def _prompts_about_text(tokenizer: ChatTokenizer, rng: Random, around: tuple[int, int]) -> Iterator[list[int]]:
-    """Questions about another text, which stands in the window: a fact and, around it, so many sentences."""
+    """Questions about a fact in another text, which stands in the window. `around`: range of its number of sentences."""
     stories = prose.passages(rng.randrange(10**9), "train")
     sentences = (sentence for story in stories for paragraph in story for sentence in paragraph)
     while True:

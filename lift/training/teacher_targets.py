@@ -1,5 +1,5 @@
-"""What teachers give before training: the base model's logits, on other text and on questions with the document in its
-window, and its attention over the whole document."""
+"""Teachers' targets, computed before training: the base model's logits on other text and on questions with the document in
+its window, and its attention over the whole document."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a mod
 
 @torch.no_grad()
 def with_teacher(model: AdaptedLM, rows: Sequence[AnyRow], tokens: int, progress: bool) -> list[AnyRow]:
-    """The rows with the base model's logits: of questions, with the document open. `tokens`: of a batch."""
+    """The rows with the base model's logits; for questions, with the document in its window. `tokens`: of a batch."""
     taught = list(rows)
     read = [row.open_book or row if isinstance(row, SupervisedRow) else row for row in rows]
     batches = index_batches([len(row.ids) for row in read], 0, tokens)
@@ -46,10 +46,10 @@ def with_teacher(model: AdaptedLM, rows: Sequence[AnyRow], tokens: int, progress
 
 
 def distil_attention(model: AdaptedLM, job: FitJob, name: str, tokens: int, progress: bool) -> dict[str, float]:
-    """Regress the memories `name` on what the model that has the document beside its window finds in it.
+    """Regress the memories `name` on the attention of the model that has the document beside its window.
 
-    It reads questions, and some long rows and other text: a memory is open wherever it was never shown how little there is
-    to find. `tokens`: of a batch. Returns the figures of `distil`.
+    The teacher reads questions, and some long rows and other text too: a memory stays open wherever it was never shown that
+    there is nothing to find. `tokens`: of a batch. Returns the figures of `distil`.
     """
     rows: list[Row] = [*job.rows.tasks]
     for long_rows in (job.rows.beside, job.rows.reading, job.rows.prose):
@@ -71,7 +71,7 @@ def distil_attention(model: AdaptedLM, job: FitJob, name: str, tokens: int, prog
 
 
 def within_memory(model: AdaptedLM, rows: Sequence[Row]) -> Sequence[Row]:
-    """As many rows, at least one, as `OBSERVED_BYTES` hold of `Observed`."""
+    """The first rows, at least one, whose `Observed` fits into `OBSERVED_BYTES`."""
     heads = len(layers(model)) * model.config.get_text_config().num_attention_heads
     room = OBSERVED_BYTES // (4 * heads * (3 * head_size(model.config) + 2))
     return rows[: max(1, bisect_right(list(accumulate(len(row.ids) for row in rows)), room))]

@@ -98,7 +98,7 @@ def test_run_goes_on_where_it_was_and_shows_everything(tmp_path: Path, calls: li
         (name, RATES[name], tokens, seed) for name in ("lse", "raw-lora") for tokens in (2048, 8192) for seed in (0, 1)
     )
     assert CliRunner().invoke(app, arguments).exit_code == 0 and len(calls) == 8
-    assert len(Store(tmp_path / "results.json", "m").found) == 8
+    assert len(Store(tmp_path / "results.json", "m").results) == 8
     cells = cells_of(done.output)
     assert cells[:5] == ["2048", "lse", "2", f"{100 * (21 + 25) / 64:.0f}", "50"]  # seeds pooled
     assert cells[7:] == ["72/72", "+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60"]
@@ -124,7 +124,7 @@ def test_what_another_recipe_model_or_code_gave_is_measured_anew(
     CliRunner().invoke(app, [*arguments, "n"])
     assert [rate for _, rate, _, _ in calls[2:]] == [0.5]
     assert {
-        (row["base"], row["recipe"]["learning_rate"]) for row in Store(tmp_path / "results.json", "").found.values()
+        (row["base"], row["recipe"]["learning_rate"]) for row in Store(tmp_path / "results.json", "").results.values()
     } == {("n", 0.5)}
     monkeypatch.setattr(benchmark, "code", lambda: "another")
     CliRunner().invoke(app, [*arguments, "n"])
@@ -144,7 +144,7 @@ def test_a_fit_that_fails_costs_no_other(tmp_path: Path, calls: list[Any], monke
         app, ["run", str(tmp_path), "--model", "m", "--tokens", "2048,8192", "--seeds", "0", "--methods", "lse"]
     )
     assert done.exit_code == 0 and "2048 lse 0: ValueError: no number" in done.output
-    assert list(Store(tmp_path / "results.json", "m").found) == ["8192 lse 0"]
+    assert list(Store(tmp_path / "results.json", "m").results) == ["8192 lse 0"]
 
 
 def test_tune_tries_each_rate_on_documents_of_its_own(tmp_path: Path, calls: list[Any]) -> None:
@@ -159,7 +159,7 @@ def test_ablations_change_one_thing_each(tmp_path: Path, calls: list[Any], monke
     monkeypatch.setattr(benchmark, "measured", lambda *given: made.append(given[1]) or measured(*given))
     done = CliRunner().invoke(app, ["ablate", str(tmp_path), "--model", "m"])
     assert done.exit_code == 0, done.output
-    found = Store(tmp_path / "ablations.json", "m").found
+    found = Store(tmp_path / "ablations.json", "m").results
     assert list(found) == [f"8192 {name} {seed}" for name in benchmark.ABLATIONS for seed in (100, 101)]
     plain = asdict(recipe("lse"))
     for given, change in zip(made[::2], benchmark.ABLATIONS.values(), strict=True):
@@ -171,7 +171,7 @@ def test_an_unknown_method_is_refused(tmp_path: Path, calls: list[Any]) -> None:
     refused = CliRunner().invoke(app, ["run", str(tmp_path), "--model", "m", "--methods", "lse,magic"])
     assert refused.exit_code == 2 and not calls
     refused = CliRunner().invoke(app, ["tune", str(tmp_path), "--model", "m", "--methods", "published-v3"])  # not tuned
-    assert refused.exit_code == 2 and "(got published-v3)" in refused.output and not calls
+    assert refused.exit_code == 2 and "(got 'published-v3')" in refused.output and not calls
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:

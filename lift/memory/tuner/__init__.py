@@ -3,7 +3,7 @@
     model = get_peft_model(model, GatedMemoryConfig(gate="lse"))        # importing this package registers it with PEFT
 
 Works on any decoder with separate q_proj and o_proj: Llama, Qwen2, Qwen3, Gemma3, SmolLM3, Mistral, OLMo2. Several active
-adapters are several documents at once (gate "lse"). Not under `nn.DataParallel`, whose replicas would share what they see.
+adapters are several documents at once (gate "lse"). Not for `nn.DataParallel`, whose replicas would share one probe.
 """
 
 from peft.utils import register_peft_method

@@ -1,7 +1,7 @@
-"""The model's own attention, which also leaves with the layer around `o_proj` what a memory needs of it.
+"""The model's own attention, which also fills the probe of the layer around `o_proj`.
 
-transformers' sdpa does the work: its masks say which keys a query sees, flash attention's do not. So a model of eager or
-flash attention is asked for sdpa until its adapters are unloaded.
+transformers' sdpa does the work: its masks show which keys a query sees, those of flash attention do not. A model with eager
+or flash attention is therefore switched to sdpa until its adapters are unloaded.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ HIDDEN = -1e4  # an additive mask gives less than this, in any dtype, to a key t
 
 @dataclass
 class AttentionProbe:
-    """What one attention layer computes in a forward pass, until the layer around its `o_proj` has read it.
+    """What one attention layer computes in a forward pass, for the layer around its `o_proj` to read.
 
     `q` is written by a hook on `q_proj`; `q_rope`, `lse` and `scale` by the attention function.
     """
@@ -37,7 +37,7 @@ class AttentionProbe:
     scale: float = 1.0
 
     def keep_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """The hook on `q_proj`."""
+        """Keep the output of `q_proj`, as its forward hook."""
         self.q = output
 
     def query(self, heads: int) -> Tensor:
@@ -54,12 +54,12 @@ class AttentionProbe:
         return self.q_norm(self.q).unflatten(-1, (heads, -1))
 
     def clear(self) -> None:
-        """Let go of the tensors."""
+        """Release the tensors."""
         self.q = self.q_rope = self.lse = None
 
 
 def install(model: CausalLM) -> None:
-    """Have the model use attention that fills the probes."""
+    """Switch the model to attention that fills the probes."""
     if PROBED not in AttentionInterface():
         for name, mask in ((PROBED, AttentionMaskInterface()[BASE]), (RIGHT_PADDED, _sliding_mask)):
             AttentionInterface.register(name, probed_attention)
@@ -70,9 +70,10 @@ def install(model: CausalLM) -> None:
 
 @contextmanager
 def right_padded(model: CausalLM) -> Iterator[None]:
-    """Forward passes of rows with nothing in front of them, padded on the right: causal attention needs no mask.
+    """Run forward passes without attention masks, for rows that begin at their first token and are padded on the right.
 
-    In a CUDA graph transformers makes one all the same, and with one no kernel gives its log-sum-exp.
+    Causal attention needs no mask for these. In a CUDA graph transformers makes one nevertheless, and with a mask no kernel
+    returns its log-sum-exp.
     """
     before = model.config._attn_implementation
     if before != PROBED:
@@ -95,7 +96,7 @@ def _sliding_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 def probed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """sdpa, with the query after RoPE and the window's log-sum-exp for a layer that needs them.
+    """sdpa. Gives the query after RoPE and the window's log-sum-exp to a layer that needs them.
 
     query is (B, H, L, D), key and value (B, K, S, D).
     """
@@ -113,9 +114,11 @@ def probed_attention(
 
 
 def _sees_itself_alone(q_BHLD: Tensor, keys: int, mask: Tensor | None) -> Tensor:
-    """Which tokens see nothing but themselves, (B or 1, L). They take the attention that others have to spare, and stand
-    before a document that is in the window: a memory is closed to them. (Open, distillation of SmolLM2-135M costs other
-    text 0.41 nats a token; closed, none.)"""
+    """Which tokens see only themselves, (B or 1, L). A memory is closed to them.
+
+    Other tokens spend spare attention on them, and they would stand before a document in the window. (With a memory open to
+    them, distillation of SmolLM2-135M costs other text 0.41 nats a token; closed, none.)
+    """
     if mask is None:
         before = torch.arange(q_BHLD.shape[2], device=q_BHLD.device) + keys - q_BHLD.shape[2]
         return (before == 0)[None]

@@ -1,4 +1,4 @@
-"""Settings of a gated memory, as they stand in its adapter_config.json."""
+"""Settings of a gated memory, stored in its adapter_config.json."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ GATES = ("lse", "query")
 
 
 def _add_peft_type(name: str) -> None:
-    """Add a member to `PeftType`: PEFT registers only methods that it has, and has no way to add one to its enum."""
+    """Add a member to the enum `PeftType`. PEFT registers methods of its enum alone, and offers no way to extend it."""
     member = str.__new__(PeftType, name)
     member._name_ = member._value_ = name
     PeftType._member_map_[name] = member

@@ -17,7 +17,7 @@ PREFIX = "gm_"
 class GatedMemoryLayer(nn.Module, BaseTunerLayer):
     """Mixes the memories of the active documents into the attention's output, then projects it.
 
-    `probe` is filled by the attention in front of it. `index` is the number of the model's layer.
+    The attention in front of it fills `probe`. `index`: number of the model's layer.
     """
 
     adapter_layer_names = ("gm_memory",)
@@ -33,7 +33,7 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         self.recorded_BLH = torch.empty(0)  # the gates of the last forward pass, summed over documents
 
     def update_layer(self, name: str, config: GatedMemoryConfig) -> None:
-        """Add a memory. Raises `ConfigError` beside one of another gate."""
+        """Add a memory. Raises `ConfigError` if the layer has one with another gate."""
         base = cast(nn.Linear, self.get_base_layer())
         if self.gm_memory and config.gate != self.gate:
             raise ConfigError(f"gate {config.gate} beside an adapter of gate {self.gate}: ask one document at a time")
@@ -46,12 +46,12 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
 
     @property
     def documents(self) -> list[str]:
-        """The adapters that are on."""
+        """The active adapters."""
         return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.gm_memory]
 
     @property
     def needs_lse(self) -> bool:
-        """Whether the attention is to compute its log-sum-exp, which takes time."""
+        """Whether the attention must compute its log-sum-exp, which takes time."""
         return self.gate == "lse" and bool(self.documents)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

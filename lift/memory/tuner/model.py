@@ -15,7 +15,7 @@ from longthread.language_model import CausalLM, ModelConfig
 
 
 class GatedMemoryModel(BaseTuner):
-    """A model with a memory in every layer that sees far."""
+    """A model with a gated memory in every layer with full attention."""
 
     prefix = PREFIX
     tuner_layer_cls = GatedMemoryLayer
@@ -51,7 +51,7 @@ class GatedMemoryModel(BaseTuner):
         target.update_layer(adapter_name, peft_config)
 
     def unload(self) -> nn.Module:
-        """The base model as it was: its own attention, no hooks."""
+        """Restore the base model: its own attention, and no hooks."""
         for attention in attention_modules(self.model):
             hooks = cast(nn.Module, attention.q_proj)._forward_hooks
             for key, hook in list(hooks.items()):
@@ -62,22 +62,22 @@ class GatedMemoryModel(BaseTuner):
         return super().unload()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
-        """It is fp32 already, and stays so."""
+        """Do nothing: memories are fp32 already."""
 
 
 def attention_modules(model: CausalLM | nn.Module) -> list[nn.Module]:
-    """The attention of every layer that has memories."""
+    """The attention modules whose `o_proj` has memories, in the order of `layers`."""
     return [module for module in model.modules() if isinstance(getattr(module, "o_proj", None), GatedMemoryLayer)]
 
 
 def layers(model: CausalLM | nn.Module) -> list[GatedMemoryLayer]:
-    """Every layer's memories."""
+    """All layers with memories, first to last."""
     return [module for module in model.modules() if isinstance(module, GatedMemoryLayer)]
 
 
 @torch.no_grad()
 def gate(model: CausalLM, ids_BL: Tensor) -> Tensor:
-    """The share of the attention that goes to the documents, at each token: mean over layers and heads, (B, L)."""
+    """The weight of the documents in the attention at each token, mean over layers and heads, (B, L)."""
     gated = [layer for layer in layers(model) if layer.documents]
     if not gated:
         raise ConfigError("no gated memory is on: set_adapter, or leave disable_adapter")
@@ -116,7 +116,7 @@ def check(config: ModelConfig) -> None:
 
 
 def _named_parts(config: ModelConfig) -> list[tuple[str, nn.Module | nn.Parameter]]:
-    """Last names of all modules and parameters, of a model without weights."""
+    """Last parts of the dotted names of all modules and parameters, with these. The model has no weights."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -129,6 +129,6 @@ def _named_parts(config: ModelConfig) -> list[tuple[str, nn.Module | nn.Paramete
 
 
 def _sees_far(config: ModelConfig, layer: int) -> bool:
-    """All layers do, but where some look through a sliding window: those never see far back, with or without a memory."""
+    """Whether the layer has full attention. A layer with a sliding window never sees far back, with a memory or without."""
     kinds = getattr(config.get_text_config(), "layer_types", None) or []
     return not kinds or "full_attention" not in kinds or kinds[layer] == "full_attention"
