@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from environments.datasets.process_rows import ProcessRow, right_reply
 from environments.haystack.tasks.independent import NONE, Answer
-from environments.rollouts.scoring import normalise, said_by, without_thinking
+from environments.rollouts.scoring import normalise, parse_reply, without_thinking
 
 DEPTH_BINS = 5  # of `balance`
 Cell = tuple[str, int, int]  # task, length, fifth of the text
@@ -112,7 +112,7 @@ def digest(*parts: object) -> str:
 
 def answer_of(text: str, answer: Answer, answer_format: str) -> tuple[str, ...]:
     """The values that a reply names, as scoring compares them; two replies with equal ones say the same."""
-    said = said_by(text, answer, answer_format)
+    said = parse_reply(text, answer, answer_format)
     if said is None:
         return "no answer region:", normalise(without_thinking(text))
     if said.abstained:

@@ -1,18 +1,18 @@
-"""What a reply earns: completion -> Score. Pure; no model judges, nothing is matched by substring.
+"""What a completion earns: `score(completion, answer)` -> `Score`. Pure; no model judges, nothing is matched by substring.
 
-Rules, in the order they are applied:
+Rules, in the order in which they are applied:
 
 1. Everything up to the last `</think>` is dropped; a `<think>` that never closes leaves nothing.
 2. One answer region: `<answer>…</answer>`, exactly one, not nested. Any other number of tags earns 0. With the format
-   "plain" (small models that know no tags) the region is the whole reply, and the values are the whole tokens in it that
-   have the form of the asked kind.
+   "plain" (small models that know no tags) the region is the whole completion, and the values are the whole tokens in it
+   that have the form of the kind that is asked for.
 3. The region is split into values; each is normalised and compared whole.
-   one value: exact match, and no second value. Set: the lower of F1 and precision, both over multisets, so that
+   One value: exact match, and no second value. Set: the lower of F1 and precision, both over multisets, so that
    duplicates cost; by F1 alone, listing every candidate would beat choosing among them.
-   List: values in their right place over the longer of the two lists. Order: all values in this order or nothing; where
-   partial order is asked for, the longest common subsequence over the longer of the two lists.
-   Chains: a wrong answer still earns up to `STEPS_CAP` for the hops shown in `<steps>` that are right from the first on;
-   the given head earns nothing, and a list longer than the way earns nothing.
+   List: values in their right place, over the longer of the two lists. Order: all values in this order or nothing; for
+   partial order, the longest common subsequence over the longer of the two lists.
+   Chains: a wrong answer still earns up to `STEPS_CAP` for the hops in `<steps>` that are right from the first on; the
+   given head earns nothing, and a list longer than the chain earns nothing.
 4. Abstaining ("none") earns 1 if the text does not hold the answer. If it does, abstaining earns `ABSTAIN`, which is
    more than a wrong answer and far less than a right one. A value where there is none earns 0.
 5. If evidence was asked for: score = (answer + 0.1·F2 + 0.9·answer·F2) / 2, with F2 over the passage numbers in
@@ -25,15 +25,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from environments.haystack.facts import VALUE_KINDS
 from environments.haystack.tasks.independent import NONE, Answer
+from longthread.files import JsonObject
 
 ABSTAIN = 0.02  # below what one guess in fifty would earn, so that guessing from the text pays more than silence
 STEPS_CAP = 0.2  # what all hops but the answer earn: far below the answer, above silence
 CUSTOM_REPLY = 400  # characters, beside twice the value's, of a plain reply to a custom needle
-MAX_REGION = 100_000  # characters of an answer region that are read; a longer one is a dump
+MAX_REGION = 100_000  # characters of the longest answer region that is read; a longer one is a dump
 
 _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -58,8 +58,11 @@ _EDGE = " \t\r\n.,;:!?\"'`*_()[]{}“”‘’"
 
 @dataclass(frozen=True)
 class Score:
-    """`score` is the reward, 0 to 1; the rest says how it came about: `predicted` values were named, `found` of the right
-    ones among them; `f2` is None unless evidence was asked for."""
+    """The reward `score`, 0 to 1, and how it came about.
+
+    `answer` is the reward without evidence; `predicted` counts the values named, `found` the right ones among them; `f2`
+    is None unless evidence was asked for.
+    """
 
     score: float
     answer: float
@@ -70,20 +73,21 @@ class Score:
     f2: float | None = None
     found: int = 0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
+        """All fields, as rows keep them."""
         return asdict(self)
 
 
 def score(
     completion: str, answer: Answer, answer_format: str = "tags", evidence: Collection[int] | None = None
 ) -> Score:
-    """The score of one completion. `evidence`: the right passage numbers if the prompt asked to cite them, else None."""
+    """Score one completion. `evidence`: the right passage numbers if the prompt asked to cite them, else None."""
     text = without_thinking(completion)
-    said = said_by(completion, answer, answer_format)
-    if said is None:
+    reply = parse_reply(completion, answer, answer_format)
+    if reply is None:
         return Score(0.0, 0.0, False, False, False, 0, None if evidence is None else 0.0)
-    predicted, abstained = said.values, said.abstained
-    if said.denied:  # "the text does not say that … is 123": neither an answer nor silence
+    predicted, abstained = reply.values, reply.abstained
+    if reply.denied:  # "the text does not say that … is 123": neither an answer nor silence
         return Score(0.0, 0.0, False, False, False, len(predicted), None if evidence is None else 0.0)
     earned, correct = _answer_score(predicted, abstained, answer)
     if answer.steps and not correct and not abstained:
@@ -98,16 +102,16 @@ def score(
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a reply says: the values it names, normalised; whether it abstains; whether it denies beside a value."""
+class ParsedReply:
+    """What a completion says: the values it names, normalised; whether it abstains; whether it denies beside a value."""
 
     values: list[str]
     abstained: bool
     denied: bool = False
 
 
-def said_by(completion: str, answer: Answer, answer_format: str = "tags") -> Said | None:
-    """What a reply says, or None when it has no answer region that can be read."""
+def parse_reply(completion: str, answer: Answer, answer_format: str = "tags") -> ParsedReply | None:
+    """What a completion says; None when it has no answer region that can be read."""
     text = without_thinking(completion)
     region = _region(text, "answer") if answer_format == "tags" else text
     if region is None or len(region) > MAX_REGION:
@@ -121,16 +125,19 @@ def said_by(completion: str, answer: Answer, answer_format: str = "tags") -> Sai
         values = [normalise(value) for value in find_values(region, answer)]
         denied = bool(values) and _denies(region)
     abstained = _abstains(region, values, answer_format)
-    return Said([] if abstained else values, abstained, denied)
+    return ParsedReply([] if abstained else values, abstained, denied)
 
 
 def without_thinking(completion: str) -> str:
+    """The completion behind its thinking; nothing when the thinking never ends."""
     return _OPEN_THINK.sub("", _THINK.sub("", completion or ""))
 
 
 def normalise(value: str) -> str:
-    """A value as it is compared: NFKC, lower case, one space, no quotes or stops around it, no "the" before it, no
-    thousands separators; small numbers in digits."""
+    """A value as it is compared: in NFKC and lower case, single spaces, small numbers in digits.
+
+    Quotes and punctuation around it, "the" before it and thousands separators are dropped.
+    """
     text = " ".join(unicodedata.normalize("NFKC", value).casefold().split()).strip(_EDGE)
     text = NUMBERS.get(text, text.removeprefix("the "))
     if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
@@ -139,19 +146,21 @@ def normalise(value: str) -> str:
 
 
 def find_values(text: str, answer: Answer) -> list[str]:
-    """Every whole token of `text` that has the form of the asked kind of value; for a custom needle, the value itself
-    if it stands there between word boundaries."""
+    """Every whole token of the text that has the form of the kind of value asked for.
+
+    For a custom needle: the value itself, if it stands there between word boundaries.
+    """
     if answer.value_kind in _LINKED_KINDS:
         return _LINKED_KINDS[answer.value_kind].findall(text)
     if answer.value_kind in VALUE_KINDS:
         return [match.group() for match in VALUE_KINDS[answer.value_kind].pattern.finditer(text)]
-    found = []
+    values = []
     for value in answer.values:
-        if len(text) > CUSTOM_REPLY + 2 * len(value):  # a copy of the text is no answer
+        if len(text) > CUSTOM_REPLY + 2 * len(value):  # a copy of the text is not an answer
             continue
         if re.search(rf"(?<!\w){re.escape(normalise(value))}(?!\w)", normalise(text)):
-            found.append(value)
-    return found
+            values.append(value)
+    return values
 
 
 def f_beta(predicted: Collection[int], right: Collection[int], beta: float = 2.0) -> float:
@@ -191,12 +200,12 @@ def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tupl
 def _hops(text: str, steps: Collection[str]) -> float:
     """Share of the hops in `<steps>` that are right from the first on."""
     region = _region(text, "steps")
-    shown = [v for v in map(normalise, _split(region or "")) if v]
-    if not shown or len(shown) > len(steps):
+    hops = [v for v in map(normalise, _split(region or "")) if v]
+    if not hops or len(hops) > len(steps):
         return 0.0
     verified = 0
-    for said, right in zip(shown, map(normalise, steps), strict=False):
-        if said != right:
+    for hop, right in zip(hops, map(normalise, steps), strict=False):
+        if hop != right:
             break
         verified += 1
     return verified / len(steps)
@@ -213,7 +222,7 @@ def _common_subsequence(a: list[str], b: list[str]) -> int:
 
 
 def _region(text: str, tag: str) -> str | None:
-    """What stands between the tags, if there is exactly one pair of them and nothing odd; else None."""
+    """The text between the tags, if there is exactly one pair of them and nothing odd; else None."""
     # Possessive, and never beyond the next "<": a reply of a million blanks or open tags must not take minutes.
     tags = re.findall(rf"<\s*+(/?)\s*+{tag}\b[^<>]*+>", text, re.IGNORECASE)
     if tags != ["", "/"]:
@@ -223,7 +232,7 @@ def _region(text: str, tag: str) -> str | None:
 
 
 def _split(region: str) -> list[str]:
-    """Values separated by semicolons, line ends or commas; commas inside numbers and dates hold together."""
+    """Values separated by semicolons, line ends or commas; a comma inside a number or a date does not separate."""
     return re.split(r";|\n|,(?!\d{3}(?!\d))(?! \d\d:)", region)
 
 
@@ -234,9 +243,9 @@ def _abstains(region: str, predicted: list[str], answer_format: str) -> bool:
 
 
 def _denies(text: str) -> bool:
-    """Whether a plain reply begins by saying that there is no answer."""
-    said = normalise(text)
-    return said in _ABSTENTIONS or said.startswith((f"{NONE}.", f"{NONE} ", "text does not "))
+    """True when a plain reply begins by saying that there is no answer."""
+    reply = normalise(text)
+    return reply in _ABSTENTIONS or reply.startswith((f"{NONE}.", f"{NONE} ", "text does not "))
 
 
 def _cited(text: str) -> list[int]:

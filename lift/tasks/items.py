@@ -12,7 +12,7 @@ from typing import ClassVar, TypeVar
 
 from environments.haystack.facts import SPLITS, VALUE_KINDS
 from environments.haystack.tasks.independent import NONE, Answer
-from environments.rollouts.scoring import find_values, normalise, said_by, without_thinking
+from environments.rollouts.scoring import find_values, normalise, parse_reply, without_thinking
 from lift.document.document import Document, Span
 from longthread.errors import ConfigError
 
@@ -106,7 +106,7 @@ def _named(item: Item, reply: str, kind: str) -> set[str]:
 
 
 def _denies(reply: str) -> bool:
-    said = said_by(reply, Answer("absent", (), "uuids"), "plain")
+    said = parse_reply(reply, Answer("absent", (), "uuids"), "plain")
     return said is not None and (said.abstained or said.denied)
 
 
