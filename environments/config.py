@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_serializer
+from pydantic import BaseModel, Field, field_serializer, model_validator
 
 from environments.haystack.depths import parse_depths
 from environments.haystack.options import Options
 from environments.haystack.tasks import TASKS
 from environments.inference.endpoint import TOKEN_SERVERS
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 
 SEEDS = 10**9  # samples that one seed can draw before it would meet the next one's
 # Tasks of the environments whose commands read their settings before anything else is imported.
@@ -144,6 +145,12 @@ class HaystackEnvConfig(AtroposSettings):
     numbered: bool = _option("numbered")
     answer_format: str = _option("answer_format")
     placement: str = _option("placement")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_comma_strings(cls, values: JsonObject) -> JsonObject:
+        """Lists and numbers, as YAML has them, where a comma string is wanted."""
+        return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
 
 
 def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:

@@ -496,7 +496,7 @@ async def test_what_the_curriculum_logs_has_its_prefix_once(
     logged: dict[str, Any] = {}
     wandb = SimpleNamespace(log=lambda values, step: logged.update(values))
     monkeypatch.setattr("atroposlib.envs.base.wandb", wandb)
-    env = make_env(tokenizer, server.url, LinkedNeedleEnv, tasks="chain", lengths="1300,1500", curriculum=True)
+    env = make_env(tokenizer, server.url, LinkedNeedleEnv, tasks="chain", lengths="2600,3000", curriculum=True)
     await env.collect_trajectories(await env.get_next_item())
     monkeypatch.setattr(env, "config", env.config.model_copy(update={"use_wandb": True}))
     monkeypatch.setattr(env, "create_rollout_table", unchanged)

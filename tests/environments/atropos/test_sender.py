@@ -177,6 +177,6 @@ async def test_packing_is_not_done_on_the_event_loop(
         threads.append(threading.current_thread())
         return gzip.compress(json.dumps(body).encode())
 
-    monkeypatch.setattr(module, "pack", pack)
+    monkeypatch.setattr(module, "encode_group", pack)
     await api[1].send(group(1), [])
     assert threads and threads[0] is not threading.main_thread() and len(api[0].taken) == 1
