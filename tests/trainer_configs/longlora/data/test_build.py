@@ -383,7 +383,7 @@ def test_another_run_in_the_folder_is_refused(corpus, tmp_path, gpt2_folder):
         ({"source": Source("owner/missing")}, "cannot load dataset .* give a local folder or file"),
         ({"source": Source("EMPTY")}, "no .txt or .md file below"),
         ({"source": Source("BLANK")}, "holds no text"),
-        ({"tokenizer": "missing/tokenizer"}, "cannot be loaded .* give a local folder .*tokenizer"),
+        ({"tokenizer": "missing/tokenizer"}, r"cannot be loaded .* give a local folder .* \(tokenizer\)$"),
     ],
 )
 def test_errors_are_one_line_before_any_work(corpus, tmp_path, gpt2_folder, change, message):
