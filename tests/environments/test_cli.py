@@ -197,7 +197,10 @@ def test_the_command_line_wins_over_yaml_over_defaults(server: ChatServer, token
         ({"env_tokenizer_name": "/nowhere/at/all"}, "tokenizer name '/nowhere/at/all' cannot be loaded"),
         ({"env_tokenizer_name": "plain"}, "has no chat template"),
         ({"env_filler": "folder", "env_filler_path": "empty"}, "empty"),
-        ({"env_filler": "folder"}, r"filler folder needs the folder, or the name of the dataset \(--env.filler_path\)$"),
+        (
+            {"env_filler": "folder"},
+            r"filler folder needs the folder, or the name of the dataset \(--env.filler_path\)$",
+        ),
         (
             {"env_tasks": "custom", "env_needle": "The.", "env_question": "Which?", "env_expected": "The"},
             "'The' stands in the filler",
