@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from environments.config import AtroposSettings, HaystackEnvConfig, ServerSettings
-from longthread.errors import ConfigError, LongthreadError, RunError, exit_on_error
+from longthread.errors import ConfigError, exit_on_error
 from longthread.files import JsonObject, write_text
 from longthread.secrets import mask_key
 
@@ -69,17 +69,8 @@ def main(defaults: HaystackEnvConfig, run: Callable[[Command], None], argv: Sequ
         sys.argv = [given[0], *args]  # W&B writes it down: an API key has its stand-in there
         try:
             run(read_command(args, defaults))
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, LongthreadError) or not ours(error):
-                raise
-            raise (RunError if isinstance(error, RuntimeError) else ConfigError)(str(error)) from None
         finally:
             sys.argv = given
-
-
-def ours(error: BaseException) -> bool:
-    """Whether the error is one of this package, whose message is one line for the user."""
-    return type(error).__module__.startswith("environments.")
 
 
 def flag(setting: str) -> str:
