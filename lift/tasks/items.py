@@ -65,11 +65,6 @@ def rotate(cells: Iterable[T], rounds: int, rng: Random) -> Iterator[tuple[T, in
             yield cell, (first + turn) % rounds
 
 
-def capital(text: str) -> str:
-    """The text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
-
-
 # ---- right and wrong ----
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from random import Random
 
+from environments.haystack.wording import sentence
 from lift.document.document import Document
 from lift.tasks import wordings
-from lift.tasks.items import Item, Task, capital, rotate
+from lift.tasks.items import Item, Task, rotate
 from lift.tasks.reading import read_statements
 
 
@@ -20,4 +21,4 @@ class Needle(Task):
         for fact, turn in rotate(read_statements(document).facts, rounds, rng):
             phrases = wordings.FACTS[fact.name].of(split, wordings.described(fact.subject))
             if turn < len(phrases):
-                yield Item(self.kind, capital(phrases[turn].format(e=fact.subject)), fact.value, (fact.span,))
+                yield Item(self.kind, sentence(phrases[turn], e=fact.subject), fact.value, (fact.span,))

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
+from environments.haystack.wording import sentence
 from lift.document.document import Document
 from lift.tasks import wordings
-from lift.tasks.items import Item, Task, capital, rotate
+from lift.tasks.items import Item, Task, rotate
 from lift.tasks.reading import read_statements
 
 
@@ -22,5 +23,5 @@ class Reverse(Task):
         single = [fact for fact in facts if holders[fact.name, fact.value] == 1]
         rounds = min(len(table.of(split)) for table in wordings.REVERSED.values())
         for fact, turn in rotate(single, rounds, rng):
-            question = capital(wordings.REVERSED[fact.name].of(split)[turn].format(v=fact.value))
+            question = sentence(wordings.REVERSED[fact.name].of(split)[turn], v=fact.value)
             yield Item(self.kind, question, fact.subject, (fact.span,))

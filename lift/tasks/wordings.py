@@ -10,7 +10,7 @@ from random import Random
 
 from environments.haystack.facts import RELATION
 from environments.haystack.tasks.linked_wordings import LINK
-from lift.tasks.items import capital
+from environments.haystack.wording import sentence
 
 
 @dataclass(frozen=True)
@@ -245,5 +245,5 @@ def ask(person: str, name: str, split: str, rng: Random) -> str:
     """A question for the relation or link `name` of a person."""
     if name in LINKS:
         phrase = rng.choice(LINKS[name].of(split)).format(x=person)
-        return capital(rng.choice(FRAMES.of(split)).format(np=phrase))
-    return capital(rng.choice(FACTS[name].of(split, described(person))).format(e=person))
+        return sentence(rng.choice(FRAMES.of(split)), np=phrase)
+    return sentence(rng.choice(FACTS[name].of(split, described(person))), e=person)
