@@ -7,7 +7,7 @@ import torch
 from rich.table import Table
 
 from longthread.language_model import CausalLM
-from longthread.model_shape import head_size
+from longthread.model_shape import FUSED, head_size, kept_numbers
 from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse
 from trainer_configs.longlora.axolotl_config import AxolotlConfig
 from trainer_configs.longlora.config import LongLoRA, LongLoRAError, model_config, section
@@ -22,9 +22,6 @@ PEAK = {"H100": 790e12, "H200": 790e12}  # FLOP/s of large bf16 products, measur
 # Shares of the peak that matrices and attention reach in a whole step. A step of Qwen2-1.5B at 131,072 tokens in full
 # attention is then expected to take 17 s; benchmarks/longlora_step.py measured 16.2.
 MATRICES, ATTENTION = 0.75, 0.55
-# Vectors that autograd keeps of a token in a layer where norms and rotary positions are fused: inputs and outputs of the
-# norms, q, k, v, the attention's output and the residuals; and gate, up, their activation and its product.
-KEPT_HIDDEN, KEPT_INNER = 8, 4
 ADAM_BYTES = 12  # of a trained parameter, in fp32: its gradient and two moments
 LOGIT_BYTES = 10  # of a logit: bf16, fp32, and the gradient of the latter
 
@@ -90,7 +87,7 @@ def step_bytes(shape: Shape, weights: int, trained: int, tokens: int, again: Rec
     Activations are kept in bf16: all layers', or each layer's input and one layer's own when layers are recomputed. Logits
     come with their gradients unless the loss is `fused`.
     """
-    layer = 2 * tokens * (KEPT_HIDDEN * shape.hidden + KEPT_INNER * shape.inner)
+    layer = 2 * tokens * kept_numbers(shape.hidden, shape.inner, FUSED)
     inputs = 2 * tokens * (shape.hidden + (0 if again.attention else shape.width)) * shape.layers
     kept = inputs + layer if again.layers else layer * shape.layers
     return weights + ADAM_BYTES * trained + kept + (0 if fused else logit_bytes(tokens, shape.vocabulary))
