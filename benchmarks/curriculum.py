@@ -41,6 +41,7 @@ def height(difficulty: Difficulty) -> float:
 
 
 def sigmoid(x: float) -> float:
+    """Probability of the logit `x`."""
     return 1 / (1 + math.exp(-x))
 
 
@@ -59,6 +60,7 @@ class Learner:
     lost: list[float] = field(default_factory=lambda: [0.0] * len(STAIRS.rungs))
 
     def p(self, rung: int) -> float:
+        """True pass rate at the rung."""
         wall = self.wall if rung >= self.wall_at else 0.0
         return sigmoid(self.skill - height(STAIRS.rungs[rung]) - wall - self.lost[rung])
 
@@ -85,10 +87,12 @@ class Run:
 
     @property
     def ups(self) -> int:
+        """How often the rung rose."""
         return sum(b > a for a, b in zip(self.rung, self.rung[1:], strict=False))
 
     @property
     def downs(self) -> int:
+        """How often the rung fell."""
         return sum(b < a for a, b in zip(self.rung, self.rung[1:], strict=False))
 
     def in_band(self, rule: Rule) -> float:
@@ -129,6 +133,7 @@ LEARNERS: Mapping[str, tuple[Callable[[], Learner], Rule]] = {
 
 
 def figures(run: Run, rule: Rule) -> dict[str, Any]:
+    """What the table shows of one run."""
     top = len(STAIRS.rungs) - 1
     tail = run.rung[-len(run.rung) // 3 :]
     return {
@@ -143,6 +148,7 @@ def figures(run: Run, rule: Rule) -> dict[str, Any]:
 
 
 def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of the figures of several runs, and the worst of them."""
     found: dict[str, Any] = {}
     for key in rows[0]:
         values = [row[key] for row in rows if row[key] is not None]

@@ -90,9 +90,11 @@ class World:
     values: list[tuple[str, str, str]] = field(default_factory=list)  # who, relation, value
 
     def facts(self) -> list[tuple]:
+        """Every fact of the text."""
         return [*self.links, *self.events, *self.arrivals, *self.changes, *self.values]
 
     def people(self) -> set[str]:
+        """Everyone whom a fact names."""
         return {fact[0] for fact in self.facts()} | {target for *_, target in self.links}
 
 
@@ -194,16 +196,7 @@ def solve(world: World, question: str, gap: bool) -> tuple[str, list[Any]]:
         return "join", [value for who, name, value in world.values if who in found and name == relation]
     condition, _, order = question.partition("? ")
     if order in ("Name all of them.", "Say only how many people.", "List them by date, earliest first."):
-        event, place = _asked_events(gap)[condition[0].lower() + condition[1:]]
-        if order.startswith("List"):
-            came = sorted((when, who) for who, where, when in world.arrivals if where == place)
-            same_day = len({when for when, _ in came}) < len(came)
-            return "order", [[], []] if same_day else [[who for _, who in came]] if came else []
-        people = [who for who, what, where in world.events if (what, where) == (event, place)]
-        people = sorted(set(people))
-        if order.startswith("Say"):
-            return "count", [str(len(people))] if people else []
-        return "find_all", [people] if people else []
+        return _solve_for_people(world, *_asked_events(gap)[condition[0].lower() + condition[1:]], order)
     for relation, ask, pattern in _asked_changes(gap):
         if m := pattern.fullmatch(question):
             who = _who(m["e"], gap)
@@ -214,6 +207,17 @@ def solve(world: World, question: str, gap: bool) -> tuple[str, list[Any]]:
                 mine = [(when, value) for when, value in mine if when <= _day(m["d"])]
             return "update", [value for when, value in mine if when == mine[-1][0]]
     return CANNOT, []
+
+
+def _solve_for_people(world: World, event: str, place: str, order: str) -> tuple[str, list[Any]]:
+    if order.startswith("List"):
+        came = sorted((when, who) for who, where, when in world.arrivals if where == place)
+        same_day = len({when for when, _ in came}) < len(came)
+        return "order", [[], []] if same_day else [[who for _, who in came]] if came else []
+    people = sorted({who for who, what, where in world.events if (what, where) == (event, place)})
+    if order.startswith("Say"):
+        return "count", [str(len(people))] if people else []
+    return "find_all", [people] if people else []
 
 
 # ---- judging a sample ----

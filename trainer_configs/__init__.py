@@ -1,0 +1,1 @@
+"""What makes trainers learn from longthread's rows: an Axolotl plugin and recipes of LongLoRA."""

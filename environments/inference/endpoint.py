@@ -59,23 +59,28 @@ class ServerConfig(Protocol):
     """The settings of one model server, as in atroposlib's `APIServerConfig`."""
 
     @property
-    def base_url(self) -> str | None: ...
+    def base_url(self) -> str | None:
+        """Address up to and with `/v1`."""
 
     @property
-    def api_key(self) -> str | None: ...
+    def api_key(self) -> str | None:
+        """Sent as a Bearer token."""
 
     @property
-    def model_name(self) -> str: ...
+    def model_name(self) -> str:
+        """What requests call the model."""
 
     @property
-    def server_type(self) -> str: ...
+    def server_type(self) -> str:
+        """`openai`, or another of atroposlib's."""
 
     @property
     def timeout(self) -> float:
         """Seconds for a whole request; 0: no limit."""
 
     @property
-    def n_kwarg_is_ignored(self) -> bool: ...
+    def n_kwarg_is_ignored(self) -> bool:
+        """Whether the server gives one reply however many are asked for."""
 
 
 class Server(Protocol):
