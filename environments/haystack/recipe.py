@@ -50,5 +50,6 @@ def check_filler(recipe: Mapping[str, Any], digest: str) -> None:
     """Raises `ConfigError` if the filler has another digest than the recipe's."""
     if digest != recipe["filler"]:
         raise ConfigError(
-            f"the filler has changed ({digest}, not {recipe['filler']}); restore the corpus it was made from"
+            f"the filler has changed ({digest}, not {recipe['filler']}): restore the corpus that the recipe was made from; "
+            "one of .md files from 0.1 needs that release, which read Markdown otherwise"
         )

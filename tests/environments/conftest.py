@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from environments.haystack.filler.pool import Pool
+from environments.haystack.pools import Pools
 from longthread import secrets
 from tests.environments.loopback import ChatServer, no_waiting, tokenizer_folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _prose_is_written_once() -> Iterator[None]:
+    """Environments of one process share their pools of prose: writing one is most of what a new environment costs."""
+    kept: dict[tuple[object, ...], Pool] = {}
+    make_pool = Pools._make_pool
+
+    def shared(self: Pools, source: Any) -> Pool:
+        if source.filler != "prose":  # its folder may have changed
+            return make_pool(self, source)
+        key = (self.tokens.fingerprint, source)
+        if key not in kept:
+            kept[key] = make_pool(self, source)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pools, "_make_pool", shared)
+        yield
 
 
 @pytest.fixture

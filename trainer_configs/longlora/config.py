@@ -14,17 +14,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 from transformers import AutoConfig, PretrainedConfig
 
 from longthread.errors import ConfigError
 from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
-from trainer_configs.longlora.conflicts import KERNELS, conflicts, default_group_size, has_flash_attention
-from trainer_configs.longlora.rope.extension import Extension, check_overrides, plan
+from trainer_configs.longlora.conflicts import KERNELS, conflicts, has_flash_attention
+from trainer_configs.longlora.rope.extension import Extension, check_overrides
 from trainer_configs.longlora.rope.methods import Parameters
+from trainer_configs.longlora.section import LongLoRA
 from trainer_configs.longlora.trainable import module_names
 
 PLUGIN = "LongLoRAPlugin"
@@ -47,45 +47,6 @@ def one_line(prefix: str = "") -> Iterator[None]:
         yield
     except ConfigError as error:
         raise LongLoRAError(f"{prefix}{error}") from None
-
-
-class ContextExtension(BaseModel, extra="allow"):
-    """`rope.extended`; the method's own options (`beta_fast`, `long_factor`, `native_length`, …) stand beside these two."""
-
-    method: Literal["linear", "ntk", "dynamic", "yarn", "longrope", "llama3"]
-    target_length: int = Field(gt=0)
-
-
-class LongLoRA(BaseModel, extra="forbid"):
-    """The section. Lengths in tokens."""
-
-    attention: Literal["shifted", "full"] = "shifted"
-    group_size: int | None = Field(default=None, gt=1)  # None: a quarter of sequence_len
-    sink_tokens: int = Field(default=0, ge=0)
-    # Sparse steps alone keep perplexity and lose retrieval; a quarter of full ones wins most of it back.
-    full_attention_steps: float = Field(default=0.25, ge=0, le=1)
-    train_embeddings: bool = True
-    train_norms: bool = True
-    embedding_lr: float | None = Field(default=None, gt=0)  # None: learning_rate
-    norm_lr: float | None = Field(default=None, gt=0)
-    context_extension: ContextExtension | None = None
-    min_score: float = Field(default=1.0, ge=0, le=1)  # of completions, for datasets of type rollouts
-
-    def group(self, sequence_len: int) -> int:
-        """Tokens of a group in rows of `sequence_len` tokens."""
-        return self.group_size or default_group_size(sequence_len)
-
-    def extension(self, config: PretrainedConfig) -> Extension | None:
-        """The context extension for a model's config as it is stored; None without one. Raises `ConfigError`."""
-        if (asked := self.context_extension) is None:
-            return None
-        return plan(config, asked.method, asked.target_length, **(asked.model_extra or {}))
-
-
-class LongLoRAArgs(BaseModel):
-    """What Axolotl adds to its own config schema."""
-
-    longlora: LongLoRA | None = None
 
 
 def is_enabled(cfg: ConfigDict) -> bool:

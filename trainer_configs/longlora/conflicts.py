@@ -2,14 +2,11 @@
 
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import torch
 
 from trainer_configs.longlora.axolotl_config import ConfigDict
-
-if TYPE_CHECKING:
-    from trainer_configs.longlora.config import LongLoRA
+from trainer_configs.longlora.section import LongLoRA, default_group_size
 
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")  # Triton: CUDA alone
 PREFERENCE = ("dpo", "ipo", "kto", "orpo", "simpo")
@@ -18,7 +15,7 @@ ADAPTERS = ("lora", "qlora")
 SEQUENCE_SPLITS = ("context_parallel_size", "sequence_parallel_degree", "context_parallel")
 
 
-def conflicts(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
+def conflicts(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
     """One line for each conflict, the most basic first."""
     yield from _needed(cfg)
     yield from _replaced(cfg)
@@ -29,11 +26,6 @@ def conflicts(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
     yield from _preferences(cfg)
     yield from _saving(cfg, settings)
     yield from _device(cfg)
-
-
-def default_group_size(sequence_len: int) -> int:
-    """A quarter of the row, made even: half of a group is where the shifted heads cut."""
-    return sequence_len // 8 * 2
 
 
 def has_flash_attention() -> bool:
@@ -62,12 +54,12 @@ def _replaced(cfg: ConfigDict) -> Iterator[str]:
         yield "trust_remote_code runs code from the model's repository: leave it out"
 
 
-def _weights(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
+def _weights(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
     if cfg.get("peft_trainable_token_indices") and settings.train_embeddings:
         yield "peft_trainable_token_indices and longlora.train_embeddings train the same weights: set one of them false"
 
 
-def _groups(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
+def _groups(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
     group, length = settings.group_size, cfg["sequence_len"]
     if group is not None and group > length:
         yield f"longlora.group_size {group} is larger than sequence_len {length}: lower it, {length // 4} is usual"
@@ -100,7 +92,7 @@ def _preferences(cfg: ConfigDict) -> Iterator[str]:
         yield f"sample_packing does not go with rl {cfg['rl']}: set it false"
 
 
-def _saving(cfg: ConfigDict, settings: "LongLoRA") -> Iterator[str]:
+def _saving(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
     if settings.context_extension and cfg.get("merge_method") == "memory_efficient":
         yield "merge_method memory_efficient would drop the context extension: leave it out, or use longthread longlora merge"
     if (cfg.get("fsdp_config") or {}).get("activation_checkpointing") and cfg.get("save_strategy") not in ("no", False):

@@ -59,7 +59,7 @@ class LongLoRAPlugin(BasePlugin):
 
     def get_input_args(self) -> str:
         """The schema that Axolotl adds to its own."""
-        return "trainer_configs.longlora.config.LongLoRAArgs"
+        return "trainer_configs.longlora.section.LongLoRAArgs"
 
     def post_model_build(self, cfg: AxolotlConfig, model: CausalLM) -> None:
         """Put shifted sparse attention into the model."""

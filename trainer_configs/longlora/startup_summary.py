@@ -10,8 +10,9 @@ from longthread.language_model import CausalLM
 from longthread.model_shape import FUSED, head_size, kept_numbers
 from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse
 from trainer_configs.longlora.axolotl_config import AxolotlConfig
-from trainer_configs.longlora.config import LongLoRA, LongLoRAError, model_config, section
+from trainer_configs.longlora.config import LongLoRAError, model_config, section
 from trainer_configs.longlora.rope.methods import Parameters
+from trainer_configs.longlora.section import LongLoRA
 from trainer_configs.longlora.trainable import counts
 
 if TYPE_CHECKING:  # PEFT is imported where it is used

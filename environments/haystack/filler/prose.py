@@ -3,7 +3,7 @@
     python -m environments.haystack.filler.prose [--seed 0] [--split train] [--mode coherent]    # a sample and its statistics
 
 A passage stands alone: a topic, a place, two to four named people with roles, past tense, paragraphs that go from
-setting over action and complication to reflection. Sentences grow from a grammar (`prose_words.py`, `prose_topics.py`);
+setting over action and complication to reflection. Sentences grow from a grammar (`grammar.py`);
 every choice draws from a shuffled deck, without replacement until the deck is empty, so phrases come back as late as
 they can. Only `Random.random()` is used, whose values are the same on every machine and Python version.
 """
@@ -20,18 +20,8 @@ from itertools import chain, islice, product
 from random import Random
 from typing import TypeVar
 
-from environments.haystack.filler.prose_grammar import (
-    FAMILIES,
-    GRAMMAR,
-    MEN,
-    MIDDLES,
-    ONSETS,
-    PLACES,
-    PLANS,
-    VERBS,
-    WOMEN,
-)
-from environments.haystack.filler.prose_topics import TOPICS
+from environments.haystack.filler.grammar import Choice, Node, Slot, grammar
+from environments.haystack.filler.prose_grammar import FAMILIES, MEN, MIDDLES, ONSETS, PLACES, WOMEN
 from environments.haystack.wording import capitalised
 
 T = TypeVar("T")
@@ -50,102 +40,6 @@ FOCUS = {
 SENTENCES = (3, 7)  # in a paragraph
 SHUFFLE_WINDOW = 16  # passages whose sentences are mixed in the mode "shuffled"
 NO_REPEAT_WORDS = 1_000_000  # no sentence comes twice within so many words
-
-
-# ---- the grammar ------------------------------------------------------------------------------------------------
-
-
-class Slot(str):
-    """The name of a symbol, looked up when the sentence is made."""
-
-    __slots__ = ()
-
-
-class Choice:
-    """Alternatives. The deck they are drawn from belongs to a stream and is found by `number`."""
-
-    __slots__ = ("number", "options")
-    total = 0
-
-    def __init__(self, options: list[Node], number: int | None = None) -> None:
-        self.options = options
-        self.number = Choice.total if number is None else number
-        Choice.total += number is None
-
-
-Node = str | Slot | Choice | tuple  # a tuple is a sequence of nodes
-
-
-def parse(text: str) -> Node:
-    """A node from the notation of `prose_words.py`: `|` and line ends part alternatives, `()` groups, `{}` names."""
-    tokens = re.findall(r"[()|\n]|\{\w+\}|[^()|\n{}]+", re.sub(r"\n\s*\|\s*|\s*\|\s*\n|\s*\n\s*", "\n", text.strip()))
-    position = 0
-
-    def alternatives() -> Node:
-        nonlocal position
-        options: list[list[Node]] = [[]]
-        while position < len(tokens):
-            token = tokens[position]
-            position += 1
-            if token == ")":
-                break
-            if token == "(":
-                options[-1].append(alternatives())
-            elif token in "|\n":
-                options.append([])
-            else:
-                options[-1].append(Slot(token[1:-1]) if token[0] == "{" else token)
-        nodes: list[Node] = [tuple(option) if len(option) != 1 else option[0] for option in options]
-        nodes = [node or "" for node in nodes]
-        return nodes[0] if len(nodes) == 1 else Choice(nodes)
-
-    return alternatives()
-
-
-PAST = {base: (past, participle) for base, past, participle in (verb.split(":") for verb in VERBS.split())}
-GERUND = {
-    "mimic": "mimicking",
-    "repot": "repotting",
-    "dye": "dyeing",
-    "shoe": "shoeing",
-    "free": "freeing",
-    "retie": "retying",
-}
-
-
-def inflect(phrase: str, form: str) -> str:
-    """A verb phrase in the form `do`, `did`, `done` or `doing`; its first word is the verb.
-
-    >>> inflect("set out", "doing"), inflect("carry", "did")
-    ('setting out', 'carried')
-    """
-    verb, space, rest = phrase.partition(" ")
-    doubled = verb + verb[-1] if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]|.+[^aeiou]el", verb) else verb
-    if form == "doing":
-        stem = doubled[:-1] if re.search(r"[^e]e$", doubled) else doubled
-        verb = GERUND.get(verb, stem + "ing")
-    elif form in ("did", "done"):
-        regular = doubled + "d" if doubled.endswith("e") else re.sub(r"(?<=[^aeiou])y$", "i", doubled) + "ed"
-        verb = PAST.get(verb, (regular, regular))[form == "done"]
-    return verb + space + rest
-
-
-@cache
-def grammar() -> tuple[dict[str, Node], dict[str, dict[str, Node]]]:
-    """The general symbols, and per topic its own symbols."""
-    general = {name: parse(text) for name, text in (GRAMMAR | PLANS).items()}
-    topics = {}
-    for topic, texts in TOPICS.items():
-        topics[topic] = {name: parse(text) for name, text in texts.items() if name != "act"}
-        for form in ("do", "did", "done", "doing"):
-            topics[topic][form] = parse(
-                re.sub(
-                    r"(?m)^\s*\(([^)]*)\)",
-                    lambda verbs: f"({'|'.join(inflect(verb, form) for verb in verbs[1].split('|'))})",  # noqa: B023
-                    texts["act"],
-                )
-            )
-    return general, topics
 
 
 # ---- names ------------------------------------------------------------------------------------------------------

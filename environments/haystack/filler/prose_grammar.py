@@ -1,4 +1,4 @@
-"""The sentence frames and general words of the filler prose: data only, written for this project; `prose.py` reads it.
+"""The sentence frames and general words of the filler prose: data only, written for this project; `grammar.py` reads it.
 
 Notation: alternatives stand on lines or between `|`; `(a|b|)` is a choice of its own, the last one empty; `a@` becomes
 a or an; `{name}` is another symbol of this table, of the topic at hand (`prose_topics.py`) or of the cast:

@@ -1,4 +1,4 @@
-"""The topics of the filler prose: data only, written for this project; `prose.py` says how it is read.
+"""The topics of the filler prose: data only, written for this project; `grammar.py` says how it is read.
 
 Each topic fills the same symbols. Alternatives stand on lines or between `|`; a group in parentheses is a choice of
 its own, so a line such as `(haul|drag) (the net|the rope)` holds four phrases.
