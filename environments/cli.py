@@ -40,7 +40,7 @@ YAML_SECTIONS = {"env", "openai", "slurm", "testing", "tinker"}  # tinker-atropo
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, read: what to run, and with which settings."""
+    """A parsed command line: which command to run, and with which settings."""
 
     name: str
     config: HaystackEnvConfig
@@ -74,12 +74,15 @@ def main(defaults: HaystackEnvConfig, run: Callable[[Command], None], argv: Sequ
 
 
 def flag(setting: str) -> str:
-    """The flag of a setting: `--env.lengths` of "lengths", `--openai.timeout` of "openai.timeout"."""
+    """Return the flag of a setting: `--env.lengths` for "lengths", `--openai.timeout` for "openai.timeout"."""
     return f"--{setting}" if "." in setting else f"--env.{setting}"
 
 
 def join_values(argv: Sequence[str]) -> list[str]:
-    """`--flag value`, `--flag -1` and a bare `--flag` as `--flag=value`; an API key is replaced by its stand-in."""
+    """Return the arguments with `--flag value` and `--flag -1` as `--flag=value`, and a bare `--flag` as `--flag=true`.
+
+    An API key is replaced by its stand-in.
+    """
     joined: list[str] = []
     rest = list(argv)
     while rest:
@@ -93,7 +96,10 @@ def join_values(argv: Sequence[str]) -> list[str]:
 
 
 def read_command(args: Sequence[str], defaults: HaystackEnvConfig) -> Command:
-    """The command of joined arguments: flags over the YAML file over the defaults. Raises `ConfigError`."""
+    """Return the command that joined arguments ask for. Flags win over the YAML file, and the file over `defaults`.
+
+    Raises `ConfigError`.
+    """
     if not args or args[0] not in COMMANDS:
         raise ConfigError(f"the command must be one of {', '.join(COMMANDS)} (got {args[0] if args else ''!r})")
     flags = _read_flags(args[1:])
@@ -112,7 +118,7 @@ def read_command(args: Sequence[str], defaults: HaystackEnvConfig) -> Command:
 
 
 def _read_flags(args: Sequence[str]) -> dict[str, str | None]:
-    """Values by name; "None" is None."""
+    """Return the values of flags by name; the text "None" becomes None."""
     known = _known_names()
     flags: dict[str, str | None] = {}
     for arg in args:
@@ -140,7 +146,7 @@ class _Reader:
     path: str | None  # of the YAML file
 
     def validate(self, prefix: str, model: type[Settings], values: Mapping[str, object]) -> Settings:
-        """The settings of a section, its flags over `values`. Raises `ConfigError` for the first that cannot be."""
+        """Return one section's settings; its flags win over `values`. Raises `ConfigError` for the first invalid one."""
         try:
             return model(**{**values, **_section(self.flags, prefix)})
         except ValidationError as error:
@@ -189,7 +195,7 @@ def _without_key(server: Mapping[str, object]) -> JsonObject:
 
 
 def help_text(args: Sequence[str], defaults: HaystackEnvConfig) -> str:
-    """What --help prints: the commands, or all settings of one."""
+    """Return what --help prints: the list of commands or, where `args` begin with one, all its settings."""
     prog = f"{(defaults.wandb_name or 'haystack').replace('_', '-')}-env"
     if not args or args[0] not in COMMANDS:
         commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())

@@ -149,7 +149,7 @@ class HaystackEnvConfig(AtroposSettings):
     @model_validator(mode="before")
     @classmethod
     def _as_comma_strings(cls, values: JsonObject) -> JsonObject:
-        """Lists and numbers, as YAML has them, where a comma string is wanted."""
+        """Turn lists and numbers, as YAML has them, into comma strings for the settings that are text."""
         return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
 
 
@@ -182,7 +182,7 @@ EFFORTS = (None, "none", "minimal", "low", "medium", "high", "xhigh")
 
 @dataclass(frozen=True)
 class Grid:
-    """What is asked, read from comma lists: the evaluation is of all combinations, a rollout of one of them."""
+    """The tasks, lengths and depths to ask for: all combinations in an evaluation, one task and length in a rollout."""
 
     tasks: list[str]
     lengths: list[int]  # tokens of the prompt, ascending
@@ -190,7 +190,7 @@ class Grid:
 
 
 def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
-    """The grid of a config. Raises `ConfigError`, one line, for whatever cannot work."""
+    """Return the tasks, lengths and depths of a config. Raises `ConfigError`, one line, for whatever cannot work."""
     grid = Grid(_parts(config.tasks), parse_lengths(config.lengths), parse_depths(config.depths))
     if not grid.tasks:
         raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
@@ -234,7 +234,7 @@ def _check_choice(setting: str, value: str | None, choices: Sequence[str | None]
 
 
 def check_batch(batch_size: int, group_size: int) -> None:
-    """Raises `ConfigError` if Atropos' API would wait for ever for a batch that no number of groups fills."""
+    """Raise `ConfigError` if no number of groups fills a batch, for which Atropos' API would wait for ever."""
     if batch_size > 0 and batch_size % group_size:
         fitting = math.ceil(batch_size / group_size) * group_size
         raise ConfigError(
@@ -245,7 +245,7 @@ def check_batch(batch_size: int, group_size: int) -> None:
 
 
 def parse_lengths(text: str) -> list[int]:
-    """Token lengths from a comma list, ascending. Raises `ConfigError`."""
+    """Return the token lengths of a comma list, ascending and each once. Raises `ConfigError`."""
     try:
         lengths = [int(part) for part in _parts(text)]
     except ValueError:

@@ -44,7 +44,8 @@ def demo(out: Path) -> None:
 
 
 def _unused(path: Path) -> Path:
-    """The path, or the next one that does not exist: a second demo does not touch the first one's results."""
+    """Return the path or, if it exists, the first of `path_1`, `path_2`, … that does not, so that a second demo leaves
+    the first one's results alone."""
     number, candidate = 0, path
     while candidate.exists():
         number += 1
@@ -62,7 +63,7 @@ def _run(command: str, *arguments: str) -> None:
 
 @contextmanager
 def _embedded_server(model: Path) -> Iterator[str]:
-    """The embedded server in a process of its own, on a free port: its base URL."""
+    """Run the embedded server in a process of its own, on a free port, while the block runs; yield its base URL."""
     command = [sys.executable, "-m", "environments.embedded_server", str(model), "--port", "0", "--model-name", MODEL]
     print(f"$ {shlex.join(['python', *command[1:]])}", flush=True)
     # Its progress bar would be noise between ours; its last line of stderr says why it did not start.

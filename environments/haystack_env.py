@@ -48,7 +48,7 @@ class HaystackEnv(BaseEnv):
 
     @classmethod
     def config_init(cls) -> tuple[HaystackEnvConfig, list[ServerSettings]]:
-        """The default settings, of the environment and of one server."""
+        """Return the default settings of the environment, and of one server."""
         return cls.env_config_cls(tasks=cls.default_tasks, wandb_name=cls.name), [ServerSettings()]
 
     @classmethod
@@ -92,7 +92,7 @@ class HaystackEnv(BaseEnv):
         self.curriculum_state: JsonObject = {}
 
     def _probe(self) -> None:
-        """One sample of every task and length, so that what cannot work fails before any work starts."""
+        """Build a sample of every task at the shortest and the longest length, so that what cannot work fails at once."""
         tasks = self.grid.tasks
         for task in dict.fromkeys([*tasks, *map(absent_twin, tasks if self.options.may_abstain else [])]):
             for length in (min(self.grid.lengths), max(self.grid.lengths)):
@@ -110,7 +110,7 @@ class HaystackEnv(BaseEnv):
 
     @property
     def model_name(self) -> str:
-        """The model that is asked."""
+        """Name of the model that writes the completions."""
         return str(self.servers[0].model_name)
 
     @property
@@ -123,7 +123,7 @@ class HaystackEnv(BaseEnv):
         return max(self.grid.lengths) + self.config.max_new_tokens
 
     def run_digest(self) -> str:
-        """Names a run by what shapes its rows: neither paths nor how many at a time."""
+        """Return hex digits that name a run by the settings that shape its rows: neither paths nor how many at a time."""
         config = self.config.model_dump(mode="json")
         own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures"}
         shaping = {name: config[name] for name in config if name in own or "reasoning" in name or "thinking" in name}
@@ -134,15 +134,15 @@ class HaystackEnv(BaseEnv):
     # ---- rollouts ----
 
     def request(self, index: int) -> RolloutRequest:
-        """The `index`-th request of a run."""
+        """Return request number `index` of a run; its task and length follow from the settings and this number."""
         return requests.training_request(self.config, self.grid, index)
 
     def evaluation_requests(self) -> list[RolloutRequest]:
-        """All requests of an evaluation."""
+        """Return the requests of one evaluation, one for each sample."""
         return requests.evaluation_requests(self.config, self.grid)
 
     def build(self, request: RolloutRequest) -> tuple[Sample, list[int]]:
-        """The request's sample and the tokens of its prompt. Runs in worker threads; samples are made one at a time."""
+        """Return the request's sample and its prompt's token ids. Runs in worker threads; builds one sample at a time."""
         with self._building:
             haystacks = self.haystacks
             if request.difficulty:
@@ -153,7 +153,7 @@ class HaystackEnv(BaseEnv):
         return sample, tokens.encode_prompt(tokens.render(sample.messages), sample.length)
 
     async def rollout(self, request: RolloutRequest, n: int) -> RolloutGroup:
-        """`n` scored completions of one sample. Raises `CompletionError`."""
+        """Build the request's sample, and return it with `n` scored completions of its prompt. Raises `CompletionError`."""
         sample, prompt = await asyncio.to_thread(self.build, request)
         temperature = self.config.temperature if request.split == "train" else self.config.eval_temperature
         asked = CompletionRequest(sample.messages, prompt, self.config.max_new_tokens, temperature, request.split)
@@ -178,7 +178,11 @@ class HaystackEnv(BaseEnv):
         await self.session.run(super().env_manager)
 
     async def get_next_item(self) -> RolloutRequest:
-        """The next request. Raises `RunError` once the server rejects all, or after too many failures in a row."""
+        """Return the next request of the run; under a curriculum, at the difficulty that it draws.
+
+        Raises `RunError` after too many failures in a row, and the server's rejection once the server rejects all
+        requests.
+        """
         if self.rejection:
             raise self.rejection
         if self.failures > self.config.max_failures:
@@ -197,7 +201,7 @@ class HaystackEnv(BaseEnv):
         return request
 
     async def collect_trajectories(self, item: RolloutRequest) -> tuple[ScoredGroup | None, list[RolloutRequest]]:
-        """A group for the trainer, or None, which Atropos takes for a failure; no request is put back."""
+        """Return a scored group for the trainer, or None, which Atropos takes for a failure; no request is put back."""
         try:
             group = await self.rollout(item, self.config.group_size)
             scores = [finite(s.score) for s in group.scores]
@@ -243,25 +247,25 @@ class HaystackEnv(BaseEnv):
         check_trainer(self.config, self.max_token_len, self.longest_sequence(), self.servers[0].server_type)
 
     async def wandb_log(self, wandb_metrics: JsonObject | None = None) -> None:
-        """Log what the rollouts since the last call came to."""
+        """Log the numbers of the rollouts since the last call, and of the curriculum, to W&B."""
         curriculum = self.curriculum.metrics() if self.curriculum else {}
         await super().wandb_log({**(wandb_metrics or {}), **self.rollout_log.metrics(), **curriculum})
 
     async def create_rollout_table(self, wandb_metrics: JsonObject) -> JsonObject:
-        """Add the table of rollouts and the heatmap to what is logged."""
+        """Return the metrics to log with the table of rollouts and the heatmap added, if W&B is on."""
         return wandb_metrics | (await asyncio.to_thread(self.rollout_log.media) if self.config.use_wandb else {})
 
     # ---- checkpoints ----
 
     def save_checkpoint(self, step: int, data: JsonObject | None = None) -> None:
-        """Save where the requests and the curriculum stand; atroposlib saves nothing of its own."""
+        """Save the number of the next request and the curriculum's state; atroposlib saves nothing of its own."""
         state: JsonObject = {"next_index": self.next_index}
         if self.curriculum:
             state["curriculum_state"] = self.curriculum.state()
         super().save_checkpoint(step, {**(data or {}), **state})
 
     def load_checkpoint(self) -> None:
-        """Go on from a checkpoint."""
+        """Load a checkpoint, and continue with its next request and its curriculum."""
         super().load_checkpoint()  # sets every saved key as an attribute
         if self.curriculum and self.curriculum_state:
             self.curriculum = Curriculum.restore(self.curriculum_state, self._ladders())

@@ -12,7 +12,7 @@ from environments.haystack_env import HaystackEnv
 
 
 class LinkedNeedleEnv(HaystackEnv):
-    """Chains, updates, find all, count, order and join, and the absent twin of each."""
+    """Environment of linked needles: chains, updates, find all, count, order and join, and the absent twin of each."""
 
     name = "linked_needle"
     default_tasks = DEFAULT_TASKS[name]

@@ -12,7 +12,7 @@ from environments.haystack_env import HaystackEnv
 
 
 class NeedleEnv(HaystackEnv):
-    """Single needles, many keys, many values, many queries, and facts that are not there."""
+    """Environment of independent needles: single ones, many keys, values or queries, and facts that are not there."""
 
     name = "needle"
     default_tasks = DEFAULT_TASKS[name]

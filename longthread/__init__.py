@@ -2,7 +2,7 @@
 
     from longthread import Haystacks, Options, load_tokenizer, score
 
-The other modules of this package are the ground floor: what every room uses and none of them owns. They import no room.
+The other modules of this package hold what several of the project's packages use; they import none of those packages.
 """
 
 from importlib import import_module

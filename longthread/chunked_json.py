@@ -8,12 +8,12 @@ PIECE = 4_096  # elements at a time: a third of a millisecond of integers
 
 
 def dumps(value: Any) -> bytes:
-    """JSON in UTF-8. Raises ValueError for NaN and infinity."""
+    """Return the value as JSON, in UTF-8 bytes. Raises ValueError for NaN and infinity."""
     return json.dumps(value, allow_nan=False).encode()
 
 
 def elements(values: Sequence[Any]) -> bytes:
-    """The elements of a JSON list, without its brackets."""
+    """Return the values as the elements of a JSON list, in UTF-8 bytes: separated by commas, without the brackets."""
     pieces = (values[i : i + PIECE] for i in range(0, len(values), PIECE))
     return b", ".join(map(_piece, pieces))
 

@@ -13,9 +13,10 @@ FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)  # the fault of the disk, no
 
 
 class LongthreadError(Exception):
-    """What a user has to change: one line that names the value, the limit and the fix.
+    """The base of this project's errors: its message names in one line the value that is wrong, the limit and the fix.
 
-    `setting` names the settings that mend it, bare ("lengths"); each command words them as its own flags.
+    `setting` names the settings to change, without a flag's dashes ("lengths"); each command prints them as its own
+    flags.
     """
 
     exit_code: ClassVar[int] = 2
@@ -26,7 +27,7 @@ class LongthreadError(Exception):
         self.settings = (setting,) if isinstance(setting, str) else setting
 
     def line(self, flag: Callable[[str], str] = str) -> str:
-        """The message on one line, its settings written as `flag` writes them."""
+        """Return the message as one line, followed in brackets by the settings to change, each written by `flag`."""
         named = ", ".join(flag(setting) for setting in self.settings)
         return " ".join(f"{self.message} ({named})".split()) if named else " ".join(self.message.split())
 
@@ -43,7 +44,7 @@ class DataError(ConfigError):
 
 
 class RunError(LongthreadError, RuntimeError):
-    """A run that cannot go on, through no setting."""
+    """A run that has started and cannot go on; its command ends with exit code 1."""
 
     exit_code = 1
 
@@ -55,13 +56,13 @@ def fail(message: str, exit_code: int = 2) -> NoReturn:
 
 
 def option(setting: str) -> str:
-    """The command-line option of a setting: "--num-proc" of "num_proc"."""
+    """Return the command-line option of a setting: "--num-proc" for "num_proc"."""
     return "--" + setting.replace("_", "-")
 
 
 @contextmanager
 def exit_on_error(flag: Callable[[str], str] = str) -> Iterator[None]:
-    """Run a command: what a user can change ends in one line and an exit code, anything else in its traceback.
+    """Run a command in the block: an error that a user can mend ends in one line and an exit code, others in a traceback.
 
     Exit codes: 2 for a user's mistake, 1 for a failed run or a full disk, 130 for Ctrl-C, 143 for SIGTERM.
     """

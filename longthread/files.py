@@ -16,7 +16,10 @@ JsonObject = dict[str, Any]  # as json reads it
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path`, whole and on the disk, when the block ends, and not at all when it fails."""
+    """Yield a file open for writing bytes, which appears at `path`, complete and synced to disk, when the block ends.
+
+    If the block fails, `path` stays as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -31,7 +34,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder`, whole and on the disk, when the block ends, or goes if it fails."""
+    """Yield an empty folder to fill, which is renamed to `folder`, complete and synced to disk, when the block ends.
+
+    If the block fails, the new folder is deleted.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -48,13 +54,13 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write the file as UTF-8, whole or not at all."""
+    """Write the text to the file as UTF-8; if that fails, the file stays as it was."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Write the value as JSON, whole or not at all. NaN and infinity are refused (ValueError)."""
+    """Write the value as JSON; if that fails, the file stays as it was. NaN and infinity are refused (ValueError)."""
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -71,7 +77,7 @@ def _sync(path: Path) -> None:
 
 
 class JsonLine(NamedTuple):
-    """A line of a JSON-lines file: its number from 1, where it begins, how long it is (bytes), and what it says."""
+    """A line of a JSON-lines file: its number from 1, its offset and size in bytes, and its JSON value."""
 
     number: int
     offset: int
@@ -80,15 +86,15 @@ class JsonLine(NamedTuple):
 
 
 class JsonLines:
-    """The lines of a JSON-lines file, one at a time; blank ones are passed over.
+    """Iterates over a JSON-lines file, a `JsonLine` for each line; blank lines are skipped.
 
-    A last line that lacks its end counts if it is whole JSON; otherwise a crash has cut it off: it is left out, and `cut`
-    is then true. Any other line that is not JSON raises `DataError` with the file, the line and `wanted`, what was
-    expected there.
+    A last line without a line end is kept if it is valid JSON. Otherwise a crash has cut it off: it is left out, and
+    `cut` becomes true. Any other line that is not JSON raises `DataError` with the file, the line and `wanted`, what
+    was expected there.
     """
 
     def __init__(self, path: Path, wanted: str = ""):
-        """Nothing is read before the lines are asked for."""
+        """Keep the path; the file is not read before the object is iterated over."""
         self.path, self.wanted, self.cut = path, wanted, False
 
     def __iter__(self) -> Iterator[JsonLine]:
@@ -110,19 +116,22 @@ class JsonLines:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """The values of a JSON-lines file; see `JsonLines`."""
+    """Yield the value of each line of a JSON-lines file; a last line that a crash has cut off is left out.
+
+    Raises `DataError` for any other line that is not JSON.
+    """
     return (line.value for line in JsonLines(path))
 
 
 class GrowingFile:
-    """The whole lines that a file which another process writes has got since they were last asked for."""
+    """Reads a file that another process appends to, a batch of new complete lines at a time."""
 
     def __init__(self, path: Path):
-        """The file need not be there yet."""
+        """Keep the path; the file need not exist yet."""
         self.path, self._end = path, 0
 
     def new_lines(self) -> list[bytes]:
-        """The new lines, without their ends."""
+        """Return the complete lines written since the last call, as bytes without line ends; none without a file."""
         with suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(self._end)
             whole, newline, _ = file.read().rpartition(b"\n")

@@ -28,7 +28,7 @@ class ModelConfig(Protocol):
         ...
 
     def get_text_config(self) -> TextConfig:
-        """The decoder's part, which is the config itself for a model of text alone."""
+        """Return the decoder's part of the config; for a model of text alone, that is the config itself."""
         ...
 
 
@@ -48,64 +48,64 @@ class CausalLM(Protocol):
 
     @property
     def device(self) -> "torch.device":
-        """Where the weights are."""
+        """The device that holds the weights."""
         ...
 
     @property
     def dtype(self) -> "torch.dtype":
-        """Of the weights."""
+        """The data type of the weights."""
         ...
 
     def __call__(self, **inputs: Any) -> ModelOutput:
-        """A forward pass."""
+        """Run a forward pass."""
         ...
 
     def generate(self, **inputs: Any) -> "Tensor":
-        """The prompts (B, L) and what follows them."""
+        """Return token ids of shape (batch, length): each prompt, followed by its completion."""
         ...
 
     def eval(self) -> "CausalLM":
-        """Turn dropout off."""
+        """Turn dropout off, and return the model."""
         ...
 
     def train(self, mode: bool = True) -> "CausalLM":
-        """Turn dropout on."""
+        """Turn dropout on, or off where `mode` is false, and return the model."""
         ...
 
     def to(self, device: "torch.device") -> "CausalLM":
-        """Move all weights."""
+        """Move all weights to the device, and return the model."""
         ...
 
     def modules(self) -> "Iterator[nn.Module]":
-        """All modules, the model first."""
+        """Iterate over all modules, the model itself first."""
         ...
 
     def named_modules(self) -> "Iterable[tuple[str, nn.Module]]":
-        """The same with their dotted names."""
+        """Iterate over all modules as (dotted name, module)."""
         ...
 
     def parameters(self) -> "Iterator[nn.Parameter]":
-        """All weights."""
+        """Iterate over all weight tensors."""
         ...
 
     def named_parameters(self) -> "Iterator[tuple[str, nn.Parameter]]":
-        """The same with their dotted names."""
+        """Iterate over all weight tensors as (dotted name, tensor)."""
         ...
 
     def state_dict(self) -> "dict[str, Tensor]":
-        """All weights and buffers."""
+        """Return all weights and buffers by their dotted names."""
         ...
 
     def get_input_embeddings(self) -> "nn.Embedding":
-        """The embedding of tokens."""
+        """Return the layer that turns token ids into vectors."""
         ...
 
     def get_output_embeddings(self) -> "nn.Linear":
-        """The head."""
+        """Return the head: the linear layer that turns hidden vectors into logits."""
         ...
 
     def set_attn_implementation(self, name: str) -> None:
-        """Compute attention by the function that transformers' interface has under this name."""
+        """Compute attention by the function registered under this name in transformers' `AttentionInterface`."""
         ...
 
 
@@ -113,11 +113,11 @@ class AdaptedLM(CausalLM, Protocol):
     """A causal language model with an adapter of PEFT."""
 
     def disable_adapter(self) -> AbstractContextManager[None]:
-        """The base model, for as long as the context lasts."""
+        """Return a context within which the model computes without its adapter, as the base model does."""
         ...
 
     def save_pretrained(self, folder: Any) -> None:
-        """Write the adapter alone."""
+        """Write the adapter to the folder, without the base model."""
         ...
 
 
@@ -129,7 +129,7 @@ class PromptTokenizer(Protocol):
 
     @property
     def backend_tokenizer(self) -> "Tokenizer":
-        """The tokenizer of the Rust library."""
+        """The same tokenizer as an object of the Rust library `tokenizers`."""
         ...
 
     def __len__(self) -> int:
@@ -141,15 +141,15 @@ class PromptTokenizer(Protocol):
         ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The token ids of a text."""
+        """Return the token ids of a text."""
         ...
 
     def decode(self, token_ids: Any, **options: Any) -> str:
-        """The text of token ids."""
+        """Return the text of token ids."""
         ...
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """A conversation as text, or, with transformers' own, as token ids."""
+        """Return a conversation in the chat template, as text or, with transformers' own tokenizers, as token ids."""
         ...
 
 
@@ -159,5 +159,5 @@ class ChatTokenizer(PromptTokenizer, Protocol):
     all_special_ids: list[int]
 
     def __call__(self, text: str, **options: Any) -> Mapping[str, Any]:
-        """Token ids as `input_ids`, and what else was asked for."""
+        """Return a mapping with the token ids of the text as `input_ids`, and whatever else `options` ask for."""
         ...

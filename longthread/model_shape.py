@@ -9,25 +9,26 @@ EAGER, FUSED = 18, 8
 
 
 def head_size(config: ModelConfig) -> int:
-    """The dimension of an attention head."""
+    """Return the dimension of an attention head."""
     text = config.get_text_config()
     return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
 def kv_bytes(config: ModelConfig, tokens: int, itemsize: int = 2) -> int:
-    """Bytes of the keys and values of so many tokens, `itemsize` bytes a number (2: bf16)."""
+    """Return the bytes of the keys and values of `tokens` tokens in all layers, `itemsize` bytes a number (2: bf16)."""
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     return 2 * text.num_hidden_layers * heads * head_size(config) * tokens * itemsize
 
 
 def activation_bytes(config: ModelConfig) -> int:
-    """Bytes that autograd keeps of one token in a training step in fp32, in all layers: 2.0 MB for SmolLM2-135M."""
+    """Return the bytes that autograd keeps of a token in an fp32 training step, in all layers: 2.0 MB for SmolLM2-135M."""
     text = config.get_text_config()
     inner = getattr(text, "intermediate_size", 4 * text.hidden_size)
     return 4 * text.num_hidden_layers * kept_numbers(text.hidden_size, inner)
 
 
 def kept_numbers(hidden: int, inner: int, hidden_vectors: int = EAGER) -> int:
-    """Numbers that autograd keeps of one token in one layer: hidden vectors, and 4 of the MLP's inner vectors."""
+    """Return how many numbers autograd keeps of one token in one layer: `hidden_vectors` vectors of size `hidden`, and
+    4 of the MLP's inner size `inner`."""
     return hidden_vectors * hidden + 4 * inner

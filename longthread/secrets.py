@@ -18,7 +18,7 @@ _SECRET_VALUE = re.compile(
 
 
 def mask_key(key: str) -> str:
-    """A harmless stand-in for an API key, to be printed and written in its place."""
+    """Return a harmless stand-in for an API key, to print and store in its place; `unmask_key` turns it back."""
     if key.startswith(_STAND_IN):  # from the evaluate_config.yaml of an earlier run
         return key
     stand_in = f"{_STAND_IN}{len(_keys)}"
@@ -27,7 +27,10 @@ def mask_key(key: str) -> str:
 
 
 def unmask_key(stand_in: str) -> str:
-    """The key behind a stand-in; anything else is a key itself. Without one: the environment's, or "x"."""
+    """Return the key behind a stand-in; any other text is returned as a key itself.
+
+    For an empty text, "x" or an unknown stand-in: the key in the environment variables, or else "x".
+    """
     if stand_in in _keys:
         return _keys[stand_in]
     if stand_in and stand_in != "x" and not stand_in.startswith(_STAND_IN):
@@ -36,7 +39,7 @@ def unmask_key(stand_in: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """True when a setting's name tells of a secret: `api_key`, `hf_token`, `Authorization`; not `max_tokens`."""
+    """Return True when a setting's name tells of a secret: `api_key`, `hf_token`, `Authorization`; not `max_tokens`."""
     words = [word.lower() for word in _WORD.findall(name)]
     if not words:
         return False
@@ -47,7 +50,7 @@ def is_secret(name: str) -> bool:
 
 
 def redact_text(text: str) -> str:
-    """The text without the API keys of this process, which servers like to repeat, and without what has a key's shape."""
+    """Return the text with `***` for this process's API keys, which servers like to repeat, and what looks like a key."""
     variables = (*KEY_VARIABLES, "WANDB_API_KEY")
     for key in (*_keys.values(), *(os.environ.get(name, "") for name in variables)):
         if len(key) > 3:
@@ -56,7 +59,7 @@ def redact_text(text: str) -> str:
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """The same for a whole JSON value: what is secret by its setting's name, or by itself, becomes `***`."""
+    """Return a JSON value without its secrets: what stands under a secret's name, or has a key's shape, becomes `***`."""
     if is_secret(name):
         return REDACTED
     if isinstance(value, Mapping):

@@ -9,21 +9,21 @@ Z95 = 1.959963984540054  # standard errors to each side of 95 % of a normal dist
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, its standard error (sample deviation / sqrt n; NaN below two values), and how many values it is of."""
+    """A mean, its standard error (sample deviation / sqrt n; NaN below two values), and the number `n` of values."""
 
     mean: float
     stderr: float
     n: int
 
     def __str__(self) -> str:
-        """0.75±0.25; 0.75 of one value, – of none."""
+        """Return "0.75±0.25" for mean and standard error; "0.75" for one value, "–" for none."""
         if not self.n:
             return "–"
         return f"{self.mean:.2f}" if math.isnan(self.stderr) else f"{self.mean:.2f}±{self.stderr:.2f}"
 
 
 def estimate(values: Iterable[float]) -> Estimate:
-    """Mean and standard error. A share is the mean of zeros and ones, with the same formula."""
+    """Return the values' mean and standard error. A share is the mean of zeros and ones, with the same formula."""
     numbers = [float(value) for value in values]
     n = len(numbers)
     mean = math.fsum(numbers) / n if n else math.nan
@@ -33,24 +33,24 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 @dataclass(frozen=True)
 class Share:
-    """How many of those asked were right."""
+    """A count of questions: `right` of the `asked` ones were answered correctly."""
 
     right: int = 0
     asked: int = 0
 
     def __add__(self, other: "Share") -> "Share":
-        """The share of both together."""
+        """Return a share with the counts of both added up."""
         return Share(self.right + other.right, self.asked + other.asked)
 
     @property
     def value(self) -> float | None:
-        """0 to 1; None where nothing was asked."""
+        """The share `right / asked`, from 0 to 1; None where nothing was asked."""
         return self.right / self.asked if self.asked else None
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval (E. B. Wilson, 1927): the shares from which the count is less than 1.96 standard errors
-        away. It is 0 to 1 where nothing was asked."""
+        """Low and high end of Wilson's 95 % interval (E. B. Wilson, 1927): the shares from which the count is less than
+        1.96 standard errors away. It is 0 to 1 where nothing was asked."""
         if not self.asked:
             return 0.0, 1.0
         n, p, z2 = self.asked, self.right / self.asked, Z95**2

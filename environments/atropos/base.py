@@ -53,7 +53,7 @@ class _DeferredTokenizer:
 
 @contextmanager
 def _deferred(*names: str) -> Iterator[None]:
-    """Modules of these names, unless they are imported already, are stood in for while the block imports them."""
+    """Put stand-ins for these modules into `sys.modules` while the block imports, unless they are imported already."""
     stand_ins = {name: _DeferredModule(name) for name in names if name not in sys.modules}
     for name, module in stand_ins.items():
         module.__spec__ = find_spec(name)

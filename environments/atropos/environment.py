@@ -17,23 +17,23 @@ class Environment(Protocol):
 
     @property
     def model_name(self) -> str:
-        """The model that is asked."""
+        """Name of the model that writes the completions."""
 
     @property
     def serving(self) -> bool:
         """Whether `serve` is running: an evaluation is then one of many."""
 
     def run_digest(self) -> str:
-        """Names a run by what shapes its rows."""
+        """Return hex digits that name a run by the settings that shape its rows."""
 
     def request(self, index: int) -> RolloutRequest:
-        """The `index`-th request of a run."""
+        """Return request number `index` of a run; its task and length follow from the settings and this number."""
 
     def evaluation_requests(self) -> list[RolloutRequest]:
-        """All requests of an evaluation."""
+        """Return the requests of one evaluation, one for each sample."""
 
     async def rollout(self, request: RolloutRequest, n: int) -> RolloutGroup:
-        """`n` scored completions of one sample."""
+        """Build the request's sample, and return it with `n` scored completions of its prompt."""
 
     # Of Atropos' BaseEnv, with its names.
     n_groups_to_process: int

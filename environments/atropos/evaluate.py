@@ -42,7 +42,7 @@ async def evaluate(env: Environment) -> None:
 
 
 def _write_report(env: Environment, samples: Path, out: Path, run: Any) -> None:
-    """What an evaluation shows of its samples: tables, pictures, pages and, if there is a run, W&B."""
+    """Write tables, pictures and pages of an evaluation's samples to `out`, and log them to W&B if there is a run."""
     records, model = list(read_jsonl(samples)), env.model_name
     if not records:
         return

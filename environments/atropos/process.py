@@ -45,7 +45,7 @@ async def process(env: Environment) -> None:
 
 @contextlib.contextmanager
 def skip_on_full_disk(path: Path) -> Iterator[None]:
-    """Pictures and pages can be made again from the rows; that they could not be written hides no other error."""
+    """Turn an OSError in the block into a warning: pictures and pages can be made again from the rows."""
     try:
         yield
     except OSError as error:
@@ -53,7 +53,7 @@ def skip_on_full_disk(path: Path) -> Iterator[None]:
 
 
 def exit_if_unfinished(progress: Progress, wanted: int, done: int) -> None:
-    """Say what is missing, and exit with 1, where a run was stopped or a request failed."""
+    """Print how many are done and exit with code 1, if the run was stopped or fewer than `wanted` are done."""
     if not progress.finished or done < wanted:
         print(f"{done} of {wanted} done, {progress.failed} failed; the same command continues where this one stopped")
         raise SystemExit(1)

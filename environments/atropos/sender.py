@@ -23,7 +23,7 @@ TRIES = 3  # of a group that the API, though registered, answers with an error
 
 
 class GroupSender:
-    """Sends groups while `connected`; `env_id()` is the id that the environment is registered as at that moment."""
+    """Sends groups to Atropos' API while `connected` is set; `env_id()` returns the environment's present id there."""
 
     def __init__(self, url: str, env_id: Callable[[], int]):
         self.url, self.env_id = url, env_id
@@ -42,7 +42,7 @@ class GroupSender:
         await asyncio.shield(task)
 
     async def drain(self, seconds: float) -> int:
-        """Wait for the groups under way, no longer than that. Returns the number of groups given up."""
+        """Wait at most `seconds` for the groups still being sent, and cancel the rest. Returns how many these are."""
         if not self._under_way:
             return 0
         _, late = await asyncio.wait(set(self._under_way), timeout=seconds)
@@ -52,7 +52,10 @@ class GroupSender:
         return len(late)
 
     async def send(self, group: JsonObject, prompt: list[int]) -> None:
-        """Return when the API has the group, or has refused it. `prompt`: tokens that the group leaves out."""
+        """Send a group, again and again until the API has taken or refused it.
+
+        `prompt`: tokens that all sequences begin with and `group` leaves out.
+        """
         errors, status = 0, None
         while errors < TRIES:
             await self.connected.wait()
@@ -70,7 +73,7 @@ class GroupSender:
         logger.warning("run-api at %s refused a group with HTTP %s; it is not sent", self.url, status)
 
     async def _post(self, body: bytes) -> int | None:
-        """The HTTP status; None when the API is away, has no trainer, or was reset while the group was on its way."""
+        """Return the HTTP status; None when the API is away, has no trainer, or was reset while a group was on its way."""
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
         async with _session() as session:
             if await _batch_size(session, self.url) in (None, -1):
@@ -89,7 +92,7 @@ class GroupSender:
 
 
 async def batch_size(url: str) -> int | None:
-    """The batch size that a trainer has registered at that API; -1 without a trainer, None without an API."""
+    """Return the batch size that a trainer has registered at the API; -1 without a trainer, None without an API."""
     async with _session() as session:
         return await _batch_size(session, url)
 

@@ -33,7 +33,7 @@ SAME_SCORES = (10, 100, 1000, 10_000)  # groups in a row with nothing to learn, 
 
 
 class ScoredGroup(UserDict[str, object]):
-    """Atropos' ScoredDataGroup of a rollout group, its lists of tokens made when something looks into it.
+    """A rollout group as Atropos' ScoredDataGroup; its lists of tokens are made when something reads them.
 
     `serve` itself does not: the lists of eight sequences of 128k tokens are millions of references, which are made, looked
     through by every garbage collection, and taken apart again, each time with the event loop standing still.
@@ -44,14 +44,17 @@ class ScoredGroup(UserDict[str, object]):
 
     @cached_property
     def data(self) -> JsonObject:  # type: ignore[override]
-        """The whole group."""
+        """The complete group as a dict, made on first use."""
         return self.rollout.scored_data() | self.more
 
     def __len__(self) -> int:
         return len(self.rollout.scored_data(with_prompt=False) | self.more)
 
     def without_prompt(self) -> tuple[JsonObject, list[int]]:
-        """The group without the tokens that all its sequences begin with, and those tokens."""
+        """Return the group without the prompt's tokens, with which all its sequences begin, and those tokens.
+
+        A group whose `data` was already read may have been changed: it is returned complete, with no tokens.
+        """
         if "data" in vars(self):  # it may have been changed
             return self.data, []
         return self.rollout.scored_data(with_prompt=False) | self.more, self.rollout.prompt
@@ -156,8 +159,11 @@ class ServeSession:
 
 
 def check_trainer(config: HaystackEnvConfig, longest_taken: int, longest: int, server_type: str) -> None:
-    """Raises `ConfigError` if the trainer, which takes sequences below `longest_taken` tokens (-1: any), would never get a
-    batch; warns of what works, but not as expected. `longest`: tokens of the longest sequence."""
+    """Check a config against the trainer, which takes sequences below `longest_taken` tokens (-1: any).
+
+    Raises `ConfigError` if the trainer would never get a batch; warns of what works, but not as expected. `longest`:
+    tokens of the longest sequence.
+    """
     check_batch(config.batch_size, config.group_size)
     if config.group_size == 1 and config.ensure_scores_are_not_same:
         raise ConfigError(

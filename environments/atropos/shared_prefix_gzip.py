@@ -23,7 +23,7 @@ GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no name, no time, unkn
 
 
 def validation_error(group: JsonObject, group_size: int, longest: int, prompt: Sequence[int] = ()) -> str | None:
-    """What Atropos' API or the trainer behind it would choke on, or None.
+    """Return why Atropos' API, or the trainer behind it, could not use the group, in a few words; None if it can.
 
     Atropos checks none of it: a mask of another length is passed on, a NaN loses the whole batch that it is in.
     `longest`: sequences must be shorter, in tokens; -1: any. `prompt`: tokens that the group leaves out.
@@ -48,20 +48,20 @@ def validation_error(group: JsonObject, group_size: int, longest: int, prompt: S
 
 
 class Block(NamedTuple):
-    """A piece of text, and deflate blocks of it that may stand anywhere in a stream, any number of times."""
+    """A piece of text, and the same as deflate blocks that may stand anywhere in a stream, any number of times."""
 
     text: bytes
     deflated: bytes
 
 
 def compress(text: bytes, level: int = LEVEL) -> Block:
-    """The text as a block."""
+    """Return the text with its deflate blocks, compressed at that gzip level."""
     stream = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS)
     return Block(text, stream.compress(text) + stream.flush(zlib.Z_FULL_FLUSH))
 
 
 def encode_group(group: JsonObject, prompt: Sequence[int] = (), level: int = LEVEL) -> bytes:
-    """The group as gzipped JSON. Raises ValueError for NaN and infinity.
+    """Return the group as gzipped JSON. Raises ValueError for NaN and infinity.
 
     `prompt`: tokens that the group leaves out; its sequences are written with them.
     """
@@ -78,7 +78,7 @@ def encode_group(group: JsonObject, prompt: Sequence[int] = (), level: int = LEV
 
 
 def _sequences(name: str, sequences: Sequence[list[object]], prefix: list[object], level: int) -> Iterator[Block]:
-    """`, "name": [[prefix, tail], [prefix, tail]]`, where all sequences begin with the prefix and what they share."""
+    """Yield `, "name": [[prefix, tail], [prefix, tail]]` in blocks; what all sequences begin with is compressed once."""
     shared = common_length(sequences)
     beginning = compress(elements(prefix + sequences[0][:shared]) if sequences else b"", level)
     between = f", {json.dumps(name)}: [".encode()
@@ -101,7 +101,7 @@ def _gzip(blocks: Sequence[Block], level: int) -> bytes:
 
 
 def common_length(lists: Sequence[list[object]]) -> int:
-    """How many leading elements all lists share. Slices are compared, halving what is left: linear, and in C."""
+    """Return how many leading elements all lists share. Slices are compared, halving what is left: linear, and in C."""
     low, high = 0, min(map(len, lists), default=0)
     while low < high:
         middle = (low + high + 1) // 2

@@ -11,7 +11,7 @@ from longthread.errors import ConfigError
 
 
 class Step(NamedTuple):
-    """One group in a history: where its task stood, and what the group earned."""
+    """One group of a curriculum's history: its task, the task's level at that time, and the group's mean score."""
 
     task: str
     level: float
@@ -20,7 +20,7 @@ class Step(NamedTuple):
 
 
 def curve(history: Iterable[Step], rule: Rule | None = None) -> Figure:
-    """A row a task: the level over its groups, and beside it the pass rate at the present rung and in replay."""
+    """Draw two charts for each task: its level over its groups, and its pass rates at the present rung and in replay."""
     rule = rule or Rule()
     tasks: dict[str, list[Step]] = {}
     for step in history:
@@ -57,7 +57,7 @@ def curve(history: Iterable[Step], rule: Rule | None = None) -> Figure:
 
 
 def _running(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last `window` values, or as many as there are."""
+    """Return at each place the mean of the last `window` values, or of as many as there are."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - window, 0)

@@ -26,7 +26,7 @@ KNOBS = tuple(f.name for f in fields(Difficulty))
 
 @dataclass(frozen=True)
 class Limits:
-    """The values each knob may take, easiest first. One value: the knob stays there."""
+    """The values that each knob (a field of `Difficulty`) may take, easiest first. A knob with one value never changes."""
 
     length: tuple[int, ...] = (4_096, 8_192, 16_384, 32_768)
     hops: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
@@ -49,7 +49,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Difficulties from easiest to hardest. `knobs` are those that it turns."""
+    """Difficulties ("rungs") from easiest to hardest. `knobs` names the fields in which they differ."""
 
     rungs: tuple[Difficulty, ...]
     knobs: tuple[str, ...] = ()
@@ -59,20 +59,20 @@ class Ladder:
             raise ConfigError("a ladder needs at least one rung")
 
     def level(self, rung: int) -> float:
-        """Share of the ladder that is climbed, 0 to 1."""
+        """Return how far up the ladder `rung` is: 0 at the bottom, 1 at the top; 1 where there is only one rung."""
         return rung / (len(self.rungs) - 1) if len(self.rungs) > 1 else 1.0
 
     def digest(self) -> str:
-        """16 hex digits that name the ladder."""
+        """Return 16 hex digits that name the ladder by its rungs."""
         return hashlib.sha256(json.dumps([astuple(rung) for rung in self.rungs]).encode()).hexdigest()[:16]
 
 
 def ladder(knobs: Collection[str], limits: Limits, fits: Callable[[Difficulty], bool] = lambda _: True) -> Ladder:
-    """Rungs that differ in one of `knobs`; the other knobs stay at their easiest value.
+    """Return a ladder whose rungs grow harder in one of `knobs` at a time; the other knobs stay at their easiest value.
 
-    Weighted round-robin: a knob of s steps takes its i-th step (from 0) when (i + 1/2)/s of the way is done, so that all
-    knobs arrive together and none is left to grow alone at the end. A step to a difficulty that does not `fits` (512
-    decoys in 1,024 tokens) waits until others have made room; the ladder ends where no step fits.
+    Weighted round-robin: a knob of s steps takes its i-th step (from 0) when (i + 1/2)/s of the way is done, so that
+    all knobs arrive together and none is left to grow alone at the end. A step to a difficulty for which `fits` is
+    false (512 decoys in 1,024 tokens) waits until others have made room; the ladder ends where no step fits.
     """
     if unknown := sorted(set(knobs) - set(KNOBS)):
         raise ConfigError(f"unknown knob {unknown[0]!r}; there are {', '.join(KNOBS)}")

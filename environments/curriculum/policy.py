@@ -41,7 +41,7 @@ VERSION = 1  # of the saved state
 
 
 class Verdict(Enum):
-    """Where a task goes: the rungs that it moves by."""
+    """Whether a task moves up, down or stays; the value is the number of rungs to move by."""
 
     UP = 1
     STAY = 0
@@ -50,7 +50,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """When a task moves; see the module's docstring."""
+    """The thresholds by which a task moves on its ladder of difficulties.
+
+    A task moves up when its pass rate is surely above `high - lead`, and down when it is surely below `low`: by `z`
+    standard errors, over at least `least` groups. The table in the module's docstring has all cases.
+    """
 
     low: float = 0.2  # groups outside 0.2 to 0.8 are mostly all right or all wrong, and teach nothing
     high: float = 0.8
@@ -76,17 +80,17 @@ class Rule:
             raise ConfigError(f"replay {self.replay} must be at least 0 and below 1")
 
     def above(self, rates: Collection[float]) -> bool:
-        """True when the mean is surely above where a task moves up."""
+        """Return True when the mean of the rates is more than `z` standard errors above `high - lead`."""
         mean, error = widened_estimate(rates)
         return mean - self.z * error > self.high - self.lead
 
     def below(self, rates: Collection[float]) -> bool:
-        """True when the mean is surely below the band."""
+        """Return True when the mean of the rates is more than `z` standard errors below `low`."""
         mean, error = widened_estimate(rates)
         return mean + self.z * error < self.low
 
     def verdict(self, track: "Track") -> Verdict:
-        """The first row of the module's table that holds."""
+        """Return whether the task of `track` moves up, down or stays: the first row of the module's table that holds."""
         present, replays = track.results_at(track.rung), track.replayed
         enough_replays = len(replays) >= self.least
         if track.rung > 0:
@@ -103,7 +107,8 @@ class Rule:
 
 
 def widened_estimate(rates: Collection[float]) -> tuple[float, float]:
-    """Mean, and its standard error with one more group at 0.5. Raises ZeroDivisionError for no rates."""
+    """Return the mean of the rates, and a standard error that counts one more rate of 0.5, so that a few equal rates
+    are no proof. Raises ZeroDivisionError for no rates."""
     widened = [*rates, 0.5]
     centre = sum(widened) / len(widened)
     return sum(rates) / len(rates), math.sqrt(sum((r - centre) ** 2 for r in widened) / len(rates) / len(widened))
@@ -111,7 +116,7 @@ def widened_estimate(rates: Collection[float]) -> tuple[float, float]:
 
 @dataclass
 class Track:
-    """Where one task stands on its ladder."""
+    """The state of one task: the rung of its ladder where it stands, and its last results."""
 
     ladder: Ladder
     window: int
@@ -125,11 +130,11 @@ class Track:
         self.replayed = deque(maxlen=self.window)
 
     def results_at(self, rung: int) -> deque[float]:
-        """The last results at a rung, oldest first."""
+        """Return the last `window` results at a rung, oldest first."""
         return self.seen.setdefault(rung, deque(maxlen=self.window))
 
     def record(self, rung: int, rate: float) -> None:
-        """Count a group's mean score at the rung it was drawn at."""
+        """Count a group's mean score at the rung it was drawn at; a rung below the present one counts as a replay."""
         self.results_at(rung).append(rate)
         if rung < self.rung:
             self.replayed.append(rate)
@@ -137,7 +142,7 @@ class Track:
             self.since += 1
 
     def move(self, verdict: Verdict) -> None:
-        """Move by the verdict, with an empty window."""
+        """Go up or down one rung as the verdict says, and forget the earlier results at the new rung."""
         if verdict is Verdict.STAY:
             return
         if verdict is Verdict.UP:
@@ -150,7 +155,7 @@ class Track:
         self.seen.pop(self.rung, None)
 
     def state(self) -> JsonObject:
-        """The track as JSON."""
+        """Return the track as JSON values, which `restore` reads."""
         return {
             "ladder": self.ladder.digest(),
             "rung": self.rung,
@@ -162,7 +167,10 @@ class Track:
         }
 
     def restore(self, saved: JsonObject) -> str:
-        """Bring the track to its saved state; says what was lost. Raises what a damaged state comes to."""
+        """Set the track to a saved state. Returns a note on what a changed ladder made it drop, or an empty text.
+
+        A damaged state raises KeyError, TypeError, ValueError or AttributeError.
+        """
         rungs, top = self.ladder.rungs, len(self.ladder.rungs) - 1
         if saved["ladder"] != self.ladder.digest():
             was = astuple(Difficulty(**saved["difficulty"]))
@@ -179,7 +187,7 @@ class Track:
 
 
 class Curriculum:
-    """`draw` a difficulty, ask at it, `record` the group's mean score with it."""
+    """Chooses how hard each task's next group is: `draw` a difficulty, ask at it, and `record` the group's mean score."""
 
     def __init__(self, ladders: Mapping[str, Ladder], rule: Rule | None = None) -> None:
         if not ladders:
@@ -190,17 +198,21 @@ class Curriculum:
 
     @classmethod
     def fixed(cls, difficulty: Difficulty, tasks: Iterable[str]) -> Self:
-        """A curriculum that never moves, for evaluation: its ladders have one rung."""
+        """Return a curriculum for evaluation that always draws this difficulty for each task: its ladders have one
+        rung."""
         return cls({task: Ladder((difficulty,)) for task in tasks})
 
     def draw(self, task: str, rng: Random) -> Difficulty:
-        """The difficulty of the task's next group. Raises `ConfigError` for an unknown task."""
+        """Return the difficulty of the task's next group: its present rung or, with probability `replay`, an easier one.
+
+        Raises `ConfigError` for an unknown task.
+        """
         track = self._track(task)
         replay = rng.random() < self.rule.replay and track.rung > 0
         return track.ladder.rungs[rng.randrange(track.rung) if replay else track.rung]
 
     def record(self, task: str, difficulty: Difficulty, pass_rate: float) -> None:
-        """A group's mean score, 0 to 1, at the difficulty it was drawn at; may move the task by one rung.
+        """Count a group's mean score, 0 to 1, at the difficulty it was drawn at; this may move the task by one rung.
 
         Raises `ConfigError` for a rate outside 0 to 1, and for a task or difficulty that this curriculum lacks.
         """
@@ -211,22 +223,22 @@ class Curriculum:
         track.move(self.rule.verdict(track))
 
     def present(self, task: str) -> Difficulty:
-        """The task's present rung, whatever is being replayed."""
+        """Return the difficulty of the task's present rung, whatever is being replayed."""
         return self._track(task).ladder.rungs[self._track(task).rung]
 
     def level(self, task: str) -> float:
-        """Share of its ladder that the task has climbed, 0 to 1."""
+        """Return how far up its ladder the task is: 0 at the bottom, 1 at the top."""
         return self._track(task).ladder.level(self._track(task).rung)
 
     def rates(self, task: str, difficulty: Difficulty) -> tuple[float, ...]:
-        """The last results at one rung, oldest first; those of the present rung since the task came to it."""
+        """Return the last pass rates at a difficulty, oldest first; at the present rung, since the task came to it."""
         track = self._track(task)
         if difficulty not in track.ladder.rungs:
             return ()
         return tuple(track.seen.get(track.ladder.rungs.index(difficulty), ()))
 
     def metrics(self) -> dict[str, float]:
-        """For the log. Rates are there once there is a result; knobs are those that the task's ladder turns."""
+        """Return numbers for the log: each task's level, its pass rates once there are any, and the knobs of its ladder."""
         metrics: dict[str, float] = {}
         for task, track in self._tracks.items():
             name = f"curriculum/{task}"
@@ -240,12 +252,12 @@ class Curriculum:
         return metrics
 
     def state(self) -> JsonObject:
-        """What `restore` needs beside the settings, as JSON; small, since atroposlib logs what it saves."""
+        """Return as JSON what `restore` needs beside the settings; small, since atroposlib logs what it saves."""
         return {"version": VERSION, "tasks": {task: track.state() for task, track in self._tracks.items()}}
 
     @classmethod
     def restore(cls, state: object, ladders: Mapping[str, Ladder], rule: Rule | None = None) -> Self:
-        """The curriculum that `state` was taken of. Raises `DataError` if the state is damaged.
+        """Return the curriculum whose `state` was saved. Raises `DataError` if the state is damaged.
 
         A task whose ladder has changed goes to the hardest rung that is in no knob harder than where it stood, with
         empty statistics; a new task starts at the bottom; one that is gone is dropped. `notes` says so.

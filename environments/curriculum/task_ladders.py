@@ -25,7 +25,7 @@ TOKENS_A_FACT = 24  # of a decoy's sentence, with room to spare
 
 
 def limits(config: HaystackEnvConfig, lengths: list[int], hops: tuple[int, ...]) -> Limits:
-    """From the easiest to what the config asks for: its settings are the top of the ladders."""
+    """Return the values that each knob may take: from the easiest up to the config's own setting."""
     decoys = config.decoys if config.decoys >= 0 else min(MAX_DECOYS, 4 * max(lengths) // 1024)
     return Limits(
         length=tuple(lengths),
@@ -38,19 +38,19 @@ def limits(config: HaystackEnvConfig, lengths: list[int], hops: tuple[int, ...])
 
 
 def _up_to(top: int) -> tuple[int, ...]:
-    """0, 1, 2, 4, … and `top` itself."""
+    """Return 0, 1, 2, 4, … below `top`, and `top` itself."""
     return (0, *(n for n in DOUBLES if n < top), top) if top else (0,)
 
 
 def fits(difficulty: Difficulty) -> bool:
-    """Whether the decoys leave enough of the text to be a text."""
+    """Return True when the facts of the decoys take at most `DECOY_SHARE` of the prompt's tokens, by estimate."""
     return difficulty.decoys * difficulty.hops * TOKENS_A_FACT <= DECOY_SHARE * difficulty.length
 
 
 def ladders(
     config: HaystackEnvConfig, tasks: list[str], lengths: list[int], hops: tuple[int, ...]
 ) -> dict[str, Ladder]:
-    """A ladder for each task that is not itself an absent one."""
+    """Return a ladder by task name, for each task whose answer is in the text."""
     top = limits(config, lengths, hops)
     return {
         task: ladder(KNOBS.get(task, LINKED_KNOBS if TASKS[task].linked else NEEDLE_KNOBS), top, fits)
@@ -60,7 +60,10 @@ def ladders(
 
 
 def draw(curriculum: Curriculum, tasks: list[str], index: int, rng: Random) -> tuple[str, str, Difficulty]:
-    """(task to build, task to record under, difficulty) of the `index`-th item."""
+    """Return (task to build, task to record under, difficulty) of item `index`: the tasks take turns.
+
+    A share of the items builds the task's absent twin, whose answer is not in the text.
+    """
     asked = [task for task in tasks if not TASKS[task].absent]
     task = asked[index % len(asked)]
     difficulty = curriculum.draw(task, rng)
@@ -69,7 +72,7 @@ def draw(curriculum: Curriculum, tasks: list[str], index: int, rng: Random) -> t
 
 
 def options(base: Options, difficulty: Difficulty) -> Options:
-    """The options of a sample of that difficulty."""
+    """Return a copy of `base` with the difficulty's hops, decoys, distractors and lexical gap."""
     return replace(
         base,
         hops=str(difficulty.hops),

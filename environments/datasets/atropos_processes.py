@@ -38,7 +38,7 @@ class Kind(StrEnum):
 
 
 class Limits(NamedTuple):
-    """What the environment's settings come to."""
+    """What follows from the environment's settings: the tokens of the longest sequence, and the number of workers."""
 
     sequence_tokens: int  # of the longest sequence
     workers: int
@@ -46,7 +46,10 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True)
 class CollectionPlan:
-    """What one run wants. `least` is the lowest score of an SFT row, or what a DPO pair must differ by more than."""
+    """The settings of one `longthread collect`.
+
+    `least` is the lowest score of an SFT row, or what the scores of a DPO pair must differ by more than.
+    """
 
     kind: Kind
     out: Path
@@ -68,7 +71,7 @@ class CollectionPlan:
         return self.group_size if self.kind == Kind.SFT else math.lcm(DPO_GROUPS, self.group_size)
 
     def environment_args(self, api: str, workers: int) -> list[str]:
-        """The settings of the environment's `serve`."""
+        """Return the command-line arguments of the environment's `serve`."""
         batches_ahead = math.ceil((QUEUE_GROUPS + workers) * self.group_size / self.batch)
         settings = {
             "env.tokenizer_name": self.tokenizer,
@@ -87,7 +90,7 @@ class CollectionPlan:
         return [*self.passed, *(f"--{name}={value}" for name, value in settings.items())]
 
     def generator_args(self, api: str, rows: Path, sequence_tokens: int) -> list[str]:
-        """The arguments of atropos-sft-gen or atropos-dpo-gen."""
+        """Return the command-line arguments of atropos-sft-gen or atropos-dpo-gen."""
         args = [str(rows), "--api-url", api, "--tokenizer", self.tokenizer, "--save-messages"]
         args += ["--max-token-len", str(sequence_tokens + 1), "--num-seqs-to-save", str(ENDLESS)]
         if self.kind == Kind.SFT:
@@ -97,21 +100,21 @@ class CollectionPlan:
         return [*args, "--minimum-score-diff-max-min", str(self.least)]
 
     def wants(self, line: bytes) -> bool:
-        """Whether a row of the generator is one to keep."""
+        """Return True for a generator's row to keep: any DPO pair, and an SFT row that scores at least `least`."""
         # atropos-sft-gen keeps every score above 0, and so what a wrong answer earns for its form.
         return self.kind == Kind.DPO or json.loads(line)["score"] >= self.least
 
 
 class Processes:
-    """Processes with a log each in `folder`, which is also the folder that they work in."""
+    """Starts and ends processes that work in `folder`, each with a log file there."""
 
     def __init__(self, folder: Path):
-        """Nothing is started yet."""
+        """Keep the folder; nothing is started yet."""
         self.folder = folder
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, module: str, args: Sequence[str]) -> None:
-        """Start the `main` of a module. The process ends with this one, even after kill -9."""
+        """Start a process that runs the `main` of a module. The process ends with this one, even after kill -9."""
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (PACKAGES, os.environ.get("PYTHONPATH"))))
         environment.setdefault("WANDB_DIR", os.getcwd())  # the folder of the run is removed at its end
@@ -130,11 +133,11 @@ class Processes:
             )
 
     def log(self, name: str) -> Path:
-        """The file that holds what a process says."""
+        """Return the path of the file that holds a process's output."""
         return self.folder / f"{name}.log"
 
     def ended(self) -> str | None:
-        """The first process that has ended, how, and its last words, in one line; None while all run."""
+        """Return in one line which process has ended, how, and the last words of its log; None while all run."""
         for name, child in self._children.items():
             if (code := child.poll()) is not None:
                 how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
@@ -142,7 +145,7 @@ class Processes:
         return None
 
     def end(self) -> None:
-        """End all, the newest first, each given its time to end in order; those that take too long are killed."""
+        """End all processes, the newest first; those that outlast `GRACE_SECONDS` are killed."""
         deadline = time.monotonic() + GRACE_SECONDS
         for number in (signal.SIGTERM, signal.SIGKILL):
             for child in reversed(self._children.values()):
@@ -167,7 +170,7 @@ class RunApi:
         self._groups_of_a_batch = plan.batch // plan.group_size
 
     def groups(self) -> int | None:
-        """Groups that run-api has got; None while it does not answer, as when it hands on a large batch."""
+        """Return how many groups run-api has received; None while it does not answer, as when it hands on a large batch."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1)
         try:
             connection.request("GET", "/status")
@@ -180,7 +183,7 @@ class RunApi:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that speaks of an error, or else the last one."""
+    """Return the last line of a log that mentions an error or, if none does, its last line."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LAST_WORDS))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]

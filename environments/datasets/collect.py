@@ -68,7 +68,10 @@ FIXED = (
 
 
 def check(plan: CollectionPlan) -> Limits:
-    """What the settings come to. Raises `ConfigError` for whatever would go wrong later."""
+    """Check all settings, and return what follows from them: the longest sequence and the number of workers.
+
+    Raises `ConfigError` for whatever would go wrong later.
+    """
     if os.path.lexists(plan.out):
         raise ConfigError(f"{plan.out} exists; give another OUT, or remove it")
     if plan.env not in ENVIRONMENTS:
@@ -101,7 +104,7 @@ def _check_passed(name: str) -> None:
 
 
 def _check_environment(plan: CollectionPlan) -> Limits:
-    """Try the environment as it will be served: its settings, its server, its tokenizer and its samples."""
+    """Set up the environment as it will be served: this tries its settings, its server, its tokenizer and its samples."""
     from environments.inference.completions import check_server
 
     module, name = ENVIRONMENTS[plan.env]
@@ -112,7 +115,7 @@ def _check_environment(plan: CollectionPlan) -> Limits:
     sequence_tokens = max(env_config.check(config, [server]).lengths) + 2 * config.max_new_tokens
     _check_batch(plan, sequence_tokens)
     asyncio.run(check_server(server.model_copy(update={"api_key": unmask_key(server.api_key or "")})))
-    environment(config, [server])  # loads the tokenizer, and builds a sample of every task and length
+    environment(config, [server])  # loads the tokenizer, and builds samples of every task at the shortest and the longest length
     workers = config.max_num_workers if config.max_num_workers > 0 else config.max_num_workers_per_node
     return Limits(sequence_tokens, workers)
 
@@ -137,7 +140,10 @@ def _check_batch(plan: CollectionPlan, sequence_tokens: int) -> None:
 
 
 def collect(plan: CollectionPlan) -> None:
-    """One run, from the checks to the file. Raises `ConfigError` before it starts, `RunError` if rows are missing."""
+    """Run one collection, from the checks to the file of rows.
+
+    Raises `ConfigError` before it starts, `RunError` if rows are missing.
+    """
     limits = check(plan)
     try:
         plan.out.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +169,10 @@ def collect(plan: CollectionPlan) -> None:
 
 
 def run(progress: Progress, processes: Processes, limits: Limits, stopped: threading.Event) -> str | None:
-    """Until there are rows enough (None), `stopped` is set or a process ends (which, in one line). No process is left."""
+    """Run the processes until there are enough rows, `stopped` is set or a process ends; then end them all.
+
+    Returns None, or in one line why rows are missing.
+    """
     plan = progress.plan
     try:
         with progress.path.open("wb") as file, tqdm(total=plan.rows, unit="row", desc=plan.kind) as bar:
@@ -216,7 +225,7 @@ def _until_enough(
 
 @contextlib.contextmanager
 def _on_signals(act: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal call `act`: the run then stops and keeps what it has."""
+    """Call `act` on Ctrl-C, SIGTERM and a closed terminal while the block runs: the run stops and keeps what it has."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -230,7 +239,7 @@ def _on_signals(act: Callable[[], None]) -> Iterator[None]:
 
 
 def _place(rows: Path, out: Path) -> None:
-    """At once and whole, and never over a file that has come meanwhile."""
+    """Put the complete file `rows` at `out` in one step, never over a file that has appeared there meanwhile."""
     try:
         os.link(rows, out)
     except OSError as error:
@@ -243,12 +252,12 @@ def _place(rows: Path, out: Path) -> None:
 
 
 def flag(setting: str) -> str:
-    """The option of this command for a setting, or else the environment's, which is passed on."""
+    """Return the option that sets a setting: this command's own or, failing that, the environment's, which is passed on."""
     return OPTIONS.get(setting) or (option(setting) if setting in OWN else env_flag(setting))
 
 
 class Passing(TyperCommand):
-    """Takes `--env.X` and `--openai.X` out, wherever they stand, for the environment."""
+    """A command that takes `--env.X` and `--openai.X` out of its arguments, wherever they stand, for the environment."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the other arguments; `ctx.meta["passed"]` holds those taken out."""
@@ -308,12 +317,12 @@ def main(  # noqa: PLR0913 - a parameter is an option of the command
 
 
 def _absolute(value: str) -> str:
-    """A path as it is from another folder; what is not there may be a name at the hub."""
+    """Return a path that exists as an absolute one; anything else may be a name at the hub and stays as it is."""
     return os.path.abspath(value) if os.path.exists(value) else value
 
 
 def _absolute_in(arg: str) -> str:
-    """The same of an argument for the environment; what it writes need not be there yet."""
+    """Make the path in an argument for the environment absolute; a path to be written need not exist yet."""
     name, _, value = arg.partition("=")
     if name in ("--env.data_path_to_save_groups", "--env.data_dir_to_save_evals"):
         return f"{name}={os.path.abspath(value)}"

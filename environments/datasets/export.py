@@ -83,7 +83,7 @@ ENTRIES = {
 
 @dataclass(frozen=True)
 class ExportJob:
-    """One run: what is read, what becomes of it, where it goes."""
+    """The settings of one export: the kind of rows, the files to read, the file to write, and the rules of selection."""
 
     kind: Kind
     paths: tuple[Path, ...]
@@ -96,7 +96,10 @@ class ExportJob:
 
 
 def read(job: ExportJob, progress: bool = False) -> tuple[dict[str, AskedSample], int]:
-    """Samples by recipe, and the number of rows. Raises `DataError`, with file and line, at the first bad row."""
+    """Return the samples by the digest of their recipe, with their completions, and the number of rows read.
+
+    Raises `DataError`, with file and line, at the first bad row.
+    """
     samples: dict[str, AskedSample] = {}
     rows = 0
     fingerprint = None if job.tokenizer is None else Tokens(job.tokenizer).fingerprint
@@ -134,7 +137,7 @@ def _check_tokenizer(row: ProcessRow, fingerprint: str | None, where: str) -> No
 
 
 def written_rows(job: ExportJob, picks: Sequence[Pick], progress: bool = False) -> Iterator[dict[str, Any]]:
-    """The rows of `picks`, each as it is needed."""
+    """Yield the training row of each pick; the rollouts are read from their files only then."""
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")) for path in job.paths]
         for pick in tqdm(picks, desc="write", unit="row", disable=not progress):
@@ -163,8 +166,10 @@ def _reply(text: str) -> Message:
 
 
 def in_template(tokenizer: Any, messages: list[Message]) -> str:
-    """The conversation as text that, tokenised with special tokens, is what the model reads: it ends at the end of the
-    turn, and does not begin with a token that the tokenizer will write before it anyway."""
+    """Return the conversation as text that, tokenised with special tokens, is what the model reads.
+
+    The text ends with the last turn, and lacks a token at its beginning that the tokenizer would add anyway.
+    """
     text: str = tokenizer.apply_chat_template(messages, tokenize=False).strip()
     bos = tokenizer.bos_token
     doubled = bos and text.startswith(bos) and tokenizer.encode("a")[0] == tokenizer.bos_token_id
@@ -201,7 +206,7 @@ def _check_rules(rules: SelectionRules) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Every completion read (for `pretrain`: every row) is kept or counted under its reason."""
+    """Counts of one export: every completion read (for `pretrain`: every row) is kept, or in `dropped` by its reason."""
 
     rows: int
     samples: int
@@ -213,7 +218,11 @@ class Outcome:
 
 
 def export(job: ExportJob, progress: bool = False) -> Outcome:
-    """Write OUT, whole, unless there is nothing to write. Raises `ConfigError` and `DataError`."""
+    """Select the training rows, write them to the job's output file and return the counts.
+
+    The file is written completely or not at all, and not if there is nothing to write. Raises `ConfigError` and
+    `DataError`.
+    """
     check(job)
     samples, rows = read(job, progress)
     choose = preference_pairs if job.kind == Kind.DPO else best_completions
@@ -231,7 +240,7 @@ def export(job: ExportJob, progress: bool = False) -> Outcome:
 
 
 def table(kind: Kind, outcome: Outcome) -> Table:
-    """Kept and dropped by reason."""
+    """Return a table of how many completions were kept, and how many were dropped for each reason."""
     unit = "rows" if kind == Kind.PRETRAIN else "completions"
     grid = Table(unit, "count", "share", title=f"{outcome.written:,} {kind} rows", min_width=48)
     for name, count in (("kept", outcome.kept), *((reason, outcome.dropped.get(reason, 0)) for reason in REASONS)):

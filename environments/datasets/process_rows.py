@@ -12,7 +12,7 @@ WANTED = "give the .jsonl of process"
 
 
 class RowRecipe(BaseModel, extra="allow"):
-    """All of a recipe, also what a later release may add: the whole recipe rebuilds the sample."""
+    """The recipe in a row, with fields that a later release may add: only the complete recipe rebuilds the sample."""
 
     version: int
     seed: int
@@ -26,7 +26,7 @@ class RowRecipe(BaseModel, extra="allow"):
 
 
 class RowNeedle(BaseModel):
-    """What the right reply cites, and the depth at which `balance` counts the row."""
+    """A needle's role, its depth (by which `balance` counts the row) and its passage (which the right reply cites)."""
 
     role: str
     depth: float
@@ -34,7 +34,7 @@ class RowNeedle(BaseModel):
 
 
 class ProcessRow(BaseModel):
-    """What export needs of a row of `process`."""
+    """The fields of a row of `process` that export reads."""
 
     store: Literal["compact", "full"]
     recipe: RowRecipe
@@ -53,18 +53,18 @@ class ProcessRow(BaseModel):
 
     @property
     def answer_format(self) -> str:
-        """The form in which the prompt asks for the answer."""
+        """The format in which the prompt asks for the answer: "tags" or "plain"."""
         return str(self.recipe.options.get("answer_format", "tags"))
 
     @property
     def depth(self) -> float | None:
-        """Where the one needle stands that holds the answer, as in the heatmap."""
+        """Depth of the needle that holds the answer, as in the heatmap; None unless there is exactly one."""
         depths = [needle.depth for needle in self.needles if needle.role == "answer"]
         return depths[0] if len(depths) == 1 else None
 
 
 def parse_row(value: object, where: str) -> ProcessRow:
-    """The row of a JSON value. Raises `DataError`, which names `where`, for what is not a row to train on."""
+    """Return a JSON value as a row. Raises `DataError`, which names `where`, for what is not a row to train on."""
     recipe = value.get("recipe") if isinstance(value, dict) else None
     if isinstance(recipe, dict) and recipe.get("split") != "train":
         raise DataError(
@@ -79,7 +79,7 @@ def parse_row(value: object, where: str) -> ProcessRow:
 
 
 def right_reply(row: ProcessRow) -> str:
-    """What earns the whole score, in the form that the prompt asks for."""
+    """Return the reply that earns the full score, in the format that the prompt asks for."""
     answer = row.answer
     values = "; ".join(answer.values) or NONE
     if row.answer_format != "tags":

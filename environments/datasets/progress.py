@@ -16,10 +16,10 @@ QUIET_SECONDS = 60.0  # without a row before the reason is told
 
 
 class Progress:
-    """Rows of the generator that are wanted go to `path`; what the environment's log says is told, once each."""
+    """Copies the generator's wanted rows to `path`, and prints each kind of warning in the environment's log once."""
 
     def __init__(self, plan: CollectionPlan, folder: Path):
-        """`folder` is that of the processes, which write `generated` and the environment's log there."""
+        """Read `generated` and the environment's log in `folder`, where the processes write them."""
         self.plan = plan
         self.path, self.generated, self.log = folder / plan.out.name, folder / "rows.jsonl", folder / "environment.log"
         self.rows = self.size = 0  # of `path`: whole lines, their bytes
@@ -35,7 +35,7 @@ class Progress:
         return self.rows >= self.plan.rows
 
     def look(self, file: BinaryIO, bar: tqdm) -> None:
-        """Write the rows that have come to `file`; tell what the environment says, and why nothing comes."""
+        """Write wanted rows that are new to `file`; print the environment's warnings, and why no row has come of late."""
         for line in self._new_rows.new_lines():
             if not self.enough and self.plan.wants(line):
                 file.write(line + b"\n")
@@ -55,7 +55,7 @@ class Progress:
             bar.write(f"no row for {QUIET_SECONDS:.0f} s: {self.reason()}", file=sys.stderr)
 
     def _worth_telling(self, words: str) -> bool:
-        """Whether it is a warning of a kind that was not told yet; other numbers make no other kind."""
+        """Return True for a warning of a kind not printed yet; those that differ in numbers alone are of one kind."""
         kind = re.sub(r"\d+", "#", words)
         usual = "Waiting to register" in words
         if not words.startswith(("WARNING", "ERROR", "error:")) or usual or kind in self._told:
@@ -64,7 +64,7 @@ class Progress:
         return True
 
     def reason(self) -> str:
-        """Why no row comes, as far as can be told."""
+        """Return why no row comes, as far as the counts of groups and rows tell."""
         plan, groups = self.plan, self.groups - self._groups_at_row
         if self._flat_groups:
             return (

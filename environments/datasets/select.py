@@ -22,7 +22,7 @@ Cell = tuple[str, int, int]  # task, length, fifth of the text
 
 
 class Advice(NamedTuple):
-    """What to do where a reason has left nothing, and the setting to do it with."""
+    """What to change when a reason has dropped everything, and the setting that changes it."""
 
     text: str
     setting: str | tuple[str, ...] = ()
@@ -51,7 +51,7 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One completion."""
+    """One completion that may become a training row, or one half of a pair."""
 
     place: tuple[int, int]  # of its row: file, byte offset
     index: int  # in its row
@@ -64,7 +64,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class AskedSample:
-    """One sample with all completions of it that were read, from however many rows."""
+    """One sample, with all its completions that were read, from however many rows."""
 
     key: str  # digest of the recipe
     order: tuple[str | int, ...]  # where its rows stand in the output
@@ -75,14 +75,17 @@ class AskedSample:
 
     @property
     def cell(self) -> Cell:
-        """What `balance` makes equal: task, length and fifth of the text; absent and many-needle tasks have no depth."""
+        """The group that `balance` counts the sample in: task, length, and the fifth of the text that holds its needle.
+
+        Absent and many-needle tasks have no depth; their fifth is -1.
+        """
         place = -1 if self.depth is None else min(int(self.depth * DEPTH_BINS), DEPTH_BINS - 1)
         return self.task, self.length, place
 
 
 @dataclass(frozen=True, slots=True)
 class Pick:
-    """A row to write: one candidate, or the chosen and the rejected."""
+    """A training row to write: one completion or, for DPO, the chosen and the rejected one."""
 
     asked: AskedSample
     candidates: tuple[Candidate, ...]
@@ -90,7 +93,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class SelectionRules:
-    """What is kept; 0 or empty means no rule. `min_score` is inclusive; a pair differs by more than `min_margin`."""
+    """Which completions to keep; 0 or empty: no rule. `min_score` is inclusive; pairs differ by more than `min_margin`."""
 
     tasks: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
@@ -106,12 +109,12 @@ Chooser = Callable[[AskedSample, list[Candidate], SelectionRules, Counter[str]],
 
 
 def digest(*parts: object) -> str:
-    """32 hex digits that name some values."""
+    """Return 32 hex digits of SHA-256 that name the values."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
 def answer_of(text: str, answer: Answer, answer_format: str) -> tuple[str, ...]:
-    """The values that a reply names, as scoring compares them; two replies with equal ones say the same."""
+    """Return the values that a reply names, in the form that scoring compares; two replies with equal ones say the same."""
     said = parse_reply(text, answer, answer_format)
     if said is None:
         return "no answer region:", normalise(without_thinking(text))
@@ -123,7 +126,7 @@ def answer_of(text: str, answer: Answer, answer_format: str) -> tuple[str, ...]:
 
 
 def asked_sample(row: ProcessRow) -> AskedSample:
-    """The row's sample, without its completions."""
+    """Return the sample of a row, still without completions."""
     recipe = row.recipe
     key = digest(json.dumps(recipe.model_dump(), sort_keys=True))
     # Samples that share filler follow each other, so that it is written once.
@@ -132,7 +135,7 @@ def asked_sample(row: ProcessRow) -> AskedSample:
 
 
 def completion_candidates(row: ProcessRow, place: tuple[int, int]) -> list[Candidate]:
-    """The row's completions, the bad ones with their fault."""
+    """Return the row's completions as candidates; `fault` says why one cannot be used."""
     candidates = []
     for i, (text, finish, score) in enumerate(zip(row.completions, row.finish_reasons, row.scores, strict=True)):
         text = text.strip()
@@ -144,7 +147,7 @@ def completion_candidates(row: ProcessRow, place: tuple[int, int]) -> list[Candi
 
 
 def right_candidate(row: ProcessRow, place: tuple[int, int]) -> Candidate:
-    """The right reply in place of the completions."""
+    """Return the row's right reply as a candidate, which `pretrain` writes in place of a completion."""
     return Candidate(place, 0, "gold", "", 1.0, "", len(right_reply(row).encode()))
 
 
@@ -154,7 +157,7 @@ def right_candidate(row: ProcessRow, place: tuple[int, int]) -> Candidate:
 def best_completions(
     asked: AskedSample, candidates: list[Candidate], rules: SelectionRules, dropped: Counter[str]
 ) -> list[Pick]:
-    """The best completions from `min_score` on, one a row."""
+    """Return a row for each candidate that scores at least `min_score`, and count the others as dropped."""
     good = [c for c in candidates if c.score >= rules.min_score]
     dropped["low_score"] += len(candidates) - len(good)
     return [Pick(asked, (c,)) for c in good]
@@ -163,7 +166,10 @@ def best_completions(
 def preference_pairs(
     asked: AskedSample, candidates: list[Candidate], rules: SelectionRules, dropped: Counter[str]
 ) -> list[Pick]:
-    """The best against the worst, the second best against the second worst, and so on; each completion once."""
+    """Pair each completion, best first, with the worst one left that answers otherwise and scores over `min_margin` less.
+
+    Each completion is in one pair at most; those in none are counted as dropped.
+    """
 
     def apart(a: Candidate, b: Candidate) -> bool:
         return abs(a.score - b.score) > rules.min_margin
@@ -184,7 +190,7 @@ def preference_pairs(
 
 
 def select(samples: Iterable[AskedSample], rules: SelectionRules, choose: Chooser) -> tuple[list[Pick], Counter[str]]:
-    """The rows in their order, and how many completions each reason cost; with those kept they sum to those read."""
+    """Return the rows in output order, and how many completions each reason dropped; kept and dropped sum to those read."""
     picks: list[Pick] = []
     dropped: Counter[str] = Counter()
     read = 0
@@ -203,7 +209,7 @@ def select(samples: Iterable[AskedSample], rules: SelectionRules, choose: Choose
 
 
 def _usable(asked: AskedSample, rules: SelectionRules, dropped: Counter[str]) -> list[Candidate]:
-    """The completions that could be in a row, best first; equal scores in an order drawn by the seed."""
+    """Return the completions that could be in a row, best first; equal scores stand in an order drawn by the seed."""
     for name, allowed, value in (("task", rules.tasks, asked.task), ("length", rules.lengths, asked.length)):
         if allowed and value not in allowed:
             dropped[name] += len(asked.candidates)
@@ -222,12 +228,12 @@ def _completions(picks: Iterable[Pick]) -> int:
 
 
 def _drawn(picks: Iterable[Pick], rules: SelectionRules) -> list[Pick]:
-    """In an order drawn by the seed."""
+    """Return the picks in an order drawn by the seed."""
     return sorted(picks, key=lambda p: digest(rules.seed, p.asked.key, *(c.digest for c in p.candidates)))
 
 
 def _balanced(picks: list[Pick], rules: SelectionRules) -> list[Pick]:
-    """As many rows of every cell as the poorest has."""
+    """Under `balance`, keep of every cell as many rows as the smallest cell has."""
     if not rules.balance or not picks:
         return picks
     cells = _cells(_drawn(picks, rules))
@@ -236,7 +242,7 @@ def _balanced(picks: list[Pick], rules: SelectionRules) -> list[Pick]:
 
 
 def _limited(picks: list[Pick], rules: SelectionRules) -> list[Pick]:
-    """At most `limit` rows; under `balance`, no cell has two more than another."""
+    """Keep at most `limit` rows; under `balance`, no cell has two more than another."""
     if not rules.limit or len(picks) <= rules.limit:
         return picks
     drawn = _drawn(picks, rules)

@@ -28,7 +28,7 @@ class _Ends(NamedTuple):
 
 
 class Bank:
-    """Decoy chains for one split and one pool."""
+    """Chains of facts about other people for one split and one pool of filler, from which samples draw their decoys."""
 
     def __init__(self, pool: Pool, split: str, lexical_gap: bool, number: int):
         self._pool, self._split, self._name = pool, split, f"{split} {lexical_gap} {number}"
@@ -53,7 +53,7 @@ class Bank:
         self._ends: dict[tuple[str, int], _Ends] = {}
 
     def _end(self, kind: str, hops: int) -> _Ends:
-        """The ends of all chains after `hops` facts."""
+        """Return the last sentences of all chains when each has `hops` facts and ends in a value of that kind."""
         if (kind, hops) not in self._ends:
             # A generator of its own, so that a bank's sentences do not depend on the order in which they are asked for.
             rng = Random(f"ends {self._name} {kind} {hops}")
@@ -73,8 +73,8 @@ class Bank:
     def draw(
         self, n: int, kind: str, hops: int, forbidden: tuple[str, ...], rng: Random
     ) -> tuple[list[str], np.ndarray]:
-        """The sentences of `n` chains of `hops` facts, and the tokens of each (int64): fewer where a chain's value is one
-        of `forbidden`. All links stand first, then all values."""
+        """Return the sentences of `n` random chains of `hops` facts, and the tokens of each (int64): fewer where a
+        chain's value is one of `forbidden`. All links stand first, then all values."""
         ends = self._end(kind, hops)
         chosen = rng.sample(range(CHAINS), n)
         if not ends.values.isdisjoint(forbidden):

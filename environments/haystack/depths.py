@@ -9,7 +9,7 @@ STEEPNESS = 12  # of the logistic curve that "sigmoid" draws from: it is read ov
 
 
 def parse_depths(spec: str) -> list[float]:
-    """A grid or a list: "11" is eleven depths from 0 to 1, "0.1,0.5" is those two. Raises `ConfigError`."""
+    """Return the depths of a grid or a list: "11" is eleven from 0 to 1, "0.1,0.5" those two. Raises `ConfigError`."""
     parts = [part.strip() for part in str(spec).split(",") if part.strip()]
     if len(parts) == 1 and parts[0].isdigit() and int(parts[0]) > 1:
         return [round(i / (int(parts[0]) - 1), 6) for i in range(int(parts[0]))]
@@ -26,7 +26,7 @@ def parse_depths(spec: str) -> list[float]:
 
 
 def draw_depths(rule: str, n: int, rng: Random) -> list[float]:
-    """`n` depths by a rule: "uniform"; "sigmoid" (dense at both ends); or drawn from the list or grid that it names."""
+    """Draw `n` depths by a rule: "uniform"; "sigmoid" (dense at both ends); or from the list or grid that it names."""
     if rule == "uniform":
         return [rng.random() for _ in range(n)]
     if rule == "sigmoid":
@@ -38,7 +38,7 @@ def draw_depths(rule: str, n: int, rng: Random) -> list[float]:
 
 
 def stretch(depths: list[float], span: float, rng: Random) -> list[float]:
-    """The depths, moved apart if the first and the last are closer than `span`; their order stays."""
+    """Return the depths, moved apart to at least `span` if the first and the last are closer; their order stays."""
     low, high = min(depths, default=0.0), max(depths, default=0.0)
     if len(depths) < 2 or high - low >= span:
         return depths

@@ -25,7 +25,9 @@ class Frame:
 
 
 def fit(pool: Pool, frame: Frame, hidden: Hidden, numbered: bool, rng: Random) -> Layout:
-    """The haystack that fills the frame. Raises `LayoutError`.
+    """Return a haystack that fills the frame to the exact token, with the hidden sentences at their depths.
+
+    Raises `LayoutError`.
 
     By sums alone where the tokenizer's counts add up. Elsewhere the finished prompt is tokenised, the budget corrected
     and the layout tried again; `Layout.starts` and `.ends` are then those of the tokenised prompt.
@@ -49,7 +51,7 @@ def fit(pool: Pool, frame: Frame, hidden: Hidden, numbered: bool, rng: Random) -
 
 
 def _tokens_of(layout: Layout, hidden: Hidden, frame: Frame, offsets: list[tuple[int, int]]) -> np.ndarray:
-    """First tokens and those behind the last of every needle, from the haystack's beginning: int64 (2, needles)."""
+    """Return each needle's first token and the one behind its last, counted in the haystack: int64 (2, needles)."""
     first, spans = len(frame.before) + len(BREAK), []
     for chars, text in zip(layout.chars, hidden.texts, strict=True):
         low, high = first + chars, first + chars + len(text)

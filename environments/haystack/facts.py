@@ -24,12 +24,15 @@ T = TypeVar("T")
 
 
 def in_split(text: str, split: str) -> bool:
-    """Whether an entity or a value belongs to the split: half of every space each, by parity of its CRC-32."""
+    """Return True when an entity or a value belongs to the split, by parity of its CRC-32: each split has half of them."""
     return crc32(text.lower().encode()) % 2 == SPLITS.index(split)
 
 
 def first_drawn(draw: Callable[[], T], wanted: Callable[[T], bool], what: str) -> T:
-    """The first of what is drawn that is wanted. Raises `ConfigError` if there is none in `DRAWS`."""
+    """Call `draw` until `wanted` accepts its result, and return that.
+
+    Raises `ConfigError`, which names `what`, after `DRAWS` draws.
+    """
     for _ in range(DRAWS):
         if wanted(drawn := draw()):
             return drawn
@@ -106,7 +109,10 @@ def _name(rng: Random) -> str:
 
 @dataclass(frozen=True)
 class ValueKind:
-    """A kind of value: how one is drawn, and the pattern of a whole one in running text (never a part of a longer)."""
+    """A kind of value: a function that draws one, and the pattern of a complete one in running text.
+
+    The pattern never finds a part of a longer value.
+    """
 
     draw: Callable[[Random], str]
     pattern: re.Pattern
@@ -123,13 +129,13 @@ VALUE_KINDS = {
 
 
 def draw_value(kind: str, split: str, rng: Random) -> str:
-    """A value of a kind in `VALUE_KINDS`, from the split's half. Raises `ConfigError` where that half is empty."""
+    """Draw a value of a kind in `VALUE_KINDS` that belongs to the split. Raises `ConfigError` if none is found."""
     draw = VALUE_KINDS[kind].draw
     return first_drawn(lambda: draw(rng), lambda value: in_split(value, split), f"a value of kind {kind} in {split}")
 
 
 def draw_values(kind: str, n: int, split: str, rng: Random) -> list[str]:
-    """`n` different values, none a part of another."""
+    """Draw `n` different values of a kind for the split, none of which is a part of another."""
     values: dict[str, None] = {}
     while True:
         while len(values) < n:
@@ -146,8 +152,10 @@ def draw_values(kind: str, n: int, split: str, rng: Random) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """Someone a fact is about: `told` is how needles name them, `asked` how a question does. The same unless there is
-    a lexical gap, where the two share no content word."""
+    """A person whom a fact is about: `told` is how needles name them, `asked` how a question does.
+
+    The two are the same, or share no content word where there is a lexical gap.
+    """
 
     told: str
     asked: str
@@ -188,7 +196,7 @@ PLACES = (
 
 
 def draw_entity(split: str, lexical_gap: bool, rng: Random) -> Entity:
-    """A person: by an invented name, or, with a lexical gap, by trade, trait and place."""
+    """Draw a person of the split: by an invented name or, with a lexical gap, by trade, trait and place."""
     draw = _draw_described if lexical_gap else _draw_named
     return first_drawn(lambda: draw(rng), lambda entity: in_split(entity.told, split), f"a person in {split}")
 
@@ -207,7 +215,7 @@ def _described(trait: tuple[str, str], trade: tuple[str, str], place: tuple[str,
 
 
 def near_duplicate(entity: Entity, split: str, rng: Random) -> Entity:
-    """Someone easily taken for the entity: a name one or two letters away, or a description with one part changed."""
+    """Draw a person easily taken for the entity: a name one or two letters away, or a description with one part changed."""
     alter = _misspelt if entity.told == entity.asked else _redescribed
     return first_drawn(
         lambda: alter(entity, rng), lambda twin: in_split(twin.told, split), f"someone like {entity.told} in {split}"
@@ -317,7 +325,7 @@ BY_KIND = {relation.kind: relation for relation in RELATIONS}
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """An edge of the graph: what is said of an entity."""
+    """An edge of the graph of facts: an entity, a relation and its value."""
 
     entity: Entity
     relation: str
@@ -325,14 +333,14 @@ class Fact:
 
 
 def state(fact: Fact, one_of: bool, rng: Random) -> str:
-    """The fact as one sentence; `one_of`: as one of several values of the entity."""
+    """Return the fact as one sentence; `one_of`: worded as one of several values of the entity."""
     relation = RELATION[fact.relation]
     template = rng.choice(relation.told_one_of if one_of else relation.told)
     return sentence(template, e=fact.entity.told, v=fact.value)
 
 
 def ask(entity: str, relation: str, gap: bool, several: bool = False) -> str:
-    """The question for an entity's value, or for its values; `gap`: in other words than those of the needle."""
+    """Return the question for an entity's value or, with `several`, its values; `gap`: in other words than the needle's."""
     template = RELATION[relation].asked_gap if gap else RELATION[relation].asked
     return template.format(e=entity, s="s" if several else "", is_="are" if several else "is")
 
@@ -341,6 +349,6 @@ READERS = [(r.name, reader(template)) for r in RELATIONS for template in r.told 
 
 
 def parse(text: str) -> list[tuple[str, str, str]]:
-    """Every fact stated in a text, as (entity as told, relation, value), sorted: needles read back by themselves."""
+    """Return every fact stated in a text, as (entity as told, relation, value), sorted: needles read back by themselves."""
     facts = {(match["e"], name, match["v"]) for name, pattern in READERS for match in pattern.finditer(text)}
     return sorted(facts)

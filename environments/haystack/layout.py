@@ -23,13 +23,15 @@ from longthread.errors import ConfigError
 
 
 class LayoutError(ConfigError):
-    """The needles do not fit."""
+    """The needles do not fit into the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """Sentences to hide, and the depth of each. `known`: tokens of the last ones, where they were counted before
-    (after and before a space)."""
+    """Sentences to hide, and the depth of each. `known`: tokens of the last sentences, where those were counted before.
+
+    Such a count is that of a sentence between two spaces.
+    """
 
     texts: Sequence[str]
     depths: Sequence[float]
@@ -48,7 +50,7 @@ class Layout:
 
 
 def lay_out(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool = False) -> Layout:
-    """A haystack of exactly `budget` tokens, the blank line behind it included, with the needles at their depths.
+    """Return a haystack of exactly `budget` tokens, the blank line behind it included, with needles at their depths.
 
     Needles stand between two sentences of a paragraph; at depth 0 and 1 they are paragraphs of their own. `numbered`
     puts "[1]", "[2]", … before the passages. Raises `LayoutError` when the needles do not fit.
@@ -82,13 +84,13 @@ def lay_out(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool
 
 
 def _edges(depths: Sequence[float], numbered: bool) -> tuple[list[int], list[int]]:
-    """Indices of the needles that are paragraphs of their own at the beginning, and at the end."""
+    """Return the indices of the needles that are paragraphs of their own at the beginning, and of those at the end."""
     first = [i for i, depth in enumerate(depths) if depth == 0 and not numbered]
     return first, [i for i, depth in enumerate(depths) if depth == 1]
 
 
 def _costs(pool: Pool, hidden: Hidden, paragraphs: Sequence[int]) -> np.ndarray:
-    """Tokens of each needle where it stands, int64: between spaces, or as one of the `paragraphs`."""
+    """Return the tokens of each needle where it stands, int64: between spaces, or as one of the `paragraphs`."""
     uncounted = hidden.texts[: len(hidden.texts) - len(hidden.known)]
     costs = np.concatenate([pool.tokens.mid(uncounted) if uncounted else [], hidden.known]).astype(np.int64)
     if edge := sorted(paragraphs):
@@ -108,7 +110,7 @@ def _filling(pool: Pool, budget: int, needles: int, rng: Random, numbered: bool)
 
 @dataclass(frozen=True, slots=True)
 class _Places:
-    """Filler as one text, and where a needle may stand, rising: int64 arrays of shape (places,).
+    """Filler as one text, and the places where a needle may stand, in rising order: int64 arrays of shape (places,).
 
     The first place is the beginning, the last the end; at those between a needle takes the place of a space.
     """
@@ -142,19 +144,19 @@ def _places(filling: Filling) -> _Places:
 
 
 def _before(sizes: np.ndarray) -> np.ndarray:
-    """Sum of all sizes before each."""
+    """Return for each size the sum of those before it."""
     return np.cumsum(sizes) - sizes
 
 
 def _nearest(places: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """For each target the index of the nearest place; of two as near, the first. `places` rise."""
+    """Return for each target the index of the nearest place; of two as near, the first. `places` rise."""
     right = np.searchsorted(places, targets).clip(0, len(places) - 1)
     left = (right - 1).clip(0)
     return np.where(targets - places[left] <= places[right] - targets, left, right)
 
 
 def _insert(text: str, at: list[int], pieces: list[str]) -> str:
-    """The text with a piece before each of the characters `at`, which rise."""
+    """Return the text with a piece before each of the characters `at`, which rise."""
     parts = [""] * (2 * len(pieces) + 1)
     parts[::2] = [text[a:b] for a, b in zip([0, *at], [*at, len(text)], strict=True)]
     parts[1::2] = pieces
@@ -175,7 +177,7 @@ class Piece:
 
 
 def reference_layout(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool = False) -> Layout:
-    """What `lay_out` computes, slowly: needles are put between pieces of filler one by one; one running sum places them."""
+    """Compute what `lay_out` does, slowly: needles go between pieces of filler one by one; one running sum places them."""
     first, last = _edges(hidden.depths, numbered)
     costs = _costs(pool, hidden, [*first, *last])
     filler = list(_pieces(_filling(pool, budget, int(costs.sum()), rng, numbered)))
@@ -207,7 +209,7 @@ def reference_layout(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbe
 
 
 def _pieces(filling: Filling) -> Iterator[Piece]:
-    """The filler, apart at every place where a needle may stand."""
+    """Yield the filler in pieces that end wherever a needle may stand."""
     numbered = bool(filling.labels.any())
     for number, (passage, label) in enumerate(zip(*filling, strict=True), 1):
         relabel = passage.relabel if numbered else 0

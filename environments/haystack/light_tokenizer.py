@@ -81,11 +81,11 @@ class LightTokenizer:
         return self.backend_tokenizer.get_vocab_size()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of the text."""
+        """Return the token ids of the text."""
         return self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False, **_: Any) -> str:
-        """The text of these token ids."""
+        """Return the text of the token ids."""
         return self.backend_tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     def apply_chat_template(
@@ -96,7 +96,10 @@ class LightTokenizer:
         add_generation_prompt: bool = False,
         **variables: Any,
     ) -> str:
-        """The conversation as text, with `tokenize=False`. `variables` are the template's own, like `enable_thinking`."""
+        """Return the conversation, rendered by the chat template, as text; only `tokenize=False` is supported.
+
+        `variables` are the template's own, like `enable_thinking`.
+        """
         if tokenize:
             raise NotImplementedError("ask for tokenize=False, or use load_full_tokenizer")
         if self.chat_template is None:
@@ -135,7 +138,7 @@ def _template(source: str) -> Any:
 
 
 def load(name: str) -> LightTokenizer | None:
-    """The tokenizer of a local folder or of a hub name in the local cache; None where transformers is needed."""
+    """Return the tokenizer of a local folder, or of a hub name in the local cache; None where transformers is needed."""
     folder = Path(name) if Path(name).is_dir() else _cached_folder(name)
     if folder is None or not (folder / "tokenizer.json").is_file() or not (folder / "tokenizer_config.json").is_file():
         return None

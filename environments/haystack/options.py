@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class OptionField(NamedTuple):
-    """One option as a command line or a form shows it."""
+    """An option's name, type, default and description, as a command line or a form shows them."""
 
     name: str
     type: type
@@ -51,7 +51,7 @@ def _option(default: T, description: str) -> T:
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a sample. Raises `ConfigError` for a value that no sample can have."""
+    """Options that shape a sample. Raises `ConfigError` for a value that no sample can have."""
 
     value_kind: str = _option(ANY, "words, numbers, uuids, dates, names or any")
     distractors: int = _option(3, "near-duplicates of what is asked for")
@@ -97,7 +97,7 @@ class Options:
 
     @classmethod
     def fields(cls) -> list[OptionField]:
-        """Name, type, default and description of every option, in the order of the recipe."""
+        """Return name, type, default and description of every option, in the order of the recipe."""
         defaults = asdict(cls())
         return [
             OptionField(f.name, type(defaults[f.name]), defaults[f.name], f.metadata["description"])
@@ -105,7 +105,7 @@ class Options:
         ]
 
     def bounds(self, name: str) -> tuple[int, int]:
-        """Both ends of an option in `RANGES`. Raises `ConfigError`."""
+        """Return both ends of an option in `RANGES`: (2, 4) for "2-4", (3, 3) for "3". Raises `ConfigError`."""
         spec, (low, high) = str(getattr(self, name)), RANGES[name]
         match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", spec)
         if match is None:
@@ -117,6 +117,6 @@ class Options:
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises `ConfigError` for a value that is not one of the choices."""
+    """Raise `ConfigError`, which names the setting, for a value that is not one of the choices."""
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)} (got {value!r})", setting=name)

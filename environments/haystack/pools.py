@@ -1,4 +1,4 @@
-"""The texts that haystacks are cut from: pools of filler, and the decoys that belong to each, kept once they are made."""
+"""The texts that haystacks are made of: pools of filler, and the decoys that belong to each, kept once they are made."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -15,7 +15,7 @@ POOLS, BANKS = 8, 16  # the most that are kept: some 10 MB a pool of 262,144 tok
 
 
 class _Source(NamedTuple):
-    """What a pool depends on. Only prose is endless; a corpus has one pool, the same for both splits."""
+    """The settings that a pool depends on. Only prose is endless; a corpus has one pool, the same for both splits."""
 
     filler: str
     filler_mode: str
@@ -27,7 +27,7 @@ class _Source(NamedTuple):
 
 
 class Pools:
-    """Pools and decoys for one tokenizer, shared by all samples whose options ask for the same filler."""
+    """Pools of filler and decoys for one tokenizer, shared by all samples whose options ask for the same filler."""
 
     def __init__(self, tokens: Tokens):
         self.tokens = tokens
@@ -35,11 +35,11 @@ class Pools:
         self._bank = lru_cache(maxsize=BANKS)(self._make_bank)
 
     def pool(self, options: Options, split: str, seed: int) -> Pool:
-        """The pool that samples of that seed are cut from. Raises `ConfigError` where the filler does not suffice."""
+        """Return the pool of filler for samples of that seed. Raises `ConfigError` where the filler does not suffice."""
         return self._pool(self._source(options, split, seed))
 
     def decoys(self, options: Options, split: str, seed: int) -> Bank:
-        """The decoys that belong to that seed's pool."""
+        """Return the bank of decoys that belongs to that seed's pool of filler."""
         number = seed // options.seeds_per_pool
         return self._bank(self._source(options, split, seed), split, options.lexical_gap, number)
 

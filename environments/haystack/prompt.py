@@ -8,7 +8,7 @@ from environments.haystack.tokens import BREAK, PLACEHOLDER, Tokens
 
 
 class Prompt:
-    """Prompts for one tokenizer and one set of options."""
+    """Writes prompts for one tokenizer and one set of options."""
 
     def __init__(self, tokens: Tokens, options: Options):
         self._tokens, self._options = tokens, options
@@ -17,7 +17,7 @@ class Prompt:
         self.instruction = f"Read the text below.{numbered} Then answer the question that follows it."
 
     def question(self, quiz: Quiz) -> str:
-        """The question, and the form that the reply shall have."""
+        """Return the quiz's question, followed by the format in which to reply."""
         tags = self._options.answer_format == "tags"
         form = "Reply with one line of this form and nothing else: <answer>...</answer>." if tags else ""
         if self._options.may_abstain:
@@ -35,11 +35,14 @@ class Prompt:
         return f"Question: {quiz.question}\n{form.strip()}".strip()
 
     def content(self, haystack: str, question: str) -> str:
-        """The user's message."""
+        """Return the user's message: instruction, haystack and question, with blank lines between them."""
         return BREAK.join([self.instruction, haystack, question])
 
     def frame(self, question: str, length: int) -> Frame:
-        """The rendered prompt of `length` tokens around the haystack. Raises `LayoutError` if it leaves no room."""
+        """Return what surrounds the haystack in a rendered prompt of `length` tokens, and how many of them are left for it.
+
+        Raises `LayoutError` if none is left.
+        """
         before, after = self._tokens.frame(self.content(PLACEHOLDER, question))
         before, after = before.removesuffix(BREAK), after.removeprefix(BREAK)
         if before not in self._head_tokens:

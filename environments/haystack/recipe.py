@@ -11,7 +11,7 @@ VERSION = 1  # raised whenever the same recipe would build another text
 
 
 class Request(NamedTuple):
-    """What one sample is asked to be. `depths` are those of the needles of the answer, in order."""
+    """What one sample is asked to be. `depths` are those of the needles that the answer rests on, in order."""
 
     seed: int
     split: str
@@ -21,7 +21,7 @@ class Request(NamedTuple):
 
 
 def write(request: Request, options: Options, fingerprint: str, filler: str) -> dict[str, Any]:
-    """The recipe as JSON: the request and its options, the tokenizer's fingerprint, and the digest of the filler."""
+    """Return the recipe as JSON: request, options, the tokenizer's fingerprint, and the digest of the filler."""
     depths = None if request.depths is None else list(request.depths)
     asked = request._replace(depths=depths)._asdict()
     return {
@@ -34,7 +34,10 @@ def write(request: Request, options: Options, fingerprint: str, filler: str) -> 
 
 
 def read(recipe: Mapping[str, Any], fingerprint: str) -> tuple[Request, Options]:
-    """The inverse. Raises `ConfigError` where this release, or this tokenizer, would build another sample."""
+    """Return the request and the options of a recipe that `write` made.
+
+    Raises `ConfigError` where this release, or this tokenizer, would build another sample.
+    """
     if recipe.get("version") != VERSION:
         raise ConfigError(f"recipe version {recipe.get('version')!r} is not {VERSION}; use the release that wrote it")
     if recipe["tokenizer"] != fingerprint:
@@ -47,7 +50,7 @@ def read(recipe: Mapping[str, Any], fingerprint: str) -> tuple[Request, Options]
 
 
 def check_filler(recipe: Mapping[str, Any], digest: str) -> None:
-    """Raises `ConfigError` if the filler has another digest than the recipe's."""
+    """Raise `ConfigError` if the filler has another digest than the recipe's."""
     if digest != recipe["filler"]:
         raise ConfigError(
             f"the filler has changed ({digest}, not {recipe['filler']}): restore the corpus that the recipe was made from; "

@@ -40,7 +40,7 @@ VARIANTS = 64  # sets of options whose haystacks are kept
 
 @dataclass(frozen=True, slots=True)
 class Needle:
-    """One needle in its place.
+    """One needle, and where it stands in the prompt.
 
     `token_start` and `token_end` count from the start of the rendered prompt; the tokens between decode to `text` (with
     the white space that the tokenizer glues to it). `depth` is the share of the haystack's other tokens that stand
@@ -59,7 +59,8 @@ class Needle:
 
 
 class Decoys(NamedTuple):
-    """Sentences about other people, in columns, because there may be four thousand: texts, first tokens, ends."""
+    """Sentences about other people, in columns, because there may be four thousand: the texts, the first token of each,
+    and the token behind its last."""
 
     texts: list[str]
     token_starts: list[int]
@@ -80,17 +81,17 @@ class Sample:
     recipe: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The sample as JSON values."""
+        """Return the sample as JSON values."""
         return asdict(self) | {"decoys": self.decoys._asdict()}
 
     @property
     def evidence(self) -> set[int]:
-        """Numbers of the passages that hold what the answer rests on."""
+        """Numbers of the passages that hold the needles which the answer rests on."""
         return {needle.passage for needle in self.needles if needle.role in NEEDED}
 
 
 class Haystacks:
-    """Samples for one tokenizer and one set of options."""
+    """Builds samples for one tokenizer and one set of options."""
 
     def __init__(self, tokenizer: PromptTokenizer, options: Options, pools: Pools | None = None):
         self.options = options
@@ -100,15 +101,17 @@ class Haystacks:
         self._variant = lru_cache(maxsize=VARIANTS)(lambda other: Haystacks(tokenizer, other, self.pools))
 
     def variant(self, options: Options) -> "Haystacks":
-        """Haystacks under other options, which share the filler with these where they ask for the same."""
+        """Return a builder of samples under other options; both share their filler where they ask for the same."""
         return self._variant(options)
 
     def pool(self, split: str, seed: int) -> Pool:
-        """The pool that samples of that seed are cut from."""
+        """Return the pool of filler for samples of that seed."""
         return self.pools.pool(self.options, split, seed)
 
     def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
-        """The sample of that seed. `depths`: for the needles of the answer, in order; the others follow `placement`.
+        """Build the sample of that seed, split, task and length.
+
+        `depths`: for the needles that the answer rests on, in order; the other needles follow the option `placement`.
 
         Raises `LayoutError` where the needles do not fit, and `ConfigError` for anything else that cannot be made.
         """
@@ -135,7 +138,7 @@ class Haystacks:
             )
 
     def _quiz(self, task: Task, split: str, pool: Pool, bank: Bank | None, rng: Random) -> Quiz:
-        """Facts none of whose values stands in the filler, or the answer would not be unique."""
+        """Draw a quiz none of whose values stands in the filler, or the answer would not be unique."""
         for _ in range(1 if task.fixed else REDRAWS):
             quiz = task.quiz(Draw(self.options, split, rng, bank.names if bank else frozenset()))
             clash = next((value for value in quiz.values if pool.contains(value)), None)
@@ -148,7 +151,7 @@ class Haystacks:
         )
 
     def _decoys(self, quiz: Quiz, bank: Bank | None, length: int, rng: Random) -> tuple[list[str], np.ndarray]:
-        """Chains of other people, as long as the one asked for, and the tokens of each sentence."""
+        """Return the sentences of chains of other people, as long as the one asked for, and the tokens of each."""
         if bank is None:
             return [], np.zeros(0)
         hops, n = max(quiz.hops, 2), self.options.decoys
@@ -158,7 +161,7 @@ class Haystacks:
         return bank.draw(n, kind, hops, quiz.values, rng)
 
     def _hide(self, quiz: Quiz, decoys: tuple[list[str], np.ndarray], asked: Sequence[float], rng: Random) -> Hidden:
-        """All sentences to hide, and where: needed needles at the depths asked for, then by `placement`, decoys anywhere."""
+        """Return all sentences to hide, with depths: needed needles as `asked`, then by `placement`; decoys anywhere."""
         needed = [i for i, (_, role) in enumerate(quiz.needles) if role in NEEDED]
         depths = draw_depths(self.options.placement, len(quiz.needles), rng)
         spread = stretch([depths[i] for i in needed], self.options.min_span, rng)
@@ -201,7 +204,7 @@ class Haystacks:
 
 
 def _profile(quiz: Quiz, needles: list[Needle], decoys: int, ordered: bool, room: int) -> dict[str, int | float | None]:
-    """What makes the sample hard, so that reports can break accuracy down by it.
+    """Return what makes the sample hard, so that reports can break accuracy down by it.
 
     `inversions`: pairs of facts that stand in the text in the other order than they have to be followed in, where they
     have one; `span`: share of the haystack between the first and the last fact that the answer needs.
@@ -228,12 +231,15 @@ def _haystacks(fingerprint: str, tokenizer: PromptTokenizer) -> Haystacks:
 
 @lru_cache(maxsize=4)
 def _fingerprint(tokenizer: PromptTokenizer, template: str, size: int) -> str:
-    """A quarter of a second each: template and size tell whether a tokenizer was changed since."""
+    """Return the tokenizer's fingerprint, kept because it takes a quarter of a second.
+
+    Template and size tell whether a tokenizer was changed since.
+    """
     return Tokens(tokenizer).fingerprint
 
 
 def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
-    """The identical Sample, byte for byte. Raises `ConfigError` when this machine would build another."""
+    """Build the sample of a recipe again, byte for byte. Raises `ConfigError` when this machine would build another."""
     fingerprint = _fingerprint(tokenizer, str(tokenizer.chat_template), len(tokenizer))
     request, options = recipes.read(recipe, fingerprint)
     haystacks = _haystacks(fingerprint, tokenizer).variant(options)

@@ -31,7 +31,7 @@ PLACEHOLDER = "\ue000haystack\ue000"  # private use area: no template and no cor
 
 
 def load_tokenizer(name: str) -> PromptTokenizer:
-    """The chat tokenizer of a local folder or a hub name, for haystacks and rows. Raises `ConfigError`.
+    """Return the chat tokenizer of a local folder or a hub name, for haystacks and rows. Raises `ConfigError`.
 
     It is transformers' own, or a `LightTokenizer` where that is known to be the same; see `load_full_tokenizer`.
     """
@@ -39,7 +39,7 @@ def load_tokenizer(name: str) -> PromptTokenizer:
 
 
 def load_full_tokenizer(name: str) -> ChatTokenizer:
-    """The tokenizer as transformers loads it, for models and trainers. Raises `ConfigError`."""
+    """Return the tokenizer as transformers loads it, for models and trainers. Raises `ConfigError`."""
     from transformers import AutoTokenizer
 
     try:
@@ -56,7 +56,7 @@ def load_full_tokenizer(name: str) -> ChatTokenizer:
 
 
 class Tokens:
-    """Counting, encoding and the chat template for one tokenizer.
+    """Counts and encodes texts and renders chat prompts for one tokenizer.
 
     Raises `ConfigError` when the tokenizer has no chat template or is not a fast (Rust) one.
     """
@@ -105,7 +105,7 @@ class Tokens:
         return self._backend
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text as it stands: no special token added, those spelled out in the text recognised."""
+        """Return the token ids of a text as it stands: no special token added, those spelled out in the text recognised."""
         # `encode` holds the interpreter's lock, and with it every other thread, for a third of a second at 128k tokens; the
         # other one lets go of it, and then has to wait for it, which for a short text takes longer than the work.
         if len(text) > LONG:
@@ -113,11 +113,11 @@ class Tokens:
         return self._whole().encode(text, add_special_tokens=False).ids
 
     def encode_prompt(self, text: str, length: int) -> list[int]:
-        """The same for a prompt of `length` tokens whose paragraphs recur: each is encoded in its place, once, and
-        remembered. At 128k tokens that takes 3 ms instead of 200.
+        """Return the token ids of a prompt of `length` tokens; a paragraph that recurs is encoded once, in its place.
 
-        Where the tokens of this tokenizer do not join at blank lines (the first prompts are encoded both ways to find
-        out, and all are counted), the whole is encoded.
+        At 128k tokens that takes 3 ms instead of 200. Where the tokens of this tokenizer do not join at blank lines,
+        the prompt is encoded as a whole. The first prompts are encoded both ways to find out, and the tokens of all are
+        counted.
         """
         if self._joins is False:
             return self.encode(text)
@@ -140,50 +140,53 @@ class Tokens:
         return self.encode(LEFT + BREAK + text + BREAK + RIGHT)[self._left_break : -1]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of these token ids, special tokens spelled out."""
+        """Return the text of the token ids, special tokens spelled out."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and the (start, end) characters of each."""
+        """Return the text's token ids, and the (start, end) characters of each token."""
         encoding = self._whole().encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Number of tokens of each text, encoded as it stands."""
+        """Return the number of tokens of each text, encoded as it stands."""
         return [len(e.ids) for e in self._whole().encode_batch_fast(list(texts), add_special_tokens=False)]
 
     # Where a piece stands decides what it costs. "mid": after " " and before " ". "final": after " ", before a blank
     # line, whose tokens it carries. "initial": after a blank line, before " ". "alone": a paragraph of its own.
 
     def mid(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each sentence between two others of its paragraph."""
+        """Return how many tokens each sentence takes between two others of its paragraph."""
         return [n - self._left for n in self.lengths([f"{LEFT} {text}" for text in texts])]
 
     def final(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each sentence at the end of its paragraph, with the blank line behind it."""
+        """Return how many tokens each sentence takes at the end of its paragraph, with the blank line behind it."""
         return [n - self._left - 1 for n in self.lengths([f"{LEFT} {text}{BREAK}{RIGHT}" for text in texts])]
 
     def initial(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each sentence at the beginning of its paragraph."""
+        """Return how many tokens each sentence takes at the beginning of its paragraph."""
         return [n - self._left_break for n in self.lengths([LEFT + BREAK + text for text in texts])]
 
     def alone(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each paragraph of one sentence, with the blank line behind it."""
+        """Return how many tokens each sentence takes as a paragraph of its own, with the blank line behind it."""
         return [n - self._left_break - 1 for n in self.lengths([LEFT + BREAK + text + BREAK + RIGHT for text in texts])]
 
     def head(self, text: str) -> int:
-        """Tokens of the beginning of a prompt, up to and with the blank line after it."""
+        """Return how many tokens the beginning of a prompt takes, with the blank line after it."""
         return len(self.encode(text + BREAK + RIGHT)) - 1
 
     def tail(self, text: str) -> int:
-        """Tokens of the end of a prompt, from behind the blank line before it."""
+        """Return how many tokens the end of a prompt takes, without the blank line before it."""
         return len(self.encode(LEFT + BREAK + text)) - self._left_break
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """The chat prompt as text, ending where the assistant begins to write."""
+        """Return the chat prompt as text, ending where the assistant begins to write."""
         return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
 
     def frame(self, content: str) -> tuple[str, str]:
-        """Prompt text before and after `PLACEHOLDER` when `content`, which holds it once, is the user's message."""
+        """Return the parts of a rendered prompt before and after `PLACEHOLDER`; its user message is `content`.
+
+        `content` holds `PLACEHOLDER` once.
+        """
         before, _, after = self.render([{"role": "user", "content": content}]).partition(PLACEHOLDER)
         return before, after

@@ -10,17 +10,17 @@ _SLOTS = {"e": _NAME, "v": r"[\w:-]+(?: [\w:,-]+)*?", "p": r"[\w' -]+?", "d": r"
 
 
 def capitalised(text: str) -> str:
-    """The text with its first letter in upper case."""
+    """Return the text with its first letter in upper case."""
     return text[0].upper() + text[1:]
 
 
 def sentence(template: str, **slots: str) -> str:
-    """The template filled in, as a sentence."""
+    """Return the template with its slots filled in and its first letter in upper case."""
     return capitalised(template.format(**slots))
 
 
 def reader(template: str) -> re.Pattern[str]:
-    """The pattern that reads a sentence of that template back, with a group for each slot.
+    """Return a pattern that finds sentences made from the template, with a named group for each slot.
 
     No template begins with a slot, so entities stand in running text as they were given.
     """

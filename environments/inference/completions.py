@@ -39,7 +39,7 @@ START_SERVER = "start the server, or give another address"
 
 
 async def request_group(endpoints: Sequence[Endpoint], request: CompletionRequest, n: int) -> list[Completion]:
-    """`n` completions of one prompt. Raises `CompletionError`."""
+    """Return exactly `n` completions of one prompt, asking again for missing ones. Raises `CompletionError`."""
     completions: list[Completion] = []
     for _ in range(ROUNDS):
         missing = n - len(completions)
@@ -87,7 +87,7 @@ def _pause(state: tenacity.RetryCallState) -> float:
 
 
 def failure_reason(error: BaseException) -> str:
-    """The cause of a failed request, in one line of at most 300 characters."""
+    """Return the cause of a failed request, in one line of at most 300 characters."""
     while isinstance(error, tenacity.RetryError) and (cause := error.last_attempt.exception()):
         error = cause
     return redact_text(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
@@ -121,7 +121,7 @@ async def check_server(config: ServerConfig) -> None:
 
 
 async def _list_models(url: str, api_key: str | None) -> tuple[int, bytes, bool]:
-    """Status and body of `{url}/models`, and whether `/v1` is all that the address lacks."""
+    """Return status and body of `{url}/models`, and whether `/v1` is all that the address lacks."""
     timeout, headers = aiohttp.ClientTimeout(total=PREFLIGHT_SECONDS), {"Authorization": f"Bearer {api_key}"}
     async with aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as session:
         async with session.get(f"{url}/models") as reply:

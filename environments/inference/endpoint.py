@@ -36,11 +36,11 @@ REJECTED = {  # HTTP status -> the fix and its settings
 
 
 class CompletionError(RunError):
-    """No full group came back."""
+    """A request failed, so that its group lacks completions."""
 
 
 class BadReply(CompletionError):
-    """A reply that holds no completion, or none in time."""
+    """The server's reply holds no completion, or did not come in time."""
 
 
 class ServerUnavailable(CompletionError):
@@ -60,23 +60,23 @@ class ServerConfig(Protocol):
 
     @property
     def base_url(self) -> str | None:
-        """Address up to and with `/v1`."""
+        """Address of the server, up to and with `/v1`."""
 
     @property
     def api_key(self) -> str | None:
-        """Sent as a Bearer token."""
+        """API key, sent as a Bearer token."""
 
     @property
     def model_name(self) -> str:
-        """What requests call the model."""
+        """The model's name in requests."""
 
     @property
     def server_type(self) -> str:
-        """`openai`, or another of atroposlib's."""
+        """The kind of server: `openai`, or another of atroposlib's."""
 
     @property
     def timeout(self) -> float:
-        """Seconds for a whole request; 0: no limit."""
+        """Seconds that a whole request may take; 0: no limit."""
 
     @property
     def n_kwarg_is_ignored(self) -> bool:
@@ -99,10 +99,10 @@ class CompletionTokenizer(Protocol):
     eos_token_id: int | None
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The text's tokens."""
+        """Return the token ids of the text."""
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        """The tokens' text."""
+        """Return the text of the token ids."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class CompletionRequest:
 
     @property
     def sampling(self) -> JsonObject:
-        """The fields of OpenAI's and vLLM's requests."""
+        """The sampling settings under their names in OpenAI's and vLLM's requests."""
         return {"max_tokens": self.max_tokens, "temperature": self.temperature}
 
 
@@ -132,7 +132,7 @@ class Completion:
 
 
 class Endpoint:
-    """A server of atroposlib's, asked directly.
+    """Sends requests to one of atroposlib's model servers, past atroposlib's own client.
 
     `down_since` is the `time.monotonic()` of the failure that began an outage, None while the server is up.
     """
@@ -150,11 +150,11 @@ class Endpoint:
         return (self.config.base_url or "").rstrip("/")
 
     def semaphore(self, split: str) -> asyncio.Semaphore:
-        """The semaphore that bounds the requests in flight."""
+        """Return the semaphore that bounds the requests in flight: training's for the split "train", else evaluation's."""
         return self.server.sem if split == "train" else self.server.eval_sem
 
     async def complete(self, request: CompletionRequest, n: int) -> list[Completion]:
-        """`n` completions, or fewer. Raises `CompletionError`."""
+        """Return `n` completions of the prompt, or fewer where the server gives fewer. Raises `CompletionError`."""
         complete = self._generate if self.config.server_type in TOKEN_SERVERS else self._chat
         return await complete(request, n)
 
@@ -245,7 +245,7 @@ class Endpoint:
         return self.down_since is not None and time.monotonic() - self.failed_at < COOLDOWN_SECONDS
 
     def mark_failed(self, error: CompletionError, patience: float) -> bool:
-        """Note a failure. Returns True once an outage, when it has lasted for `patience` seconds: time to announce it."""
+        """Note a failed request. Returns True when an outage has lasted `patience` seconds and was not announced yet."""
         if not isinstance(error, ServerUnavailable):  # it answers
             self.down_since, self.announced = None, False
             return False
@@ -257,7 +257,7 @@ class Endpoint:
         return announce
 
     def mark_up(self) -> float | None:
-        """Note a reply. Returns the seconds of the announced outage that it ends, if there was one."""
+        """Note a reply. Returns how many seconds an announced outage lasted that it ends; None if there was none."""
         since, announced = self.down_since, self.announced
         self.down_since, self.announced = None, False
         return time.monotonic() - since if announced and since is not None else None
@@ -305,7 +305,10 @@ def _vllm_body(request: CompletionRequest, n: int) -> bytes:
 
 
 def _vllm_completions(reply: Any, decode: Decode) -> Iterator[Completion]:
-    """`logprobs` holds, for each token, a list whose first member is {token id: log-probability} of the chosen one."""
+    """Yield the completions of a reply of vLLM's server.
+
+    `logprobs` holds, for each token, a list whose first member is {token id: log-probability} of the chosen one.
+    """
     texts = reply.get("text") or [None] * len(reply["logprobs"])
     for entries, finish_reason, text in zip(reply["logprobs"], reply["finish_reasons"], texts, strict=True):
         chosen = [next(iter(entry[0].items())) for entry in entries]
@@ -320,7 +323,10 @@ def _sglang_body(request: CompletionRequest, n: int) -> bytes:
 
 
 def _sglang_completions(reply: Any, decode: Decode) -> Iterator[Completion]:
-    """`meta_info.output_token_logprobs` holds (log-probability, token id, text) for each token."""
+    """Yield the completions of a reply of SGLang's server.
+
+    `meta_info.output_token_logprobs` holds (log-probability, token id, text) for each token.
+    """
     for one in reply if isinstance(reply, list) else [reply]:
         reason, chosen = one["meta_info"].get("finish_reason"), one["meta_info"]["output_token_logprobs"]
         tokens, logprobs = [int(c[1]) for c in chosen], [float(c[0]) for c in chosen]

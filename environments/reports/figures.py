@@ -43,7 +43,7 @@ BREAKDOWNS = {
 
 
 class _Scale(NamedTuple):
-    """What a cell's colour means: 0 to `top` over `colours`, and the label beside the colour bar."""
+    """The meaning of a cell's colour: values from 0 to `top` go over `colours`; `label` stands beside the colour bar."""
 
     colours: Colormap
     top: float
@@ -63,13 +63,13 @@ def _title(axes: Axes, title: str) -> None:
 
 
 def _size(cells: Grid) -> tuple[float, float]:
-    """Inches of one heatmap with its labels."""
+    """Return the width and height of one heatmap with its labels, in inches."""
     depths, lengths = cells.mean.shape
     return min(max(3.4, 1.9 + 0.62 * lengths), 12.0), min(max(2.6, 1.5 + 0.34 * depths), 7.0)
 
 
 def _ticks(labels: Sequence[str], room: int) -> tuple[list[int], list[str]]:
-    """At most `room` of the labels, evenly chosen, and where they stand."""
+    """Return at most `room` of the labels, evenly chosen, and before them their positions."""
     step = max(1, math.ceil(len(labels) / room))
     return list(range(0, len(labels), step)), list(labels[::step])
 
@@ -108,19 +108,19 @@ def _heatmap(cells: Grid, values: np.ndarray, scale: _Scale, title: str) -> Figu
 
 
 def heatmap(cells: Grid, title: str = "Score by needle depth and context length") -> Figure:
-    """The depth x length picture: 0..1, dark red to green, empty cells hatched grey, numbers where they fit."""
+    """Draw mean scores by depth and length: 0..1, dark red to green, empty cells hatched grey, numbers where they fit."""
     return _heatmap(cells, cells.mean, SCORES, title)
 
 
 def error_heatmap(cells: Grid, title: str = "Standard error") -> Figure:
-    """How sure each cell of the heatmap is; cells of fewer than two samples are hatched."""
+    """Draw the standard error of each cell of the heatmap; cells of fewer than two samples are hatched."""
     known = cells.stderr[np.isfinite(cells.stderr)]
     colours = LinearSegmentedColormap.from_list("", ["#f3f5f9", "#54278f"])
     return _heatmap(cells, cells.stderr, _Scale(colours, known.max(initial=0.0) or 0.1, "standard error"), title)
 
 
 def side_by_side(grids: Mapping[str, Grid]) -> Figure:
-    """Heatmaps over the same depths and lengths, with one colour bar; the keys of `grids` are their titles.
+    """Draw heatmaps over the same depths and lengths, with one colour bar; the keys of `grids` are their titles.
 
     Two or three stand side by side, four two by two. Cells that a grid lacks are hatched.
     """
@@ -152,7 +152,7 @@ def side_by_side(grids: Mapping[str, Grid]) -> Figure:
 
 
 def _spread(cells: Grid, depths: np.ndarray, lengths: np.ndarray) -> Grid:
-    """The same grid on wider axes."""
+    """Return the grid on wider axes, with NaN in the cells that it lacks."""
     at = np.ix_(np.searchsorted(depths, cells.depths), np.searchsorted(lengths, cells.lengths))
     shape = (len(depths), len(lengths))
     mean, stderr, n = np.full(shape, math.nan), np.full(shape, math.nan), np.zeros(shape, dtype=int)
@@ -161,7 +161,8 @@ def _spread(cells: Grid, depths: np.ndarray, lengths: np.ndarray) -> Grid:
 
 
 def depth_curve(records: Iterable[Record], title: str = "Score by needle depth") -> Figure:
-    """The U curve of Lost in the Middle (arXiv 2307.03172): a line a length, its band one standard error wide."""
+    """Draw mean score by depth, the U curve of Lost in the Middle (arXiv 2307.03172): a line for each length, in a band
+    of one standard error to each side."""
     cells = grid(records)
     figure = _figure(6.4, 3.8)
     axes = figure.add_subplot()
@@ -191,13 +192,13 @@ def depth_curve(records: Iterable[Record], title: str = "Score by needle depth")
 
 
 def _line_colour(j: int, count: int) -> tuple[float, ...]:
-    """Longer is darker: an order, and readable without telling hues apart."""
+    """Return the colour of line `j` of `count`; longer is darker: an order, and readable without telling hues apart."""
     scale = LinearSegmentedColormap.from_list("", ["#f0b13c", "#cf5f4f", "#7d2a78", "#1d1147"])
     return tuple(scale(j / (count - 1) if count > 1 else 0.6))
 
 
 def score_histogram(scores: Iterable[float], title: str = "Samples by score") -> Figure:
-    """How scores are spread, in bars 0.05 wide; a score that is not finite is left out."""
+    """Draw how many samples have each score, in bars 0.05 wide; a score that is not finite is left out."""
     finite = np.array([score for score in scores if math.isfinite(score)], dtype=float)
     low, high = min(0.0, finite.min(initial=0.0)), max(1.0, finite.max(initial=1.0))
     bins = 20 if (low, high) == (0.0, 1.0) else 40
@@ -217,7 +218,7 @@ def score_histogram(scores: Iterable[float], title: str = "Samples by score") ->
 
 
 def false_answer_bars(records: Iterable[Record], title: str = "False answers and false silence") -> Figure:
-    """By length: answers to absent facts beside silence on present ones, with standard errors and counts."""
+    """Draw for each length the shares of absent facts answered and of present ones not, with standard errors and counts."""
     rates = false_answers(records).by_length
     figure = _figure(min(max(6.4, 1.6 + 0.8 * len(rates)), 12.0), 3.6)
     axes = figure.add_subplot()
@@ -246,7 +247,7 @@ def false_answer_bars(records: Iterable[Record], title: str = "False answers and
 
 
 def breakdown_bars(records: Iterable[Record], title: str = "Score by what makes a sample hard") -> Figure | None:
-    """One small chart for each property that varies among the records (`BREAKDOWNS`); None if none does."""
+    """Draw one small chart for each property that varies among the records (`BREAKDOWNS`); return None if none does."""
     records = list(records)
     charts = [("mean score", label, bars) for name, label in BREAKDOWNS.items() if (bars := breakdown(records, name))]
     if bars := breakdown(records, "wanted", "found_share"):
@@ -274,7 +275,7 @@ def breakdown_bars(records: Iterable[Record], title: str = "Score by what makes 
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as PNG; equal figures give equal bytes."""
+    """Return the figure as PNG; equal figures give equal bytes."""
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
@@ -282,7 +283,7 @@ def png(figure: Figure) -> bytes:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of an evaluation: the stem of its file, its caption, and what draws it from all records and a title."""
+    """A kind of picture: the stem of its file, its caption, and a function that draws it from all records and a title."""
 
     name: str
     caption: str

@@ -35,12 +35,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """`text` as a page shows it: control characters as pictures, lone surrogates (not encodable) as U+FFFD."""
+    """Return `text` as a page shows it: control characters as pictures, lone surrogates (not encodable) as U+FFFD."""
     return _SURROGATE.sub("\ufffd", text.translate(_VISIBLE))
 
 
 def as_text(value: object) -> str:
-    """Any value of the data as visible text, not yet escaped: None is a dash, other non-text is JSON."""
+    """Return any value of the data as visible text, not yet escaped: None is a dash, other non-text is JSON."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, str):
@@ -49,19 +49,19 @@ def as_text(value: object) -> str:
 
 
 def cut(value: object, limit: int = LONGEST_TEXT) -> tuple[str, int, str]:
-    """A text's head, how many characters are left out in the middle, and its tail; a short text is all head."""
+    """Return a text's head, how many characters are left out in the middle, and its tail; a short text is all head."""
     text, half = as_text(value), limit // 2
     return (text, 0, "") if len(text) <= limit else (text[:half], len(text) - 2 * half, text[-half:])
 
 
 def short(value: object) -> str:
-    """Text that stands in a line with others."""
+    """Return any value as text to stand in a line with others, cut behind `LONGEST_NAME` characters."""
     text = as_text(value)
     return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "…"
 
 
 def number(value: object, form: str = ".2f") -> str:
-    """A finite number; "?" for anything else."""
+    """Return a finite number in the format `form`; "?" for anything else."""
     try:
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return format(value, form)
@@ -71,24 +71,24 @@ def number(value: object, form: str = ".2f") -> str:
 
 
 def percent(share: object, form: str) -> str:
-    """0.5 as "50 %"."""
+    """Return a share as a percentage, 0.5 as "50 %"; "?" for what is not a finite number."""
     return f"{100 * share:{form}} %" if isinstance(share, int | float) and number(share) != "?" else "?"
 
 
 def shade(score: object) -> int:
-    """Which of the score colours; the first for what is not a number."""
+    """Return the index of the colour for a score from 0 to 1; 0, the lowest score's, for what is not a finite number."""
     if not isinstance(score, int | float) or number(score) == "?":
         return 0
     return round(min(max(score, 0.0), 1.0) * (len(SCORE_COLOURS) - 1))
 
 
 def link(path: str) -> str:
-    """A relative path as the target of a link, whatever characters it has."""
+    """Return a relative path as the target of a link, whatever characters it has."""
     return quote(path, errors="replace")
 
 
 def answer_text(answer: object) -> str:
-    """The expected answer as one line: `{"kind": "set", "values": ["a", "b"]}` gives `a, b (set)`."""
+    """Return the expected answer as one line: `{"kind": "set", "values": ["a", "b"]}` gives `a, b (set)`."""
     if not isinstance(answer, Mapping):
         return as_text(answer)
     if answer.get("kind") == "absent":
@@ -108,7 +108,8 @@ def _base64(data: bytes) -> str:
 
 
 def _sha256(source: str) -> str:
-    """A source of the content security policy (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
+    """Return the text's hash as a source of the content security policy
+    (https://www.w3.org/TR/CSP3/#grammardef-hash-source)."""
     return "sha256-" + _base64(hashlib.sha256(source.encode()).digest())
 
 
@@ -128,7 +129,7 @@ TEMPLATES.filters |= {"base64": _base64, "sha256": _sha256}
 
 
 def source(name: str) -> str:
-    """The text of a style or a script of this package."""
+    """Return the text of a style or a script of this package."""
     return resources.files("environments.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
@@ -141,7 +142,7 @@ def _style() -> str:
 
 
 def render(template: str, title: str, script: str = "", **contents: object) -> Iterator[str]:
-    """The page, a piece at a time. Only the package's own style and script are markup."""
+    """Yield the page of a template, a piece at a time. Only the package's own style and script are markup."""
     own = {"style": Markup(_style()), "script": Markup(script)}
     return TEMPLATES.get_template(template).generate(title=title, **own, **contents)
 
@@ -150,7 +151,7 @@ def render(template: str, title: str, script: str = "", **contents: object) -> I
 
 
 class Fact(NamedTuple):
-    """A number of the first screen, with its name above it and a note below it."""
+    """A number at the top of a page, with its name above it and a note below it."""
 
     name: str
     value: str
@@ -178,7 +179,7 @@ class ReportPage:
     failures: Mapping[str, int]  # error -> how often it came
 
     def html(self) -> str:
-        """The page, without the secrets of its config."""
+        """Return the page as HTML, without the secrets of its config."""
         contents = vars(self) | {"settings": list(_flat(redact(self.config)))}
         return "".join(render("report.jinja", **contents))
 
@@ -200,5 +201,5 @@ class ComparisonRow(NamedTuple):
 
 
 def comparison_page(title: str, picture: Picture, evaluations: Sequence[ComparisonRow]) -> str:
-    """The page of several evaluations side by side; each has the same facts."""
+    """Return the HTML page of several evaluations side by side; each has the same facts."""
     return "".join(render("comparison.jinja", title, picture=picture, evaluations=evaluations))

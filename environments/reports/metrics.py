@@ -30,18 +30,18 @@ BINS = 5  # bars of a breakdown by a field of many values
 
 
 def is_failure(record: Record) -> bool:
-    """True for a record that has an error, or no finite score."""
+    """Return True for a record that has an error, or no finite score."""
     score = record.get("score")
     return record.get("error") is not None or not isinstance(score, int | float) or not math.isfinite(score)
 
 
 def present(records: Iterable[Record]) -> list[Record]:
-    """The scored records whose fact is in the text."""
+    """Return the scored records whose fact is in the text."""
     return [record for record in records if not is_failure(record) and record.get("present", True)]
 
 
 def by(records: Iterable[Record], field: str) -> dict[Any, Estimate]:
-    """Mean score by the values of any field (length, depth, task, hops), in order; missing is None, and last."""
+    """Return the mean score for each value of a field (length, depth, task, hops), in order; missing is None, and last."""
     groups: dict[Any, list[float]] = {}
     for record in records:
         if not is_failure(record):
@@ -55,7 +55,7 @@ def by(records: Iterable[Record], field: str) -> dict[Any, Estimate]:
 
 
 def depth_of(record: Record) -> float | None:
-    """The asked depth; where it was random and one needle answers, that needle's true depth to the nearest tenth."""
+    """Return the depth asked for; where it was random and one needle answers, its true depth to the nearest tenth."""
     if record.get("depth") is not None:
         return round(float(record["depth"]), 6)
     depths = [needle.get("depth") for needle in record.get("needles") or () if needle.get("role") == "answer"]
@@ -74,7 +74,7 @@ class Grid:
 
 
 def grid(records: Iterable[Record]) -> Grid:
-    """Mean, standard error and count of the scores at each depth and length; every scored record counts."""
+    """Return the mean, standard error and count of the scores at each depth and length; every scored record counts."""
     cells: dict[tuple[float | None, int], list[float]] = {}
     for record in records:
         if not is_failure(record):
@@ -94,7 +94,7 @@ def grid(records: Iterable[Record]) -> Grid:
 
 @dataclass(frozen=True)
 class EffectiveLength:
-    """How far a model's window really reaches. `length` is None when it does not even reach the shortest length."""
+    """The longest prompt at which a model still scores close to its base; `length` is None when there is none."""
 
     length: int | None
     base: float  # score, 0..1
@@ -112,7 +112,7 @@ class EffectiveLength:
 
     @property
     def reason(self) -> str:
-        """Why, in one line."""
+        """Why this is the effective length, in one line."""
         rule = f"{self.share:.0%} of the base score {self.base:.2f} (at {length_label(self.base_length)})"
         if self.base <= 0:
             return "the base score is 0, so no length is held"
@@ -124,7 +124,7 @@ class EffectiveLength:
 
 
 def effective_length(records: Iterable[Record], share: float = 0.85) -> EffectiveLength | None:
-    """The effective length of NoLiMa (arXiv 2502.05167): how far the score holds at `share` of its base.
+    """Return the effective length of NoLiMa (arXiv 2502.05167): how far the score holds at `share` of its base.
 
     Only scored records whose fact is in the text count. The score of a length is the mean over all its records. The
     base is the best score among the tested lengths of at most 1,024 tokens or, when all are longer, the score at the
@@ -146,7 +146,7 @@ def effective_length(records: Iterable[Record], share: float = 0.85) -> Effectiv
 
 @dataclass(frozen=True)
 class FalseAnswers:
-    """Two ways to be wrong about whether the text says it."""
+    """Two ways to be wrong about whether the text holds the answer."""
 
     invented: Estimate  # of absent samples, the share that got an answer
     withheld: Estimate  # of present samples, the share on which the model abstained
@@ -154,7 +154,7 @@ class FalseAnswers:
 
 
 def false_answers(records: Iterable[Record]) -> FalseAnswers:
-    """Answers to absent facts and silence on present ones, in all and by length (the lengths in order)."""
+    """Return the share of absent facts answered, and of present ones on which the model abstained, in all and by length."""
     scored = [record for record in records if not is_failure(record)]
 
     def rates(subset: Sequence[Record]) -> tuple[Estimate, Estimate]:
@@ -169,14 +169,17 @@ def false_answers(records: Iterable[Record]) -> FalseAnswers:
 
 
 def failures(records: Iterable[Record]) -> dict[str, int]:
-    """How often each error came, the most frequent first."""
+    """Return how often each error came, the most frequent first."""
     errors = Counter(str(record.get("error") or "no finite score") for record in records if is_failure(record))
     return dict(errors.most_common())
 
 
 def breakdown(records: Iterable[Record], field: str, of: str = "score") -> dict[str, Estimate]:
-    """Mean score (or mean of another field) by a field of `Sample.profile`, ready to draw: each value by itself if there
-    are few, else bins of equal counts. Empty where no record has the field, or all have the same value."""
+    """Return the mean score, or the mean of another field `of`, by the values of a numeric field, ready to draw.
+
+    Each value stands by itself if there are few, else in bins of equal counts. Empty where no record has the field, or
+    all have the same value.
+    """
     scored = [r for r in records if not is_failure(r) and isinstance(r.get(of), int | float)]
     pairs = [(r[field], r[of]) for r in scored if isinstance(r.get(field), int | float)]
     values = sorted({value for value, _ in pairs})
@@ -194,7 +197,7 @@ def breakdown(records: Iterable[Record], field: str, of: str = "score") -> dict[
 
 
 def length_label(length: int) -> str:
-    """1024 -> 1k, 32000 -> 32k, 131072 -> 128k, 1048576 -> 1M, 1500 -> 1,500."""
+    """Return a short label: 1024 -> 1k, 32000 -> 32k, 131072 -> 128k, 1048576 -> 1M, 1500 -> 1,500."""
     for unit in (1_000, 1_024):
         if length and length % unit == 0:
             thousands = length // unit
@@ -203,19 +206,19 @@ def length_label(length: int) -> str:
 
 
 def length_labels(lengths: Iterable[int]) -> list[str]:
-    """One label a length, all different: full numbers where the short ones clash (128000 beside 131072)."""
+    """Return a label for each length, all different: full numbers where the short ones clash (128000 beside 131072)."""
     lengths = [int(length) for length in lengths]
     short = [length_label(length) for length in lengths]
     return short if len(set(short)) == len(set(lengths)) else [f"{length:,}" for length in lengths]
 
 
 def depth_label(depth: float) -> str:
-    """0.5 -> 50, 0.0294 -> 2.9; NaN, no single depth, -> any."""
+    """Return a depth as a percentage: 0.5 -> 50, 0.0294 -> 2.9; NaN (no single depth) -> any."""
     return "any" if math.isnan(depth) else f"{100 * depth:.1f}".removesuffix(".0")
 
 
 def summary_table(records: Iterable[Record]) -> str:
-    """Depth by length as plain text, at most 95 columns wide, and below it what else to know in a line each."""
+    """Return a table of scores by depth and length as plain text, at most 95 columns wide, followed by `summary`."""
     records = list(records)
     scored = present(records)
     cells, columns = grid(scored), by(scored, "length")
@@ -235,7 +238,7 @@ def summary_table(records: Iterable[Record]) -> str:
 
 
 def summary(records: Sequence[Record]) -> str:
-    """The lines below the table: mean score, effective length, false answers, failures."""
+    """Return mean score, effective length, false answers and failures as lines of text."""
     lines = []
     for name, text in _facts(records):
         lines += textwrap.wrap(text, 95, initial_indent=f"{name:<18}", subsequent_indent=" " * 18)
@@ -265,7 +268,7 @@ def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
 
 
 def one_line(text: str, limit: int) -> str:
-    """Text of the data for a terminal or a picture: one line, no control characters, at most `limit` characters."""
+    """Return a text for a terminal or a picture: one line, no control characters, cut to `limit` characters."""
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 

@@ -45,7 +45,7 @@ WORST = 20  # samples that the report shows in full
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """Where `Report.write` wrote what."""
+    """The paths of the files that `Report.write` wrote."""
 
     html: Path
     grid_csv: Path
@@ -54,7 +54,7 @@ class ReportPaths:
 
 @dataclass(frozen=True)
 class Report:
-    """One evaluation with its pictures, drawn once for the files and for W&B."""
+    """One evaluation: its title, records and config, and its pictures, drawn once for the files and for W&B."""
 
     title: str
     records: Sequence[Record]
@@ -63,7 +63,7 @@ class Report:
 
     @property
     def facts(self) -> list[Fact]:
-        """The numbers of the first screen."""
+        """The numbers at the top of the page: effective length, mean score, false answers, false silence and failures."""
         scored, wrong, reach = present(self.records), false_answers(self.records), effective_length(self.records)
         failed = sum(failures(self.records).values())
         mean = str(estimate(record["score"] for record in scored))
@@ -77,12 +77,12 @@ class Report:
 
     @property
     def worst(self) -> list[Record]:
-        """The samples of the lowest scores."""
+        """The `WORST` samples of the lowest scores, the lowest first."""
         scored = [record for record in self.records if not is_failure(record)]
         return sorted(scored, key=lambda r: (r["score"], r["length"], depth_of(r) or 0.0))[:WORST]
 
     def page(self, worst: Sequence[Record] | None = None) -> str:
-        """The self-contained page. `worst`: the samples to show in place of `self.worst`."""
+        """Return the self-contained HTML page. `worst`: the samples to show in place of `self.worst`."""
         return ReportPage(
             title=self.title,
             facts=self.facts,
@@ -94,7 +94,7 @@ class Report:
         ).html()
 
     def write(self, folder: Path) -> ReportPaths:
-        """Write the pictures, grid.csv and report.html, each file whole or not at all."""
+        """Write pictures, grid.csv and report.html, each complete or not at all, and return their paths."""
         paths = ReportPaths(
             html=folder / "report.html",
             grid_csv=folder / "grid.csv",
@@ -108,7 +108,7 @@ class Report:
 
 
 def draw_report(records: Iterable[Record], title: str, config: Mapping[str, object]) -> Report:
-    """The report of one evaluation. `config` is shown on the page, without its secrets."""
+    """Draw the pictures of one evaluation, and return its report. `config` is shown on the page, without its secrets."""
     from environments.reports.figures import CHARTS, png
 
     records = list(records)
@@ -122,7 +122,7 @@ def draw_report(records: Iterable[Record], title: str, config: Mapping[str, obje
 
 
 def grid_csv(cells: Grid) -> str:
-    """The grid as lines of length,depth,mean,stderr,n; cells without records are left out, NaN is empty."""
+    """Return the grid as lines of length,depth,mean,stderr,n; cells without records are left out, NaN is empty."""
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["length", "depth", "mean", "stderr", "n"])
@@ -150,7 +150,7 @@ def _share(share: Estimate) -> str:
 
 
 def kind_of(row: object) -> str | None:
-    """`rollouts` for a row of process, `records` for a row of samples.jsonl, None for neither."""
+    """Return "rollouts" for a row of process, "records" for a row of samples.jsonl, None for neither."""
     if not isinstance(row, Mapping):
         return None
     if "scores" in row:
@@ -159,7 +159,7 @@ def kind_of(row: object) -> str | None:
 
 
 def _fault(row: object) -> str | None:
-    """What keeps a row from being a record."""
+    """Return what keeps a row from being a record; None if nothing does."""
     if not isinstance(row, Mapping):
         return "not a JSON object"
     length, depth, needles = row.get("length"), row.get("depth"), row.get("needles") or []
@@ -174,7 +174,7 @@ def _fault(row: object) -> str | None:
 
 
 def read_records(lines: JsonLines) -> list[Record]:
-    """The records of samples.jsonl. Raises `DataError`, with file and line, at the first row that is not one."""
+    """Return the records of samples.jsonl. Raises `DataError`, with file and line, at the first row that is not one."""
     records = []
     for line in lines:
         if (fault := _fault(line.value)) is not None:
@@ -239,7 +239,7 @@ def _compare(reports: Mapping[str, Report], out: Path, title: str) -> None:
 
 
 def _names(paths: Sequence[Path]) -> dict[str, Path]:
-    """A short name for each path, all different: its stem, or its folder's name where stems are alike."""
+    """Return the paths by short names, all different: each one's stem, or its folder's name where stems are alike."""
     names: dict[str, Path] = {}
     for path in paths:
         alike = sum(other.stem == path.stem for other in paths) > 1

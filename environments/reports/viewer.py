@@ -28,7 +28,7 @@ class _Rollout:
 
     @property
     def notes(self) -> list[str]:
-        """How the reply ended and what its score is made of."""
+        """Short texts on how the completion ended, and what its score is made of."""
         finish = [] if self.finish_reason is None else [f"finish {short(self.finish_reason)}"]
         parts = self.details.items() if isinstance(self.details, Mapping) else ()
         return finish + [f"{short(name)} {_part(value)}" for name, value in parts]
@@ -53,12 +53,12 @@ class _Group:
 
     @property
     def mean(self) -> float:
-        """The mean score."""
+        """The mean score of the group's rollouts."""
         return math.fsum(rollout.score for rollout in self.rollouts) / len(self.rollouts)
 
 
 def _group(row: object) -> _Group:
-    """The row checked. Raises ValueError with a short reason when it is not a group of rollouts."""
+    """Check a row and return it as a group. Raises ValueError with a short reason when it is not a group of rollouts."""
     if not isinstance(row, Mapping):
         raise ValueError("not a JSON object")
     scores = row.get("scores")
@@ -66,7 +66,7 @@ def _group(row: object) -> _Group:
         raise ValueError("scores is not a list of finite numbers")
 
     def for_each_score(name: str) -> list[object]:
-        """A value for each score; None where the row has other than one for each."""
+        """Return the row's list `name`, or Nones where it does not have one value for each score."""
         values = row.get(name)
         return values if isinstance(values, list) and len(values) == len(scores) else [None] * len(scores)
 
@@ -93,7 +93,7 @@ def _group(row: object) -> _Group:
 
 @dataclass
 class _Totals:
-    """What the head of the viewer says of all rows; filled row by row."""
+    """What the head of the viewer's page says of all rows; filled row by row."""
 
     groups: int = 0
     rollouts: int = 0
@@ -119,12 +119,12 @@ class _Totals:
 
     @property
     def tasks_in_words(self) -> str:
-        """The six tasks of most groups."""
+        """The six tasks with the most groups, as text, each with its number of groups."""
         return ", ".join(f"{task} {groups:,}" for task, groups in self.tasks.most_common(6))
 
 
 def write_rollouts_html(rows: Iterable[object], out: Path, limit: int = 200, title: str = "Rollouts") -> Path:
-    """The viewer of rollouts: one `<details>` a group, the first `limit` groups; the head counts all of them.
+    """Write the viewer's page and return its path: one `<details>` a group, the first `limit` groups; the head counts all.
 
     One row is in memory at a time. A row that is not a group (missing keys, wrong types) is skipped and counted on the
     page by reason. An exception of the iterable itself passes through, and leaves no file behind.

@@ -29,7 +29,7 @@ PICTURE_GROUPS = 100  # groups of rollouts that are enough for a heatmap while t
 
 
 class LogSettings(Protocol):
-    """What a log takes from an environment's config."""
+    """The settings of an environment's config that a log reads."""
 
     num_rollouts_to_keep: int  # groups in a table, the latest
     num_rollouts_per_group_for_logging: int  # completions of each in a table; -1: all
@@ -53,7 +53,7 @@ class TableRow:
     seed: int
 
     def values(self) -> list[object]:
-        """In the order of `COLUMNS`."""
+        """Return the fields in the order of `COLUMNS`."""
         return [getattr(self, column) for column in COLUMNS]
 
 
@@ -73,7 +73,7 @@ class _Interval:
     sums: dict[str, tuple[int, float]] = field(default_factory=lambda: defaultdict(lambda: (0, 0.0)))
 
     def observe(self, name: str, value: float) -> None:
-        """One more value of a mean."""
+        """Count one more value in the mean of that name."""
         n, total = self.sums[name]
         self.sums[name] = n + 1, total + value
 
@@ -95,7 +95,7 @@ class _Interval:
         self.groups += 1
 
     def metrics(self) -> dict[str, float]:
-        """Under W&B's keys; a mean of nothing is left out."""
+        """Return the means and counts under W&B's keys; a mean of nothing is left out."""
         numbers = {name: total / n for name, (n, total) in self.sums.items()}
         if self.groups:
             numbers["completion_tokens_max"] = self.longest
@@ -104,7 +104,7 @@ class _Interval:
 
 
 class RolloutLog:
-    """Finished groups as numbers, a table and a heatmap, in bounded memory: prompts are never kept."""
+    """Counts finished groups, for numbers, a table and a heatmap, in bounded memory: prompts are never kept."""
 
     def __init__(self, config: LogSettings):
         """`config` says how much the tables hold, and how often `send` logs."""
@@ -134,7 +134,8 @@ class RolloutLog:
     def counting(
         self, sample_group: Callable[[RolloutRequest], Awaitable[RolloutGroup]], run: Run | None
     ) -> Callable[[RolloutRequest], Awaitable[RolloutGroup]]:
-        """`sample_group`, with every group and every failure counted here and, now and then, sent to the run."""
+        """Return a function that does what `sample_group` does, counts each group and failure here, and now and then
+        sends the counts to the run."""
 
         async def counted(request: RolloutRequest) -> RolloutGroup:
             try:
@@ -148,13 +149,13 @@ class RolloutLog:
         return counted
 
     def metrics(self) -> dict[str, float]:
-        """Numbers of the groups since the last call (docs/wandb.md lists them)."""
+        """Return the numbers of the groups since the last call (docs/wandb.md lists them)."""
         interval, self._interval = self._interval, _Interval()
         return interval.metrics()
 
     def media(self, final: bool = False) -> dict[str, Any]:
-        """The table of groups since the last call, and a heatmap of all since the last heatmap: when there are enough
-        groups for one, or at the end. Only with W&B on."""
+        """Return a table of the groups since the last call and, when there are enough groups or at the end, a heatmap
+        of all since the last heatmap. Only with W&B on."""
         import wandb
 
         media: dict[str, Any] = {}
@@ -168,7 +169,7 @@ class RolloutLog:
         return media
 
     def send(self, run: Run | None, final: bool = False) -> None:
-        """Log to a run of `process`: numbers every few groups, the table and the heatmap at the end. Without a run: not."""
+        """Log to a run of `process`: numbers every few groups, table and heatmap at the end. Without a run: nothing."""
         if run is not None and (final or self._interval.groups >= self._every):
             values = {**self.metrics(), **(self.media(final) if final else {})}
             run.log(values, step=self.total + final)  # the same step again would overwrite the last numbers
@@ -193,7 +194,7 @@ def _row_of_completion(group: RolloutGroup, i: int) -> TableRow:
 
 
 def _text(text: str) -> str:
-    """Text of a table: without keys and what cannot be encoded; head and tail where it is long."""
+    """Return a text for a table: without API keys and what cannot be encoded, and only head and tail where it is long."""
     head, omitted, tail = html.cut(redact_text(text), LONGEST_TEXT)
     return f"{head} […] {tail}" if omitted else head
 
@@ -249,6 +250,6 @@ def _row_of_record(record: Record) -> TableRow:
 
 
 def _without_windows(record: Record) -> Record:
-    """The record without the text around its needles, and without keys in its completion."""
+    """Return the record without the text around its needles, and without API keys in its completion."""
     needles = [{**needle, "before": "", "after": ""} for needle in record["needles"]]
     return {**record, "completion": _text(record["completion"]), "needles": needles}

@@ -24,13 +24,13 @@ _ADVICE = "run `wandb login` or set WANDB_API_KEY, or keep the run on this disk 
 
 
 class RunSettings(Protocol):
-    """What a run takes from an environment's config."""
+    """The settings of an environment's config that a W&B run reads."""
 
     use_wandb: bool
     wandb_name: str | None
 
     def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """All settings, as pydantic gives them."""
+        """Return all settings as a dict, as pydantic does."""
         ...
 
 
@@ -63,7 +63,7 @@ def _line(error: Exception) -> str:
 def start_run(
     config: RunSettings, job: str, model: str, project: str | None = None, group: str | None = None
 ) -> Iterator[Run | None]:
-    """A W&B run around `process` or `evaluate`: None when W&B is off; a run that is on already (`serve`'s) as it is.
+    """Yield a W&B run around `process` or `evaluate`: None when W&B is off; a run that is on already (`serve`'s) as it is.
 
     `job`, the command, is W&B's job type; `project` and `group` are those of atroposlib's environment, if it has any.
     Raises `ConfigError` for a missing login and `RunError` when W&B cannot be reached, both before anything is asked.
@@ -93,7 +93,7 @@ def start_run(
 
 @contextmanager
 def finishing(config: RunSettings) -> Iterator[None]:
-    """Finish the W&B run that is on when the block ends, with what it ended in: 0, 1 for a failure, 255 for Ctrl-C."""
+    """When the block ends, finish the W&B run that is on, with exit code 0, 1 for a failure or 255 for Ctrl-C."""
     code = 1
     try:
         yield
@@ -112,6 +112,6 @@ def finishing(config: RunSettings) -> Iterator[None]:
 
 
 def safe_settings(config: RunSettings) -> dict[str, Any]:
-    """The settings of an environment without anything that is, or looks like, a secret."""
+    """Return the settings of an environment without anything that is, or looks like, a secret."""
     settings: dict[str, Any] = redact(config.model_dump(mode="json"))
     return settings

@@ -8,14 +8,14 @@ from environments.rollouts.rollout import RolloutRequest
 
 
 def training_request(config: HaystackEnvConfig, grid: Grid, index: int) -> RolloutRequest:
-    """The `index`-th request of a run: task and length follow from the seed alone."""
+    """Return request number `index` of a run: the tasks take turns, and the length is drawn by the seed and the index."""
     task = training_task(grid.tasks, config.absent_share, index)
     length = Random(f"{config.seed} train {index}").choice(grid.lengths)
     return RolloutRequest(index, config.seed * SEEDS + index, "train", task, length)
 
 
 def training_task(tasks: list[str], absent_share: float, index: int) -> str:
-    """The task of the `index`-th request: of the first n, round(n x absent_share) ask for a fact that is not in the text.
+    """Return the task of request `index`: of the first n, round(n x absent_share) ask for a fact that is not in the text.
 
     They are spread evenly, so that a short run has its share too, and an index is one of them where that rounded number
     rises. Present and absent requests go round the tasks each by a count of their own: over one index the two would fall
@@ -28,7 +28,7 @@ def training_task(tasks: list[str], absent_share: float, index: int) -> str:
 
 
 def evaluation_requests(config: HaystackEnvConfig, grid: Grid) -> list[RolloutRequest]:
-    """Tasks x lengths x depths x repeats, and for each length its share of absent facts."""
+    """Return a request for every task, length, depth and repeat, and for each length its share of absent facts."""
     requests: list[RolloutRequest] = []
     for length in grid.lengths:
         cells: list[tuple[str, float | None, int]] = [

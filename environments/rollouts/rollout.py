@@ -16,7 +16,7 @@ NOT_TRAINED = -100  # Atropos' mask for tokens of the prompt
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """One unit of work: enough to build its sample anywhere, and short when logged."""
+    """What to ask once: enough to build its sample anywhere, and short when logged."""
 
     index: int
     seed: int
@@ -30,7 +30,7 @@ class RolloutRequest:
 
     @property
     def key(self) -> str:
-        """The cell of the evaluation grid and its repeat: unique in a grid."""
+        """Name of the request's cell in the evaluation grid, with its repeat: unique in a grid."""
         return f"{self.task}/{self.length}/{self.depth}/{self.repeat}"
 
 
@@ -45,7 +45,7 @@ class RolloutGroup:
     scores: list[Score]
 
     def scored_data(self, with_prompt: bool = True) -> JsonObject:
-        """Atropos' ScoredDataGroup. Log-probabilities are 1.0 over the prompt, as its managed server has them.
+        """Return Atropos' ScoredDataGroup. Log-probabilities are 1.0 over the prompt, as its managed server has them.
 
         `with_prompt=False` leaves out the prompt's tokens, masks and log-probabilities, with which all sequences begin.
         """
@@ -67,7 +67,7 @@ class RolloutGroup:
         return group
 
     def row(self, full: bool) -> JsonObject:
-        """A row of `process`: Atropos' keys and ours, of all completions.
+        """Return the group as a row of `process`: Atropos' keys and this project's, for all completions.
 
         A compact row keeps the completions' tokens alone, and the prompt shortened to the windows around the needles;
         `haystack.sample.rebuild(row["recipe"], …)` brings it back.
@@ -84,7 +84,7 @@ class RolloutGroup:
         }
 
     def record(self) -> JsonObject:
-        """A line of samples.jsonl: the first completion, with what reports need."""
+        """Return a line of samples.jsonl: the first completion and its score, with what reports need of the sample."""
         score, completion, answer = self.scores[0], self.completions[0], self.sample.answer
         return {
             **{name: getattr(self.request, name) for name in ("task", "depth", "repeat", "seed")},
@@ -104,7 +104,7 @@ class RolloutGroup:
         }
 
     def _sample_fields(self) -> JsonObject:
-        """What rows and records both say of the sample."""
+        """Return the fields of the sample that rows and records both have."""
         sample = self.sample.to_json()
         return {name: sample[name] for name in ("length", "recipe", "question", "answer", "needles")}
 
@@ -116,7 +116,7 @@ class RolloutGroup:
 
 
 def finite(value: float) -> float:
-    """The value; raises ValueError for NaN and infinity, which would make Atropos lose a whole batch."""
+    """Return the value; raise ValueError for NaN and infinity, which would make Atropos lose a whole batch."""
     if not math.isfinite(value):
         raise ValueError(f"score {value} is not finite")
     return value

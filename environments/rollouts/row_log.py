@@ -24,16 +24,16 @@ Key = int | str  # names a unit of work: a row's `item`
 
 
 class RowLost(RunError):
-    """The disk did not take a row. The file ends where it ended before."""
+    """The disk did not take a row; the file ends where it ended before."""
 
 
 def digest(settings: JsonObject) -> str:
-    """16 hex digits that name a run by the settings that shape its rows."""
+    """Return 16 hex digits that name a run by the settings that shape its rows."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 class RowLog:
-    """The rows of one run, each with its `run` and its `item`; `done` holds the items whose rows exist.
+    """A JSON-lines file of one run's rows, each with its `run` and its `item`; `done` holds the items whose rows exist.
 
     Raises `ConfigError` when nothing can be written at that path.
     """
@@ -82,7 +82,7 @@ class RowLog:
 
 
 def _open(path: Path, run: str, items: set[Key]) -> tuple[Path, FileIO, set[Key]]:
-    """The file to write to, open and locked, and the items that it already holds."""
+    """Return the path and the open, locked file to write to, and the items that it already holds."""
     candidate, number = path, 0
     while True:
         if candidate.exists() and not candidate.is_file():
@@ -100,7 +100,7 @@ def _open(path: Path, run: str, items: set[Key]) -> tuple[Path, FileIO, set[Key]
 
 
 def _lock(file: FileIO) -> bool:
-    """False if another process writes to the file. The lock ends with the process, even by kill -9."""
+    """Lock the file; return False if another process writes to it. The lock ends with the process, even by kill -9."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -111,7 +111,7 @@ def _lock(file: FileIO) -> bool:
 
 
 def _rows_of(path: Path, run: str) -> tuple[set[Key] | None, int]:
-    """The items in the file, and the byte where its whole rows end.
+    """Return the items in the file, and the byte where its complete rows end.
 
     The items are None when the file is not this run's; an empty one is anyone's.
     """

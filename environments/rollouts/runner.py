@@ -42,16 +42,16 @@ class Progress:
 
     @property
     def mean_score(self) -> float:
-        """The mean over all completions; 0 before the first."""
+        """The mean score of all completions; 0 before the first."""
         return self.score / self.completions if self.completions else 0.0
 
     def summary(self) -> str:
-        """The run in one line."""
+        """Return mean score, completions and failures in one line."""
         scores = f"mean score {self.mean_score:.2f} of {self.completions} completions, " if self.completions else ""
         return f"{scores}{self.failed} failed"
 
     def postfix(self, seconds: float) -> dict[str, str]:
-        """What the progress bar shows after so many seconds."""
+        """Return what the progress bar shows after so many seconds: mean score, tokens per second, failures."""
         read, written = (
             f"{tqdm.format_sizeof(tokens / max(seconds, 1e-9))} tok/s"
             for tokens in (self.prompt_tokens, self.completion_tokens)
@@ -138,13 +138,13 @@ async def _wait_for_all(workers: Sequence[asyncio.Task[None]], stop: asyncio.Eve
 
 
 def failure_line(error: Exception) -> str:
-    """A request's failure in one line."""
+    """Return why a request failed, in one line."""
     return str(error) if isinstance(error, CompletionError) else failure_reason(error)
 
 
 @contextlib.contextmanager
 def on_signals(numbers: Sequence[signal.Signals], act: Callable[[], object]) -> Iterator[None]:
-    """While this is entered, in the main thread, these signals call `act` instead of ending the process."""
+    """While the block runs, call `act` on these signals instead of ending the process; only in the main thread."""
     loop = asyncio.get_running_loop()
     numbers = numbers if threading.current_thread() is threading.main_thread() else ()
     for number in numbers:

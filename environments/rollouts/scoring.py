@@ -74,14 +74,17 @@ class Score:
     found: int = 0
 
     def to_json(self) -> JsonObject:
-        """All fields, as rows keep them."""
+        """Return all fields as a dict, as rows keep them."""
         return asdict(self)
 
 
 def score(
     completion: str, answer: Answer, answer_format: str = "tags", evidence: Collection[int] | None = None
 ) -> Score:
-    """Score one completion. `evidence`: the right passage numbers if the prompt asked to cite them, else None."""
+    """Return the score of one completion against the answer.
+
+    `evidence`: the right passage numbers if the prompt asked to cite them, else None.
+    """
     text = without_thinking(completion)
     reply = parse_reply(completion, answer, answer_format)
     if reply is None:
@@ -111,7 +114,7 @@ class ParsedReply:
 
 
 def parse_reply(completion: str, answer: Answer, answer_format: str = "tags") -> ParsedReply | None:
-    """What a completion says; None when it has no answer region that can be read."""
+    """Return the values that a completion names, and whether it abstains; None when it has no readable answer region."""
     text = without_thinking(completion)
     region = _region(text, "answer") if answer_format == "tags" else text
     if region is None or len(region) > MAX_REGION:
@@ -129,12 +132,12 @@ def parse_reply(completion: str, answer: Answer, answer_format: str = "tags") ->
 
 
 def without_thinking(completion: str) -> str:
-    """The completion behind its thinking; nothing when the thinking never ends."""
+    """Return what follows the completion's last `</think>`, without a `<think>` that never closes and all behind it."""
     return _OPEN_THINK.sub("", _THINK.sub("", completion or ""))
 
 
 def normalise(value: str) -> str:
-    """A value as it is compared: in NFKC and lower case, single spaces, small numbers in digits.
+    """Return a value as it is compared: in NFKC and lower case, single spaces, small numbers in digits.
 
     Quotes and punctuation around it, "the" before it and thousands separators are dropped.
     """
@@ -146,7 +149,7 @@ def normalise(value: str) -> str:
 
 
 def find_values(text: str, answer: Answer) -> list[str]:
-    """Every whole token of the text that has the form of the kind of value asked for.
+    """Return every token of the text, from word boundary to word boundary, that has the form of the answer's kind of value.
 
     For a custom needle: the value itself, if it stands there between word boundaries.
     """
@@ -164,7 +167,10 @@ def find_values(text: str, answer: Answer) -> list[str]:
 
 
 def f_beta(predicted: Collection[int], right: Collection[int], beta: float = 2.0) -> float:
-    """F-beta of numbers, with multiset precision; 1 when both are empty."""
+    """Return the F-beta score of the predicted numbers against the right ones; repeating a number costs precision.
+
+    The score is 1 when both are empty.
+    """
     if not right:
         return float(not predicted)
     hits = sum((Counter(predicted) & Counter(set(right))).values())
@@ -198,7 +204,7 @@ def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tupl
 
 
 def _hops(text: str, steps: Collection[str]) -> float:
-    """Share of the hops in `<steps>` that are right from the first on."""
+    """Return the share of the chain's steps that `<steps>` names in order, up to the first wrong one."""
     region = _region(text, "steps")
     hops = [v for v in map(normalise, _split(region or "")) if v]
     if not hops or len(hops) > len(steps):
@@ -212,7 +218,7 @@ def _hops(text: str, steps: Collection[str]) -> float:
 
 
 def _common_subsequence(a: list[str], b: list[str]) -> int:
-    """Length of the longest common subsequence: the textbook table, a row at a time."""
+    """Return the length of the longest common subsequence: the textbook table, a row at a time."""
     row = [0] * (len(b) + 1)
     for x in a[: 4 * len(b)]:  # a dump cannot earn more, and must not cost more
         previous = 0
@@ -222,7 +228,7 @@ def _common_subsequence(a: list[str], b: list[str]) -> int:
 
 
 def _region(text: str, tag: str) -> str | None:
-    """The text between the tags, if there is exactly one pair of them and nothing odd; else None."""
+    """Return the text between the tags, if there is exactly one pair of them and nothing odd; else None."""
     # Possessive, and never beyond the next "<": a reply of a million blanks or open tags must not take minutes.
     tags = re.findall(rf"<\s*+(/?)\s*+{tag}\b[^<>]*+>", text, re.IGNORECASE)
     if tags != ["", "/"]:
@@ -232,7 +238,7 @@ def _region(text: str, tag: str) -> str | None:
 
 
 def _split(region: str) -> list[str]:
-    """Values separated by semicolons, line ends or commas; a comma inside a number or a date does not separate."""
+    """Split a text into values at semicolons, line ends and commas; a comma inside a number or a date does not separate."""
     return re.split(r";|\n|,(?!\d{3}(?!\d))(?! \d\d:)", region)
 
 

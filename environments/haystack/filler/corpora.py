@@ -37,7 +37,7 @@ BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "c
 
 
 def folder_passages(path: Path, forbidden: Sequence[str] = ()) -> Iterator[Passage]:
-    """Passages of all .txt and .md files below a folder, in the order of their paths, or of one such file.
+    """Yield the passages of all .txt and .md files below a folder, in the order of their paths, or of one such file.
 
     Raises `DataError` at once for a missing folder or one without such files, and while it runs for a file that is not
     UTF-8 or a corpus without a sentence.
@@ -50,7 +50,7 @@ def folder_passages(path: Path, forbidden: Sequence[str] = ()) -> Iterator[Passa
 def dataset_passages(
     name: str, column: str, split: str = "train", config: str | None = None, forbidden: Sequence[str] = ()
 ) -> Iterator[Passage]:
-    """Passages of one column of a dataset (see `dataset_rows`), whose cells are as `cell_text` takes them.
+    """Yield the passages of one column of a dataset (see `dataset_rows`), whose cells hold text or chats.
 
     Paragraphs of one row stay together; passages never mix rows. Raises `DataError` at once for an unknown dataset, split
     or column.
@@ -61,7 +61,7 @@ def dataset_passages(
 
 
 def _not_empty(passages: Iterable[Passage], source: str) -> Iterator[Passage]:
-    """`passages`, or the error that there are none."""
+    """Yield the passages; raise `DataError`, which names `source`, if there are none."""
     empty = True
     for passage in passages:
         empty = False
@@ -77,7 +77,10 @@ def _not_empty(passages: Iterable[Passage], source: str) -> Iterator[Passage]:
 
 
 def text_files(path: Path) -> list[Path]:
-    """All .txt and .md files below a folder, in the order of their paths, or the one that `path` is. At least one."""
+    """Return all .txt and .md files below a folder, in the order of their paths, or the one file that `path` is.
+
+    Raises `DataError` if there are none.
+    """
     if not path.exists():
         raise DataError(f"corpus {path} does not exist: give a folder of .txt or .md files, or one such file")
     if path.is_file():
@@ -91,7 +94,7 @@ def text_files(path: Path) -> list[Path]:
 
 
 def documents(path: Path) -> Iterator[str]:
-    """The text of a file as it stands, whole or, when it is long, split behind a paragraph or at least a line or a space."""
+    """Yield the text of a file as it stands; a long one in pieces that end behind a paragraph, a line or a space."""
     text, empty = "", True
     for piece in _pieces(path):
         text += piece
@@ -105,7 +108,7 @@ def documents(path: Path) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a file, of Markdown those of its prose. A line is at most `PARAGRAPH_CHARS` and a piece long."""
+    """Yield the lines of a file, of Markdown those of its prose; a very long line is split at spaces."""
     if path.suffix.lower() == ".md":
         yield from chain.from_iterable(markdown_lines(LINE_ENDS.sub("\n", text)) for text in documents(path))
         return
@@ -149,7 +152,7 @@ def _pieces(path: Path) -> Iterator[str]:
 
 
 def dataset_rows(name: str, column: str, split: str = "train", config: str | None = None) -> "IterableDataset":
-    """The rows of a dataset with that column, streamed: a name on the Hub, or a local .jsonl, .json, .parquet, .csv, .txt.
+    """Stream the rows of a dataset with that column: a name on the Hub, or a local .jsonl, .json, .parquet, .csv, .txt.
 
     Raises `DataError` for an unknown dataset, split or column.
     """
@@ -178,7 +181,7 @@ def dataset_rows(name: str, column: str, split: str = "train", config: str | Non
 
 
 def cell_text(cell: object, name: str, column: str) -> str:
-    """The text of a cell: itself, nothing, or the contents of a chat (a list of {"role", "content"}) as paragraphs.
+    """Return the text of a cell: itself, "" for None, or a chat (a list of {"role", "content"}) as paragraphs.
 
     Raises `DataError` for any other cell.
     """

@@ -10,13 +10,13 @@ from environments.haystack.filler.prose_topics import TOPICS
 
 
 class Slot(str):
-    """The name of a symbol, looked up when the sentence is made."""
+    """The name of a symbol of the grammar, looked up when the sentence is made."""
 
     __slots__ = ()
 
 
 class Choice:
-    """Alternatives. The deck they are drawn from belongs to a stream and is found by `number`."""
+    """Alternatives of the grammar, one of which is drawn. A stream draws them from a deck of its own, found by `number`."""
 
     __slots__ = ("number", "options")
     total = 0
@@ -31,7 +31,10 @@ Node = str | Slot | Choice | tuple  # a tuple is a sequence of nodes
 
 
 def parse(text: str) -> Node:
-    """A node from the notation of `prose_grammar.py`: `|` and line ends part alternatives, `()` groups, `{}` names."""
+    """Return the node that a text in the notation of `prose_grammar.py` describes.
+
+    `|` and line ends part alternatives, `()` groups them, `{}` names a symbol.
+    """
     tokens = re.findall(r"[()|\n]|\{\w+\}|[^()|\n{}]+", re.sub(r"\n\s*\|\s*|\s*\|\s*\n|\s*\n\s*", "\n", text.strip()))
     position = 0
 
@@ -68,7 +71,7 @@ GERUND = {
 
 
 def inflect(phrase: str, form: str) -> str:
-    """A verb phrase in the form `do`, `did`, `done` or `doing`; its first word is the verb.
+    """Return a verb phrase in the form `do`, `did`, `done` or `doing`; its first word is the verb.
 
     >>> inflect("set out", "doing"), inflect("carry", "did")
     ('setting out', 'carried')
@@ -86,7 +89,7 @@ def inflect(phrase: str, form: str) -> str:
 
 @cache
 def grammar() -> tuple[dict[str, Node], dict[str, dict[str, Node]]]:
-    """The general symbols, and per topic its own symbols."""
+    """Return the nodes of the general symbols by name, and for each topic those of its own symbols."""
     general = {name: parse(text) for name, text in (GRAMMAR | PLANS).items()}
     topics = {}
     for topic, texts in TOPICS.items():

@@ -14,7 +14,7 @@ PARSER = MarkdownIt("commonmark").enable("table").disable("code")
 
 
 def prose(text: str) -> Iterator[str]:
-    """The paragraphs of `text`, with their line ends; each list item is a paragraph of its own."""
+    """Yield the paragraphs of `text`, with their line ends; each list item is a paragraph of its own."""
     depth = 0  # within blocks that are left out
     for token in PARSER.parse(FRONT_MATTER.sub("", text, count=1)):
         block, _, side = token.type.rpartition("_")

@@ -29,7 +29,7 @@ LINE_ENDS = re.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 
 
 def to_passages(text: str, forbidden: Sequence[str] = (), markdown: bool = False) -> Iterator[Passage]:
-    """Clean sentences of `text` as passages of about 300 words.
+    """Yield the clean sentences of `text` as passages of about 300 words.
 
     NFC, line ends, hyphenation and hard wraps undone, control characters and the strings of `forbidden` (special tokens
     such as "<|im_end|>") removed, white space collapsed. Of a paragraph that ends without a mark the last piece is
@@ -40,14 +40,14 @@ def to_passages(text: str, forbidden: Sequence[str] = (), markdown: bool = False
 
 
 def markdown_lines(text: str) -> Iterator[str]:
-    """The prose of a Markdown text as lines, with an empty one behind each paragraph."""
+    """Yield the prose of a Markdown text as lines, with an empty one behind each paragraph."""
     from environments.haystack.filler.markdown import prose  # few corpora are Markdown
 
     return (line for paragraph in prose(text) for line in (*paragraph.split("\n"), ""))
 
 
 def passages_of(lines: Iterable[str], forbidden: Sequence[str] = ()) -> Iterator[Passage]:
-    """The same as `to_passages`, of lines without their line ends.
+    """Yield the clean sentences of a text as passages, as `to_passages` does, from its lines without their line ends.
 
     Consecutive paragraphs are grouped until a passage has about 300 words; a longer paragraph is split between sentences.
     """
@@ -71,7 +71,7 @@ def passages_of(lines: Iterable[str], forbidden: Sequence[str] = ()) -> Iterator
 
 
 def _paragraphs(lines: Iterable[str], forbidden: Sequence[str]) -> Iterator[str]:
-    """Clean paragraphs; an empty line separates two."""
+    """Yield clean paragraphs; an empty line separates two."""
     waiting: list[str] = []
     size = 0
     for line in chain(lines, [""]):
@@ -89,13 +89,13 @@ def _paragraphs(lines: Iterable[str], forbidden: Sequence[str]) -> Iterator[str]
 
 
 def _clean(lines: list[str], forbidden: Sequence[str]) -> str:
-    """Hard-wrapped lines as one line of clean text."""
+    """Return hard-wrapped lines as one line of clean text."""
     text = INVISIBLE.sub("", DASH_AT_END.sub("", HYPHENATED.sub("", "\n".join(lines))))
     return _remove(" ".join(unicodedata.normalize("NFC", text).split()), forbidden)
 
 
 def _remove(text: str, forbidden: Sequence[str]) -> str:
-    """`text` without the strings of `forbidden`, also those that appear when others are taken out."""
+    """Return `text` without the strings of `forbidden`, also those that appear when others are taken out."""
     tokens = [token for token in forbidden if token.strip()]
     while any(token in text for token in tokens):
         for token in tokens:
@@ -104,7 +104,7 @@ def _remove(text: str, forbidden: Sequence[str]) -> str:
 
 
 def _whole_sentences(paragraph: str) -> list[str]:
-    """The sentences fit for a haystack: ended by a mark, between 2 and 120 words."""
+    """Return the sentences fit for a haystack: ended by a mark, between 2 and 120 words."""
     sentences = split_sentences(paragraph)
     if sentences and not TERMINAL.search(sentences[-1]):
         sentences.pop()

@@ -32,7 +32,10 @@ WORD = re.compile(r"[\w'’-]+")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Passage:
-    """Paragraphs joined by blank lines. All counts are tokens in place; `tokens` includes the blank line behind."""
+    """Paragraphs joined by blank lines. A cut is a space between two sentences where a needle may stand.
+
+    All counts are of tokens inside a haystack; `tokens` includes the blank line behind the passage.
+    """
 
     text: str
     tokens: int
@@ -42,14 +45,14 @@ class Passage:
 
 
 class Filling(NamedTuple):
-    """Passages in the order of a haystack, the last one made to measure, and the tokens of each one's label, int64."""
+    """The passages of a haystack in order, the last one cut and closed to fit, and each label's ("[1]") tokens, int64."""
 
     passages: list[Passage]
     labels: np.ndarray
 
 
 class Pool:
-    """Passages with exact counts. `passages` are lists of paragraphs, each a list of sentences.
+    """Passages of filler with exact token counts. `passages` are lists of paragraphs, each a list of sentences.
 
     Raises `ConfigError` when they hold fewer than `at_least` tokens.
     """
@@ -124,7 +127,7 @@ class Pool:
         return total
 
     def _adds_up(self) -> bool:
-        """Whether the counts of the pieces sum to the tokens of the whole, on passages spread over the pool."""
+        """Return whether the counts of the pieces sum to the tokens of the whole, on passages spread over the pool."""
         step = max(1, len(self.passages) // CHECKED_PASSAGES)
         sample = self.passages[::step]
         whole = BREAK.join([LEFT, *(p.text for p in sample), RIGHT])
@@ -132,13 +135,13 @@ class Pool:
         return len(self.tokens.encode(whole)) == frame + sum(p.tokens for p in sample)
 
     def label_costs(self, n: int) -> np.ndarray:
-        """Tokens of the labels "[1]" … "[n]", each at the start of a passage, int64."""
+        """Return the tokens of the labels "[1]" … "[n]", each at the start of a passage, int64."""
         if n > len(self._labels):
             self._labels = self.tokens.initial([f"[{i}]" for i in range(1, 2 * n + 1)])
         return np.array(self._labels[:n])
 
     def fill(self, tokens: int, rng: Random, numbered: bool) -> Filling | None:
-        """Passages in random order of exactly so many tokens, with their labels if `numbered`; None if there are none.
+        """Return passages in random order that take exactly `tokens` tokens, with labels if `numbered`; None if none fit.
 
         The last passage is cut at a sentence and closed with sentences of just the tokens that are missing.
         """
@@ -159,7 +162,7 @@ class Pool:
         return None
 
     def _closed(self, passage: Passage, room: int, used: set[int], rng: Random) -> Passage | None:
-        """The passage cut at a sentence and closed with others, to cost exactly `room` tokens."""
+        """Return the passage, cut behind a sentence and closed with others, so that it takes exactly `room` tokens."""
         fitting = int(np.searchsorted(passage.cut_tokens, room))
         for j in range(fitting - 1, max(fitting - 1 - CUTS_TRIED, -1), -1):
             tokens = int(passage.cut_tokens[j])
@@ -174,7 +177,7 @@ class Pool:
         return None
 
     def closing(self, cost: int, used: set[int], rng: Random) -> list[tuple[str, int]] | None:
-        """Sentences, each with its cost, that end a paragraph and cost exactly `cost` tokens: one or two.
+        """Return one or two sentences, each with its cost, that end a paragraph and take exactly `cost` tokens.
 
         They come from passages that are not in `used`, so no sentence stands twice. None if there are none.
         """
@@ -195,7 +198,7 @@ class Pool:
         return None
 
     def contains(self, text: str) -> bool:
-        """Whether the filler may contain `text`. Exact where it says no; a text of common words is searched in full."""
+        """Tell if the filler may contain `text`. Exact where it says no; a text of common words is searched in full."""
         parts = WORD.findall(text)
         if any(part not in self._words for part in parts):
             return False

@@ -52,7 +52,7 @@ def _names(split: str) -> frozenset[str]:
 
 
 def is_name(word: str, split: str) -> bool:
-    """Whether `word` can stand in the prose of `split` as the name of a person or a place."""
+    """Return True when `word` can stand in the prose of `split` as the name of a person or a place."""
     _check("split", split, SPLITS)
     return word in _names(split)
 
@@ -75,7 +75,7 @@ ARTICLE = re.compile(r"(?<=\ba)@(?= (?:[aeio]|u[^n]|un[^i]|hour|honest))", re.IG
 
 
 class Person:
-    """One character of a passage; `mention` is the full introduction until the person was named once."""
+    """One character of a passage; `mention` is how sentences call them: by a full introduction, then by their name."""
 
     __slots__ = ("female", "name", "introduction", "mention")
 
@@ -86,7 +86,7 @@ class Person:
 
 
 class Writer:
-    """The state of one stream: decks, cast, and the sentences seen of late."""
+    """Writes the passages of one stream; keeps its decks of phrases, the characters, and the sentences written of late."""
 
     def __init__(self, seed: int, split: str) -> None:
         self.random = Random(f"prose/{split}/{seed}").random
@@ -105,18 +105,18 @@ class Writer:
         self.words = 0
 
     def pick(self, items: list[T]) -> T:
-        """One of the items."""
+        """Return one of the items, each with the same probability."""
         return items[int(self.random() * len(items))]
 
     def draw(self, deck: list[T], options: list[T]) -> T:
-        """The next card of a deck, which is refilled and shuffled when it is empty."""
+        """Take the next card off a deck and return it; an empty deck is first refilled with `options` and shuffled."""
         if not deck:
             deck.extend(options)
             shuffle(deck, self.random)
         return deck.pop()
 
     def expand(self, node: Node) -> str:
-        """The text of a node of the grammar, its choices drawn."""
+        """Return the text of a node of the grammar: its symbols are looked up, its alternatives drawn."""
         while True:
             kind = type(node)
             if kind is str:
@@ -131,11 +131,11 @@ class Writer:
                 return "".join([part if type(part) is str else expand(part) for part in node])  # type: ignore
 
     def name(self, endings: list[str]) -> str:
-        """An invented name with one of the endings."""
+        """Return an invented name that ends in one of the endings."""
         return f"{self.pick(self.onsets)}{self.pick(self.middles)}{self.pick(endings)}"
 
     def new_passage(self) -> None:
-        """A topic, a place and a cast."""
+        """Choose the topic, the places and the characters of the next passage."""
         topic = self.draw(self.topic_deck, list(self.topics))
         self.env = self.general | self.topics[topic]
         for name, size in FOCUS.items():
@@ -161,7 +161,7 @@ class Writer:
         self.subject = None
 
     def sentence(self, kind: str) -> str:
-        """One new sentence of a kind; the cast is told who was named and whom a pronoun may mean next."""
+        """Return a sentence of that kind not written of late; note who was named and whom a pronoun may mean next."""
         for attempt in range(1000):
             subject = self.subject if self.subject and self.random() < 0.7 else self.pick(self.cast)
             other = self.pick([person for person in self.cast if person is not subject])
@@ -183,7 +183,7 @@ class Writer:
             if check not in self.seen and check not in self.seen_before:
                 break
         else:
-            raise RuntimeError(f"no new {kind!r} sentence in 1000 draws: enlarge the grammar of prose_words.py")
+            raise RuntimeError(f"no new {kind!r} sentence in 1000 draws: enlarge the grammar of prose_grammar.py")
         self.seen.add(check)
         self.words += text.count(" ") + 1
         if self.words >= NO_REPEAT_WORDS:
@@ -197,7 +197,7 @@ class Writer:
         return text
 
     def passage(self) -> Passage:
-        """Three to five paragraphs about the same people and the same topic."""
+        """Return a new passage: three to five paragraphs about the same people and the same topic."""
         self.new_passage()
         count = 3 + int(self.random() * 3)
         plans = {3: ("setting", "complication", "reflection"), 4: ("setting", "action", "complication", "reflection")}
@@ -208,7 +208,7 @@ class Writer:
         return paragraphs
 
     def paragraph(self, plan: str, budget: float) -> list[str]:
-        """Three to seven sentences: a first one that fits the plan, others of mixed kinds, and in the end a close."""
+        """Return three to seven sentences: one that fits the plan, others of mixed kinds, and a close in "reflection"."""
         self.subject = None
         first = {"setting": "opening", "complication": "snag", "reflection": "thought"}.get(plan, "deed")
         sentences = [self.sentence(first)]
@@ -223,7 +223,7 @@ class Writer:
 
 
 def finish(text: str, people: tuple[Person, Person]) -> str:
-    """Spaces, commas, articles and the capital; nobody is introduced twice in one sentence."""
+    """Return the sentence with spaces, commas, articles and the capital put right; nobody is introduced twice in it."""
     for person in people:
         if person.mention is person.introduction and text.count(person.introduction) > 1:
             head, tail = text.split(person.introduction, 1)
@@ -238,14 +238,14 @@ def finish(text: str, people: tuple[Person, Person]) -> str:
 
 
 def shuffle(items: list[T], random: Callable[[], float]) -> None:
-    """Fisher-Yates by `random()` alone: `Random.shuffle` may change between Python versions."""
+    """Shuffle the list in place, by `random()` alone: `Random.shuffle` may change between Python versions."""
     for i in range(len(items) - 1, 0, -1):
         j = int(random() * (i + 1))
         items[i], items[j] = items[j], items[i]
 
 
 def passages(seed: int, split: str, mode: str = "coherent") -> Iterator[Passage]:
-    """Endless passages; the same arguments give the same stream, byte for byte.
+    """Yield endless passages; the same arguments give the same stream, byte for byte.
 
     `split` ("train", "eval") picks the names: the two share none. `mode` "shuffled" holds the sentences of the coherent
     stream, mixed among 16 passages at a time and regrouped to the same shapes (shuffled haystacks are easier: Chroma,
@@ -259,7 +259,10 @@ def passages(seed: int, split: str, mode: str = "coherent") -> Iterator[Passage]
 
 
 def shuffled(source: Iterable[Passage], seed: int) -> Iterator[Passage]:
-    """The passages of any source with their sentences mixed, 16 passages at a time, regrouped to the same shapes."""
+    """Yield the passages of any source with their sentences mixed, 16 passages at a time.
+
+    Paragraphs keep their number of sentences.
+    """
     stream, random = iter(source), Random(f"shuffled/{seed}").random
     while window := list(islice(stream, SHUFFLE_WINDOW)):
         sentences = [sentence for passage in window for paragraph in passage for sentence in paragraph]
@@ -273,12 +276,12 @@ def shuffled(source: Iterable[Passage], seed: int) -> Iterator[Passage]:
 
 
 def join(passage: Passage) -> str:
-    """A passage as text: sentences by a space, paragraphs by an empty line."""
+    """Return a passage as text: sentences joined by a space, paragraphs by an empty line."""
     return "\n\n".join(" ".join(paragraph) for paragraph in passage)
 
 
 def statistics(text: str) -> dict[str, float]:
-    """How rich a text is. Compare texts of equal length: all four change with it.
+    """Return five measures of how rich a text is. Compare texts of equal length: the other four change with it.
 
     words; type_token_ratio (distinct words / words, in lower case); repeated_5grams (share of 5-grams which occurred
     before); gzip_ratio (compressed / raw bytes); sentence_words (mean words per sentence).
@@ -299,7 +302,7 @@ def statistics(text: str) -> dict[str, float]:
 
 
 def sample(words: int, seed: int = 0, split: str = "train", mode: str = "coherent") -> str:
-    """The first `words` words of a stream, as text."""
+    """Return the first `words` words of a stream, as text."""
     texts: list[str] = []
     count = 0
     for text in map(join, passages(seed, split, mode)):

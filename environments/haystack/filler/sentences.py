@@ -18,7 +18,7 @@ WORD_BEFORE = re.compile(rf"(?:^|[\s{OPENERS}\u2014-])([^\s{OPENERS}\u2014-]*[^\
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """The sentences of a clean paragraph; joined by a space they give it back.
+    """Split a clean paragraph into its sentences; joined by a space they give it back.
 
     A mark (. ? ! ...) with its closing quotes ends a sentence when a capital, a digit or an opening quote follows, but
     not after a title (Mr.), an initial (J.), an abbreviation that needs a follower (e.g.), or within "3.14".

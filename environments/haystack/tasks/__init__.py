@@ -27,7 +27,7 @@ TASKS = {task.name: task for task in _TASKS}
 
 
 def absent_twin(name: str) -> str:
-    """The task that asks the same of a text which does not hold the answer."""
+    """Return the name of the task that asks the same of a text which does not hold the answer."""
     asked = TASKS[name]
     if not asked.linked:
         return "absent"

@@ -17,13 +17,13 @@ MISSES = 64  # near-duplicates drawn twice: a description has only some 25 to 50
 
 
 def single(draw: Draw, absent: bool = False) -> Quiz:
-    """One fact, one question."""
+    """Return a quiz of one fact and the question for it."""
     relation, target = _relation(draw), draw.person()
     return _quiz(draw, [target], 1, relation, ask(target.asked, relation, draw.gap), "one")
 
 
 def multi_key(draw: Draw, absent: bool = False) -> Quiz:
-    """One fact among near-duplicates, or the near-duplicates alone."""
+    """Return a quiz of one fact among near-duplicates; absent: of the near-duplicates alone."""
     relation, target = _relation(draw), draw.person()
     question, distractors = ask(target.asked, relation, draw.gap), _distractors(draw, [target])
     if absent:
@@ -32,7 +32,7 @@ def multi_key(draw: Draw, absent: bool = False) -> Quiz:
 
 
 def multi_value(draw: Draw, absent: bool = False) -> Quiz:
-    """Several values of one entity."""
+    """Return a quiz that asks for all of several values of one entity, among near-duplicates."""
     relation, target, n = _relation(draw), draw.person(), draw.options.values
     people = [target] * n + _distractors(draw, [target])
     question = f"{ask(target.asked, relation, draw.gap, several=True)} Give all of them."
@@ -40,7 +40,7 @@ def multi_value(draw: Draw, absent: bool = False) -> Quiz:
 
 
 def multi_query(draw: Draw, absent: bool = False) -> Quiz:
-    """The values of several entities, in the order asked."""
+    """Return a quiz that asks for the values of several entities, in the order asked, among near-duplicates."""
     relation, targets = _relation(draw), [draw.person() for _ in range(draw.options.queries)]
     people = [*targets, *_distractors(draw, targets)]
     noun = RELATION[relation].noun[draw.gap]
@@ -49,7 +49,10 @@ def multi_query(draw: Draw, absent: bool = False) -> Quiz:
 
 
 def custom(draw: Draw, absent: bool = False) -> Quiz:
-    """The user's own fact. Raises `ConfigError` where it is not whole."""
+    """Return a quiz of the user's own needle, question and answer.
+
+    Raises `ConfigError` where one of them is missing or the needle does not hold the answer.
+    """
     options = draw.options
     if missing := tuple(name for name in ("needle", "question", "expected") if not getattr(options, name)):
         raise ConfigError("task custom needs a needle, a question and what is expected", setting=missing)
@@ -67,7 +70,7 @@ def _relation(draw: Draw) -> str:
 
 
 def _distractors(draw: Draw, targets: list[Entity]) -> list[Entity]:
-    """Near-duplicates of the targets in turn, all different; where those run out, near-duplicates of near-duplicates."""
+    """Draw different near-duplicates of the targets in turn; where those run out, near-duplicates of near-duplicates."""
     twins: list[Entity] = []
     misses = 0
     while len(twins) < draw.options.distractors:
@@ -82,7 +85,7 @@ def _distractors(draw: Draw, targets: list[Entity]) -> list[Entity]:
 
 
 def _quiz(draw: Draw, people: list[Entity], targets: int, relation: str, question: str, kind: str) -> Quiz:  # noqa: PLR0913
-    """One fact a person; the first `targets` are the answer, the others distract."""
+    """Return a quiz with a fact for each person: the first `targets` people are the answer, the others distract."""
     values = draw.values(relation, len(people))
     roles = ["answer"] * targets + ["distractor"] * (len(people) - targets)
     needles = tuple(

@@ -56,13 +56,13 @@ class Edge:
 
     @property
     def needle(self) -> tuple[str, str]:
-        """The fact as a sentence, and its role."""
+        """The fact as a sentence, with its role."""
         return sentence(self.template, e=self.start.told, v=self.end), self.role
 
 
 @dataclass(frozen=True)
 class Route:
-    """The way asked for: `kinds[i]` leads from `people[i]` to the next one; the last, a relation, to the value."""
+    """The chain asked for: `kinds[i]` leads from `people[i]` to the next one; the last kind, a relation, to the value."""
 
     people: list[Entity]
     kinds: list[Link | Relation]
@@ -70,13 +70,13 @@ class Route:
     def edges(
         self, people: list[Entity], kinds: list[Link | Relation], value: str, role: str, rng: Random
     ) -> list[Edge]:
-        """The edges along these people to the value."""
+        """Return an edge from each of these people to the next, and from the last to the value, each of its kind."""
         ends = [*(person.told for person in people[1:]), value]
         return [Edge(rng.choice(k.told), a, b, role) for k, a, b in zip(kinds, people, ends, strict=True)]
 
 
 def chain(draw: Draw, absent: bool) -> Quiz:
-    """A value several people away; absent: one fact on the way is missing."""
+    """Return a quiz that asks for a value several people away from the one named; absent: one fact between is missing."""
     rng, hops, twins = draw.rng, draw.number("hops"), draw.options.distractors
     people = [draw.person() for _ in range(hops)]
     links = [rng.choice(LINKS) for _ in range(hops - 1)]
@@ -104,7 +104,7 @@ def chain(draw: Draw, absent: bool) -> Quiz:
 
 
 def _twins(draw: Draw, route: Route, values: list[str]) -> list[Edge]:
-    """Twins of the people on the way, each leading to a stranger, or to a value of its own at the end."""
+    """Return edges from near-duplicates of the people on the way to strangers or, at its end, to other values."""
     edges, hops = [], len(route.people)
     for i, value in enumerate(values):
         twin = draw.twin(route.people[i % hops])
@@ -114,7 +114,7 @@ def _twins(draw: Draw, route: Route, values: list[str]) -> list[Edge]:
 
 
 def _detours(draw: Draw, route: Route, values: list[str]) -> list[Edge]:
-    """Ways that leave the one asked for by another kind of link, and run on by the same kinds to another value.
+    """Return chains that leave the route by another kind of link, and go on by the route's kinds to another value.
 
     Only the kind tells them apart, so no two edges of one kind may leave one person.
     """
@@ -136,7 +136,10 @@ def _detours(draw: Draw, route: Route, values: list[str]) -> list[Edge]:
 
 
 def update(draw: Draw, absent: bool) -> Quiz:
-    """A value that changes with time; absent: nothing is said of the one asked about, only of near-duplicates."""
+    """Return a quiz about a value that changes with time: the latest, the one on a day, or how many there were.
+
+    Absent: nothing is said of the person asked about, only of near-duplicates.
+    """
     rng = draw.rng
     change = CHANGE[draw.relation([change.relation for change in CHANGES])]
     target = draw.person()
@@ -164,7 +167,7 @@ def update(draw: Draw, absent: bool) -> Quiz:
 
 
 def _day_within(days: list[date], i: int, rng: Random) -> date:
-    """A day after the `i`-th and before the next one; any, so that no day in the text is always the one before it."""
+    """Draw a day after day `i` and before the next one; any, so that no day in the text is always the one before it."""
     rest = (days[i + 1] - days[i]).days - 1 if i + 1 < len(days) else LAST_FOR
     return days[i] + timedelta(days=rng.randint(1, rest))
 
@@ -178,7 +181,10 @@ def _condition(draw: Draw) -> tuple[Event, Place, str]:
 
 
 def _nearly(event: Event, place: Place, i: int, stranger: Entity, rng: Random) -> str:
-    """The same at another place, or something else at the same place, in turn: neither alone tells the condition."""
+    """Return a sentence about a stranger who nearly meets the condition, so that neither event nor place alone tells it.
+
+    For odd `i` it is the same event at another place, for even `i` another event at the same place.
+    """
     if i % 2:
         where, what = rng.choice([p for p in PLACES if p != place])[0], event
     else:
@@ -187,7 +193,7 @@ def _nearly(event: Event, place: Place, i: int, stranger: Entity, rng: Random) -
 
 
 def _crowd(draw: Draw, absent: bool) -> tuple[list[str], Needles, str]:
-    """Who meets a condition, the needles that say so, and the condition.
+    """Draw a condition, and return who meets it, the needles about them and about others, and the condition.
 
     Around them stand people who nearly meet it: at another place, or by another event.
     """
@@ -201,21 +207,21 @@ def _crowd(draw: Draw, absent: bool) -> tuple[list[str], Needles, str]:
 
 
 def find_all(draw: Draw, absent: bool) -> Quiz:
-    """Everyone who meets a condition; absent: nobody does."""
+    """Return a quiz that asks for everyone who meets a condition; absent: nobody does."""
     names, needles, condition = _crowd(draw, absent)
     answer = _answer(absent, "set", names, "people")
     return Quiz(tuple(needles), tuple(names), f"{condition}? Name all of them.", answer, several=True)
 
 
 def count(draw: Draw, absent: bool) -> Quiz:
-    """How many meet a condition; absent: nobody does."""
+    """Return a quiz that asks how many people meet a condition; absent: nobody does."""
     names, needles, condition = _crowd(draw, absent)
     answer = _answer(absent, "one", [str(len(names))], "count")
     return Quiz(tuple(needles), tuple(names), f"{condition}? Say only how many people.", answer)
 
 
 def order(draw: Draw, absent: bool) -> Quiz:
-    """Who arrived at a place, by date; absent: nobody did."""
+    """Return a quiz that asks who arrived at a place, in order of date; absent: nobody did."""
     rng, place = draw.rng, draw.rng.choice(PLACES)
     n = 0 if absent else draw.number("matches")
     people = [draw.person(named=True) for _ in range(n)]
@@ -235,7 +241,10 @@ def order(draw: Draw, absent: bool) -> Quiz:
 
 
 def join(draw: Draw, absent: bool) -> Quiz:
-    """The value of the one person who meets a condition; absent: one of the two facts is missing."""
+    """Return a quiz that asks for the value of the one person who meets a condition.
+
+    Absent: one of the two facts, the person's value or that they meet the condition, is missing.
+    """
     rng, (event, place, condition) = draw.rng, _condition(draw)
     relation = draw.relation([r.name for r in RELATIONS])
     person, others = draw.person(), [draw.person() for _ in range(draw.options.distractors or absent)]

