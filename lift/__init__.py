@@ -1,4 +1,5 @@
-"""LIFT: a document written into the weights of a small language model, one adapter a document (docs/lift.md).
+"""Write documents into the weights of a small language model (LIFT), one adapter for each document (docs/lift.md).
 
-Long Input Fine-Tuning (arXiv 2502.14644) from its equations, with a gate of our own that knows how much the window holds.
+Implements Long Input Fine-Tuning (arXiv 2502.14644) from its equations. The gate is our own: it measures how much
+attention the text in the window takes.
 """

@@ -1,4 +1,4 @@
-"""`lift`: a document into the weights of a small model, and questions to it.
+"""The command `lift`: write a document into the weights of a small model, and ask questions about it.
 
 lift fit book.txt --model MODEL --recipe lse --library books
 lift ask --library books --document book "Who keeps the lighthouse?"
@@ -45,7 +45,7 @@ ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if
 
 
 def _base_folder(library: Library, names: Sequence[str], model: str | None) -> Path:
-    """The folder of the base model that all of the documents were fitted to. It is found without loading the model."""
+    """Return the folder of the base model that all of the named documents were fitted to, without loading the model."""
     from lift.library.attach import of_one_method
 
     entries = of_one_method(library, names)
@@ -64,14 +64,14 @@ def _base_folder(library: Library, names: Sequence[str], model: str | None) -> P
 
 
 def _attach(library: Library, names: Sequence[str], folder: Path, device: "torch.device") -> "Attached":
-    """The base model with the documents attached and the first of them active."""
+    """Return the base model with the documents attached and the first of them active."""
     from lift.library.attach import Attached
 
     return Attached(library, base_model.load(folder, device), names)
 
 
 def _context(folder: Path, library: Library, names: Sequence[str]) -> int | None:
-    """Tokens that fit into the model's context beside any of the documents; None if its config does not state its length."""
+    """Return how many tokens fit into the model's context beside any of the documents; None if no length is stated."""
     from lift.library.attach import slots
 
     limit: int | None = getattr(base_model.config(folder).get_text_config(), "max_position_embeddings", None)
@@ -127,7 +127,10 @@ def _short_hash(value: object) -> str:
 def _planned(
     document: Document, model: str, recipe: str, shelf: Library, replace: bool
 ) -> "tuple[Entry, Path, Recipe]":
-    """The entry to fit, its base model's folder and its recipe. Raises `ConfigError` if it cannot or need not be fitted."""
+    """Check what is to be fitted; return its library entry, its base model's folder and its recipe.
+
+    Raises `ConfigError` if the document cannot or need not be fitted.
+    """
     from lift.memory import tuner
     from lift.training.recipes import RECIPES
 
@@ -150,7 +153,10 @@ def _planned(
 
 
 def _self_study(url: str) -> "SelfStudy":
-    """Self-study by the server's first model. The key is that of the environment variable OPENAI_API_KEY."""
+    """Return a self-study task that asks the first model of the server at `url`.
+
+    The key is that of the environment variable OPENAI_API_KEY.
+    """
     import openai
 
     from lift.tasks.self_study import SelfStudy, endpoint
@@ -319,7 +325,7 @@ def remove(
 
 
 def main() -> None:
-    """The `lift` command."""
+    """Run the command line `lift`."""
     app()
 
 

@@ -1,1 +1,1 @@
-"""What makes trainers learn from longthread's rows: an Axolotl plugin and recipes of LongLoRA."""
+"""Train models on longthread's rows: an Axolotl plugin for LongLoRA, and training configs that use it."""

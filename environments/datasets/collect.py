@@ -115,7 +115,7 @@ def _check_environment(plan: CollectionPlan) -> Limits:
     sequence_tokens = max(env_config.check(config, [server]).lengths) + 2 * config.max_new_tokens
     _check_batch(plan, sequence_tokens)
     asyncio.run(check_server(server.model_copy(update={"api_key": unmask_key(server.api_key or "")})))
-    environment(config, [server])  # loads the tokenizer, and builds samples of every task at the shortest and the longest length
+    environment(config, [server])  # loads the tokenizer, and builds samples of every task, the shortest and the longest
     workers = config.max_num_workers if config.max_num_workers > 0 else config.max_num_workers_per_node
     return Limits(sequence_tokens, workers)
 

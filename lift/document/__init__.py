@@ -1,1 +1,1 @@
-"""A document as the user gave it: its text, its segments, its spans in tokens."""
+"""Read a document, find its sentences, cut it into training segments, and convert character spans to token spans."""

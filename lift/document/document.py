@@ -15,7 +15,10 @@ Span = tuple[int, int]  # the first character, or token, and the one behind the 
 
 
 def encodable(text: str) -> bool:
-    """Whether UTF-8 can hold the text. Bytes of a command line that are not UTF-8 come as lone surrogates."""
+    """Return whether the text can be encoded in UTF-8, that is, has no lone surrogates.
+
+    Python turns command-line bytes that are not UTF-8 into lone surrogates.
+    """
     return not any(0xD800 <= ord(letter) < 0xE000 for letter in text)
 
 
@@ -28,12 +31,15 @@ class Document:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the text alone: the same text under another name is the same document."""
+        """Return the SHA-256 (hex) of the text without the name, so that a renamed text has the same digest."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     @cached_property
     def sentences(self) -> list[Span]:
-        """Spans of characters, in order and without overlap. Only white space stands between them."""
+        """Return the character span (start, end) of every sentence, in order.
+
+        Only white space stands between two spans.
+        """
         spans = []
         for paragraph in re.finditer(r"\S(?:.*\S)?(?:\n[^\S\n]*\S(?:.*\S)?)*", self.text):
             words = list(re.finditer(r"\S+", paragraph[0]))
@@ -44,12 +50,15 @@ class Document:
         return spans
 
     def quote(self, span: Span) -> str:
-        """A span of characters on one line."""
+        """Return the text of a character span on one line, with every run of white space as one space."""
         return " ".join(self.text[span[0] : span[1]].split())
 
 
 def read(path: Path, name: str | None = None) -> Document:
-    """Read a .txt or .md file in UTF-8, named after the file. Raises `DataError`."""
+    """Read a UTF-8 text file as a document, called `name` or else after the file.
+
+    Raises `DataError`, also for fewer than `MIN_WORDS` words.
+    """
     text = read_text(path)
     if (words := len(text.split())) < MIN_WORDS:
         raise DataError(f"{path} has {words} words, at least {MIN_WORDS} are needed: put it into the prompt instead")
@@ -57,7 +66,7 @@ def read(path: Path, name: str | None = None) -> Document:
 
 
 def read_text(path: Path) -> str:
-    """Read a file in UTF-8 that is not empty. Raises `DataError`."""
+    """Read a UTF-8 file that is not empty and return its text. Raises `DataError`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

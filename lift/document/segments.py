@@ -1,4 +1,4 @@
-"""Which tokens a training sequence has: overlapping segments, and the published context in front of one.
+"""Cut a document's tokens into overlapping training segments, and put the published context in front of a segment.
 
 LIFT (arXiv 2502.14644v3, 3.1 and 3.3). Segments of `length` tokens start at 0, stride, 2·stride, …, so that a token
 near the border of one stands inside another. Pure functions of counts and ids, without a model.
@@ -18,7 +18,8 @@ RECITE = "\n\nThese are parts of a longer text. Recite the following segment of 
 
 
 class LabelledIds(NamedTuple):
-    """One training sequence. `labels` are as long as `ids` and not shifted; `IGNORED` where nothing is supervised."""
+    """One training sequence. `labels` has a label for each token of `ids`, not shifted: `IGNORED` where no loss is
+    taken."""
 
     ids: list[int]
     labels: list[int]
@@ -26,9 +27,9 @@ class LabelledIds(NamedTuple):
 
 @dataclass(frozen=True)
 class Context:
-    """The text in front of a segment: `budget` tokens of the document's beginning and end, and the tokens that join them.
+    """Settings of the text in front of a segment: `budget` tokens of the document, an ellipsis and an instruction.
 
-    Each part comes from `window` tokens at its end of the document.
+    The document's tokens come from its first `window` tokens and its last `window` tokens.
     """
 
     ellipsis: tuple[int, ...]
@@ -38,15 +39,15 @@ class Context:
 
     @classmethod
     def of(cls, tokenizer: ChatTokenizer) -> "Context":
-        """The published context, with its joining text in the tokens of a tokenizer."""
+        """Return the context of the published code, with ellipsis and instruction encoded by the tokenizer."""
         ellipsis, instruction = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (ELLIPSIS, RECITE))
         return cls(tuple(ellipsis), tuple(instruction))
 
     def spans(self, n_tokens: int, rng: Random) -> tuple[range, range]:
-        """Draw the tokens of the document to take: a span of the first `window` and one of the last.
+        """Draw two ranges of token positions: one within the document's first `window` tokens and one within its last.
 
-        Together they have `budget` tokens, or all `n_tokens` of a shorter document. How many the head has, and where
-        each span begins, is uniform. Raises `ConfigError` where the two windows cannot hold the budget.
+        Together they have `budget` tokens, or all `n_tokens` of a shorter document. The length of the first range, and
+        where each range begins, are drawn uniformly. Raises `ConfigError` where the two windows cannot hold the budget.
         """
         if not 0 <= self.budget <= 2 * self.window:
             raise ConfigError(
@@ -61,11 +62,11 @@ class Context:
 
 
 def segments(n_tokens: int, length: int, stride: int | None = None) -> list[range]:
-    """Spans of at most `length` tokens that cover `n_tokens`, one every `stride` (3/8 of the length by default).
+    """Return overlapping ranges of up to `length` token positions that cover all `n_tokens` of a document.
 
-    The last segment is the first that reaches the end. Its predecessor does not, so it is longer than the overlap
-    (`length - stride`), unless the document is one segment only; the published code goes on to ever shorter ones, down
-    to a few tokens. Raises `ConfigError`.
+    One begins every `stride` tokens (3/8 of the length by default). The last is the first that reaches the document's
+    end. Its predecessor does not, so the last is longer than the overlap (`length - stride`), unless it is the only
+    one. The published code goes on to ever shorter ones, down to a few tokens. Raises `ConfigError`.
     """
     if length < 1 or n_tokens < 0:
         raise ConfigError(f"segments of {length} tokens from {n_tokens}: the length must be at least 1, the count 0")
@@ -80,13 +81,13 @@ def segments(n_tokens: int, length: int, stride: int | None = None) -> list[rang
 
 
 def plain(ids: Sequence[int], segment: range) -> LabelledIds:
-    """The segment alone, every token supervised."""
+    """Return the tokens of one segment, with a loss on every token."""
     tokens = list(ids[segment.start : segment.stop])
     return LabelledIds(tokens, list(tokens))
 
 
 def contextualised(ids: Sequence[int], segment: range, rng: Random, context: Context) -> LabelledIds:
-    """The segment behind unsupervised context: head, ellipsis, tail, the instruction to recite.
+    """Return a segment behind context without loss: head of the document, ellipsis, tail of it, instruction to recite.
 
     Each call draws a new context. Called once an epoch, it resamples; the published code draws once a document.
     """

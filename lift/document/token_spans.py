@@ -18,23 +18,25 @@ class TokenSpans:
 
     @classmethod
     def encode(cls, tokenizer: ChatTokenizer, text: str) -> "TokenSpans":
-        """Encode the text, without special tokens."""
+        """Encode the text without special tokens, and keep the character span of every token."""
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return cls(text, encoded["input_ids"], encoded["offset_mapping"])
 
     def span(self, characters: Span) -> Span:
-        """The span of tokens that hold these characters."""
+        """Return the token span (first, one behind the last) of all tokens that overlap a character span."""
         return bisect_right(self._ends, characters[0]), bisect_left(self._starts, characters[1])
 
     def depth(self, characters: Span) -> float:
-        """Where the characters stand, from 0 (start of the text) to 1 (end): the share of all other tokens before them."""
+        """Return the depth of the characters, 0 (start of the text) to 1 (end): the share of all other tokens before
+        them."""
         first, behind = self.span(characters)
         return first / max(1, len(self.ids) - (behind - first))
 
     def window_around(self, evidence: Sequence[Span], tokens: int) -> str:
-        """At most `tokens` tokens of text with the evidence in the middle.
+        """Return at most `tokens` tokens of text with the evidence (character spans) in the middle.
 
-        If the evidence lies too far apart, the text is one piece around each span, joined by `GAP`.
+        Evidence that is longer is kept whole. If the spans do not fit into one window, return one piece of text around
+        each, joined by `GAP`. Without evidence, return the middle of the text.
         """
         spans = sorted(map(self.span, evidence)) or [(len(self.ids) // 2, len(self.ids) // 2)]
         if spans[-1][1] - spans[0][0] <= tokens:
@@ -49,7 +51,7 @@ class TokenSpans:
         return GAP.join(map(self._text, pieces))
 
     def window_without(self, evidence: Sequence[Span], tokens: int) -> str:
-        """The middle of the longest stretch that holds none of the evidence, at most `tokens` tokens."""
+        """Return up to `tokens` tokens from the middle of the longest stretch of text without any evidence."""
         stretches, reach = [], 0
         for first, behind in [*sorted(map(self.span, evidence)), (len(self.ids), len(self.ids))]:
             stretches.append((reach, first))

@@ -1,1 +1,1 @@
-"""What a memory remembers, and what it costs."""
+"""Measure what a memory recalls of its document, and how much it changes the model on other text."""

@@ -34,7 +34,7 @@ LOGIT_BYTES = 2**30  # of the 32-bit logits held at once
 
 
 class Prompt(NamedTuple):
-    """A question, the `name` of the document that it is about, and the text before it."""
+    """A question, the `name` of the document that it is about, and the text (`window`) before the question."""
 
     name: str
     question: str
@@ -47,8 +47,11 @@ Gate = Callable[[CausalLM, torch.Tensor], torch.Tensor]  # token ids (1, T) -> h
 
 @dataclass(frozen=True)
 class Settings:
-    """How to evaluate. `window_tokens`: text beside a question. `gate`: None for a method without gates. `answer`: replies
-    to prompts in place of the model."""
+    """Settings of an evaluation.
+
+    `window_tokens` is the length of the text before a question. `gate` measures how far the memory is open at each
+    token; None for a method without gates. `answer` replies to prompts in place of the model.
+    """
 
     window_tokens: int = WINDOW_TOKENS
     gate: Gate | None = None
@@ -78,7 +81,7 @@ def _memory_off(model: CausalLM) -> AbstractContextManager[None]:
 
 
 def nll(model: CausalLM, ids: Sequence[int], window_tokens: int) -> np.ndarray:
-    """Negative log-likelihood in nats of each token but the first of each window, windows side by side.
+    """Return the negative log-likelihood in nats of every token but the first of each window; windows do not overlap.
 
     The softmax is computed in 32 bits. If the logits of a window would take more than `LOGIT_BYTES`, the model reads the
     window once for each part of its positions: slower, with the same result.
@@ -101,7 +104,10 @@ def _windows(ids: Sequence[int], tokens: int) -> list[list[int]]:
 
 
 def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Area under the ROC curve: the chance that a positive score is above a negative one; ties count half. Exact."""
+    """Return the exact area under the ROC curve.
+
+    It is the chance that a positive score is above a negative one; ties count half.
+    """
     scores, n = np.concatenate([positive, negative]), len(positive)
     _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[which]  # of equal scores, the middle one
@@ -144,11 +150,11 @@ def evaluate(
     control: ControlSet,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
 ) -> Results:
-    """Measure the active memory of `model`, which is that of the document asked about.
+    """Measure the active memory of `model`, which must be that of the document in `asked`, and return the results.
 
-    The questions should be worded differently from those it was fitted on. Those of `control.other` should be answerable by
-    a model never trained on their form, such as needles: `right` finds a value in a sentence. Raises `ConfigError`, and
-    `RunError` for a memory that yields NaN or infinity.
+    The questions in `asked` should be worded differently from those the memory was fitted on. Questions of
+    `control.other` should be answerable by a model never trained on their form, such as needles: `right` finds a value
+    in a sentence. Raises `ConfigError`, and `RunError` for a memory that yields NaN or infinity.
     """
     window_tokens, gate = settings.window_tokens, settings.gate
     if window_tokens < MIN_WINDOW:
@@ -183,7 +189,7 @@ def evaluate(
 
 
 def _ask(model: CausalLM, stages: Sequence[_Stage], answer: Answer, progress: bool) -> dict[str, list[bool]]:
-    """Ask all questions. Returns for each stage which were answered right."""
+    """Ask the questions of all stages. Returns for each stage's name which of its questions were answered right."""
     correct = {}
     with tqdm(total=sum(len(stage.items) for stage in stages), unit=" questions", disable=not progress) as bar:
         for stage in stages:
@@ -196,7 +202,7 @@ def _ask(model: CausalLM, stages: Sequence[_Stage], answer: Answer, progress: bo
 
 
 def _about(asked: DocumentQuestions, spans: TokenSpans, window: int) -> list[_Stage]:
-    """Stages that ask about the document itself."""
+    """Return the stages that ask about the document itself."""
     name, items = asked.document.name, asked.items
     beside = [Prompt(name, item.question, spans.window_around(item.evidence, window)) for item in items]
     with_evidence = [item for item in items if item.evidence]
@@ -210,7 +216,7 @@ def _about(asked: DocumentQuestions, spans: TokenSpans, window: int) -> list[_St
 
 
 def _about_others(control: ControlSet, spans: TokenSpans, window: int) -> list[_Stage]:
-    """Stages that ask about another document, which stands in the window, and about general knowledge."""
+    """Return the stages that ask about another document, which stands in the window, and about general knowledge."""
     name, items = control.other.document.name, control.other.items
     strange = [Prompt(name, item.question, spans.window_around(item.evidence, window)) for item in items]
     general = [Prompt(GENERAL, item.question) for item in control.unrelated]
@@ -224,9 +230,10 @@ def _about_others(control: ControlSet, spans: TokenSpans, window: int) -> list[_
 
 
 def _names_alone(items: Sequence[Item]) -> Callable[[Item, str], bool]:
-    """A judge that accepts a first line with the answer in it and no other item's answer, unless the question names that.
+    """Return a judge that accepts a reply whose first line holds the item's answer and no other item's answer.
 
-    An untrained model replies to such questions in whole sentences, all of which `right` would reject.
+    Another item's answer is allowed where the question names it. An untrained model replies to such questions in whole
+    sentences, all of which `right` would reject.
     """
     every = {normalise(text) for item in items for text in (item.answer, *item.alternatives)}
 
@@ -260,7 +267,7 @@ def _by_depth(spans: TokenSpans, items: Sequence[Item], correct: Sequence[bool])
 
 
 def _forgetting(model: CausalLM, ids: Sequence[int], window_tokens: int) -> dict[str, Any]:
-    """The fields of `Results` about neutral text."""
+    """Return the fields of `Results` that say how the memory changes the likelihood of neutral text."""
     on = nll(model, ids, window_tokens)
     with _memory_off(model):
         off = nll(model, ids, window_tokens)

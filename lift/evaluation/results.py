@@ -28,7 +28,10 @@ WIDTH = 200  # characters of table.txt
 
 @dataclass(frozen=True)
 class Results:
-    """What one memory achieved. Shares of right answers are by kind of item; a kind that was not asked is missing."""
+    """The measurements of one memory.
+
+    Shares of right answers are by kind of question; a kind that was not asked is missing.
+    """
 
     document: str
     digest: str
@@ -50,16 +53,16 @@ class Results:
 
     @property
     def recall(self) -> Share:
-        """Closed book, over all kinds that the document answers."""
+        """Return the closed-book share of right answers over all kinds of question but "absent"."""
         return pooled(self.closed)
 
     def to_json(self) -> dict[str, object]:
-        """The results as JSON values. Readers also find the value and interval of each share."""
+        """Return the results as JSON values. For readers, each share also has its value and its interval."""
         return {name: _plain(value) for name, value in vars(self).items()}
 
     @classmethod
     def from_json(cls, data: object) -> "Results":
-        """Read what `to_json` wrote. Raises `DataError`."""
+        """Read the results from what `to_json` returned. Raises `DataError`."""
         try:
             return TypeAdapter(cls).validate_python(data)
         except ValueError as error:
@@ -67,7 +70,7 @@ class Results:
 
 
 def pooled(shares: Mapping[str, Share]) -> Share:
-    """All kinds together, without "absent", which the document does not answer."""
+    """Add up the shares of all kinds of question but "absent", which the document does not answer."""
     return sum((share for kind, share in shares.items() if kind != "absent"), Share())
 
 
@@ -83,7 +86,7 @@ def _plain(value: object) -> object:
 
 
 def table(results: Mapping[str, Results]) -> Table:
-    """A row for each method: shares in per cent over their Wilson 95 % intervals."""
+    """Return a table with a row for each method: shares in per cent over their Wilson 95 % intervals."""
     asked = {kind for result in results.values() for kind in result.closed}
     kinds = [*(k for k in KINDS if k in asked), *sorted(asked - {*KINDS, "absent"}), *({"absent"} & asked)]
     rows = Table(title="Closed book by kind of question; the same beside a window; forgetting", show_lines=True)
@@ -115,7 +118,7 @@ def table(results: Mapping[str, Results]) -> Table:
 
 
 def upright(results: Mapping[str, Results]) -> Table:
-    """The same table with a column for each method, narrow enough for a terminal."""
+    """Return the content of `table` with a column for each method, so that it is narrow enough for a terminal."""
     first, *figures = table(results).columns
     rows = Table("", *map(str, first.cells), title="Closed book, beside a window, forgetting")
     for column in figures:
@@ -146,7 +149,7 @@ def plot(results: Mapping[str, Results], path: Path) -> None:
 
 
 def draw(results: Mapping[str, Results]) -> "Figure":
-    """The figure that `plot` writes: a panel for single needles and one for linked needles."""
+    """Return the figure that `plot` writes, with a panel for single needles and one for linked needles."""
     from matplotlib.figure import Figure
 
     panels = [kind for kind in PANELS if any(result.closed.get(kind, Share()).asked for result in results.values())]
@@ -209,7 +212,7 @@ def save(results: Mapping[str, Results], folder: Path) -> None:
 
 
 def load(folder: Path) -> dict[str, Results]:
-    """Read what `save` wrote. Raises `DataError`."""
+    """Read the results that `save` wrote to the folder, by method. Raises `DataError`."""
     path = folder / "results.json"
     try:
         return TypeAdapter(dict[str, Results]).validate_json(path.read_bytes())

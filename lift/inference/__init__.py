@@ -1,1 +1,1 @@
-"""Prompts, greedy decoding, retrieval, and how much fits on the device."""
+"""Build prompts, decode greedily, retrieve passages, and compute how many tokens fit on the device."""

@@ -19,7 +19,10 @@ LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's,
 
 @torch.no_grad()
 def prefill_seconds(model: CausalLM, ids: Sequence[int]) -> float:
-    """Seconds that the model takes to prefill the whole document. The second of two runs counts."""
+    """Measure how many seconds the model takes to read the whole document in one pass.
+
+    Of two runs the second counts.
+    """
     row = torch.tensor([ids], device=model.device)
     for _ in range(2):
         synchronize(model.device)
@@ -30,15 +33,16 @@ def prefill_seconds(model: CausalLM, ids: Sequence[int]) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the device to finish."""
+    """Wait until a CUDA device has done all work given to it; other devices need no wait."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def check_length(tokens: int, model: CausalLM, row_tokens: int = 0) -> None:
-    """Raise `ConfigError` if the model lacks positions for the document, or memory for its keys and values.
+    """Raise `ConfigError` if the model has too few learnt positions, or the device too little memory, for so many
+    tokens.
 
-    `row_tokens`: the longest row that the recipe reads.
+    `tokens` is the length of the document, `row_tokens` that of the longest training row of the recipe.
     """
     for name, module in model.named_modules():
         if name.rpartition(".")[2] not in LEARNT_POSITIONS:
@@ -64,17 +68,20 @@ def check_length(tokens: int, model: CausalLM, row_tokens: int = 0) -> None:
 
 
 def trained_tokens(model: CausalLM) -> int:
-    """Tokens of one training pass: as many as half of the free memory holds, at most `TRAINED_TOKENS`."""
+    """Return how many tokens a training pass takes: what half of the free memory holds, at most `TRAINED_TOKENS`."""
     return max(1, min(TRAINED_TOKENS, free_bytes(model.device) // 2 // activation_bytes(model.config)))
 
 
 def replied_tokens(model: CausalLM) -> int:
-    """Tokens of a generation batch, replies included: as many as a quarter of the free memory holds keys and values of."""
+    """Return how many tokens, replies included, a generation batch takes.
+
+    They are as many as a quarter of the free memory holds keys and values of, at most `REPLIED_TOKENS`.
+    """
     device, of_token = model.device, kv_bytes(model.config, 1, model.dtype.itemsize)
     most = REPLIED_TOKENS.get(device.type, REPLIED_TOKENS["cpu"])
     return max(1, min(most, free_bytes(device) // 4 // of_token))
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free bytes of the device's memory."""
+    """Return how many bytes of the device's memory are free."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

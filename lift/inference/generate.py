@@ -20,7 +20,7 @@ REPLY = "\ue000"  # private use area: no template contains it
 
 
 def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -> list[int]:
-    """Token ids of a prompt that asks about the document `name`, with the text `window` before the question.
+    """Return the token ids of a prompt that asks about the document `name`, with the text `window` before the question.
 
     Uses the tokenizer's chat format with thinking off, or "Question: … Answer:" if it has none.
     """
@@ -36,7 +36,10 @@ def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -
 
 
 def stop_token_ids(model: CausalLM, tokenizer: ChatTokenizer) -> list[int]:
-    """Token ids that end a reply: the chat format's end of turn first, then the end of text of tokenizer and model."""
+    """Return the token ids that end a reply.
+
+    The chat format's end of turn comes first, then the end of text of tokenizer and model.
+    """
     ids: list[int | None] = []
     if tokenizer.chat_template:
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": REPLY}]
@@ -51,10 +54,11 @@ def stop_token_ids(model: CausalLM, tokenizer: ChatTokenizer) -> list[int]:
 def window_size(
     wanted: int | None, limit: int | None, tokenizer: ChatTokenizer, asked: Iterable[tuple[str, str]]
 ) -> int:
-    """Tokens of text beside the memory that leave room for the longest question and its reply.
+    """Return how many tokens of text to put beside the memory, with room for the longest question and its reply.
 
-    `wanted`: set by the user; None stands for `WINDOW_TOKENS`, or less if the model reads less. `limit`: what the model
-    reads; None if unknown. `asked`: pairs of a document's name and a question. Raises `ConfigError`.
+    `wanted` is the user's number; None stands for `WINDOW_TOKENS`, or less if the model reads less. `limit` is how many
+    tokens the model reads; None if unknown. `asked` holds pairs of a document's name and a question. Raises
+    `ConfigError`.
     """
     longest = max(len(chat(tokenizer, name, question)) for name, question in asked)
     taken = longest + NEW_TOKENS + SEAM_TOKENS
@@ -72,7 +76,11 @@ def window_size(
 
 
 def index_batches(lengths: Sequence[int], new_tokens: int, batch_tokens: int) -> list[list[int]]:
-    """Indices of prompts in batches, longest first. A batch padded to its longest prompt has at most `batch_tokens`."""
+    """Group prompts, given by their token counts `lengths`, into batches of indices, longest prompt first.
+
+    A batch padded to its longest prompt, with `new_tokens` for each reply, has at most `batch_tokens` tokens, unless it
+    is one prompt.
+    """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if not batches or (len(batches[-1]) + 1) * (lengths[batches[-1][0]] + new_tokens) > batch_tokens:
@@ -88,10 +96,11 @@ def answers(
     max_new_tokens: int = NEW_TOKENS,
     batch_tokens: int | None = None,
 ) -> list[str]:
-    """The greedy reply to each prompt, without special tokens and outer white space, in the order of the prompts.
+    """Return the model's greedy reply to each prompt, in order, without special tokens and outer white space.
 
-    Ignores the model's own generation settings. The longest batch comes first, so that too little memory shows at once. In
-    float32 batching changes nothing; in bf16 the width of a batch changes the rounding of logits, so near ties may flip.
+    Ignores the model's own generation settings. The batch of the longest prompts comes first, so that too little memory
+    shows at once. In float32 batching changes nothing; in bf16 the width of a batch changes the rounding of logits, so
+    near ties may flip.
     """
     stops = stop_token_ids(model, tokenizer)
     training = model.training
@@ -109,7 +118,7 @@ def answers(
 
 
 def _generate(model: CausalLM, prompts: Sequence[Sequence[int]], stops: list[int], new_tokens: int) -> list[list[int]]:
-    """The tokens that follow each prompt, padded behind the end of the reply."""
+    """Return the tokens that follow each prompt, padded behind the end of the reply."""
     width = max(map(len, prompts))
     filler = stops[0] if stops else 0
     ids_BL = torch.tensor([[filler] * (width - len(prompt)) + list(prompt) for prompt in prompts])

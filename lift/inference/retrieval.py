@@ -9,7 +9,7 @@ PASSAGE_WORDS = 200
 
 
 def passages(text: str, question: str, k: int) -> list[str]:
-    """The `k` passages of some 200 words that BM25 ranks highest for the question, in the order of the text.
+    """Return the `k` passages of some 200 words that BM25 ranks highest for the question, in the order of the text.
 
     Raises `ConfigError` where bm25s is not installed, or the text has no words.
     """
@@ -28,7 +28,7 @@ def passages(text: str, question: str, k: int) -> list[str]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Whole sentences, at most `PASSAGE_WORDS` together unless one alone is longer."""
+    """Cut the text into pieces of whole sentences, of at most `PASSAGE_WORDS` words unless one sentence is longer."""
     pieces, words = [""], 0
     for start, end in Document("", text).sentences:
         count = len(text[start:end].split())

@@ -1,1 +1,1 @@
-"""Memories on disk, and their attachment to a base model."""
+"""Store memories on disk, and attach them to a base model."""

@@ -27,14 +27,17 @@ LOADED = 8  # adapters a model keeps; the least recently used goes
 
 
 class Method(NamedTuple):
-    """The PEFT method of a document. All documents of a model have the same."""
+    """The PEFT method of a document's adapter. All documents attached to one model have the same method."""
 
     name: str  # PEFT's type, and the gate where there is one
     several: bool  # may be active at once
 
 
 def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
-    """The entries of these documents. Raises `ConfigError` or `DataError` if they cannot share a model, from files alone."""
+    """Return the library entries of the named documents, whose adapters must be of one PEFT method.
+
+    Reads files alone, no model. Raises `ConfigError` or `DataError` if the documents cannot share a model.
+    """
     entries = [library.get(name) for name in dict.fromkeys(names)]
     if not entries:
         raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
@@ -51,7 +54,7 @@ def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
 
 
 def slots(library: Library, entry: Entry) -> int:
-    """Positions of the context that a document occupies: the slots of a cartridge, 0 for other methods."""
+    """Return how many positions of the context a document occupies: the slots of a cartridge, 0 for other methods."""
     with _stated_config(library, entry) as stated:
         return int(stated.get("num_virtual_tokens") or 0)
 
@@ -66,7 +69,10 @@ def _method(library: Library, entry: Entry) -> Method:
 
 @contextmanager
 def _stated_config(library: Library, entry: Entry) -> Iterator[Mapping[str, Any]]:
-    """An adapter's config. Raises `DataError` if it cannot be read, or lacks what the block looks up."""
+    """Give the content of an adapter's config file.
+
+    Raises `DataError` if it cannot be read, or lacks a key that the `with` block looks up.
+    """
     try:
         yield json.loads((library.path(entry) / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -74,7 +80,7 @@ def _stated_config(library: Library, entry: Entry) -> Iterator[Mapping[str, Any]
 
 
 class Attached:
-    """`model`: the base model as a PEFT model in eval mode, with the first of `names` active.
+    """A base model with documents attached. `model` is a PEFT model in eval mode, with the first of `names` active.
 
     Keeps at most `loaded` adapters, or as many as are active at once. Raises `ConfigError` for a document that does not fit
     the model, `DataError` for files that cannot be loaded.
@@ -101,7 +107,10 @@ class Attached:
         self.model.eval()
 
     def switch(self, names: str | Sequence[str]) -> None:
-        """Activate one document, or several at once. Those that are loaded are not read again."""
+        """Make one document, or several at once, the active ones.
+
+        Adapters that are loaded already are not read again.
+        """
         wanted = list(dict.fromkeys([names] if isinstance(names, str) else names))
         if not wanted:
             raise ConfigError("no document was named: give one, or turn the memory off with model.disable_adapter()")

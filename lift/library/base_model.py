@@ -1,4 +1,4 @@
-"""The base model: its folder, its fingerprint, and loading it. Reads safetensors and JSON only.
+"""Find the base model's folder, identify the model by a fingerprint, and load it. Reads safetensors and JSON only.
 
 name, folder = located("HuggingFaceTB/SmolLM2-135M-Instruct")
 fingerprint(folder)                                      # nothing is loaded
@@ -31,7 +31,7 @@ SAMPLE = 256  # elements of a tensor: weights trained further differ in nearly a
 
 
 def fingerprint(model: CausalLM | Path | str) -> str:
-    """SHA-256 that identifies a base model. Takes a folder with safetensors, or the model loaded from it.
+    """Return a SHA-256 (hex) that identifies a base model, given a folder with safetensors or the model loaded from it.
 
     It covers the `SHAPE` that the config states, and of every tensor its shape and `SAMPLE` elements spread over it, in
     bf16. So fp32 and bf16 of the same weights are the same model; names, tying and sharding do not matter. A model loaded in
@@ -53,7 +53,7 @@ def fingerprint(model: CausalLM | Path | str) -> str:
 
 
 def config(folder: Path) -> ModelConfig:
-    """The config of a model's folder. Raises `ConfigError`."""
+    """Load the config of the model in a folder. Raises `ConfigError`."""
     from transformers import AutoConfig
 
     try:
@@ -64,7 +64,7 @@ def config(folder: Path) -> ModelConfig:
 
 
 def _stored_tensors(folder: Path) -> "Iterator[tuple[str, Tensor]]":
-    """Names and tensors of the folder's safetensors, memory-mapped."""
+    """Yield names and tensors of the folder's safetensors, memory-mapped."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -100,7 +100,10 @@ def _fingerprint(stated: ModelConfig, tensors: "Iterable[tuple[str, Tensor]]") -
 
 
 def located(model: str) -> tuple[str, Path]:
-    """The model's name to store, and its folder: a local one, or a hub model's in the cache. Raises `ConfigError`."""
+    """Return the name to store for a model, and its folder. Raises `ConfigError`.
+
+    The folder is a local one, or a hub model's in the cache.
+    """
     folder = Path(model)
     with suppress(RuntimeError):  # of a user whose home is not known
         folder = folder.expanduser()
@@ -117,7 +120,7 @@ def located(model: str) -> tuple[str, Path]:
 
 
 def device(name: str) -> "torch.device":
-    """The device of that name; "auto" is a GPU where there is one. Raises `ConfigError`."""
+    """Return the torch device of that name; "auto" is a GPU where there is one. Raises `ConfigError`."""
     import torch
 
     if name not in DEVICES:
@@ -130,7 +133,7 @@ def device(name: str) -> "torch.device":
 
 
 def tokenizer(folder: Path) -> ChatTokenizer:
-    """The tokenizer of a model's folder. Raises `ConfigError`."""
+    """Load the tokenizer from a model's folder. Raises `ConfigError`."""
     from environments.haystack.tokens import load_full_tokenizer
 
     try:
@@ -140,7 +143,7 @@ def tokenizer(folder: Path) -> ChatTokenizer:
 
 
 def load(folder: Path, target: "torch.device") -> CausalLM:
-    """Load the model onto this device, in bf16 on a GPU and in fp32 elsewhere. Raises `ConfigError`."""
+    """Load the model of a folder onto this device, in bf16 on a GPU and in fp32 elsewhere. Raises `ConfigError`."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging

@@ -37,7 +37,7 @@ LOCK_SECONDS = 60  # far longer than the copy of any adapter
 
 
 class Entry(BaseModel):
-    """A document of the library. The library fills in `folder`, `bytes`, `sha256` and `created`."""
+    """The record of one document in a library. The library fills in `folder`, `bytes`, `sha256` and `created`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,7 +60,7 @@ class Entry(BaseModel):
 
 
 class Index(BaseModel):
-    """`index.json`."""
+    """The content of `index.json`: the version of the format, and all documents of the library."""
 
     version: int = VERSION
     documents: list[Entry] = []
@@ -70,7 +70,7 @@ class Index(BaseModel):
 
 
 def suggestion(name: str, names: Sequence[str]) -> str:
-    """A hint for an unknown name: similar names, or some of those that exist."""
+    """Return a hint for an unknown name: similar names, or some of those that exist."""
     if not names:
         return "there is none yet"
     lower = {other.lower(): other for other in names}
@@ -104,7 +104,7 @@ class Library:
     # ---- reading ----
 
     def entries(self) -> list[Entry]:
-        """All documents, in the order in which they were added."""
+        """Return all documents, in the order in which they were added."""
         path = self.folder / INDEX
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
@@ -124,7 +124,10 @@ class Library:
         return documents
 
     def _no_index(self) -> list[Entry]:
-        """A folder without an index is an empty library. Raises `ConfigError` if it has files of another origin."""
+        """Return no entries: a folder without an index is an empty library.
+
+        Raises `ConfigError` if the folder has files of another origin.
+        """
         names = sorted(path.name for path in self.folder.iterdir()) if self.folder.is_dir() else []
         if foreign := [name for name in names if not name.startswith(".")]:
             raise ConfigError(
@@ -134,7 +137,7 @@ class Library:
         return []
 
     def get(self, name: str) -> Entry:
-        """The document of that name."""
+        """Return the document of that name. Raises `ConfigError` if there is none."""
         entries = {entry.name: entry for entry in self.entries()}
         if name not in entries:
             raise ConfigError(
@@ -143,11 +146,11 @@ class Library:
         return entries[name]
 
     def path(self, entry: Entry) -> Path:
-        """The folder of its adapter."""
+        """Return the folder of an entry's adapter."""
         return self.folder / entry.folder
 
     def verify(self) -> list[str]:
-        """Problems of the documents, a line each: files that are missing, foreign, or changed since they were added."""
+        """Return all documents' problems, a line each: files missing, foreign, or changed since they were added."""
         problems = []
         for entry in self.entries():
             try:
@@ -162,7 +165,7 @@ class Library:
     # ---- writing ----
 
     def check(self, entry: Entry, replace: bool = False) -> None:
-        """Raise what `add` would raise, before anything is fitted."""
+        """Raise the error with which `add` would refuse this entry; to be called before anything is fitted."""
         if not entry.name.strip():
             raise ConfigError("the document has no name: give one", setting="name")
         if not encodable(entry.name):
@@ -208,7 +211,7 @@ class Library:
         return stored
 
     def remove(self, name: str) -> Entry:
-        """Remove a document and its adapter."""
+        """Remove the document of that name and its adapter. Returns its entry."""
         self.get(name)  # raises before a folder without a library becomes one
         with self._writing() as entries:
             entry = self.get(name)
@@ -254,7 +257,7 @@ class Library:
 
 
 def _filled_in(entry: Entry, adapter: Path) -> Entry:
-    """The entry as it is stored, with the size and checksum of its adapter."""
+    """Return the entry as it is stored, with the size and checksum of its adapter."""
     sha256, created = _sha256(adapter / WEIGHTS), datetime.now(UTC).isoformat()
     slug = re.sub(r"[^a-z0-9]+", "-", entry.name.lower())[:40].strip("-") or "document"
     # With the time in it: a document that replaces its like stands beside it until the index has changed.

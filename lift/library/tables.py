@@ -9,7 +9,7 @@ from lift.library.library import Entry
 
 
 def fitted(entry: Entry) -> Table:
-    """The table of a fit: its document, size, time and losses."""
+    """Return the table of a finished fit: its document, size, time and losses."""
     table = Table("", "", title=escape(shown(entry.name)), show_header=False)
     table.add_row("recipe", entry.recipe)
     table.add_row("document", f"{entry.tokens:,} tokens, {entry.words:,} words")
@@ -24,7 +24,7 @@ def fitted(entry: Entry) -> Table:
 
 
 def listed(entries: Sequence[Entry], title: str) -> Table:
-    """A row for each document. Takes at least one entry."""
+    """Return a table called `title` with a row for each document. Takes at least one entry."""
     table = Table("document", "tokens", "recipe", "adapter", "of KV cache", "fit", "created", title=escape(title))
     for entry in entries:
         ratio = of_cache(entry).removesuffix(" of") if entry.kv_bytes else "-"
@@ -36,13 +36,13 @@ def listed(entries: Sequence[Entry], title: str) -> Table:
 
 
 def of_cache(entry: Entry) -> str:
-    """The size of an adapter against that of the document's keys and values, which a short document's may undercut."""
+    """Return an adapter's size relative to its document's keys and values: "1/N of", or "N ×" if it is larger."""
     ratio = (entry.kv_bytes or 0) / entry.bytes
     return f"1/{ratio:,.1f} of" if ratio >= 1 else f"{1 / ratio:,.1f} ×"
 
 
 def size(count: float) -> str:
-    """A number of bytes with its unit."""
+    """Return a number of bytes as text with its unit: B, KiB, MiB or GiB."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
@@ -51,5 +51,5 @@ def size(count: float) -> str:
 
 
 def shown(line: str) -> str:
-    """A name, or a line that a model wrote, with control characters escaped."""
+    """Return a name, or a line that a model wrote, with control characters escaped."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)

@@ -1,1 +1,1 @@
-"""The gated memory and its place in a model."""
+"""The gated memory of a document, its PEFT adapter type, and its training by attention distillation."""

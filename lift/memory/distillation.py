@@ -34,7 +34,10 @@ WARM_UP = 0.1  # of the steps, until the rate is whole
 
 
 class Observed(NamedTuple):
-    """Queries of one layer before RoPE, their attention over window and document, and its log-sum-exps. All fp32."""
+    """What one layer observed, in fp32.
+
+    Queries before RoPE, their attention over window and over document, and the log-sum-exp of each.
+    """
 
     q_HTD: Tensor
     window_HTD: Tensor
@@ -44,7 +47,10 @@ class Observed(NamedTuple):
 
 
 class DocumentLayer(nn.Module):
-    """Takes the place of a memory's layer and attends to the document itself. `observed`: one record a forward pass."""
+    """A layer that stands in for a memory's layer and attends to the document's own keys and values.
+
+    `observed` gets one record for each forward pass.
+    """
 
     needs_lse = True
 
@@ -55,7 +61,7 @@ class DocumentLayer(nn.Module):
         self.observed: list[Observed] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project the attention's output, (B, L, H D), with the document's mixed in: (1)."""
+        """Mix the document into the attention output `x`, (batch, length, heads * dim), by (1), and project it."""
         q_BLHD, q_rope_BHLD, lse_BLH = self.probe.query(self.heads), self.probe.q_rope, self.probe.lse
         assert q_rope_BHLD is not None and lse_BLH is not None
         self.probe.clear()
@@ -69,7 +75,10 @@ class DocumentLayer(nn.Module):
 
 @dataclass
 class Teacher:
-    """The frozen model with a document beside its window. `keys` and `values`: of each layer, (K, S, D)."""
+    """The frozen model that sees a document's keys and values beside its window.
+
+    `keys` and `values` hold one tensor for each layer, (key/value heads, document tokens, head dimension).
+    """
 
     model: AdaptedLM
     keys: list[Tensor]
@@ -79,10 +88,10 @@ class Teacher:
     @classmethod
     @torch.no_grad()
     def read(cls, model: AdaptedLM, prefix: Sequence[int], ids: Sequence[int], piece: int) -> "Teacher":
-        """Read the document in pieces of `piece` tokens, each behind `prefix`.
+        """Read the document `ids` in pieces of `piece` tokens, each behind the tokens `prefix`, and return the teacher.
 
-        The prefix takes the attention that a model spends on its first tokens. Its keys and values are dropped: the window
-        has such tokens of its own.
+        The prefix takes the attention that a model spends on its first tokens. Its keys and values are dropped: the
+        window has such tokens of its own.
         """
         piece = min(piece, len(ids))
         starts = [*range(0, len(ids) - piece, piece), len(ids) - piece]
@@ -106,7 +115,7 @@ class Teacher:
 
     @contextmanager
     def beside(self) -> Iterator[list[DocumentLayer]]:
-        """Put a `DocumentLayer` in the place of every memory's layer."""
+        """Replace every memory's layer by a `DocumentLayer` in a `with` block, and give these layers."""
         modules, students = attention_modules(self.model), layers(self.model)
         teachers = [DocumentLayer(*parts) for parts in zip(students, self.keys, self.values, strict=True)]
         try:
@@ -119,9 +128,10 @@ class Teacher:
 
     @torch.no_grad()
     def logits(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, list[Observed]]:
-        """The model's logits with the document, and what each layer observed.
+        """Return the model's logits with the document beside the window, and what each layer observed.
 
-        Observed are the tokens where `mask_BL` is 1, but the first of each row. Rows are padded on the right.
+        Observed are the tokens where `mask_BL` (batch, length) is 1, except the first of each row. Rows are padded on
+        the right.
         """
         positions = (mask_BL.cumsum(1) - 1).clamp(min=0) + self.length
         with self.beside() as teachers:
@@ -131,8 +141,11 @@ class Teacher:
 
 
 def gap(seen: Observed, weights: dict[str, Tensor]) -> Tensor:
-    """The distance of the heads' memories from the document's attention: errors of the whole output (1), of the memory and
-    of the log-sum-exp. The first two are relative to the size of their targets."""
+    """Return a loss that says how far the heads' memories are from the attention over the document.
+
+    It adds the errors of the whole output (1), of the memory and of the log-sum-exp. The first two are relative to the
+    size of their targets.
+    """
     memory_HTD, score_HT = recall(seen.q_HTD, weights, "lse")
     g_HT = torch.sigmoid(score_HT - seen.lse_window_HT)
     right_g_HT = torch.sigmoid(seen.lse_document_HT - seen.lse_window_HT)
@@ -144,13 +157,16 @@ def gap(seen: Observed, weights: dict[str, Tensor]) -> Tensor:
 
 
 def _size(x_HTD: Tensor) -> Tensor:
-    """The mean square of each head, (H, 1, 1)."""
+    """Return the mean square of each head, (heads, 1, 1)."""
     return x_HTD.square().mean((1, 2), keepdim=True) + 1e-6
 
 
 @dataclass(frozen=True)
 class Regression:
-    """AdamW over the observed tokens: `steps` of `batch` tokens, at most `rate`."""
+    """Settings of a regression with AdamW.
+
+    It takes `steps` steps of `batch` observed tokens each, at a learning rate of at most `rate`.
+    """
 
     steps: int
     rate: float
@@ -159,10 +175,10 @@ class Regression:
 
 
 def distil(model: AdaptedLM, seen: Sequence[Observed], name: str, how: Regression) -> dict[str, float]:
-    """Regress the memories `name` of all layers on what was observed, and open them.
+    """Train the memories called `name` in all layers to give the observed attention, and open them.
 
-    Returns figures on a held-out tenth: mean cosine of memory and document's attention, mean error of the log-sum-exp in
-    nats. Raises `RunError` if the regression diverges.
+    Returns the mean cosine between memory and document attention, and the mean error of the log-sum-exp in nats, on a
+    held-out tenth of the tokens. Raises `RunError` if the regression diverges.
     """
     memories: list[GatedMemory] = [layer.gm_memory[name] for layer in layers(model)]  # type: ignore[misc]
     names = [key for key, _ in memories[0].named_parameters() if key != "share"]

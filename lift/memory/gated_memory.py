@@ -28,7 +28,7 @@ Gate = Literal["lse", "query"]
 
 
 class Recalled(NamedTuple):
-    """One document's memory for a query: m, the score of its gate (s of (3), the logit of (4)), and the share e."""
+    """One document's memory for every query: m, its gate's score (s of (3), the logit of (4)), and the share e."""
 
     memory_BLHD: Tensor
     score_BLH: Tensor
@@ -36,7 +36,7 @@ class Recalled(NamedTuple):
 
 
 class GatedMemory(nn.Module):
-    """Networks (2) to (4) for every query head, in fp32 whatever the model's dtype.
+    """Networks (2) to (4) of one layer, for every query head, in fp32 whatever the model's dtype.
 
     A new one is closed (share 0) and leaves the model exactly as it was. With `published` it starts as the authors': open
     at 0.047, weights 1/sqrt(D) times too small, since torch takes in x out for the fan-in of a 3-D tensor.
@@ -58,7 +58,7 @@ class GatedMemory(nn.Module):
             self.level = nn.Parameter(torch.zeros(heads))
 
     def forward(self, q_BLHD: Tensor) -> Recalled:
-        """Recall for queries before RoPE."""
+        """Return memory m, gate score and share for queries before RoPE, (B, L, H, D)."""
         rows, weights = q_BLHD.shape[:2], dict(self.named_parameters())
         if torch.is_grad_enabled():
             # Row by row and contiguous: a weight's gradient is then many short sums, which fill a GPU.
@@ -74,7 +74,8 @@ def _uniform(heads: int, into: int, out: int, published: bool) -> Tensor:
 
 
 def recall(q_HTD: Tensor, weights: Mapping[str, Tensor], gate: Gate) -> tuple[Tensor, Tensor]:
-    """Memory (H, T, D) and score (H, T). H may be the heads of all layers; rows may stand before it."""
+    """Return memory (H, T, D) and gate score (H, T) of queries. H may be the heads of all layers, with rows before it.
+    """
     memory_HTD = F.silu(q_HTD @ weights["w_in"]) @ weights["w_out"]
     score_HT = (F.silu(q_HTD @ weights["gate_in"]) @ weights["gate_out"])[..., 0]
     if gate == "query":
@@ -83,7 +84,7 @@ def recall(q_HTD: Tensor, weights: Mapping[str, Tensor], gate: Gate) -> tuple[Te
 
 
 def gates(recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tensor | None) -> list[Tensor]:
-    """The weight of each document in the attention, (B, L, H) each: w of (3), g of (4). What is left to 1 is the window's."""
+    """Return each document's weight in the attention, (B, L, H): w of (3), g of (4). The rest to 1 is the window's."""
     if gate == "query":
         return [_clamped(document.share_H, 1.0) * torch.sigmoid(document.score_BLH) for document in recalled]
     assert lse_BLH is not None
@@ -94,12 +95,12 @@ def gates(recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tensor | None) -> l
 
 
 def _clamped(share_H: Tensor, most: float | None = None) -> Tensor:
-    """The share between 0 and `most`. Its gradient is not clamped: a memory that goes below 0 could never open again."""
+    """Clamp the share to 0 and `most`, but not its gradient: a memory that goes below 0 could never open again."""
     return share_H + (share_H.clamp(0, most) - share_H).detach()
 
 
 def mix(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tensor | None) -> Tensor:
-    """o + sum of g_i (m_i - o), in fp32 and back: where no memory is open that is o, bit for bit."""
+    """Return o + sum of g_i (m_i - o), computed in fp32, in o's dtype: with no memory open that is o, bit for bit."""
     o32_BLHD = mixed_BLHD = o_BLHD.float()
     for g_BLH, document in zip(gates(recalled, gate, lse_BLH), recalled, strict=True):
         mixed_BLHD = torch.addcmul(mixed_BLHD, g_BLH[..., None], document.memory_BLHD - o32_BLHD)
@@ -107,7 +108,7 @@ def mix(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tenso
 
 
 def reference_mix(o_BLHD: Tensor, q_BLHD: Tensor, memories: Sequence[GatedMemory], lse_BLH: Tensor) -> Tensor:
-    """The slow specification of `mix` with gate "lse": (2) and (3) head by head."""
+    """Compute `mix` with gate "lse" slowly, as its specification: (2) and (3) head by head."""
     heads = []
     for h in range(o_BLHD.shape[2]):
         q_BLD, values, logits = q_BLHD[:, :, h].float(), [o_BLHD[:, :, h].float()], [lse_BLH[:, :, h]]

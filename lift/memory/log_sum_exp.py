@@ -14,10 +14,12 @@ NOTHING = -1e30  # the log-sum-exp of a query that sees no key: finite, so that 
 
 
 def log_sum_exp(q_BHLD: Tensor, k_BKSD: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
-    """Log-sum-exp of each query's scores over the keys that it sees, (B, L, H) in fp32, differentiable.
+    """Return the log-sum-exp of each query's scores over the keys it sees: (batch, length, heads), fp32,
+    differentiable.
 
-    `mask` is boolean or additive, (B or 1, 1 or H, L, S). None with `causal`: the queries are the last L of
-    S tokens. Uses flash attention's own where there is one, else a pass over the keys alone, in pieces.
+    `mask` is boolean or additive, (B or 1, 1 or H, L, S). With `causal` and no mask, the queries are the last L of S
+    tokens. Uses flash attention's own log-sum-exp where there is one, else computes it from the keys alone, piece by
+    piece.
     """
     rows, heads, length, _ = q_BHLD.shape
     kv_heads, keys = k_BKSD.shape[1], k_BKSD.shape[2]
@@ -72,7 +74,7 @@ class _FlashLogSumExp(torch.autograd.Function):
 
 
 def _flash_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Any, ...]:
-    """Attention and its log-sum-exp, (B, H, L); on a GPU also what the backward pass needs."""
+    """Return attention and its log-sum-exp, (B, H, L); on a GPU also what the backward pass needs."""
     if q.is_cuda:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
     return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
@@ -85,7 +87,10 @@ def _flash_takes(q: Tensor) -> bool:
 
 
 def document_attention(q_BHLD: Tensor, k_KSD: Tensor, v_KSD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Attention of every query over a document's keys, (B, L, H, D) fp32, and its log-sum-exp, (B, L, H)."""
+    """Attend with every query to all keys of a document.
+
+    Returns the output, (batch, length, heads, dim) in fp32, and its log-sum-exp, (batch, length, heads).
+    """
     rows, heads, length, dim = q_BHLD.shape
     k, v = (x.repeat_interleave(heads // x.shape[0], dim=0)[None] for x in (k_KSD, v_KSD))  # (1, H, S, D)
     if _flash_takes(q_BHLD):

@@ -1,4 +1,4 @@
-"""Tasks made of a document: questions, answers, and where the document states them (docs/lift.md).
+"""Make questions and answers from a document, with the places where the document states them (docs/lift.md).
 
 Each task is a small class with `items(document, n, seed, split)`. To add one, write it in a file of its own and enter
 it in `TASKS`. `self_study.SelfStudy` is one too, but needs a model that asks, so it is not in the table.
@@ -25,7 +25,10 @@ TASKS: dict[str, Task] = {
 
 
 def make(document: Document, kinds: Sequence[str], n: int, seed: int, split: str) -> list[Item]:
-    """At most `n` items of each kind, kind by kind. Raises `ConfigError` on an unknown kind or split."""
+    """Return at most `n` items of each task kind, in the order of `kinds`.
+
+    Raises `ConfigError` on an unknown kind or split.
+    """
     if unknown := [kind for kind in kinds if kind not in TASKS]:
         raise ConfigError(f"task must be one of {', '.join(TASKS)} (got {unknown[0]!r})")
     if n < 0:

@@ -15,12 +15,12 @@ from lift.tasks.reading import Statements, names, read_statements
 
 
 class Absent(Task):
-    """Questions about people of the document and about others, in turn."""
+    """Makes questions that the document does not answer, in turn about people of the document and about others."""
 
     kind = "absent"
 
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """See `Task`."""
+        """Yield at most `n` questions of this split whose right answer is `NO_ANSWER`."""
         statements = read_statements(document)
         people = statements.people or sorted({name for name, _ in names(document)})
         known = list(unsaid(people, statements))
@@ -33,7 +33,7 @@ class Absent(Task):
 
 
 def unsaid(people: list[str], statements: Statements) -> Iterator[tuple[str, str]]:
-    """Pairs (person, relation or link) that the document does not state, of these people."""
+    """Yield each pair (person, relation or link) of these people for which the document states nothing."""
     for person in people:
         for name in asked_for(statements):
             if (person, name) not in statements.stated:
@@ -41,12 +41,15 @@ def unsaid(people: list[str], statements: Statements) -> Iterator[tuple[str, str
 
 
 def asked_for(statements: Statements) -> list[str]:
-    """Relations to ask for, and links if the document has any: else the model would never deny a link."""
+    """Return the names of the relations to ask about, and of the links too if the document states any link.
+
+    Without questions about links, the model would never learn to say that a link is not stated.
+    """
     return [*wordings.FACTS, *(wordings.LINKS if statements.links else ())]
 
 
 def strangers(document: Document, people: list[str], split: str, rng: Random) -> Iterator[tuple[str, str]]:
-    """Endless pairs of a person who is not in the document and a relation or link to ask for."""
+    """Yield endless pairs of a person who is not in the document and a relation or link to ask about."""
     statements = read_statements(document)
     known = set(people)
     gap = bool(people) and wordings.described(people[0])

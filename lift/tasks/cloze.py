@@ -1,4 +1,4 @@
-"""A gap in a sentence of the text: a name, a number or a date that the rest of the sentence determines."""
+"""Ask for words left out of a sentence: a name, a number or a date that the rest of the sentence determines."""
 
 import re
 from collections import Counter, defaultdict
@@ -25,7 +25,7 @@ ASKED = Wordings(
 
 
 class Gap(NamedTuple):
-    """A sentence's number, its text with `GAP` in it, and the span that was left out."""
+    """A sentence with a gap: the sentence's number, its text with `GAP` in it, and the character span left out."""
 
     sentence: int
     text: str
@@ -33,12 +33,15 @@ class Gap(NamedTuple):
 
 
 class Cloze(Task):
-    """Gaps of sentences. Every sentence gets one gap before any gets a second, so that coverage is even."""
+    """Makes questions for words left out of a sentence.
+
+    Every sentence gets one gap before any gets a second, so that coverage is even.
+    """
 
     kind = "cloze"
 
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """See `Task`."""
+        """Yield questions that show a sentence with a gap and ask for the missing words."""
         phrases = ASKED.of(split)
         of_sentence: dict[int, list[Gap]] = defaultdict(list)
         for gap in gaps(document):
@@ -53,7 +56,7 @@ class Cloze(Task):
 
 
 def gaps(document: Document) -> list[Gap]:
-    """The gaps that only one answer fits.
+    """Return the gaps, in all sentences, that only one answer fits: each hides a name, a number or a date.
 
     Skips spans whose words occur twice in the sentence, and sentences that occur twice or differ only in the gap.
     """
@@ -75,7 +78,7 @@ def gaps(document: Document) -> list[Gap]:
 
 
 def _figures(text: str) -> set[Span]:
-    """Spans of dates and numbers."""
+    """Return the character spans of dates and numbers."""
     dates = [match.span() for match in DATE.finditer(text)]
     numbers = (match.span() for match in NUMBER.finditer(text))
     inside = (span for span in numbers if not any(a <= span[0] and span[1] <= b for a, b in dates))

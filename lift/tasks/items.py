@@ -26,8 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Item:
-    """A question about a document. `answer`: the exact reply to learn, `NO_ANSWER` if the document has no answer;
-    `alternatives` are right too. `evidence`: spans of characters, () if absent."""
+    """A question about a document, made by a task of this `kind`.
+
+    `answer` is the exact reply to learn, `NO_ANSWER` if the document has no answer; `alternatives` are right too.
+    `evidence` holds the character spans that state the answer, () if there are none.
+    """
 
     kind: str
     question: str
@@ -37,12 +40,15 @@ class Item:
 
 
 class Task(ABC):
-    """One kind of question. The wordings of split "train" and split "eval" are disjoint."""
+    """Base class of a task, which makes one kind of question.
+
+    The wordings of split "train" and split "eval" are disjoint.
+    """
 
     kind: ClassVar[str]
 
     def items(self, document: Document, n: int, seed: int, split: str) -> list[Item]:
-        """At most `n` items, fewer if the document yields fewer. The same arguments yield the same items.
+        """Return at most `n` items, fewer if the document yields fewer. The same arguments yield the same items.
 
         Raises `ConfigError` on an unknown split.
         """
@@ -53,11 +59,14 @@ class Task(ABC):
 
     @abstractmethod
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """Items in random order, of which `n` are wanted."""
+        """Yield items in random order; the caller takes the first `n`."""
 
 
 def rotate(cells: Iterable[T], rounds: int, rng: Random) -> Iterator[tuple[T, int]]:
-    """Pairs of a cell and one of `rounds` wordings: all cells once before any twice, and no pair twice."""
+    """Yield pairs of a cell and the number of a wording: all cells once before any twice, and no pair twice.
+
+    `rounds` is the number of wordings.
+    """
     order = [(cell, rng.randrange(rounds)) for cell in cells]
     rng.shuffle(order)
     for turn in range(rounds):
@@ -69,7 +78,7 @@ def rotate(cells: Iterable[T], rounds: int, rng: Random) -> Iterator[tuple[T, in
 
 
 def right(item: Item, completion: str) -> bool:
-    """Whether the completion gives the whole answer and no other.
+    """Return whether the completion gives the whole answer and no other.
 
     Values of facts are looked for in the whole reply, except those that the question itself names; two different ones
     are wrong, and so is a value beside "none". Everything else is compared as a whole: the first line with any text,
@@ -89,12 +98,12 @@ def right(item: Item, completion: str) -> bool:
 
 
 def _value_kind(value: str) -> str | None:
-    """The kind of the value, None if the text is not exactly one value."""
+    """Return the kind of the value, None if the text is not exactly one value."""
     return next((kind for kind in _VALUES if find_values(value, Answer("one", (), kind)) == [value]), None)
 
 
 def _named(item: Item, reply: str, kind: str) -> set[str]:
-    """The different values of a kind that a reply names and the question does not."""
+    """Return the different values of a kind that a reply names and the question does not."""
     asked = Answer("one", (), kind)
     echoed = {normalise(value) for value in find_values(item.question, asked)}
     return {normalise(value) for value in find_values(reply, asked)} - echoed
@@ -110,7 +119,7 @@ def _denies(reply: str) -> bool:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of the sentences have at least one task; `kinds` counts the items of each kind."""
+    """How many of a document's sentences have at least one question; `kinds` counts the items of each kind."""
 
     sentences: int
     covered: int
@@ -118,18 +127,18 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """The covered share of the sentences."""
+        """Return the share of the sentences, 0 to 1, that have at least one question."""
         return self.covered / self.sentences if self.sentences else 0.0
 
 
 def coverage(document: Document, items: Sequence[Item]) -> Coverage:
-    """Count the sentences that the items' evidence touches."""
+    """Count the document's sentences that the items' evidence touches, and the items of each kind."""
     covered = {at for item in items for span in item.evidence for at in sentences_of(document, span)}
     return Coverage(len(document.sentences), len(covered), dict(Counter(item.kind for item in items)))
 
 
 def sentences_of(document: Document, span: Span) -> list[int]:
-    """Numbers of the sentences that a span of characters touches."""
+    """Return the numbers of the sentences that a span of characters touches."""
     at = max(0, bisect_right(document.sentences, span[0], key=lambda sentence: sentence[0]) - 1)
     touched = []
     while at < len(document.sentences) and document.sentences[at][0] < span[1]:

@@ -1,4 +1,4 @@
-"""Facts that lead to one another: the password of the person who pays the wages of X.
+"""Ask for facts over links between people: the password of the person who pays the wages of X.
 
 A chain has one to `MOST_LINKS` links and a value at its end. Training also asks for single links.
 """
@@ -21,12 +21,18 @@ Path = tuple[StatedFact, ...]
 
 
 class Linked(Task):
-    """Chains of all lengths in turn. No question comes twice."""
+    """Makes questions that follow a chain of links to a value, with chains of all lengths in turn.
+
+    No question comes twice.
+    """
 
     kind = "linked"
 
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """See `Task`."""
+        """Yield questions about chains, and in split "train" about single links.
+
+        Each chain comes several times, in other words.
+        """
         paths = in_turn(read_statements(document), split, rng)
         questions: set[str] = set()
         for path in chain.from_iterable(paths for _ in range(ROUNDS[split])):
@@ -38,7 +44,7 @@ class Linked(Task):
 
 
 def ask(path: Path, split: str, rng: Random) -> str:
-    """The question that names the first person of a chain and asks for the value of its last fact."""
+    """Return the question that names the first person of a chain and asks for the value of its last fact."""
     person = path[0].subject
     for fact in path[:-1]:
         person = rng.choice(wordings.LINKS[fact.name].of(split)).format(x=person)
@@ -46,7 +52,7 @@ def ask(path: Path, split: str, rng: Random) -> str:
 
 
 def in_turn(statements: Statements, split: str, rng: Random) -> list[Path]:
-    """Shuffled chains, one of each number of links in turn; for training, single links too."""
+    """Return the chains shuffled, one of each number of links in turn; for training, single links too."""
     kinds: dict[int, list[Path]] = defaultdict(list)
     for path in chains(statements):
         kinds[len(path)].append(path)
@@ -59,7 +65,7 @@ def in_turn(statements: Statements, split: str, rng: Random) -> list[Path]:
 
 
 def chains(statements: Statements) -> Iterator[Path]:
-    """Every path from a person over at most `MOST_LINKS` links to a value that meets nobody twice."""
+    """Yield every path from a person over one to `MOST_LINKS` links to a value that meets no person twice."""
     leads, values = defaultdict(list), defaultdict(list)
     for link in statements.links:
         leads[link.subject].append(link)

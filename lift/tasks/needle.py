@@ -1,4 +1,4 @@
-"""One fact: what is the password of X?"""
+"""Ask for one fact: what is the password of X?"""
 
 from collections.abc import Iterator
 from random import Random
@@ -11,12 +11,15 @@ from lift.tasks.reading import read_statements
 
 
 class Needle(Task):
-    """Every fact that the document states, each in every wording before any wording comes twice."""
+    """Makes questions for every fact that the document states.
+
+    All wordings of a fact are used before one comes twice.
+    """
 
     kind = "needle"
 
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """See `Task`."""
+        """Yield questions that each ask for the value of one stated fact."""
         rounds = max(len(table.of(split)) for table in wordings.FACTS.values())
         for fact, turn in rotate(read_statements(document).facts, rounds, rng):
             phrases = wordings.FACTS[fact.name].of(split, wordings.described(fact.subject))

@@ -1,5 +1,7 @@
-"""Which of two sentences comes first in the text? The answer is its opening words, or "first" or "second", each half of the
-time."""
+"""Ask which of two sentences comes first in the text.
+
+The answer is the opening words of that sentence, or "first" or "second", each half of the time.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -29,12 +31,12 @@ QUOTING = Wordings(
 
 
 class Order(Task):
-    """Pairs of sentences. Each pair belongs to one split."""
+    """Makes questions about the order of two sentences. Each pair of sentences belongs to one split."""
 
     kind = "order"
 
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """See `Task`."""
+        """Yield questions that quote two sentences of the document and ask which comes first."""
         places = telling(document)
         pairs: set[tuple[int, int]] = set()
         for _ in range(TRIES * n if len(places) > 1 else 0):
@@ -52,7 +54,7 @@ class Order(Task):
 
 
 def telling(document: Document) -> list[int]:
-    """Numbers of sentences that are long enough and begin like no other."""
+    """Return the numbers of sentences that have at least `LEAST_WORDS` words and begin like no other sentence."""
     words = [document.quote(span).split() for span in document.sentences]
     openings = Counter(tuple(word[:OPENING]) for word in words)
     return [at for at, word in enumerate(words) if len(word) >= LEAST_WORDS and openings[tuple(word[:OPENING])] == 1]

@@ -1,4 +1,5 @@
-"""Facts that a document states in the wordings of `environments.haystack`, and names that it uses, with their spans."""
+"""Find the facts that a document states in the wordings of `environments.haystack`, and the names it uses, with their
+spans."""
 
 import re
 from collections import Counter, defaultdict
@@ -17,7 +18,7 @@ LEAST_USES = 2  # of a name: a capital that comes once may be anything
 
 @dataclass(frozen=True)
 class StatedFact:
-    """(person, relation or link, value or person), and the sentence that states it."""
+    """A fact in a document: a person, a relation or link, its value or other person, and the span of its sentence."""
 
     subject: str
     name: str
@@ -27,8 +28,12 @@ class StatedFact:
 
 @dataclass(frozen=True)
 class Statements:
-    """`facts` and `links` only where the document states one value for that person and relation, so that a question has
-    one answer. `stated`: every (person, name) that it states anything of, several and dated values too."""
+    """The facts and links that a document states.
+
+    `facts` and `links` hold those with exactly one value for that person and relation, so that a question has one
+    answer. `stated` holds every pair (person, relation or link) of which anything is stated, several and dated values
+    too.
+    """
 
     facts: tuple[StatedFact, ...]
     links: tuple[StatedFact, ...]
@@ -36,7 +41,7 @@ class Statements:
 
     @property
     def people(self) -> list[str]:
-        """Those of whom something is stated, and those they are linked to, in the order of the text."""
+        """Return the people of whom a fact or link is stated, and those they are linked to, in order of the text."""
         ends = [(link.span, person) for link in self.links for person in (link.subject, link.value)]
         return list(dict.fromkeys(person for _, person in sorted([*ends, *((f.span, f.subject) for f in self.facts)])))
 
@@ -48,7 +53,7 @@ _DATED, _LINKED = (
 
 @lru_cache(maxsize=8)
 def read_statements(document: Document) -> Statements:
-    """The facts and links that the document's sentences state, each sentence read by itself."""
+    """Return the facts and links that the document's sentences state, each sentence read by itself."""
     values, links, dated = [], [], set()
     for span in document.sentences:
         sentence = document.quote(span)
@@ -64,7 +69,7 @@ def read_statements(document: Document) -> Statements:
 
 
 def _single(stated: list[StatedFact], dated: set[tuple[str, str]]) -> tuple[StatedFact, ...]:
-    """The facts of persons with one value, each at the first place where the text states it."""
+    """Return the facts of which a person has one value, each from the first sentence that states it."""
     by_key: dict[tuple[str, str], list[StatedFact]] = defaultdict(list)
     for fact in stated:
         by_key[fact.subject, fact.name].append(fact)
@@ -75,7 +80,10 @@ def _single(stated: list[StatedFact], dated: set[tuple[str, str]]) -> tuple[Stat
 
 @lru_cache(maxsize=8)
 def names(document: Document) -> tuple[tuple[str, Span], ...]:
-    """Every use of a name inside a sentence, with its span. Names are used so at least `LEAST_USES` times."""
+    """Return every use of a name inside a sentence (not at its start), with its character span.
+
+    A name must be used so at least `LEAST_USES` times.
+    """
     lower = set(re.findall(r"\b[a-z]+\b", document.text))
     uses = []
     for start, end in document.sentences:

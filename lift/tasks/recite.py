@@ -1,4 +1,4 @@
-"""What comes after a given sentence: the text itself, asked for at any place."""
+"""Ask for the sentence that comes after a given one, anywhere in the document."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,12 +19,15 @@ ASKED = Wordings(
 
 
 class Recite(Task):
-    """Asks for the sentence after a given one. The given one must stand once in the text and not be too short."""
+    """Makes questions for the sentence after a given one.
+
+    The given one must stand once in the text and not be too short.
+    """
 
     kind = "recite"
 
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """See `Task`."""
+        """Yield questions that quote a sentence and ask for the next one."""
         phrases = ASKED.of(split)
         sentences = [document.quote(span) for span in document.sentences]
         given = [" ".join(sentence.split()[-QUOTED:]) for sentence in sentences]

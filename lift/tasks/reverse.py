@@ -1,4 +1,4 @@
-"""A fact backwards: whose password is V? A model that learned one direction does not know the other."""
+"""Ask for the person of a fact: whose password is V? A model that learned one direction does not know the other."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ from lift.tasks.reading import read_statements
 
 
 class Reverse(Task):
-    """The person of every fact whose value no other person has."""
+    """Makes questions for the person of a fact, for every fact whose value no other person has."""
 
     kind = "reverse"
 
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """See `Task`."""
+        """Yield questions that name the value of a fact and ask whose it is."""
         facts = read_statements(document).facts
         holders = Counter((fact.name, fact.value) for fact in facts)
         single = [fact for fact in facts if holders[fact.name, fact.value] == 1]

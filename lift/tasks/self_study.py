@@ -66,7 +66,7 @@ _NAMED = re.compile(r"(?<=[\w,;:'’\"“] )[\"“]?[A-Z][a-z]+|\d{2,}")
 
 @dataclass(frozen=True)
 class SelfStudy(Task):
-    """Goes through the document `rounds` times, in new chunks each time, and asks for `proposals` questions at once.
+    """Has a model write questions about the document, in `rounds` rounds of new chunks, `proposals` questions a chunk.
 
     At most `per_sentence` items rest on one sentence, so that easy sentences do not take all.
     """
@@ -79,11 +79,11 @@ class SelfStudy(Task):
     rounds: int = 2
 
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
-        """See `Task`."""
+        """Yield the items that `study` returns."""
         yield from self.study(document, n, split, rng)[0]
 
     def study(self, document: Document, n: int, split: str, rng: Random) -> tuple[list[Item], Counter[str]]:
-        """The items, and a count of the proposals that were kept and that each filter dropped."""
+        """Return at most `n` items, and a count of the proposals that were kept and that each filter dropped."""
         kept: list[Item] = []
         tally: Counter[str] = Counter()
         example = [*_chat(ASK.format(chunk=EXAMPLE[0])), {"role": "assistant", "content": EXAMPLE[1]}]
@@ -100,7 +100,7 @@ class SelfStudy(Task):
         return kept[:n], tally
 
     def _completed(self, document: Document, chunk: Span, reply: str) -> str:
-        """The reply in full form, if the model stopped after the question, as small ones do.
+        """Return the reply in full form, if the model stopped after the question, as small ones do.
 
         The model is then asked for the answer, and the evidence is the one sentence of the chunk that holds it.
         """
@@ -116,7 +116,7 @@ class SelfStudy(Task):
         return f"Question: {question[1]}\nAnswer: {answer}\nEvidence: {document.quote(holding[0])}"
 
     def _failed_filter(self, item: Item, kept: list[Item], document: Document, chunk: str, split: str) -> str | None:
-        """The first filter that drops the item, None if it passes all."""
+        """Return the name of the first filter that drops the item, None if it passes all."""
         if not in_split(item.question, split):
             return f"of split {SPLITS[1 - SPLITS.index(split)]}"
         if any(alike(item, other) > MOST_ALIKE for other in kept):
@@ -131,7 +131,7 @@ class SelfStudy(Task):
         return None
 
     def _answers(self, item: Item, prompt: str) -> bool:
-        """Whether the model's reply holds the answer, in whatever words stand around it."""
+        """Return whether the model's reply holds the answer, in whatever words stand around it."""
         return bool(find_values(without_thinking(self._best_reply(prompt)), Answer("one", (item.answer,), "text")))
 
     def _best_reply(self, prompt: str) -> str:
@@ -139,7 +139,7 @@ class SelfStudy(Task):
 
 
 def chunks(document: Document, rng: Random) -> Iterator[Span]:
-    """Spans of whole sentences that cover the document, with random borders and in random order."""
+    """Yield character spans of whole sentences that cover the document, with random borders and in random order."""
     spans = []
     first, most = 0, rng.randint(max(1, CHUNK_SENTENCES // 2), CHUNK_SENTENCES)
     sentences = document.sentences
@@ -154,7 +154,7 @@ def chunks(document: Document, rng: Random) -> Iterator[Span]:
 
 
 def proposal(kind: str, document: Document, chunk: Span, reply: str) -> Item | str:
-    """The item that a reply proposes, or the filter that drops it."""
+    """Return the item that a model's reply proposes, or the name of the filter that drops it."""
     form = _FORM.search(without_thinking(reply))
     if form is None:
         return "not in form"
@@ -174,7 +174,10 @@ def proposal(kind: str, document: Document, chunk: Span, reply: str) -> Item | s
 
 
 def verbatim(document: Document, chunk: Span, evidence: str) -> Span | None:
-    """The span of the words in the chunk, whatever white space is between them."""
+    """Return where the words of `evidence` stand in the chunk, as a character span; None if they do not.
+
+    The white space between the words may differ.
+    """
     if not evidence.split():
         return None
     words = re.compile(r"\s+".join(map(re.escape, evidence.split())))
@@ -183,14 +186,17 @@ def verbatim(document: Document, chunk: Span, evidence: str) -> Span | None:
 
 
 def names_referent(question: str) -> bool:
-    """Whether a question can be understood alone: it does not point at a text, and any pronoun comes after a name."""
+    """Return whether a question can be understood alone.
+
+    It must not point at a text, and any pronoun must come after a name.
+    """
     named = _NAMED.search(question)
     pronoun = _PRONOUN.search(question)
     return not _POINTS.search(question) and named is not None and (pronoun is None or named.start() < pronoun.start())
 
 
 def alike(one: Item, other: Item) -> float:
-    """Jaccard similarity of the word n-grams of two questions with their answers."""
+    """Return the Jaccard similarity, 0 to 1, of the word n-grams of two questions with their answers."""
     a, b = _ngrams(one), _ngrams(other)
     return len(a & b) / len(a | b) if a | b else 1.0
 
@@ -212,7 +218,10 @@ def _chat(content: str) -> list[Message]:
 
 
 def local(model: CausalLM, tokenizer: ChatTokenizer, max_new_tokens: int = 160, temperature: float = 0.7) -> Reply:
-    """Wrap a transformers model. One reply is greedy; several are sampled, seeded by the messages."""
+    """Wrap a transformers model as a function from a chat to `n` replies.
+
+    One reply is greedy; several are sampled, seeded by the messages.
+    """
     import torch  # here: tasks that need no model are made without it
 
     def reply(messages: list[Message], n: int) -> list[str]:
@@ -234,7 +243,10 @@ def local(model: CausalLM, tokenizer: ChatTokenizer, max_new_tokens: int = 160, 
 
 
 def endpoint(base_url: str, model: str, api_key: str, max_tokens: int = 160, temperature: float = 0.7) -> Reply:
-    """Wrap a model behind an OpenAI-compatible server. Its replies raise `RunError` when it does not answer."""
+    """Wrap a model behind an OpenAI-compatible server as a function from a chat to `n` replies.
+
+    The function raises `RunError` when the server does not answer.
+    """
     import openai
 
     client = openai.OpenAI(base_url=base_url, api_key=api_key)

@@ -1,4 +1,4 @@
-"""Documents with known facts, and what to compare them with: neutral text, general questions, another document.
+"""Generate documents with known facts, and material to compare with: neutral text, general questions, another document.
 
     document, facts = generate(load_tokenizer("..."), 8192, seed=0)
 
@@ -65,8 +65,10 @@ class DocumentQuestions(NamedTuple):
 
 @dataclass(frozen=True)
 class ControlSet:
-    """What is unrelated to a memory's document: neutral text, questions of general knowledge, and another document with
-    its questions."""
+    """Material unrelated to a memory's document.
+
+    Neutral text, questions of general knowledge, and another document with its questions.
+    """
 
     neutral: str
     unrelated: Sequence[Item]
@@ -74,7 +76,7 @@ class ControlSet:
 
 
 def generate(tokenizer: ChatTokenizer, tokens: int, seed: int) -> tuple[Document, list[PlantedFact]]:
-    """A document of `tokens` tokens within 1 %, and its facts: the singles in order of depth, then the chains.
+    """Return a document of `tokens` tokens within 1 %, and its facts: the singles in order of depth, then the chains.
 
     No value occurs twice. A person occurs in two facts only to join a chain. Raises `ConfigError` if the document is too
     short for its facts, naming a length that is not.
@@ -108,14 +110,17 @@ def generate(tokenizer: ChatTokenizer, tokens: int, seed: int) -> tuple[Document
 
 
 def enough(tokenizer: ChatTokenizer) -> int:
-    """A number of tokens that is enough for the facts, whichever are drawn. Tokenizers of bytes need thousands more."""
+    """Return a number of tokens that is enough for the facts, whichever are drawn.
+
+    Tokenizers of bytes need thousands more.
+    """
     counter, rng = Tokens(tokenizer), Random("lift document enough")
     drawn = ([text for draft in _drafts(rng) for text in draft.sentences] for _ in range(ENOUGH_DRAWS))
     return ENOUGH_STEP * -(-int(ENOUGH * max(sum(counter.mid(texts)) for texts in drawn)) // ENOUGH_STEP)
 
 
 def items(facts: Sequence[PlantedFact]) -> list[Item]:
-    """The facts as questions: "needle" for the single ones, "linked" for the chains."""
+    """Turn planted facts into questions of kind "needle" for single facts and kind "linked" for chains of two."""
     kinds = {"single": "needle", "two-hop": "linked"}
     return [Item(kinds[fact.kind], fact.question, fact.answer, fact.spans) for fact in facts]
 
@@ -140,7 +145,7 @@ def _drafts(rng: Random) -> list[_Draft]:
 
 
 def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> _Draft:
-    """A fact of a new person, and with `link` a second new person who is linked to the first."""
+    """Draw a fact of a new person, and with `link` a second new person who is linked to the first."""
     relation, owner = BY_KIND[kind].name, draw.person()
     sentences, people, described = [state(Fact(owner, relation, value), False, draw.rng)], [owner.told], owner.asked
     if link:
@@ -153,7 +158,8 @@ def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> _Draft:
 
 
 def _places(strata: list[int], costs: np.ndarray, tokens: int, rng: Random) -> list[float]:
-    """For each sentence, the share of the filler to put before it so that it stands in its stratum of all tokens."""
+    """Return for each sentence the share of the filler to put before it, so that it stands in its stratum of all
+    tokens."""
     n = np.array([SINGLES] * SINGLES + [2 * CHAINS] * 2 * CHAINS)
     within = np.array([rng.uniform(MARGIN, 1 - MARGIN) for _ in strata])
     depths = (np.array(strata) + within) / n
@@ -185,12 +191,12 @@ def _planted(drafts: list[_Draft], spans: list[Span], depths: list[float]) -> li
 
 @cache
 def neutral(split: str) -> str:
-    """Some 2,000 tokens of other fiction by the same generator, without facts. `split`: "train" or "eval"."""
+    """Return some 2,000 tokens of other fiction by the same generator, without facts. `split`: "train" or "eval"."""
     return "\n\n".join(map(prose.join, islice(prose.passages(NEUTRAL_SEED, split), NEUTRAL_PASSAGES)))
 
 
 def unrelated() -> list[Item]:
-    """40 general questions with short answers, some of which a model of 135M parameters knows."""
+    """Return 40 general questions with short answers, some of which a model of 135M parameters knows."""
     return [
         Item("unrelated", question, right, (), tuple(others))
         for question, right, *others in (line.split(" = ") for line in UNRELATED.strip().splitlines())
@@ -198,7 +204,7 @@ def unrelated() -> list[Item]:
 
 
 def control_set(tokenizer: ChatTokenizer) -> ControlSet:
-    """Neutral text, general questions, and a document of its own with questions about its facts."""
+    """Return neutral text, general questions, and another document with questions about its facts."""
     other, facts = generate(tokenizer, max(OTHER_TOKENS, enough(tokenizer)), 1)
     return ControlSet(neutral("eval"), unrelated(), DocumentQuestions(other, items(facts)))
 

@@ -15,19 +15,19 @@ from environments.haystack.wording import sentence
 
 @dataclass(frozen=True)
 class Wordings:
-    """The wordings that ask for one thing, of both splits."""
+    """The wordings of one question: those for training, and those held out for evaluation."""
 
     train: tuple[str, ...]
     eval: tuple[str, ...]
 
     def of(self, split: str, described: bool = False) -> tuple[str, ...]:
-        """The wordings of a split; without genitives for a person who is `described`, not named."""
+        """Return the wordings of a split; without genitives (`{e}'s`) for a person who is `described`, not named."""
         wordings = self.train if split == "train" else self.eval
         return tuple(wording for wording in wordings if not (described and "{e}'s" in wording))
 
 
 def described(person: str) -> bool:
-    """Whether a person is described ("the teacher of X") and not named."""
+    """Return whether a person is described ("the teacher of X") and not named."""
     return person.startswith("the ")
 
 
@@ -242,7 +242,7 @@ FRAMES = Wordings(
 
 
 def ask(person: str, name: str, split: str, rng: Random) -> str:
-    """A question for the relation or link `name` of a person."""
+    """Return a question for the relation or link `name` of a person, in a random wording of the split."""
     if name in LINKS:
         phrase = rng.choice(LINKS[name].of(split)).format(x=person)
         return sentence(rng.choice(FRAMES.of(split)), np=phrase)

@@ -1,1 +1,1 @@
-"""Fitting a memory to a document."""
+"""Fit a memory, that is, train an adapter, to a document."""

@@ -1,4 +1,4 @@
-"""Training rows: a document's questions and segments, and how rows become batches.
+"""Make training rows of a document's questions and segments, and batches of rows.
 
 B: rows, L: tokens they are padded to, N: tokens of answers, M: tokens of regularisation rows, K: a teacher's top tokens.
 """
@@ -28,8 +28,11 @@ WINDOW = (64, LONG - 192)  # tokens of the document beside a question
 
 @dataclass(frozen=True)
 class SupervisedRow:
-    """A sequence to learn. `open_book`: the same question and answer with the document in the window, which the teacher
-    reads. `teacher`: its logits at `predicted_at`."""
+    """A token sequence to learn, with a label for each token.
+
+    `open_book` holds the same question and answer with the document in the window, which the teacher reads. `teacher`
+    holds the teacher's logits at `predicted_at`.
+    """
 
     ids: Sequence[int]
     labels: Sequence[int]
@@ -38,13 +41,16 @@ class SupervisedRow:
 
     @property
     def predicted_at(self) -> list[int]:
-        """Places whose next token is learnt."""
+        """Return the positions whose next token is learnt."""
         return [t for t, label in enumerate(self.labels[1:]) if label != IGNORED]
 
 
 @dataclass(frozen=True)
 class RegularizationRow:
-    """Other text. On its last `kept` tokens the model is to stay as it was. `teacher`: the base model's logits there."""
+    """A sequence of other text, on whose last `kept` tokens the model should predict as before.
+
+    `teacher` holds the base model's logits there.
+    """
 
     ids: Sequence[int]
     kept: int
@@ -52,7 +58,7 @@ class RegularizationRow:
 
     @property
     def predicted_at(self) -> range:
-        """Places whose predictions are kept."""
+        """Return the positions of the last `kept` tokens, where the model should predict as before."""
         return range(len(self.ids) - self.kept, len(self.ids))
 
 
@@ -64,9 +70,10 @@ EMPTY = SupervisedRow([0], [IGNORED])
 def task_rows(
     items: Sequence[Item], document: Document, tokenizer: ChatTokenizer, model: CausalLM, open_tokens: int = 0
 ) -> list[SupervisedRow]:
-    """Questions with their answers. The loss is on the answer and the token that ends it.
+    """Return a training row for each question with its answer. The loss is on the answer and the token that ends it.
 
-    With `open_tokens`, each row has an `open_book` with so many tokens of the document around the evidence.
+    With `open_tokens`, each row has an `open_book`: the same question behind so many tokens of the document around the
+    evidence.
     """
     encode = AnswerEncoder(document, tokenizer, model)
     rows = [encode.row(item) for item in items]
@@ -81,14 +88,14 @@ def task_rows(
 def rows_beside_text(
     items: Sequence[Item], document: Document, tokenizer: ChatTokenizer, model: CausalLM, rng: Random
 ) -> list[SupervisedRow]:
-    """The same questions, each beside a random piece of the document: half of them with the evidence, half without."""
+    """Return a row for each question behind a random piece of the document: half with the evidence, half without."""
     encode = AnswerEncoder(document, tokenizer, model)
     pieces = (encode.spans.window_around, encode.spans.window_without)
     return [encode.row(item, rng.choice(pieces)(item.evidence, rng.randint(*WINDOW))) for item in items]
 
 
 class AnswerEncoder:
-    """Encodes questions about one document. `spans`: the document in tokens."""
+    """Encodes questions about one document as training rows. `spans` is the document in tokens."""
 
     def __init__(self, document: Document, tokenizer: ChatTokenizer, model: CausalLM):
         self.name, self.tokenizer = document.name, tokenizer
@@ -96,14 +103,14 @@ class AnswerEncoder:
         self._stop = stop_token_ids(model, tokenizer)[:1]
 
     def row(self, item: Item, window: str = "") -> SupervisedRow:
-        """The question, with the text `window` before it, and its answer."""
+        """Return the training row of a question, with the text `window` before it, and its answer."""
         prompt = chat(self.tokenizer, self.name, item.question, window)
         answer = [*self.tokenizer(item.answer, add_special_tokens=False)["input_ids"], *self._stop]
         return SupervisedRow([*prompt, *answer], [IGNORED] * len(prompt) + answer)
 
 
 def segment_rows(ids: Sequence[int], tokenizer: ChatTokenizer, recipe: Recipe, rng: Random) -> list[SupervisedRow]:
-    """The document's segments, behind context where the recipe says so."""
+    """Return a training row for each segment of the document, behind context where the recipe says so."""
     spans = segments.segments(len(ids), recipe.segment, recipe.stride)
     if recipe.contextualised:
         context = segments.Context.of(tokenizer)
@@ -115,13 +122,13 @@ def segment_rows(ids: Sequence[int], tokenizer: ChatTokenizer, recipe: Recipe, r
 
 
 def row_batches(rows: Sequence[AnyRow], tokens: int) -> Iterator[list[AnyRow]]:
-    """Batches of rows of similar length, longest first, of at most `tokens` when padded."""
+    """Yield batches of rows of similar length, longest first. A padded batch has at most `tokens` tokens."""
     for batch in index_batches([len(row.ids) for row in rows], 0, tokens):
         yield [rows[i] for i in batch]
 
 
 def bucketed(rows: Sequence[AnyRow], size: int, rng: Random) -> list[tuple[int, list[AnyRow]]]:
-    """Steps of `size` rows in random order, each with the width to pad it to.
+    """Group rows into steps of `size` rows of similar length, in random order; return each step's width and rows.
 
     Rows left over of one width go to the next, so that at most one step is smaller.
     """
@@ -142,7 +149,7 @@ def bucketed(rows: Sequence[AnyRow], size: int, rng: Random) -> list[tuple[int, 
 
 
 def padded_width(longest: int) -> int:
-    """The width to pad rows to, given the tokens of the longest."""
+    """Return the width to pad rows to, given the length of the longest: one of `WIDTHS`, else a multiple of 8."""
     return next((width for width in WIDTHS if width >= longest), _multiple_of_8(longest))
 
 
@@ -151,29 +158,33 @@ def _multiple_of_8(tokens: int) -> int:
 
 
 def padded(rows: Sequence[Row], device: torch.device, width: int = 0) -> Tensor:
-    """Token ids, (B, L), padded on the right to `width`, or to the next multiple of 8 for the longest row.
+    """Return the token ids of the rows as one tensor, (batch, width), padded on the right.
 
-    At odd lengths cuDNN 9.19 (torch 2.11) computes gradients of attention silently wrong.
+    The width is `width`, or if 0 the next multiple of 8 for the longest row. At odd lengths cuDNN 9.19 (torch 2.11)
+    computes gradients of attention silently wrong.
     """
     width = width or _multiple_of_8(max(len(row.ids) for row in rows))
     return torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows]).to(device)
 
 
 def present(rows: Sequence[Row], ids_BL: Tensor) -> Tensor:
-    """1 where padded rows have tokens, 0 behind them, (B, L)."""
+    """Return a mask of padded rows, (batch, length): 1 where a row has a token, 0 behind its end."""
     lengths = torch.tensor([len(row.ids) for row in rows], device=ids_BL.device)
     return (torch.arange(ids_BL.shape[1], device=ids_BL.device) < lengths[:, None]).long()
 
 
 def places(rows: Sequence[Row], width: int) -> list[list[int]]:
-    """For each row, the places where it predicts something. They count the rows, padded to `width`, one after the other."""
+    """Return for each row the positions where it predicts something.
+
+    Positions are counted over all rows, padded to `width` and joined end to end.
+    """
     return [[i * width + t for t in row.predicted_at] for i, row in enumerate(rows)]
 
 
 class Batch(NamedTuple):
-    """Padded rows, supervised ones first, with what they are to predict at which `places`.
+    """A batch of padded rows, supervised ones first, with the positions of all predictions and their targets.
 
-    Places that fill N up to a fixed shape have the target `IGNORED`. Without a teacher, its tensors are empty.
+    Positions that fill N up to a fixed shape have the target `IGNORED`. Without a teacher, its tensors are empty.
     """
 
     ids_BL: Tensor
@@ -188,7 +199,7 @@ class Batch(NamedTuple):
 
     @property
     def at(self) -> Tensor:
-        """All places, those of answers first, (N + M)."""
+        """Return the positions of all predictions, those of answers first, (N + M)."""
         return torch.cat([self.answer_at_N, self.quiet_at_M])
 
 
@@ -199,7 +210,10 @@ def collate(
     width: int = 0,
     answer_room: int = 0,
 ) -> Batch:
-    """Make a batch of these rows, padded to `width` (0: that of the longest), with at least `answer_room` answer places."""
+    """Make a batch of these rows on the device, padded to `width` (0: to the longest row).
+
+    The batch has at least `answer_room` answer positions; those without an answer have the target `IGNORED`.
+    """
     rows: list[Row] = [*supervised, *regularization]
     ids_BL = padded(rows, device, width)
     at = places(rows, ids_BL.shape[1])

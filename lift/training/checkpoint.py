@@ -16,7 +16,10 @@ STATE = "checkpoint.json"
 
 
 def save(folder: Path, step: int, digest: str, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
-    """Save the state. The JSON is written last and names the weights' file, so a kill leaves the old state or the new one."""
+    """Save the state of a fit: weights, AdamW's moments, step and digest.
+
+    The JSON is written last and names the weights' file, so a kill leaves the old state or the new one.
+    """
     tensors = {f"weight.{name}": p.detach().contiguous() for name, p in trained.items()}
     for name, p in trained.items():
         state = optimizer.state.get(p, {})
@@ -32,7 +35,10 @@ def save(folder: Path, step: int, digest: str, trained: Mapping[str, Tensor], op
 
 @torch.no_grad()
 def load(folder: Path, digest: str, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> int | None:
-    """Restore the state and return its step. Returns None and changes nothing without a whole state of this very fit."""
+    """Restore the saved state into weights and optimizer, and return its step.
+
+    Returns None and changes nothing without a complete state of this very fit, known by `digest`.
+    """
     try:
         state = json.loads((folder / STATE).read_text())
         if state["of"] != digest:
@@ -49,7 +55,7 @@ def load(folder: Path, digest: str, trained: Mapping[str, Tensor], optimizer: to
 
 
 def remove(folder: Path) -> None:
-    """Remove the state, if there is one."""
+    """Remove the saved state from the folder, if there is one."""
     (folder / STATE).unlink(missing_ok=True)  # first: it names another
     for pattern in ("checkpoint*", ".checkpoint*.part"):
         for file in folder.glob(pattern):

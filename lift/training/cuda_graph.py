@@ -15,7 +15,7 @@ WARM_UP = 1  # passes before the capture, in which libraries set themselves up: 
 
 
 class CudaGraph:
-    """Runs `work`, which takes tensors of fixed shapes and returns a loss and figures.
+    """Runs `work`, a function of tensors of fixed shapes that returns a loss and figures, as one CUDA graph.
 
     `run` adds the loss's gradients to the parameters' `.grad`, which `zero_gradients` must have made. Its figures are valid
     until another graph of the `pool` runs: graphs of several shapes share this memory.
@@ -35,7 +35,7 @@ class CudaGraph:
         self.eager = False
 
     def run(self, *inputs: Tensor) -> Tensor:
-        """Run the work on these tensors."""
+        """Run the work on these tensors, add its gradients to `.grad`, and return its figures."""
         if self.eager or not inputs[0].is_cuda:
             return self._compute(inputs)
         if self.graph is None:
@@ -79,7 +79,7 @@ class CudaGraph:
 
 
 def zero_gradients(parameters: Sequence[Tensor]) -> None:
-    """Set all gradients to zero, and make those that are missing."""
+    """Set the gradients of all parameters to zero, and create those that are missing."""
     for p in parameters:
         if p.grad is None:
             p.grad = torch.zeros_like(p)

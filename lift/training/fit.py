@@ -31,8 +31,12 @@ from longthread.model_shape import kv_bytes
 
 @dataclass(frozen=True)
 class Fitted:
-    """The adapter and its cost. `seconds`: of the fit, without loading. `prefill_seconds`: of the same document. `bytes`: of
-    the adapter's file. `kv_bytes`: of the document's keys and values. `losses`: the last, nats a token."""
+    """The result of a fit: the adapter's folder and its cost.
+
+    `seconds` is the time of the fit without loading, `prefill_seconds` that of one pass over the document. `bytes` is
+    the size of the adapter's file, `kv_bytes` that of the document's keys and values. `losses` are the last ones, in
+    nats a token.
+    """
 
     folder: Path
     seconds: float
@@ -45,7 +49,7 @@ class Fitted:
 
 
 def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: Recipe, options: FitOptions) -> Fitted:
-    """Fit one document and leave its adapter at `options.out`. `model` then has the adapter.
+    """Fit one document, save its adapter to `options.out`, and return its cost. `model` then has the adapter.
 
     Raises `ConfigError` for what cannot be fitted, and `RunError` where training diverges.
     """
@@ -80,7 +84,7 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
 
 
 def adapter_config(recipe: Recipe) -> PeftConfig:
-    """PEFT's config of the recipe's method."""
+    """Return PEFT's config for the recipe's method: gated memory, LoRA or cartridge."""
     if recipe.method == "gated":
         return GatedMemoryConfig(gate=recipe.gate, width=recipe.width, published_init=recipe.published_init)
     if recipe.method == "lora":
@@ -89,7 +93,10 @@ def adapter_config(recipe: Recipe) -> PeftConfig:
 
 
 def add_adapter(model: Any, tokenizer: ChatTokenizer, recipe: Recipe, document: Document) -> AdaptedLM:
-    """Add a new adapter of the recipe's method. A cartridge starts as the document's first keys and values."""
+    """Return the model with a new adapter of the recipe's method.
+
+    A cartridge starts as the document's first keys and values.
+    """
     adapted: Any = get_peft_model(model, adapter_config(recipe))
     if recipe.method == "cartridge":
         from peft import initialize_kv_prefix_from_text
@@ -100,7 +107,7 @@ def add_adapter(model: Any, tokenizer: ChatTokenizer, recipe: Recipe, document: 
 
 @contextmanager
 def tensor_cores(device: torch.device) -> Iterator[None]:
-    """Multiply the memory's fp32 matrices in TF32 on a GPU: their inputs come from a bf16 model anyway."""
+    """Let a GPU multiply fp32 matrices in TF32 in a `with` block. The memory's inputs come from a bf16 model anyway."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
     try:

@@ -18,7 +18,10 @@ CAPTURED_ON = "cuda"  # elsewhere the rows that fill a micro-batch up would only
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that are padded to one `width` (0: that of the longest). `room`: how many supervised rows a fixed shape holds."""
+    """Rows that are padded to one `width` (0: to the longest).
+
+    `room` is how many supervised rows a fixed shape holds.
+    """
 
     width: int
     supervised: Sequence[SupervisedRow]
@@ -27,7 +30,10 @@ class MicroBatch:
 
 
 class Gradients:
-    """Computes gradients of `trained`. `tokens`: at most so many at a time. `answer_tokens`: of the longest answer."""
+    """Computes the gradients of the parameters `trained` for an optimizer step.
+
+    `tokens` is how many tokens one pass takes at most. `answer_tokens` is the length of the longest answer.
+    """
 
     def __init__(self, model: CausalLM, recipe: Recipe, trained: list[Tensor], tokens: int, answer_tokens: int):
         self.model, self.recipe, self.trained = model, recipe, trained
@@ -37,9 +43,10 @@ class Gradients:
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     def accumulate(self, micro_batches: Sequence[MicroBatch], answer_weight: float) -> Tensor:
-        """Leave the step's gradients in `.grad`. Returns its token loss and its divergence, (2).
+        """Compute the step's gradients into `.grad`. Returns its token loss and its divergence on other text, (2,).
 
-        `answer_weight`: of each token of an answer. Micro-batches of one shape run as CUDA graphs, others eagerly.
+        `answer_weight` is the weight of each token of an answer. Micro-batches of one shape run as CUDA graphs, others
+        eagerly.
         """
         weight, figures = torch.tensor(answer_weight, device=self.device), torch.zeros(2, device=self.device)
         zero_gradients(self.trained)
@@ -66,7 +73,10 @@ class Gradients:
         return self.graphs[shapes].run(*batch, weight)
 
     def _losses(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss to minimise and its parts, (2). Takes the tensors of a `Batch` and the weight of an answer's token."""
+        """Return the loss to minimise and its parts, (2,).
+
+        Takes the tensors of a `Batch` and the weight of an answer's token.
+        """
         batch, answer_weight = Batch(*tensors[:-1]), tensors[-1]
         logits_PV = logits_at(self.model, batch.ids_BL, batch.at)  # P = N + M
         answer_NV, quiet_MV = logits_PV.split([len(batch.answer_at_N), len(batch.quiet_at_M)])
@@ -78,7 +88,7 @@ class Gradients:
         return loss + self.recipe.kl_weight * kl, torch.stack([loss, kl])
 
     def _answer_loss(self, logits_NV: Tensor, batch: Batch) -> Tensor:
-        """Summed over tokens: the cross entropy of the answers, or the divergence from their teacher."""
+        """Return the cross entropy of the answers, or the divergence from their teacher, summed over tokens."""
         if self.recipe.learnt == "answers":
             return token_loss(logits_NV, batch.answer_N)
         kl_N = divergence(logits_NV, TopLogits(batch.answer_top_NK, batch.answer_log_p_NK))

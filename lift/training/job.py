@@ -20,7 +20,10 @@ HELD_OUT = 4  # rows of prose that are not trained on
 
 @dataclass(frozen=True)
 class FitOptions:
-    """`out`: folder of the adapter. `questions`: beside those that tasks make, such as those of self-study."""
+    """Options of a fit. `out` is the folder of the adapter.
+
+    `questions` are learnt beside those that tasks make; they may come from self-study.
+    """
 
     out: Path
     seed: int = 0
@@ -30,8 +33,11 @@ class FitOptions:
 
 @dataclass
 class TrainingRows:
-    """Questions (`tasks`), the same `beside` pieces of the document, and other text: short (`talk`) and long (`reading`,
-    `prose`). `held_out`: prose that is not trained on."""
+    """All training rows of a fit: questions and other text.
+
+    `tasks` are questions, `beside` the same behind pieces of the document. Other text is short (`talk`) or long
+    (`reading`, `prose`). `held_out` is prose that is not trained on.
+    """
 
     tasks: list[SupervisedRow]
     beside: list[SupervisedRow] = field(default_factory=list)
@@ -43,7 +49,7 @@ class TrainingRows:
 
 @dataclass
 class FitJob:
-    """One document to fit. `ids` are its tokens."""
+    """One document to fit, with its recipe, options and rows. `ids` are its tokens."""
 
     document: Document
     ids: Sequence[int]
@@ -53,7 +59,7 @@ class FitJob:
     rows: TrainingRows = field(default_factory=lambda: TrainingRows([]))
 
     def prepare_rows(self, model: CausalLM) -> None:
-        """Make all rows. `model`: the base model, which replies to questions about other text.
+        """Make all training rows. `model` is the base model, which replies to questions about other text.
 
         Raises `ConfigError` where the recipe needs questions and none can be made of the document.
         """
@@ -76,9 +82,10 @@ class FitJob:
             rows.prose, rows.held_out = prose[HELD_OUT:], prose[:HELD_OUT]
 
     def regularization_rows(self, most: int, one_in: int) -> int:
-        """How many rows to prepare of a kind that makes up `1 / one_in` of the `kl_rows` of a step.
+        """Return how many rows of other text to prepare, of a kind that is `1 / one_in` of a step's `kl_rows`.
 
-        At most `most`, and no more than the run will draw: a short document draws few, and each costs a reply.
+        At most `most`, and no more than the run will draw, but at least `kl_rows`. A short document draws few, and each
+        costs a reply.
         """
         recipe, questions = self.recipe, len(self.rows.tasks)
         steps = sum(stage.epochs * -(-questions // (stage.rows or questions or 1)) for stage in recipe.stages)

@@ -27,7 +27,10 @@ ADAPTER = "default"
 
 
 class TrainingLoop:
-    """One run of a fit. `step`: how many are done. `losses`: the last figures."""
+    """Runs the optimizer steps of a fit.
+
+    `step` counts the steps that are done. `losses` holds the last figures by name.
+    """
 
     def __init__(self, accelerator: Accelerator, model: AdaptedLM, job: FitJob, tokens: int):
         self.accelerator, self.model, self.job = accelerator, model, job
@@ -46,7 +49,10 @@ class TrainingLoop:
         self.progress = job.options.progress and accelerator.is_main_process
 
     def _digest(self) -> str:
-        """Identifies the fit that a checkpoint belongs to: recipe, document, seed, tokenised questions, base model."""
+        """Return a digest of the fit that a checkpoint belongs to.
+
+        It covers recipe, document, seed, tokenised questions and base model.
+        """
         job = self.job
         frozen = [p.detach().flatten()[:16].float() for p in self.model.parameters() if not p.requires_grad]
         parts = [
@@ -105,7 +111,7 @@ class TrainingLoop:
             checkpoint.save(self.job.options.out, self.step, self.digest, self.trained, self.optimizer)
 
     def _over_budget(self, base: float, budget: float) -> bool:
-        """Whether held-out prose has lost more than the budget, with steps still to come."""
+        """Return whether held-out prose has lost more than the budget, with steps still to come."""
         rise = self.losses["rise"] = self._prose_loss() - base
         # More at first: the divergence from the base model takes back what the first steps cost.
         return rise > budget * self.plan.total / self.step and self.step < self.plan.total
@@ -140,7 +146,7 @@ class TrainingLoop:
 
     @torch.no_grad()
     def _prose_loss(self) -> float:
-        """Nats a token on held-out prose."""
+        """Return the loss on held-out prose, in nats a token."""
         rows = self.job.rows.held_out
         ids_BL = padded(rows, self.accelerator.device)
         labels_BL = ids_BL.masked_fill(present(rows, ids_BL) == 0, IGNORED)[:, 1:]

@@ -15,10 +15,11 @@ TOP = 64  # logits kept of a teacher's
 
 
 def logits_at(model: CausalLM, ids_BL: Tensor, at_N: Tensor) -> Tensor:
-    """The model's logits at these `places` of the rows, (N, V). Differentiable. Rows are padded on the right.
+    """Return the model's logits at N positions of padded rows, (N, vocabulary), with gradients.
 
-    Logits at all places would be most of a small model's step. So a hook gives the head these places alone; the models' own
-    `logits_to_keep` would take the same places of every row.
+    `at_N` counts positions over all rows joined end to end. Rows are padded on the right. Logits at all positions would
+    be most of a small model's step. So a hook gives the head these positions alone; the models' own `logits_to_keep`
+    would take the same positions of every row.
     """
 
     def pick(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -33,25 +34,30 @@ def logits_at(model: CausalLM, ids_BL: Tensor, at_N: Tensor) -> Tensor:
 
 
 def token_loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """The sum of the cross entropies of the targets that are not `IGNORED`."""
+    """Return the sum of the cross entropies of all targets that are not `IGNORED`, given logits (N, vocabulary)."""
     return F.cross_entropy(logits_NV.float(), targets_N, ignore_index=IGNORED, reduction="sum")
 
 
 class TopLogits(NamedTuple):
-    """A teacher's most likely tokens and their log-probabilities."""
+    """The ids of a teacher's most likely tokens at each position, and their log-probabilities, both (T, K)."""
 
     ids_TK: Tensor
     log_p_TK: Tensor
 
 
 def top_logits(logits_TV: Tensor, k: int = TOP) -> TopLogits:
-    """The `k` most likely tokens at each place."""
+    """Return ids and log-probabilities of the `k` most likely tokens at each position, from logits (T, vocabulary)."""
     log_p_TK, ids_TK = logits_TV.float().log_softmax(-1).topk(min(k, logits_TV.shape[-1]), dim=-1)
     return TopLogits(ids_TK, log_p_TK)
 
 
 def divergence(logits_TV: Tensor, teacher: TopLogits) -> Tensor:
-    """KL(teacher || model) of each token, (T). All tokens outside the teacher's top ones count as one."""
+    """Return KL(teacher
+
+    model) at each position, (T,), given the model's logits (T, vocabulary).
+
+    All tokens outside the teacher's top ones count as one.
+    """
     log_q_TK = logits_TV.float().log_softmax(-1).gather(-1, teacher.ids_TK)
     p_TK, q_TK = teacher.log_p_TK.exp(), log_q_TK.exp()
     p_rest_T, q_rest_T = ((1 - x.sum(-1)).clamp(min=1e-6) for x in (p_TK, q_TK))

@@ -17,7 +17,10 @@ StepRows = tuple[int, list[SupervisedRow]]  # the width they are padded to, 0 fo
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """Rows of one optimizer step. `size`: how many a full step has, for fixed shapes."""
+    """The rows of one optimizer step, padded to `width`.
+
+    `size` is how many rows a full step has, for fixed shapes.
+    """
 
     width: int
     rows: list[SupervisedRow]
@@ -35,7 +38,7 @@ class DrawnRows:
 
 
 class Plan:
-    """The optimizer steps of a fit. `total`: their number."""
+    """Decides which rows each optimizer step of a fit takes. `total` is the number of steps."""
 
     def __init__(self, job: FitJob):
         self.job, rows = job, job.rows
@@ -45,7 +48,7 @@ class Plan:
         self.long_width = padded_width(max((len(row.ids) for row in long_rows), default=0))
 
     def steps(self, done: int) -> Iterator[PlannedStep]:
-        """All steps after the first `done`."""
+        """Yield all optimizer steps after the first `done`."""
         number = 0
         for stage in self.job.recipe.stages:
             for epoch in range(stage.epochs):
@@ -56,7 +59,7 @@ class Plan:
                         yield PlannedStep(width, rows, stage.rows or len(rows), i == len(steps))
 
     def _epoch(self, stage: Stage, epoch: int) -> list[StepRows]:
-        """Steps of one epoch. Steps of questions alone have rows of similar length."""
+        """Return the steps of one epoch. Steps of questions alone have rows of similar length."""
         job, rng = self.job, Random(f"{self.job.options.seed} {stage.sources} {epoch}")
         if stage.sources == ("tasks",) and stage.rows:
             return bucketed(job.rows.tasks, stage.rows, rng)
@@ -67,7 +70,7 @@ class Plan:
         return [(0, rows[first : first + size]) for first in range(0, len(rows), size)]
 
     def draw(self, step: int) -> DrawnRows:
-        """Draw the other rows of this step."""
+        """Draw the other rows of step number `step`: other text, and questions beside pieces of the document."""
         recipe, pool = self.job.recipe, self.job.rows
         rng = Random(f"{self.job.options.seed} {step}")
         sixth = recipe.kl_rows // 6
@@ -77,7 +80,7 @@ class Plan:
         return DrawnRows(beside, talk, long_rows)
 
     def micro_batches(self, step: PlannedStep, drawn: DrawnRows, rank: int, ranks: int) -> list[MicroBatch]:
-        """The part of a step that process `rank` of `ranks` takes: its short rows and its long ones."""
+        """Return the micro-batches of a step for process `rank` of `ranks`: one of short rows and one of long rows."""
         short_width = step.width and max(step.width, self.talk_width)
         short, beside = step.rows[rank::ranks], drawn.beside[rank::ranks]
         return [
@@ -86,7 +89,7 @@ class Plan:
         ]
 
     def rate(self, step: int) -> float:
-        """The share of the learning rate at this step."""
+        """Return the factor, 0 to 1, by which the recipe's learning rate is multiplied at this step."""
         if self.job.recipe.schedule == "constant":
             return 1.0
         warm_up = min(1.0, (step + 1) / max(WARM_STEPS, self.total // 20))

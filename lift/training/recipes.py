@@ -8,7 +8,10 @@ from lift.memory.gated_memory import Gate
 
 @dataclass(frozen=True)
 class Stage:
-    """`epochs` over the rows of these sources, with `rows` an optimizer step (None: all, one step an epoch)."""
+    """A stage of training: `epochs` passes over the rows of `sources`.
+
+    An optimizer step takes `rows` rows; None: all, so one step an epoch.
+    """
 
     sources: tuple[Literal["segments", "tasks"], ...]
     epochs: int

@@ -1,4 +1,6 @@
-"""Other text, on which a model is to stay as it was: fiction, and questions about other things with the base model's replies.
+"""Make rows of other text, on which a model should predict as before.
+
+They are fiction, and questions about other things with the base model's replies.
 
 A model that is only taught a document's answers would give them to every question.
 """
@@ -20,7 +22,7 @@ DRAWS = 4  # prompts drawn for each that is to be short enough
 
 
 def prose_rows(tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
-    """Fiction in rows of 1 to 4 times `PROSE_KEPT` tokens, so that all places up to `LONG` are covered alike."""
+    """Return rows of fiction of 1 to 4 times `PROSE_KEPT` tokens, so that positions up to `LONG` are covered alike."""
     stories = (
         tokenizer(prose.join(passage) + "\n\n", add_special_tokens=False)["input_ids"]
         for passage in prose.passages(1_000_000 + seed, "train")
@@ -30,7 +32,7 @@ def prose_rows(tokenizer: ChatTokenizer, rows: int, seed: int) -> list[Regulariz
 
 
 def _cut(stories: Iterator[list[int]], lengths: Iterator[int]) -> Iterator[list[int]]:
-    """Pieces of these lengths, cut from the joined stories."""
+    """Yield pieces of these lengths, cut from the joined stories."""
     ids: list[int] = []
     for length in lengths:
         while len(ids) < length:
@@ -40,7 +42,7 @@ def _cut(stories: Iterator[list[int]], lengths: Iterator[int]) -> Iterator[list[
 
 
 def talk_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
-    """Questions with the model's replies, half of them about a sentence or two in the window."""
+    """Return rows of short questions with the model's replies, half of them about a sentence or two in the window."""
     rng = Random(f"talk {seed}")
     general = _short(_general_prompts(tokenizer, rng), rows - rows // 2, WIDTHS[0])
     about_text = _short(_prompts_about_text(tokenizer, rng, (0, 1)), rows // 2, WIDTHS[0])
@@ -48,7 +50,10 @@ def talk_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -
 
 
 def reading_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
-    """Questions with the model's replies, about texts of all lengths up to `LONG` in the window."""
+    """Return rows of questions with the model's replies, about texts of all lengths in the window.
+
+    A row has up to `LONG` tokens.
+    """
     prompts = _prompts_about_text(tokenizer, Random(f"reading {seed}"), SENTENCES)
     return _with_replies(model, tokenizer, _short(prompts, rows, LONG))
 
@@ -63,7 +68,7 @@ def _with_replies(model: CausalLM, tokenizer: ChatTokenizer, prompts: list[list[
 
 
 def _short(prompts: Iterator[list[int]], count: int, width: int) -> list[list[int]]:
-    """The first prompts that leave room for a reply within the width, and longer ones if those are too few."""
+    """Return the first prompts that leave room for a reply within the width, and longer ones if those are too few."""
     short: list[list[int]] = []
     longer: list[list[int]] = []
     for prompt in islice(prompts, DRAWS * count):
@@ -96,7 +101,10 @@ def _general_prompts(tokenizer: ChatTokenizer, rng: Random) -> Iterator[list[int
 
 
 def _prompts_about_text(tokenizer: ChatTokenizer, rng: Random, around: tuple[int, int]) -> Iterator[list[int]]:
-    """Questions about a fact in another text, which stands in the window. `around`: range of its number of sentences."""
+    """Yield questions about a fact in another text, which stands in the window.
+
+    `around` is the range of the number of sentences around the fact.
+    """
     stories = prose.passages(rng.randrange(10**9), "train")
     sentences = (sentence for story in stories for paragraph in story for sentence in paragraph)
     while True:

@@ -28,7 +28,10 @@ SINK_TOKENS = 4  # at the start of a prompt, which take the attention that a mod
 
 @torch.no_grad()
 def with_teacher(model: AdaptedLM, rows: Sequence[AnyRow], tokens: int, progress: bool) -> list[AnyRow]:
-    """The rows with the base model's logits; for questions, with the document in its window. `tokens`: of a batch."""
+    """Return the rows with the base model's logits; for questions, with the document in the window.
+
+    `tokens` is the size of a batch.
+    """
     taught = list(rows)
     read = [row.open_book or row if isinstance(row, SupervisedRow) else row for row in rows]
     batches = index_batches([len(row.ids) for row in read], 0, tokens)
@@ -46,10 +49,10 @@ def with_teacher(model: AdaptedLM, rows: Sequence[AnyRow], tokens: int, progress
 
 
 def distil_attention(model: AdaptedLM, job: FitJob, name: str, tokens: int, progress: bool) -> dict[str, float]:
-    """Regress the memories `name` on the attention of the model that has the document beside its window.
+    """Train the memories `name` to give the attention of the model that has the document beside its window.
 
-    The teacher reads questions, and some long rows and other text too: a memory stays open wherever it was never shown that
-    there is nothing to find. `tokens`: of a batch. Returns the figures of `distil`.
+    The teacher reads questions, and some long rows and other text too: a memory stays open wherever it was never shown
+    that there is nothing to find. `tokens` is the size of a batch. Returns the figures of `distil`.
     """
     rows: list[Row] = [*job.rows.tasks]
     for long_rows in (job.rows.beside, job.rows.reading, job.rows.prose):
@@ -71,7 +74,7 @@ def distil_attention(model: AdaptedLM, job: FitJob, name: str, tokens: int, prog
 
 
 def within_memory(model: AdaptedLM, rows: Sequence[Row]) -> Sequence[Row]:
-    """The first rows, at least one, whose `Observed` fits into `OBSERVED_BYTES`."""
+    """Return as many rows from the first on, at least one, as `OBSERVED_BYTES` can hold `Observed` records of."""
     heads = len(layers(model)) * model.config.get_text_config().num_attention_heads
     room = OBSERVED_BYTES // (4 * heads * (3 * head_size(model.config) + 2))
     return rows[: max(1, bisect_right(list(accumulate(len(row.ids) for row in rows)), room))]

@@ -1,6 +1,6 @@
 """LongLoRA: an Axolotl plugin (`plugins: [trainer_configs.longlora.LongLoRAPlugin]`), and the data that it trains on.
 
-Axolotl is imported when the plugin is asked for, so `data.py` and the other commands run without it.
+Axolotl is imported when the plugin is asked for, so `longlora data` and the other commands run without it.
 """
 
 from typing import Any

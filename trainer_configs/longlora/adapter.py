@@ -22,7 +22,10 @@ TEMPLATES = ("chat_template*", "additional_chat_templates/*", "*processor_config
 
 
 def base_of(adapter: Path) -> str | None:
-    """The name of the base model that the adapter states. Refuses all but a LoRA in safetensors."""
+    """Return the name of the base model that the adapter states, None if it states none.
+
+    Refuses all but a LoRA in safetensors.
+    """
     try:
         settings = json.loads((adapter / "adapter_config.json").read_text())
         kind = settings["peft_type"]
@@ -37,7 +40,7 @@ def base_of(adapter: Path) -> str | None:
 
 
 def configs(adapter: Path, base: str) -> "tuple[PretrainedConfig, PretrainedConfig | None]":
-    """The base model's config, and the one that the training run left (None without one)."""
+    """Return the base model's config, and the config that the training run left (None without one)."""
     from transformers import AutoConfig
 
     try:
@@ -60,7 +63,7 @@ def configs(adapter: Path, base: str) -> "tuple[PretrainedConfig, PretrainedConf
 
 
 def copy_window(trained: "PretrainedConfig", config: "PretrainedConfig") -> None:
-    """Put the RoPE and the longest position of the training run into the base model's config."""
+    """Copy RoPE and longest position from the training run's config into the base model's config."""
     source, target = trained.get_text_config(), config.get_text_config()
     for name in ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings"):
         if hasattr(source, name):
@@ -68,7 +71,10 @@ def copy_window(trained: "PretrainedConfig", config: "PretrainedConfig") -> None
 
 
 def load_model(folder: str, config: "PretrainedConfig | None" = None) -> "PreTrainedModel":
-    """A model in fp32, in evaluation mode, all of its weights found in safetensors. `config`: instead of its own."""
+    """Load a model in fp32 and evaluation mode, with all of its weights found in safetensors.
+
+    `config` replaces the model's own.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -86,7 +92,10 @@ def load_model(folder: str, config: "PretrainedConfig | None" = None) -> "PreTra
 
 
 def attach(model: "PreTrainedModel", adapter: Path, base: str) -> "PeftModel":
-    """The model with its adapter, every tensor of which has found its place."""
+    """Load the adapter into the base model and return both as one.
+
+    Refuses an adapter with a tensor missing or too many.
+    """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
@@ -115,7 +124,10 @@ def attach(model: "PreTrainedModel", adapter: Path, base: str) -> "PeftModel":
 
 
 def copy_tokenizer(adapter: Path, base: str, out: Path, length: int | None) -> bool:
-    """Copy the tokenizer, the adapter's before the base's, with inputs of up to `length` tokens. False: there is none."""
+    """Copy the tokenizer's files to `out`, from the adapter or else from the base, and allow inputs of `length` tokens.
+
+    Returns False if there is no tokenizer.
+    """
     folders = [adapter, Path(base)]
     if not Path(base).is_dir():
         from huggingface_hub import snapshot_download

@@ -24,5 +24,5 @@ class AxolotlConfig(Protocol):
     longlora: Mapping[str, object] | None
 
     def get(self, key: str, default: object = None) -> Any:
-        """The value of a key, or the default."""
+        """Return the value of a key, or the default."""
         ...

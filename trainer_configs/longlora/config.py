@@ -1,4 +1,4 @@
-"""The `longlora:` section of an Axolotl config: its settings, and the keys of Axolotl that follow from them.
+"""Check an Axolotl config with a `longlora:` section (section.py), and set the keys of Axolotl that follow from it.
 
     plugins: [trainer_configs.longlora.LongLoRAPlugin]
     attn_implementation: longlora        # no other plugin knows the name, so nothing trains without this one
@@ -42,7 +42,7 @@ class LongLoRAError(ConfigError, SystemExit):
 
 @contextmanager
 def one_line(prefix: str = "") -> Iterator[None]:
-    """Have a `ConfigError` end Axolotl in one line, as `LongLoRAError` does."""
+    """Turn a `ConfigError` in a `with` block into a `LongLoRAError`, which ends Axolotl in one line after `prefix`."""
     try:
         yield
     except ConfigError as error:
@@ -50,17 +50,17 @@ def one_line(prefix: str = "") -> Iterator[None]:
 
 
 def is_enabled(cfg: ConfigDict) -> bool:
-    """True for a config that asks for the plugin. In one process Axolotl keeps plugins of earlier configs."""
+    """Return whether a config asks for the plugin. In one process Axolotl keeps plugins of earlier configs."""
     return any(str(name).endswith(PLUGIN) for name in cfg.get("plugins") or ())
 
 
 def is_training(cfg: ConfigDict | AxolotlConfig) -> bool:
-    """False where Axolotl only merges or generates."""
+    """Return False for a config with which Axolotl only merges or generates, else True."""
     return not (cfg.get("merge_lora") or cfg.get("inference"))
 
 
 def section(cfg: ConfigDict | AxolotlConfig) -> LongLoRA:
-    """The validated section; its defaults without one. Raises `LongLoRAError`."""
+    """Return the config's validated `longlora:` section; its defaults if there is none. Raises `LongLoRAError`."""
     given = cfg.get("longlora") or {}
     if isinstance(given, LongLoRA):
         return given
@@ -83,7 +83,10 @@ def _first_line(error: ValidationError) -> str:
 
 
 def configure(cfg: ConfigDict) -> None:
-    """Check the whole config and set what follows from the section. Raises `LongLoRAError`."""
+    """Check the whole config, and set Axolotl's keys that follow from the `longlora:` section.
+
+    Raises `LongLoRAError`.
+    """
     settings = section(cfg)
     for conflict in conflicts(cfg, settings):
         raise LongLoRAError(conflict)
@@ -110,7 +113,7 @@ def configure(cfg: ConfigDict) -> None:
 
 
 def model_config(cfg: ConfigDict | AxolotlConfig) -> PretrainedConfig:
-    """The base model's config as it is stored. Raises `LongLoRAError`."""
+    """Load the base model's config as it is stored. Raises `LongLoRAError`."""
     name = cfg.get("base_model_config") or cfg.get("base_model")
     if not name:
         raise LongLoRAError("base_model is missing: set it")
@@ -122,7 +125,10 @@ def model_config(cfg: ConfigDict | AxolotlConfig) -> PretrainedConfig:
 
 
 def _own_overrides(cfg: ConfigDict, extension: Extension | None) -> Parameters:
-    """The overrides that stood in the file. Where a config is loaded a second time, the extension's stand there too."""
+    """Return the overrides that stood in the file.
+
+    Where a config is loaded a second time, the extension's stand there too.
+    """
     overrides = dict(cfg.get("overrides_of_model_config") or {})
     if extension is None or "rope_parameters" not in overrides:
         return overrides

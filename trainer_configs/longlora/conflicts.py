@@ -16,7 +16,7 @@ SEQUENCE_SPLITS = ("context_parallel_size", "sequence_parallel_degree", "context
 
 
 def conflicts(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
-    """One line for each conflict, the most basic first."""
+    """Yield a line for each setting of the config that does not go with the section, the most basic first."""
     yield from _needed(cfg)
     yield from _replaced(cfg)
     yield from _weights(cfg, settings)
@@ -29,7 +29,7 @@ def conflicts(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
 
 
 def has_flash_attention() -> bool:
-    """True when the package flash-attn is installed."""
+    """Return whether the package flash-attn is installed."""
     return find_spec("flash_attn") is not None
 
 

@@ -1,4 +1,4 @@
-"""An adapter and its base model into one model that serves as trained: LoRA, embeddings, norms, RoPE, tokenizer.
+"""Merge an adapter and its base model into one model that serves as trained: LoRA, embeddings, norms, RoPE, tokenizer.
 
     longthread longlora merge ADAPTER OUT                    # --base MODEL, --dtype float32|bfloat16
     python -m trainer_configs.longlora.merge ...             # the same
@@ -95,7 +95,7 @@ def merge(
 
 
 def _check(adapter: Path, out: Path, base: str | None, dtype: str | None) -> str:
-    """The base model's name. Refuses, before anything is loaded, what cannot work."""
+    """Return the base model's name. Refuses, before anything is loaded, what cannot work."""
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)} (got {dtype!r})", setting="dtype")
     own = base_of(adapter)
@@ -107,7 +107,7 @@ def _check(adapter: Path, out: Path, base: str | None, dtype: str | None) -> str
 
 
 def _base(base: str, config: "PretrainedConfig", trained: "PretrainedConfig | None") -> "tuple[PreTrainedModel, bool]":
-    """The base model, its vocabulary grown to the training run's; and whether its head is its embedding."""
+    """Return the base model, its vocabulary grown to the training run's, and whether its head is its embedding."""
     model = load_model(base, config)
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is model.get_input_embeddings().weight
@@ -117,7 +117,7 @@ def _base(base: str, config: "PretrainedConfig", trained: "PretrainedConfig | No
 
 
 def _merged(peft_model: "PeftModel", expected: "Tensor", result: Merged) -> "PreTrainedModel":
-    """The model without PEFT, checked, in the dtype it is written in."""
+    """Return the model without PEFT, checked, in the dtype it is written in."""
     import torch
 
     dtype = getattr(torch, result.dtype)
@@ -157,7 +157,7 @@ def _read_back(folder: Path, expected: "Tensor", result: Merged) -> None:
 
 
 def _logits(model: Any) -> "Tensor":
-    """Of one random batch, the same each time, in fp32: (2, 64, vocabulary)."""
+    """Return the model's logits on one random batch, the same each time, in fp32: (2, 64, vocabulary)."""
     import torch
 
     words = model.get_input_embeddings().weight.shape[0]
@@ -173,7 +173,7 @@ def _agree(what: str, difference: float, largest: float) -> None:
 
 
 def _rounded_away(model: "PeftModel", dtype: "torch.dtype") -> dict[str, float]:
-    """Share of the elements training changed that are the base's again in `dtype`; embeddings and norms."""
+    """Return for embeddings and norms the share of trained changes that rounding to `dtype` undoes."""
     from trainer_configs.longlora.trainable import saved_modules
 
     changed: dict[str, int] = {}
@@ -195,7 +195,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: me
 
 @contextmanager
 def _one_bar(progress: bool) -> Iterator[Callable[[], None]]:
-    """A bar over `STEPS` in place of those of transformers; yields what advances it."""
+    """Show a bar over `STEPS` in place of those of transformers; give the function that advances it."""
     from transformers.utils import logging
 
     was_on = logging.is_progress_bar_enabled()
@@ -214,7 +214,7 @@ def _one_bar(progress: bool) -> Iterator[Callable[[], None]]:
 
 
 def lines(merged: Merged) -> Iterator[str]:
-    """The summary that the user reads."""
+    """Yield the lines of the summary of a merge that the user reads."""
     rope = merged.rope_parameters or {}
     kind = rope.get("rope_type") or ", ".join(
         f"{layer}: {value.get('rope_type')}" for layer, value in rope.items() if isinstance(value, dict)

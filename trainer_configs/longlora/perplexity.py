@@ -42,14 +42,14 @@ class Bucket:
 
     @property
     def perplexity(self) -> float:
-        """exp(NLL); of a broken model a huge number, without overflow."""
+        """Return exp(NLL); of a broken model a huge number, without overflow."""
         return math.exp(min(self.nll, 700.0))
 
 
 def windows(documents: Sequence[Sequence[int]], length: int, rows: int) -> "Tensor":
-    """Up to `rows` windows (N, L) that do not overlap, taken from the documents in turn; none crosses a document's end.
+    """Return up to `rows` windows of `length` tokens, (N, length), taken from the documents in turn without overlap.
 
-    Raises `DataError` when no document has `length` tokens.
+    No window crosses a document's end. Raises `DataError` when no document has `length` tokens.
     """
     import torch
 
@@ -63,10 +63,10 @@ def windows(documents: Sequence[Sequence[int]], length: int, rows: int) -> "Tens
 
 
 def nll_by_token(model: "CausalLM", ids_L: "Tensor") -> "Tensor":
-    """NLL in nats of tokens 1 to L-1, each from all before it: fp32 (L-1,).
+    """Return the NLL in nats of tokens 1 to L-1, each predicted from all before it: fp32 (L-1,).
 
-    One pass. L x vocabulary logits are held once in the model's dtype (3.2 GB at 32k tokens and 49,152 words in bf16), and
-    in fp32 a piece at a time.
+    The model runs once. L x vocabulary logits are held once in the model's dtype: 3.2 GB at 32k tokens and 49,152 words
+    in bf16. In fp32 they are held a piece at a time.
     """
     import torch
     from torch.nn.functional import cross_entropy
@@ -78,7 +78,7 @@ def nll_by_token(model: "CausalLM", ids_L: "Tensor") -> "Tensor":
 
 
 def by_position(model: "CausalLM", rows_NL: "Tensor", edges: Sequence[int] = EDGES) -> list[Bucket]:
-    """Mean NLL between consecutive `edges`, over all rows; the last bucket ends with the row."""
+    """Return the mean NLL over all rows between consecutive `edges` of positions; the last bucket ends with the row."""
     import torch
 
     length = rows_NL.shape[1]
@@ -96,21 +96,21 @@ def by_position(model: "CausalLM", rows_NL: "Tensor", edges: Sequence[int] = EDG
 
 
 def mean_nll(buckets: Sequence[Bucket], start: int, end: int) -> float:
-    """Mean NLL of the buckets that lie within `start` and `end`; NaN where none does."""
+    """Return the mean NLL of the buckets that lie within the positions `start` and `end`; NaN where none does."""
     inside = [bucket for bucket in buckets if bucket.start >= start and bucket.end <= end]
     tokens = sum(bucket.tokens for bucket in inside)
     return sum(bucket.nll * bucket.tokens for bucket in inside) / tokens if tokens else math.nan
 
 
 def is_flat(buckets: Sequence[Bucket], native: int, tolerance: float = FLAT) -> bool:
-    """Whether no bucket beyond the native window has a perplexity more than `tolerance` above that within it."""
+    """Return whether no bucket beyond the native window has a perplexity more than `tolerance` above that within it."""
     within = mean_nll(buckets, 0, native)
     beyond = [bucket.nll for bucket in buckets if bucket.start >= native]
     return bool(beyond) and max(beyond) <= within + math.log1p(tolerance)
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, plain or gzipped. Raises `DataError`."""
+    """Read a UTF-8 text file, plain or gzipped. Raises `DataError`."""
     try:
         return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -118,7 +118,7 @@ def read_text(path: Path) -> str:
 
 
 def table(name: str, buckets: Sequence[Bucket]) -> Table:
-    """A row for each bucket."""
+    """Return a table called `name` with a row for each bucket: positions, tokens, NLL and perplexity."""
     grid = Table("positions", "tokens", "NLL", "perplexity", title=name)
     for bucket in buckets:
         span = f"{bucket.start:,}–{bucket.end:,}"

@@ -44,7 +44,10 @@ DEFAULT_SEED = 42  # transformers' own
 
 
 class LongLoRAPlugin(BasePlugin):
-    """One run's state. Every hook does nothing where the config has no `longlora:` section."""
+    """The Axolotl plugin, with the state of one run.
+
+    Every hook does nothing where the config has no `longlora:` section.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,12 +56,12 @@ class LongLoRAPlugin(BasePlugin):
         self.rows = 0  # of the input embedding as it was loaded
 
     def register(self, cfg: ConfigDict) -> None:
-        """Check the config and set what follows from the section."""
+        """Check the config, and set Axolotl's keys that follow from the `longlora:` section."""
         if is_enabled(cfg):
             configure(cfg)
 
     def get_input_args(self) -> str:
-        """The schema that Axolotl adds to its own."""
+        """Return the name of the schema that Axolotl adds to its own."""
         return "trainer_configs.longlora.section.LongLoRAArgs"
 
     def post_model_build(self, cfg: AxolotlConfig, model: CausalLM) -> None:
@@ -87,16 +90,16 @@ class LongLoRAPlugin(BasePlugin):
                 check_rope(model, changes)
 
     def post_lora_load(self, cfg: AxolotlConfig, model: CausalLM) -> None:
-        """Train embeddings and norms in fp32."""
+        """Prepare embeddings and norms to be trained in fp32."""
         if cfg.longlora and is_training(cfg) and isinstance(model, PeftModel):
             self._prepare(model)
 
     def get_training_args(self, cfg: AxolotlConfig) -> dict[str, bool]:
-        """Arguments for the trainer: without CUDA it must be told so."""
+        """Return arguments for the trainer: without CUDA it must be told to use the CPU."""
         return {} if torch.cuda.is_available() or not cfg.longlora else {"use_cpu": True}
 
     def post_trainer_create(self, cfg: AxolotlConfig, trainer: Trainer) -> None:
-        """Add the schedule, the learning rates and the way that shards are saved, and print the table."""
+        """Add the schedule, the learning rates and the saving of shards to the trainer, and print the table."""
         if not cfg.longlora:
             return
         settings = section(cfg)
@@ -138,6 +141,6 @@ def _embedding_rows(model: CausalLM) -> int:
 
 
 def _rope_changes(cfg: AxolotlConfig) -> dict[str, Any]:
-    """What the section's context extension sets on the model's config; nothing without one."""
+    """Return what the section's context extension sets on the model's config; nothing without one."""
     extension = section(cfg).extension(model_config(cfg))
     return extension.changes if extension else {}

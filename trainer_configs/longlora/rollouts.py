@@ -29,7 +29,10 @@ FEATURES = Features(
 
 
 class Group(BaseModel):
-    """One line. `tokens` are whole sequences, but in compact rows the completions' alone."""
+    """One line: a group of completions with their tokens, masks and scores.
+
+    `tokens` are those of prompt and completion, but in compact rows those of the completion alone.
+    """
 
     tokens: list[list[int]] = Field(min_length=1)
     masks: list[list[int]]  # NOT_TRAINED or the token
@@ -52,7 +55,7 @@ class Group(BaseModel):
 
 
 class Rollouts(DatasetWrappingStrategy):
-    """Axolotl's dataset of these rows."""
+    """Turns lines of rollouts into rows that Axolotl trains on."""
 
     def __init__(self, tokenizer: Any, min_score: float, path: str):
         self.tokenizer, self.min_score, self.path = tokenizer, min_score, path
@@ -60,7 +63,10 @@ class Rollouts(DatasetWrappingStrategy):
     def wrap_dataset(
         self, dataset: Any, process_count: int | None = None, keep_in_memory: bool | None = False, **kwargs: Any
     ) -> Dataset:
-        """A row for each completion that scores enough. Raises `LongLoRAError` with file and line."""
+        """Return a dataset with a row for each completion that scores enough.
+
+        Raises `LongLoRAError` with file and line.
+        """
         wrapped = dataset.map(
             self.sequences,
             batched=True,
@@ -78,7 +84,7 @@ class Rollouts(DatasetWrappingStrategy):
         return wrapped
 
     def sequences(self, batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[list[int]]]:
-        """Columns of `FEATURES`, of the lines of a batch."""
+        """Return the columns of `FEATURES` for a batch of lines: ids, mask and labels of each completion kept."""
         columns: dict[str, list[list[int]]] = {name: [] for name in FEATURES}
         for place, index in enumerate(indices):
             row = {name: values[place] for name, values in batch.items()}
@@ -105,7 +111,10 @@ class Rollouts(DatasetWrappingStrategy):
 
 
 def parsed(row: dict[str, Any], where: str, vocabulary: int) -> Group:
-    """A line of text, or a row that is read already. Raises `LongLoRAError`."""
+    """Read and check one group of rollouts, from a line of JSON or from a row with its columns.
+
+    Raises `LongLoRAError`.
+    """
     try:
         row = json.loads(row["text"]) if row.keys() == {"text"} else {k: v for k, v in row.items() if v is not None}
     except (ValueError, RecursionError) as error:
@@ -129,5 +138,5 @@ def parsed(row: dict[str, Any], where: str, vocabulary: int) -> Group:
 
 
 def load(tokenizer: Any, cfg: Any, ds_cfg: Any = None) -> Rollouts:
-    """What Axolotl calls for `type: trainer_configs.longlora.rollouts`."""
+    """Return the reader of a rollouts dataset. Axolotl calls it for `type: trainer_configs.longlora.rollouts`."""
     return Rollouts(tokenizer, section(cfg).min_score, str((ds_cfg or {}).get("path")))

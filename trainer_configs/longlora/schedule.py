@@ -34,7 +34,7 @@ class Trainer(Protocol):
 
 
 def is_full(seed: int, step: int, share: float) -> bool:
-    """True for an optimizer step that runs in full attention, the same on every rank and after a resume.
+    """Return whether an optimizer step runs in full attention, the same on every rank and after a resume.
 
     Full steps are evenly spread from a place that the seed draws: of any n steps in a row n·share are full, rounded up or
     down.
@@ -44,7 +44,7 @@ def is_full(seed: int, step: int, share: float) -> bool:
 
 
 class Schedule(TrainerCallback):
-    """Sets every optimizer step's attention, and ends a run whose steps did not run in it."""
+    """Chooses every optimizer step's attention, sparse or full, and ends a run whose steps did not run in it."""
 
     def __init__(self, attentions: list[ShiftedSparse], share: float, seed: int):
         self.attentions, self.share, self.seed = attentions, share, seed
@@ -53,7 +53,7 @@ class Schedule(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Choose the step's attention."""
+        """Choose sparse or full attention for the step that begins."""
         full = is_full(self.seed, state.global_step, self.share)
         for attention in self.attentions:
             attention.sparse = not full
@@ -62,7 +62,7 @@ class Schedule(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Count the step. Raises `LongLoRAError` if it ran in the other attention."""
+        """Count the step. Raises `LongLoRAError` if it did not run in the attention chosen for it."""
         sparse = self.attentions[0].sparse
         self.sparse, self.full = self.sparse + sparse, self.full + (not sparse)
         if sparse == (self._calls() == self._calls_before):
@@ -86,7 +86,7 @@ class Schedule(TrainerCallback):
 
 
 def with_rates(trainer: Trainer, embedding_lr: float | None, norm_lr: float | None) -> "Callable[..., Optimizer]":
-    """The trainer's `create_optimizer`, with parameter groups split by kind; a rate left out is the group's own.
+    """Return the trainer's `create_optimizer`, with parameter groups split by kind; a rate left out is the group's own.
 
     Axolotl never asks plugins for an optimizer, and its own `embedding_lr` is the rate of all of `modules_to_save`.
     Embeddings and norms are not decayed: towards zero is away from the base model.
@@ -107,7 +107,10 @@ def with_rates(trainer: Trainer, embedding_lr: float | None, norm_lr: float | No
 
 
 def split_by_kind(group: ParameterGroup, kinds: dict[int, str], rates: dict[str, float | None]) -> list[ParameterGroup]:
-    """An optimizer's group as one for each kind of its parameters. `kinds`: by the parameter's id()."""
+    """Split a parameter group of an optimizer into one for each kind of its parameters.
+
+    `kinds` gives the kind of a parameter by its id(), `rates` the learning rate of a kind.
+    """
     parts: dict[str, ParameterGroup] = {}
     for parameter in group["params"]:
         kind = kinds.get(id(parameter), "")

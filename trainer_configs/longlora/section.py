@@ -9,19 +9,22 @@ from trainer_configs.longlora.rope.extension import Extension, plan
 
 
 def default_group_size(sequence_len: int) -> int:
-    """A quarter of the row, made even: half of a group is where the shifted heads cut."""
+    """Return a quarter of the row's tokens, made even: half of a group is where the shifted heads divide the row."""
     return sequence_len // 8 * 2
 
 
 class ContextExtension(BaseModel, extra="allow"):
-    """`rope.extended`; the method's own options (`beta_fast`, `long_factor`, `native_length`, …) stand beside these two."""
+    """Arguments of `rope.extended`: the method and the target length, in tokens.
+
+    The method's own options (`beta_fast`, `long_factor`, `native_length`, …) stand beside these two.
+    """
 
     method: Literal["linear", "ntk", "dynamic", "yarn", "longrope", "llama3"]
     target_length: int = Field(gt=0)
 
 
 class LongLoRA(BaseModel, extra="forbid"):
-    """The section. Lengths in tokens."""
+    """The settings of the `longlora:` section. Lengths are in tokens."""
 
     attention: Literal["shifted", "full"] = "shifted"
     group_size: int | None = Field(default=None, gt=1)  # None: a quarter of sequence_len
@@ -36,17 +39,17 @@ class LongLoRA(BaseModel, extra="forbid"):
     min_score: float = Field(default=1.0, ge=0, le=1)  # of completions, for datasets of type rollouts
 
     def group(self, sequence_len: int) -> int:
-        """Tokens of a group in rows of `sequence_len` tokens."""
+        """Return how many tokens one group has, for rows of `sequence_len` tokens."""
         return self.group_size or default_group_size(sequence_len)
 
     def extension(self, config: PretrainedConfig) -> Extension | None:
-        """The context extension for a model's config as it is stored; None without one. Raises `ConfigError`."""
+        """Return the context extension for a model's config as it is stored; None without one. Raises `ConfigError`."""
         if (asked := self.context_extension) is None:
             return None
         return plan(config, asked.method, asked.target_length, **(asked.model_extra or {}))
 
 
 class LongLoRAArgs(BaseModel):
-    """What Axolotl adds to its own config schema."""
+    """The key that Axolotl adds to its own config schema: the `longlora:` section."""
 
     longlora: LongLoRA | None = None

@@ -29,7 +29,11 @@ LOGIT_BYTES = 10  # of a logit: bf16, fp32, and the gradient of the latter
 
 @dataclass(frozen=True)
 class Shape:
-    """`weights`: those that a token is multiplied with, the head among them. `width`: heads times their dimension."""
+    """The sizes of a model.
+
+    `weights` counts those that a token is multiplied with, the head among them. `width` is the number of attention
+    heads times their dimension.
+    """
 
     weights: int
     layers: int
@@ -40,7 +44,7 @@ class Shape:
 
 
 def shape_of(model: CausalLM) -> Shape:
-    """The sizes of a built model."""
+    """Return the sizes of a built model."""
     text, head = model.config.get_text_config(), model.get_output_embeddings()
     vocabulary = head.weight.shape[0]
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head]
@@ -51,7 +55,10 @@ def shape_of(model: CausalLM) -> Shape:
 
 
 def density(length: int, group_size: int) -> float:
-    """Pairs of tokens that sparse attention computes, as a share of the causal ones: 0.234 for four groups."""
+    """Return how many pairs of tokens sparse attention computes, as a share of those of full causal attention.
+
+    The share is 0.234 for four groups.
+    """
     n = max(1.0, length / group_size)
     return (1 - 1 / (4 * n)) / n
 
@@ -67,26 +74,27 @@ class Recomputed(NamedTuple):
 
 
 def recomputed(cfg: AxolotlConfig) -> Recomputed:
-    """What the config's checkpointing recomputes."""
+    """Return what the backward pass computes again under the config's checkpointing."""
     layers = bool(cfg.gradient_checkpointing or (cfg.fsdp_config or {}).get("activation_checkpointing"))
     return Recomputed(layers, layers and not cfg.selective_checkpointing)
 
 
 def step_flops(shape: Shape, length: int, tokens: int, share: float, again: Recomputed) -> tuple[float, float]:
-    """FLOPs of a LoRA step in matrices and in attention, `share` of its causal pairs.
+    """Return the FLOPs of a LoRA step in matrices and in attention, which computes `share` of its causal pairs.
 
-    A weight takes 2 forward and 2 for the gradient of its input. Causal attention takes 2 and 5 a token, layer and width.
-    What is recomputed takes its forward share once more.
+    A weight takes 2 forward and 2 for the gradient of its input. Causal attention takes 2 and 5 a token, layer and
+    width. What is recomputed takes its forward share once more.
     """
     matrices = (4 + 2 * again.layers) * shape.weights * tokens
     return matrices, (7 + 2 * again.attention) * length * shape.width * shape.layers * tokens * share
 
 
 def step_bytes(shape: Shape, weights: int, trained: int, tokens: int, again: Recomputed, fused: bool) -> float:
-    """Peak memory: the `weights` (bytes), gradients and moments of the `trained` parameters, activations, logits.
+    """Return the peak memory of a step in bytes.
 
-    Activations are kept in bf16: all layers', or each layer's input and one layer's own when layers are recomputed. Logits
-    come with their gradients unless the loss is `fused`.
+    It adds the `weights` (bytes), gradients and moments of the `trained` parameters, activations, and logits.
+    Activations are kept in bf16: all layers', or each layer's input and one layer's own when layers are recomputed.
+    Logits come with their gradients unless the loss is `fused`.
     """
     layer = 2 * tokens * kept_numbers(shape.hidden, shape.inner, FUSED)
     inputs = 2 * tokens * (shape.hidden + (0 if again.attention else shape.width)) * shape.layers
@@ -95,12 +103,12 @@ def step_bytes(shape: Shape, weights: int, trained: int, tokens: int, again: Rec
 
 
 def logit_bytes(tokens: int, vocabulary: int) -> int:
-    """Bytes of the logits of so many tokens, with gradients."""
+    """Return the bytes of the logits of so many tokens, with gradients."""
     return LOGIT_BYTES * tokens * vocabulary
 
 
 def check_logits(cfg: AxolotlConfig, model: CausalLM) -> None:
-    """Raises `LongLoRAError` where the logits alone would not fit."""
+    """Raise `LongLoRAError` if the logits alone would not fit into the device's memory."""
     tokens, vocabulary = (cfg.micro_batch_size or 1) * cfg.sequence_len, shape_of(model).vocabulary
     needed, memory = logit_bytes(tokens, vocabulary), torch.cuda.get_device_properties().total_memory
     if needed > memory and not has_fused_loss(cfg):
@@ -111,12 +119,15 @@ def check_logits(cfg: AxolotlConfig, model: CausalLM) -> None:
 
 
 def has_fused_loss(cfg: AxolotlConfig) -> bool:
-    """True for a loss that never holds all logits."""
+    """Return True for a config whose loss never holds all logits."""
     return bool(cfg.liger_fused_linear_cross_entropy or cfg.cut_cross_entropy)
 
 
 def expected(cfg: AxolotlConfig, settings: LongLoRA, model: CausalLM) -> str:
-    """A step's time, where the device's speed is known, and memory, for full rows."""
+    """Return a line with a step's time, where the device's speed is known, and its memory.
+
+    Rows are taken to have `sequence_len` tokens.
+    """
     shape, length, rows = shape_of(model), cfg.sequence_len, cfg.micro_batch_size or 1
     full = settings.full_attention_steps if settings.attention == "shifted" else 1.0
     share = full + (1 - full) * density(length, settings.group(length))
@@ -136,7 +147,7 @@ def expected(cfg: AxolotlConfig, settings: LongLoRA, model: CausalLM) -> str:
 
 
 def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[ShiftedSparse]) -> Table:
-    """One row for each thing that the plugin did."""
+    """Return a table with one row for each thing that the plugin did to the model and the training."""
     settings, text = section(cfg), model.config.get_text_config()
     grid = Table(title="longlora", show_header=False, title_justify="left", min_width=80)
     family = type(model.get_base_model()).__name__
@@ -175,7 +186,7 @@ def _attention_rows(
 
 
 def _rope_lines(cfg: AxolotlConfig, settings: LongLoRA) -> list[str]:
-    """The RoPE before and after the extension, and its warnings."""
+    """Return lines about the RoPE before and after the extension, and its warnings."""
     config = model_config(cfg)
     extension = settings.extension(config)
     if extension is None:

@@ -45,7 +45,7 @@ class Count:
 def module_names(
     model_or_config: nn.Module | PretrainedConfig, embeddings: bool = True, norms: bool = True
 ) -> list[str]:
-    """Names for PEFT's `modules_to_save`: the input embedding, and the norms of the decoder it feeds.
+    """Return the names for PEFT's `modules_to_save`: the input embedding, and the norms of the decoder it feeds.
 
     Takes a model that PEFT has not wrapped, or its config, which does not show quantisation. Works for any family: modules
     are found by their kind, not by name. PEFT takes every module whose name *ends* so; where that would reach others, the
@@ -72,7 +72,7 @@ def module_names(
 
 
 def _skeleton(config: PretrainedConfig) -> nn.Module:
-    """The model without weights."""
+    """Return the model of a config without weights."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -95,7 +95,10 @@ def _input_embedding(model: Any) -> nn.Module:
 
 
 def _is_norm(name: str, module: nn.Module) -> bool:
-    """By its own or its class's name (GPT-2's ln_1 is a LayerNorm); norms without weights have nothing to train."""
+    """Return whether a module is a norm with weights, by its own or its class's name (GPT-2's ln_1 is a LayerNorm).
+
+    Norms without weights have nothing to train.
+    """
     called = f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
     own = list(module.parameters(recurse=False))
     return "norm" in called and hasattr(module, "weight") and bool(own) and all(p.ndim == 1 for p in own)
@@ -106,21 +109,22 @@ def _is_norm(name: str, module: nn.Module) -> bool:
 
 @dataclass(frozen=True)
 class CastOutput:
-    """Forward hook: the module's output gets this dtype; with None that of its input."""
+    """A forward hook that casts a module's output to `dtype`; with None, to the dtype of its input."""
 
     dtype: torch.dtype | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: object) -> object:
-        """The output, cast if it is a tensor."""
+        """Return the output, cast if it is a tensor."""
         dtype = self.dtype or (args[0].dtype if args else None)
         return output.to(dtype) if isinstance(output, torch.Tensor) else output
 
 
 def prepare(model: "PeftModel", dtype: torch.dtype | None = None) -> None:
-    """Train in fp32, and cast the outputs of embedding and norms back to `dtype` (default: the base's own).
+    """Make all trainable weights fp32, and cast outputs back.
 
-    For a model that PEFT has wrapped, before the optimizer is built; a second call changes nothing. Under DeepSpeed ZeRO-3
-    weights stay as they are: its optimizer keeps fp32 masters itself. Raises `ConfigError` if nothing is trainable, if a
+    The embedding's output gets `dtype` (default: the base's own), a norm's output the dtype of its input. For a model
+    that PEFT has wrapped, before the optimizer is built; a second call changes nothing. Under DeepSpeed ZeRO-3 weights
+    stay as they are: its optimizer keeps fp32 masters itself. Raises `ConfigError` if nothing is trainable, if a
     trainable parameter would not be saved, or if tied weights would part.
     """
     kinds = [(kind, name) for kind, name, _, _ in _trained(model)]
@@ -171,7 +175,7 @@ def save_sharded(model: "PeftModel", folder: str | Path) -> bool:
 
 
 def counts(model: CausalLM) -> list[Count]:
-    """Trained parameters by kind (`KINDS`) and dtype."""
+    """Count the trained parameters of each kind (`KINDS`) and dtype."""
     sizes: dict[tuple[str, torch.dtype], list[int]] = {}
     for kind, _, parameter, elements in _trained(model):
         sizes.setdefault((kind, parameter.dtype), []).append(elements)
@@ -187,7 +191,7 @@ def parameter_groups(
     norm_lr: float | None = None,
     weight_decay: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer; a rate left out is `lr`. Embedding and head share theirs.
+    """Return parameter groups for a torch optimizer, by kind; a rate left out is `lr`. Embedding and head share theirs.
 
     Only LoRA is decayed: there, towards zero is towards the base model. For embeddings and norms it is away from it.
     """
@@ -202,7 +206,8 @@ def parameter_groups(
 
 
 def saved_modules(model: CausalLM) -> "Iterator[tuple[str, str, ModulesToSaveWrapper]]":
-    """Kind, name and wrapper of PEFT's `modules_to_save`. The embedding comes first, so that shared weights are its own."""
+    """Yield kind, name and wrapper of each of PEFT's `modules_to_save`. The embedding comes first, so that shared
+    weights are its own."""
     from peft.utils import ModulesToSaveWrapper
 
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -216,7 +221,7 @@ def saved_modules(model: CausalLM) -> "Iterator[tuple[str, str, ModulesToSaveWra
 
 
 def _trained(model: CausalLM) -> Iterator[tuple[str, str, nn.Parameter, int]]:
-    """Kind, name, parameter and elements of all that is trainable. Kind `unsaved`: PEFT would not save it."""
+    """Yield kind, name, parameter and elements of all that is trainable. Kind `unsaved`: PEFT would not save it."""
     kinds: dict[int, str] = {}
     for kind, _, wrapper in saved_modules(model):
         for parameter in wrapper.modules_to_save.parameters():
@@ -229,7 +234,7 @@ def _trained(model: CausalLM) -> Iterator[tuple[str, str, nn.Parameter, int]]:
 
 
 def _check_tie(model: CausalLM) -> None:
-    """Raises `ConfigError` if the trained embedding has left the head it was tied to."""
+    """Raise `ConfigError` if the trained embedding has left the head it was tied to."""
     embedding: Any
     head: Any
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()

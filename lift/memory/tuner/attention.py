@@ -37,11 +37,11 @@ class AttentionProbe:
     scale: float = 1.0
 
     def keep_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
-        """Keep the output of `q_proj`, as its forward hook."""
+        """Store the output of `q_proj`, of which this is a forward hook."""
         self.q = output
 
     def query(self, heads: int) -> Tensor:
-        """The query before RoPE, (B, L, H, D)."""
+        """Return the stored query before RoPE, (batch, length, heads, dim), normalised as the model does it."""
         if self.q is None:
             raise ConfigError("the model's attention did not ask for a query: gated memory does not fit this model")
         # Normalised here once more: models differ in whether a norm puts out heads or tokens first.
@@ -54,12 +54,12 @@ class AttentionProbe:
         return self.q_norm(self.q).unflatten(-1, (heads, -1))
 
     def clear(self) -> None:
-        """Release the tensors."""
+        """Drop the stored queries and log-sum-exp, so that their memory is freed."""
         self.q = self.q_rope = self.lse = None
 
 
 def install(model: CausalLM) -> None:
-    """Switch the model to attention that fills the probes."""
+    """Switch the model to attention that stores queries and log-sum-exps in the probes of its layers."""
     if PROBED not in AttentionInterface():
         for name, mask in ((PROBED, AttentionMaskInterface()[BASE]), (RIGHT_PADDED, _sliding_mask)):
             AttentionInterface.register(name, probed_attention)
@@ -70,7 +70,7 @@ def install(model: CausalLM) -> None:
 
 @contextmanager
 def right_padded(model: CausalLM) -> Iterator[None]:
-    """Run forward passes without attention masks, for rows that begin at their first token and are padded on the right.
+    """Run the model without attention masks in a `with` block, for rows without padding on the left.
 
     Causal attention needs no mask for these. In a CUDA graph transformers makes one nevertheless, and with a mask no kernel
     returns its log-sum-exp.
@@ -96,9 +96,9 @@ def _sliding_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 def probed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """sdpa. Gives the query after RoPE and the window's log-sum-exp to a layer that needs them.
+    """Run PyTorch's scaled dot-product attention; store query (after RoPE) and log-sum-exp for a layer that needs them.
 
-    query is (B, H, L, D), key and value (B, K, S, D).
+    `query` is (batch, heads, length, dim), `key` and `value` are (batch, key/value heads, keys, dim).
     """
     reader = getattr(module, "o_proj", None)
     if getattr(reader, "needs_lse", False):
@@ -114,7 +114,7 @@ def probed_attention(
 
 
 def _sees_itself_alone(q_BHLD: Tensor, keys: int, mask: Tensor | None) -> Tensor:
-    """Which tokens see only themselves, (B or 1, L). A memory is closed to them.
+    """Return which tokens see only themselves, (batch or 1, length). A memory is closed to them.
 
     Other tokens spend spare attention on them, and they would stand before a document in the window. (With a memory open to
     them, distillation of SmolLM2-135M costs other text 0.41 nats a token; closed, none.)

@@ -26,7 +26,11 @@ _add_peft_type(METHOD.upper())
 
 @dataclass
 class GatedMemoryConfig(PeftConfig):
-    """`width`: of the memory's hidden layer, in head dimensions. `published_init`: the authors' initial weights."""
+    """Settings of a gated memory.
+
+    `width` is the size of the memory's hidden layer, in head dimensions. `published_init` takes the authors' initial
+    weights.
+    """
 
     target_modules: list[str] | str | None = None
     gate: str = field(default="lse", metadata={"help": "lse, or query as published"})

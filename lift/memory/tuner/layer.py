@@ -1,4 +1,4 @@
-"""The layer around `o_proj`, with a memory for each document."""
+"""The layer that wraps `o_proj` and holds a memory for each document."""
 
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ PREFIX = "gm_"
 class GatedMemoryLayer(nn.Module, BaseTunerLayer):
     """Mixes the memories of the active documents into the attention's output, then projects it.
 
-    The attention in front of it fills `probe`. `index`: number of the model's layer.
+    The model's attention, which runs before it, fills `probe`. `index` is the number of the model's layer.
     """
 
     adapter_layer_names = ("gm_memory",)
@@ -33,7 +33,7 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         self.recorded_BLH = torch.empty(0)  # the gates of the last forward pass, summed over documents
 
     def update_layer(self, name: str, config: GatedMemoryConfig) -> None:
-        """Add a memory. Raises `ConfigError` if the layer has one with another gate."""
+        """Add a new memory called `name` to the layer. Raises `ConfigError` if the layer has one with another gate."""
         base = cast(nn.Linear, self.get_base_layer())
         if self.gm_memory and config.gate != self.gate:
             raise ConfigError(f"gate {config.gate} beside an adapter of gate {self.gate}: ask one document at a time")
@@ -46,16 +46,19 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
 
     @property
     def documents(self) -> list[str]:
-        """The active adapters."""
+        """Return the names of the active adapters that have a memory here; none while adapters are disabled."""
         return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.gm_memory]
 
     @property
     def needs_lse(self) -> bool:
-        """Whether the attention must compute its log-sum-exp, which takes time."""
+        """Return whether the attention must compute its log-sum-exp: for gate "lse" and an active document.
+
+        Computing it takes time.
+        """
         return self.gate == "lse" and bool(self.documents)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Project the attention's output, (B, L, H D), with the memories mixed in."""
+        """Mix the active memories into the attention output `x`, (batch, length, heads * dim), and project it."""
         names = self.documents
         if not names:
             self.probe.clear()
@@ -75,7 +78,7 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         return self.base_layer(o_BLHD.flatten(-2), *args, **kwargs)
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
-        """Not possible."""
+        """Raise `NotImplementedError`: a gated memory is not a matrix and cannot be merged into one."""
         raise NotImplementedError("a gated memory is not a matrix: it cannot be merged")
 
     unmerge = merge

@@ -1,4 +1,4 @@
-"""Gated memories in a whole model, and which models can have them."""
+"""Put gated memories into a whole model, and check which models can have them."""
 
 from copy import deepcopy
 from typing import Any, cast
@@ -51,7 +51,7 @@ class GatedMemoryModel(BaseTuner):
         target.update_layer(adapter_name, peft_config)
 
     def unload(self) -> nn.Module:
-        """Restore the base model: its own attention, and no hooks."""
+        """Remove the memories and return the base model, with its own attention and without hooks."""
         for attention in attention_modules(self.model):
             hooks = cast(nn.Module, attention.q_proj)._forward_hooks
             for key, hook in list(hooks.items()):
@@ -66,18 +66,18 @@ class GatedMemoryModel(BaseTuner):
 
 
 def attention_modules(model: CausalLM | nn.Module) -> list[nn.Module]:
-    """The attention modules whose `o_proj` has memories, in the order of `layers`."""
+    """Return the attention modules whose `o_proj` has memories, in the order of `layers`."""
     return [module for module in model.modules() if isinstance(getattr(module, "o_proj", None), GatedMemoryLayer)]
 
 
 def layers(model: CausalLM | nn.Module) -> list[GatedMemoryLayer]:
-    """All layers with memories, first to last."""
+    """Return all layers with memories, first to last."""
     return [module for module in model.modules() if isinstance(module, GatedMemoryLayer)]
 
 
 @torch.no_grad()
 def gate(model: CausalLM, ids_BL: Tensor) -> Tensor:
-    """The weight of the documents in the attention at each token, mean over layers and heads, (B, L)."""
+    """Return the documents' weight in the attention at each token, (batch, length): the mean over layers and heads."""
     gated = [layer for layer in layers(model) if layer.documents]
     if not gated:
         raise ConfigError("no gated memory is on: set_adapter, or leave disable_adapter")
@@ -116,7 +116,7 @@ def check(config: ModelConfig) -> None:
 
 
 def _named_parts(config: ModelConfig) -> list[tuple[str, nn.Module | nn.Parameter]]:
-    """Last parts of the dotted names of all modules and parameters, with these. The model has no weights."""
+    """Return all modules and parameters with the last parts of their dotted names. The model has no weights."""
     from transformers import AutoModelForCausalLM
 
     try:
@@ -129,6 +129,9 @@ def _named_parts(config: ModelConfig) -> list[tuple[str, nn.Module | nn.Paramete
 
 
 def _sees_far(config: ModelConfig, layer: int) -> bool:
-    """Whether the layer has full attention. A layer with a sliding window never sees far back, with a memory or without."""
+    """Return whether the layer has full attention.
+
+    A layer with a sliding window never sees far back, with a memory or without.
+    """
     kinds = getattr(config.get_text_config(), "layer_types", None) or []
     return not kinds or "full_attention" not in kinds or kinds[layer] == "full_attention"

@@ -1,4 +1,4 @@
-"""`python -m trainer_configs.longlora.attention [PICTURE.png]`: draws what either half of the heads sees."""
+"""`python -m trainer_configs.longlora.attention [PICTURE.png]`: draws which tokens each half of the heads sees."""
 
 import sys
 

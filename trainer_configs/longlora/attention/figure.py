@@ -1,4 +1,4 @@
-"""A picture of what either half of the heads sees."""
+"""Draw which tokens each half of the attention heads sees."""
 
 import torch
 
@@ -6,7 +6,10 @@ from trainer_configs.longlora.attention.segments import segment_starts
 
 
 def draw(path: str) -> None:
-    """Draw the two patterns, for 32 tokens and groups of 8."""
+    """Write a picture of the two attention patterns to `path`.
+
+    It shows which token sees which, for 32 tokens and groups of 8.
+    """
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.6), sharey=True)

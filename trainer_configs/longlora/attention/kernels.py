@@ -33,7 +33,7 @@ class _PlainGradient(torch.autograd.Function):
 
 
 def causal(q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, scale: float | None, dropout: float) -> Tensor:
-    """Each row is one segment: (B, h, L, D)."""
+    """Compute causal attention, with each row as one segment. Returns (batch, query heads, length, dim)."""
     with sdpa_kernel(BACKENDS, set_priority=True):
         out = sdpa(
             q_BhLD, k_BkLD, v_BkLD, is_causal=True, scale=scale, dropout_p=dropout,
@@ -43,9 +43,10 @@ def causal(q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, scale: float | None, 
 
 
 def packed(q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, cuts: Tensor, longest: int, scale: float | None) -> Tensor:  # noqa: PLR0913  as the kernel has them
-    """Segments from each of `cuts` (int32, from 0 to T) to the next, of at most `longest` tokens, in one CUDA kernel.
+    """Compute causal attention inside segments in one CUDA kernel. Returns (batch, query heads, length, dim).
 
-    (B, h, L, D). In torch 2.11 the kernel wants as many key heads as query heads.
+    The rows are laid end to end. `cuts` (int32, from 0 to T = batch * length) holds the start of every segment, and T.
+    A segment has at most `longest` tokens. In torch 2.11 the kernel wants as many key heads as query heads.
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -60,7 +61,7 @@ def packed(q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, cuts: Tensor, longest
 
 
 def one_by_one(q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, cuts: Tensor, attend: Attend) -> Tensor:
-    """The same as `packed` on any device, a call a segment."""
+    """Compute the same as `packed` on any device, with one call of `attend` for each segment."""
     qkv = [x.transpose(0, 1).flatten(1, 2)[None] for x in (q_BhLD, k_BkLD, v_BkLD)]  # (1, h, T, D)
     ends = cuts.tolist()
     outs = [attend(*(x[:, :, a:b] for x in qkv)) for a, b in zip(ends[:-1], ends[1:], strict=True)]

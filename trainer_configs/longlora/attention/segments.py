@@ -1,4 +1,4 @@
-"""Where shifted sparse attention cuts a sequence: two segmentations, one per half of the heads.
+"""Divide sequences into segments for shifted sparse attention, in two ways: one for each half of the attention heads.
 
     tokens of a document    0 1 2 3 4 5 6 7 8 9 …          group_size g = 4
     straight heads         |0 1 2 3|4 5 6 7|8 9 …           cut at 0, g, 2g, …
@@ -16,10 +16,11 @@ from torch import Tensor
 
 
 class Segments(NamedTuple):
-    """The cuts of a batch, for either half of the heads; computed once a forward pass.
+    """The segment boundaries of a batch, one tensor for each half of the attention heads (straight and shifted).
 
-    Cumulative lengths of the segments of all rows laid end to end, int32, from 0 to B·L, as variable-length kernels take
-    them. None where every row is one document: the group size alone then says where the cuts are.
+    Each tensor (int32) holds cumulative segment lengths over all rows laid end to end, from 0 to batch * length.
+    Variable-length kernels take them in this form. They are computed once a forward pass. None stands where every row
+    is one document: the group size alone then gives the boundaries.
     """
 
     straight: Tensor | None
@@ -27,27 +28,33 @@ class Segments(NamedTuple):
 
 
 def document_starts(positions_BL: Tensor) -> Tensor:
-    """True at the first token of every document, bool (B, L)."""
+    """Return a bool tensor (batch, length) that is True at the first token of every document."""
     starts_BL = torch.ones_like(positions_BL, dtype=torch.bool)
     starts_BL[:, 1:] = positions_BL[:, 1:] != positions_BL[:, :-1] + 1
     return starts_BL
 
 
 def positions_in_document(positions_BL: Tensor) -> Tensor:
-    """0, 1, 2, … from the start of each document, int64 (B, L)."""
+    """Return each token's position in its document, 0, 1, 2, …, int64 (batch, length)."""
     index_L = torch.arange(positions_BL.shape[1], device=positions_BL.device)
     starts_BL = torch.where(document_starts(positions_BL), index_L, 0)
     return index_L - starts_BL.cummax(dim=1).values
 
 
 def segment_starts(positions_BL: Tensor, group_size: int, shifted: bool) -> Tensor:
-    """True at the first token of every segment, bool (B, L)."""
+    """Return a bool tensor (batch, length) that is True at the first token of every segment.
+
+    Segments begin at a document's start and every `group_size` tokens; with `shifted`, half a group later.
+    """
     inside_BL = positions_in_document(positions_BL)
     return (inside_BL == 0) | (inside_BL % group_size == (group_size // 2 if shifted else 0))
 
 
 def segments(positions_BL: Tensor, group_size: int) -> Segments:
-    """The cuts of a batch, from its positions (B, L)."""
+    """Return a batch's segment boundaries for both halves of the heads, from its positions (batch, length).
+
+    Both are None if every row is one document.
+    """
     if not document_starts(positions_BL)[:, 1:].any():
         return Segments(None, None)
     return Segments(*(_cumulative(segment_starts(positions_BL, group_size, shifted)) for shifted in (False, True)))

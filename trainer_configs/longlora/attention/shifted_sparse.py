@@ -21,7 +21,10 @@ from trainer_configs.longlora.attention.segments import Segments, document_start
 
 
 def split_heads(heads: int, kv_heads: int) -> tuple[int, int]:
-    """Straight query heads, and the key/value heads they use. One key/value head is shared by both halves."""
+    """Return how many query heads are straight (not shifted), and how many key/value heads these use.
+
+    One key/value head is shared by both halves.
+    """
     if kv_heads == 1:
         return (heads + 1) // 2, 1
     straight = (kv_heads + 1) // 2
@@ -32,7 +35,10 @@ def reference(  # noqa: PLR0913  as SDPA has them
     q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, positions_BL: Tensor, group_size: int, sink_tokens: int = 0,
     scale: float | None = None,
 ) -> Tensor:  # fmt: skip
-    """The specification, (B, H, L, D): a token sees those before it in its segment, and its document's sink tokens."""
+    """Compute shifted sparse attention by an explicit mask, as its specification. Returns (batch, heads, length, dim).
+
+    A token sees those before it in its segment, and its document's first `sink_tokens` tokens.
+    """
     heads, kv_heads = q_BHLD.shape[1], k_BKLD.shape[1]
     straight, _ = split_heads(heads, kv_heads)
     document_BL = document_starts(positions_BL).cumsum(1)
@@ -51,7 +57,7 @@ def shifted_sparse_attention(  # noqa: PLR0913  as SDPA has them
     q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, cuts: Segments, group_size: int, sink_tokens: int = 0,
     scale: float | None = None, dropout: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """The same as `reference`, fast. Raises `ConfigError` for sink tokens in packed rows."""
+    """Compute `reference` fast, from the segment boundaries. Raises `ConfigError` for sink tokens in packed rows."""
     straight, kv = split_heads(q_BHLD.shape[1], k_BKLD.shape[1])
     shifted_kv = 0 if k_BKLD.shape[1] == 1 else kv
     halves = (
@@ -73,7 +79,7 @@ def shifted_sparse_attention(  # noqa: PLR0913  as SDPA has them
 
 
 def _chunked(qkv: tuple[Tensor, Tensor, Tensor], first: int, size: int, sink_tokens: int, attend: Attend) -> Tensor:
-    """Rows of one document each, cut into three: the first chunk, n chunks of `size`, which become rows, and a tail.
+    """Attend in rows of one document each, cut into a first chunk, n chunks of `size`, which become rows, and a tail.
 
     tokens  |0 … first|first …  |         |      … L|         head (B, h, first, D): attends as it is
             |  head   | chunk 1 |   …     | chunk n | tail |  body (B·n, h, size, D), tail (B, h, rest, D): behind the sinks
@@ -99,7 +105,7 @@ def _chunked(qkv: tuple[Tensor, Tensor, Tensor], first: int, size: int, sink_tok
 
 
 def _behind_sinks(chunks_BnhlD: list[Tensor], sinks_BhsD: list[Tensor] | None, attend: Attend) -> Tensor:
-    """Attention (B, n, h, l, D) of n chunks, each of which sees the sink tokens too.
+    """Compute attention (B, n, h, l, D) of n chunks, each of which sees the sink tokens too.
 
     They are put in front of it, queries too. The mask then is causal, and the sinks' own outputs are dropped.
     """

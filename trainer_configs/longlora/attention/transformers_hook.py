@@ -20,9 +20,9 @@ from trainer_configs.longlora.attention.shifted_sparse import shifted_sparse_att
 
 
 class ShiftedSparse:
-    """The attention of one model. While `sparse` is False, training runs in full attention.
+    """The shifted sparse attention of one model. While `sparse` is False, training runs in full attention.
 
-    `calls` counts the sparse calls.
+    `calls` counts the calls in sparse attention.
     """
 
     def __init__(self, model: CausalLM, group_size: int, sink_tokens: int = 0):
@@ -42,7 +42,7 @@ class ShiftedSparse:
             model.set_attn_implementation(self.base)
 
     def mask(self, *args: Any, **kwargs: Any) -> Tensor | None:
-        """The model's own mask, or None where the sparse pattern needs none.
+        """Return the model's own attention mask, or None where the sparse pattern needs none.
 
         transformers calls it once a forward pass for each kind of layer. Raises `ConfigError` for padding on the left.
         """
@@ -61,7 +61,10 @@ class ShiftedSparse:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
         scaling: float | None = None, dropout: float = 0.0, **kwargs: Any,
     ) -> tuple[Tensor, None]:  # fmt: skip
-        """One layer's, as transformers calls it: (B, H, L, D) in, (B, L, H, D) out."""
+        """Compute one layer's attention, sparse in training and the model's own elsewhere.
+
+        Takes (batch, heads, length, dim) and returns (batch, length, heads, dim), as transformers calls it.
+        """
         local = kwargs.get("sliding_window") is not None or attention_mask is not None
         if not (self.sparse and module.training) or local or query.shape[2] != key.shape[2]:
             return self._attention(
@@ -76,7 +79,10 @@ class ShiftedSparse:
         return out.transpose(1, 2).contiguous(), None
 
     def _segments(self, positions: Tensor | None, query: Tensor) -> Segments:
-        """Found once a forward pass, because finding documents makes the host wait for the device."""
+        """Return the segment boundaries of this forward pass.
+
+        They are found once a pass, because finding documents makes the host wait for the device.
+        """
         if positions is None:
             if self.packed:
                 raise ConfigError("this model does not hand position_ids to its attention: set sample_packing false")
@@ -88,7 +94,10 @@ class ShiftedSparse:
 
 
 def install(model: CausalLM, group_size: int, sink_tokens: int = 0) -> ShiftedSparse:
-    """Put sparse attention into the model's training. Raises `ConfigError` for a model that cannot have it."""
+    """Put sparse attention into the model's training, and return it.
+
+    Raises `ConfigError` for a model that cannot have it.
+    """
     if group_size < 2 or group_size % 2:
         raise ConfigError(f"group_size {group_size} must be an even number of tokens: set longlora.group_size")
     if not 0 <= sink_tokens <= group_size // 2:

@@ -1,4 +1,4 @@
-"""`python -m trainer_configs.longlora.data`."""
+"""`python -m trainer_configs.longlora.data`: the same as `longthread longlora data`."""
 
 import typer
 

@@ -48,7 +48,7 @@ SHARES = ("min_share", "max_markup", "min_language", "max_repeated", "near_dupli
 
 @dataclass(frozen=True)
 class Settings:
-    """One run. All but `num_proc` decide what is written."""
+    """The settings of one run. All but `num_proc` decide what is written."""
 
     source: Source
     out: Path
@@ -64,13 +64,13 @@ class Settings:
     chunk_chars: int = CHUNK_CHARS
 
     def job(self) -> Job:
-        """What a worker must know."""
+        """Return the settings that a worker process needs."""
         slack = max(0, self.length - self.overlap) // 2  # so every window brings half its step in new text
         name = self.source.name if self.source.generated else ""
         return Job(name, self.tokenizer, self.length, self.mode, self.overlap, slack, self.seed, self.checks)
 
     def run(self) -> Run:
-        """The settings with the version, and the fingerprints of tokenizer and files."""
+        """Return the settings as JSON values, with the version and the fingerprints of tokenizer and files."""
         settings = asdict(self)
         for name in ("out", "num_proc", "tokenizer"):
             del settings[name]
@@ -81,7 +81,7 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    """Raises `ConfigError` for what cannot work, before any work is done."""
+    """Raise `ConfigError` for settings that cannot work, before any work is done."""
     for name, (low, high) in LIMITS.items():
         _check_within(name, getattr(settings, name), low, high)
     for name in SHARES:
@@ -177,9 +177,10 @@ def _write_rows(builder: Builder, settings: Settings, state: Path, bar: tqdm) ->
 
 
 def next_chunk(items: Iterator[str | int], settings: Settings, rows: int) -> list[str | int]:
-    """The next items, about `chunk_chars` of them; where a chunk ends does not depend on the number of processes.
+    """Return the next items of the source, of about `chunk_chars` characters together.
 
-    `rows`: those already written. Of generated documents no more are made than the missing rows need.
+    Where a chunk ends does not depend on the number of processes. `rows` is how many are already written. Of generated
+    documents no more are made than the missing rows need.
     """
     most = CHUNK_ITEMS
     if settings.source.generated:
@@ -195,7 +196,7 @@ def next_chunk(items: Iterator[str | int], settings: Settings, rows: int) -> lis
 
 
 def prepared(chunk: list[str | int], job: Job, num_proc: int) -> Iterator[dict[str, Any]]:
-    """Units of the chunk's items, in order, made by `num_proc` processes."""
+    """Yield the units made of the chunk's items, in order, by `num_proc` processes."""
     import datasets
 
     kinds = {"reason": "string", "cut": "bool"} | dict.fromkeys(("ids", "cuts", "signature"), "large_binary")
@@ -219,7 +220,7 @@ def prepared(chunk: list[str | int], job: Job, num_proc: int) -> Iterator[dict[s
 
 @contextmanager
 def _bar(settings: Settings, rows: int, progress: bool) -> Iterator[tqdm]:
-    """A bar over all tokens, in place of those of `datasets`."""
+    """Show a bar over all tokens, in place of those of `datasets`."""
     import datasets
 
     were_on = datasets.is_progress_bar_enabled()
@@ -254,7 +255,10 @@ def _shards(out: Path) -> list[Path]:
 
 
 def _finished(out: Path, run: Run) -> dict[str, Any] | None:
-    """The statistics if this very run is finished. Raises `ConfigError` if the folder holds another finished one."""
+    """Return the statistics if this very run is finished, else None.
+
+    Raises `ConfigError` if the folder holds another finished run.
+    """
     if (out / STATS).is_file():
         stats: dict[str, Any] = json.loads((out / STATS).read_text())
         _check_same(out, stats.get("config", {}), run)

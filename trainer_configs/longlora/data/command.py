@@ -67,7 +67,10 @@ def data(
 
 
 def table(stats: Statistics, speed: float = 0.0) -> Table:
-    """Kept and rejected by reason, with counts and shares; `speed` in tokens a second."""
+    """Return a table of the units kept and of those rejected for each reason, with counts, shares and tokens.
+
+    `speed` is in tokens a second.
+    """
     length, rows = stats["config"]["length"], stats["rows"]
     grid = Table(
         UNITS[stats["config"]["mode"]], "count", "share", "tokens", title=f"{rows:,} rows of {length:,} tokens"

@@ -19,7 +19,7 @@ OTHER_BORDER = re.compile(f"[{OTHER_MARKS}][\u300d\u300f\u201d\u2019)]*")
 
 
 class EncodedText(NamedTuple):
-    """A text in tokens, without special tokens."""
+    """A text and its tokens, without special tokens."""
 
     text: str
     ids: np.ndarray  # [T] int32
@@ -28,7 +28,10 @@ class EncodedText(NamedTuple):
 
 
 def sentence_borders(text: str) -> np.ndarray:
-    """[N, 2]: where a sentence ends, and where the next one starts. Neither end of the text is a border."""
+    """Return the borders between sentences as characters [N, 2]: where one ends, and where the next one starts.
+
+    Neither end of the text is a border.
+    """
     borders, position = [], 0
     for sentence in split_sentences(text):
         start = text.index(sentence, position)
@@ -44,7 +47,7 @@ def sentence_borders(text: str) -> np.ndarray:
 
 
 def token_cuts(chars: np.ndarray, borders: np.ndarray) -> np.ndarray:
-    """[C] int32: how many tokens lie before each border; without borders that fall inside a token."""
+    """Return how many tokens lie before each sentence border, [C] int32; without borders that fall inside a token."""
     if not len(chars) or not len(borders):
         return np.zeros(0, np.int32)
     count = np.searchsorted(chars[:, 1], borders[:, 1], "right")  # blanks belong to the sentence before them
@@ -78,30 +81,34 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over the tokenizer's file and the two special tokens."""
+        """Return 16 hex digits of SHA-256 over the tokenizer's file and the two special tokens."""
         state = json.loads(self._backend.to_str()) | {"truncation": None, "padding": None}
         blob = json.dumps([state, self.eos, self.bos], sort_keys=True)
         return hashlib.sha256(blob.encode()).hexdigest()[:16]
 
     def document(self, text: str) -> EncodedText:
-        """A text of any length in tokens, and where its sentences end."""
+        """Encode a text of any length, and find the tokens at which its sentences end."""
         text = text.encode("utf-8", "replace").decode()  # no tokenizer takes lone surrogates
         borders = sentence_borders(text)
         ids, chars = self.encode_long(text, borders)
         return EncodedText(text, ids, chars, token_cuts(chars, borders))
 
     def encode(self, text: str, special: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """ids [T] and characters [T, 2] of a text. `special`: control tokens spelled out in it are recognised."""
+        """Return the token ids [T] of a text, and the character span of each token [T, 2].
+
+        With `special`, control tokens spelled out in the text are recognised.
+        """
         self._backend.encode_special_tokens = not special
         encoding = self._backend.encode(text, add_special_tokens=False)
         self._backend.encode_special_tokens = False  # others use this tokenizer too
         return np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     def encode_long(self, text: str, borders: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same, block by block: a tokenizer takes 1 KB a token and more time for a long text than for its parts.
+        """Return the same as `encode`, computed block by block.
 
-        Each block starts at a sentence and is tokenised with some characters around it. Where two blocks do not meet at
-        the same border of tokens, the text is tokenised whole.
+        A tokenizer takes 1 KB a token and more time for a long text than for its parts. Each block starts at a sentence
+        and is tokenised with some characters around it. Where two blocks do not meet at the same border of tokens, the
+        text is tokenised whole.
         """
         edges = [0]
         for start in borders[:, 1]:
@@ -124,7 +131,7 @@ class Encoder:
 
 @lru_cache(maxsize=4)
 def load_encoder(name: str) -> Encoder:
-    """The encoder of a tokenizer's folder or name; forked workers inherit it. Raises `ConfigError`."""
+    """Load the encoder of a tokenizer's folder or name; forked workers inherit it. Raises `ConfigError`."""
     try:
         return Encoder(load_tokenizer(name))
     except ConfigError as error:

@@ -19,7 +19,7 @@ FILLER_USES = 2  # how often, about, the filler of a question comes again in oth
 
 
 def prose_document(number: int, length: int, seed: int) -> str:
-    """Document `number` of the endless prose: half to twice the length, in words, so that there is something to recall."""
+    """Write document `number` of the endless fictional prose, of half to twice `length` words."""
     words = int(length * Random(f"prose document {seed} {number}").uniform(*PROSE_SHARE))
     passages = []
     for passage in prose.passages((seed << 40) + number, "train"):
@@ -31,10 +31,10 @@ def prose_document(number: int, length: int, seed: int) -> str:
 
 
 def question_row(number: int, length: int, seed: int, encoder: Encoder) -> tuple[str, np.ndarray] | None:
-    """A question of an environment with its right answer: the prompt's text, and a row of exactly `length` ids.
+    """Return a question of an environment with its right answer: the prompt's text, and a row of exactly `length` ids.
 
-    The answer's tokens are known only when the question is drawn, so questions are drawn until the sum is right; None
-    when it never is.
+    The answer's tokens are known only when the question is drawn, so questions are drawn until the sum is right.
+    Returns None when it never is.
     """
     haystacks = _haystacks(encoder, length)
     tasks = [task.name for task in TASKS.values() if not task.linked and not task.fixed]

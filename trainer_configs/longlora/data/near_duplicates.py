@@ -22,7 +22,7 @@ _MIX, _A = _MIX | np.uint64(1), _A | np.uint64(1)
 
 
 def shingles(ids: np.ndarray) -> np.ndarray:
-    """[max(1, T-7)] uint64: a hash of every run of 8 tokens; of all tokens when there are fewer."""
+    """Return a hash of every run of 8 tokens, [max(1, T-7)] uint64; one of all tokens when there are fewer."""
     ids_T = ids.astype(np.uint64) + np.uint64(1)
     if len(ids_T) < SHINGLE:
         ids_T = np.pad(ids_T, (0, SHINGLE - len(ids_T)))
@@ -35,13 +35,13 @@ def shingles(ids: np.ndarray) -> np.ndarray:
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """The definition of similarity: of the sets of shingles of two token sequences. Slow: for tests."""
+    """Return the similarity of two token sequences by its definition, over their sets of shingles. Slow: for tests."""
     first, second = ({tuple(ids[i : i + SHINGLE]) for i in range(max(1, len(ids) - SHINGLE + 1))} for ids in (a, b))
     return len(first & second) / len(first | second)
 
 
 def minhash(hashes: np.ndarray) -> np.ndarray:
-    """[128] uint16: the low bits of the least value of each permutation of the shingles."""
+    """Return the signature of a set of shingles, [128] uint16: the low bits of the least value of each permutation."""
     hashes = np.unique(hashes)
     least = [int((hashes * a + b).min()) & 0xFFFF for a, b in zip(_A, _B, strict=True)]
     return np.array(least, np.uint16)
@@ -58,7 +58,10 @@ class _Generation:
         self.count = 0
 
     def candidates(self, keys: list[int]) -> tuple[set[int], list[int]]:
-        """Units that share a band, and per band the free slot behind them, or -1 when `PER_BAND` stand there."""
+        """Return units that share a band, and for each band the free slot behind them.
+
+        A slot is -1 when `PER_BAND` units stand there.
+        """
         units, free = set(), []
         for key in keys:
             slot, tag, same = key & self.mask, key >> 32, 0
@@ -71,7 +74,7 @@ class _Generation:
         return units, free
 
     def add(self, signature: np.ndarray, keys: list[int]) -> None:
-        """Remember one more unit."""
+        """Store the signature of one more unit."""
         self.signatures[self.count] = signature
         self.count += 1
         for key in keys:
@@ -81,7 +84,7 @@ class _Generation:
 
 
 class NearDuplicates:
-    """Remembers at most the last `remember` units, and at least half of them, in 512 bytes each.
+    """Remembers the signatures of at most the last `remember` units, and of at least half as many, in 512 bytes each.
 
     256 bytes hold the signature and as many the table, which is half full when the number of units is a power of two and
     less full otherwise. When one half of the memory is full, the older half is forgotten.
@@ -93,7 +96,7 @@ class NearDuplicates:
         self.generations = [_Generation(self.units)]
 
     def seen(self, signature: np.ndarray) -> bool:
-        """True if a unit this similar is remembered; if not, this one is from now on."""
+        """Return True if a unit this similar is remembered. If not, remember this one and return False."""
         keys = self._keys(signature)
         for generation in self.generations:
             units = list(generation.candidates(keys)[0])
@@ -103,14 +106,14 @@ class NearDuplicates:
         return False
 
     def add(self, signature: np.ndarray, keys: list[int] | None = None) -> None:
-        """Remember a unit without looking for it."""
+        """Remember a unit's signature without looking for similar ones."""
         if self.generations[-1].count == self.units:
             self.generations = [self.generations[-1], _Generation(self.units)]
         self.generations[-1].add(signature, self._keys(signature) if keys is None else keys)
 
     @staticmethod
     def _keys(signature: np.ndarray) -> list[int]:
-        """One 64-bit value for each band; bands differ in their constants, so they never meet one another."""
+        """Return one 64-bit value for each band; bands differ in their constants, so they never meet one another."""
         values = signature.astype(np.uint64).reshape(BANDS, -1) + np.uint64(1)
         keys = np.arange(1, BANDS + 1, dtype=np.uint64) * np.uint64(0xD6E8FEB86659FD93)
         for j in range(values.shape[1]):

@@ -30,7 +30,7 @@ TRIED = 8  # documents behind the reserve, and documents given back, before a se
 class Document:
     """The part of a document that is still to be written.
 
-    `cuts`: how many tokens a piece may take, ascending, up to all of them.
+    `cuts` holds how many tokens a piece of it may take, in ascending order, up to all of them.
     """
 
     ids: np.ndarray  # [T] int32
@@ -39,7 +39,7 @@ class Document:
     total: int = 0  # tokens of the whole document
 
     def split(self, count: int) -> tuple["Document", "Document"]:
-        """The first `count` tokens, and the others."""
+        """Return two documents: the first `count` tokens, and the others."""
         cuts = self.cuts[self.cuts > count] - count
         head = self.cuts[self.cuts < count]
         return (
@@ -53,7 +53,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Row:
-    """One training row. `starts`: where each of its pieces begins; positions count from there."""
+    """One training row. `starts` holds where each of its pieces of documents begins; positions count from there."""
 
     ids: np.ndarray  # [L] int32
     starts: np.ndarray  # [pieces] int32
@@ -61,7 +61,7 @@ class Row:
 
     @property
     def position_ids(self) -> np.ndarray:
-        """[L] int64: 0, 1, 2, … from the start of each piece."""
+        """Return each token's position in its piece, 0, 1, 2, …, [L] int64."""
         lengths = np.diff(np.append(self.starts, len(self.ids)))
         return (np.arange(len(self.ids)) - np.repeat(self.starts, lengths)).astype(np.int64)
 
@@ -92,19 +92,19 @@ class Packer:
         self.total = 0  # tokens waiting
 
     def push(self, document: Document) -> None:
-        """Add a document behind the others."""
+        """Add a document to the end of the queue."""
         self.queue.append(document)
         self.total += len(document)
 
     def rows(self, final: bool = False) -> Iterator[Row]:
-        """The rows that can be made now. With `final` no document will follow; less than a row is left then."""
+        """Yield the rows that can be made now. With `final` no document will follow, and less than a row is left."""
         while self._ready(final):
             row = self._row()
             self.total -= self.length
             yield row
 
     def _ready(self, final: bool) -> bool:
-        """Whether a row can be made; before the end also whether there is enough to choose from."""
+        """Return whether a row can be made; before the end also whether there is enough to choose from."""
         if final:
             return self.total >= self.length
         many = len(self.queue) + len(self.reserve) >= LOOKAHEAD
@@ -142,7 +142,7 @@ class Packer:
         return self._joined([*taken, head], cut=True)
 
     def _take_whole(self, taken: list[Document], room: int) -> int:
-        """Moves documents from the queue while they fit; returns the room that is left."""
+        """Move documents from the queue to `taken` while they fit; return the room that is left."""
         while room:
             if not self.queue:
                 self.queue.append(self.reserve.pop(0))
@@ -153,7 +153,10 @@ class Packer:
         return room
 
     def _complete(self, taken: list[Document], room: int) -> bool:
-        """Fills the room to the token: a beginning of the first waiting document, and pieces of others."""
+        """Fill the room exactly: with a beginning of the first waiting document, and pieces of others.
+
+        Returns False and changes nothing where that cannot be done.
+        """
         others = len(self.reserve)
         for pool in (self.reserve, [*self.reserve, *list(self.queue)[1 : 1 + TRIED]]):
             parts = fit(self.queue[0].cuts, [d.cuts for d in pool], room)
@@ -180,10 +183,10 @@ class Packer:
 
 
 def fit(first: np.ndarray, others: list[np.ndarray], room: int) -> list[int] | None:
-    """How many tokens to take of each document so that they sum to `room`: as many of the first as can be.
+    """Return how many tokens to take of each document: `room` together, and as many as possible of the first.
 
-    `first` and `others` are cuts. Returns a count for the first and for each other, each 0 or one of its cuts; None when
-    no sum within `REACH` of the others' tokens fits.
+    `first` and `others` hold the counts that each document allows, its cuts. Returns a count for the first and for each
+    other, each 0 or one of its cuts. Returns None when no sum within `REACH` of the others' tokens fits.
     """
     reach = min(room, REACH)
     mask = (1 << (reach + 1)) - 1
@@ -211,18 +214,18 @@ def fit(first: np.ndarray, others: list[np.ndarray], room: int) -> list[int] | N
 
 @dataclass(frozen=True)
 class Window:
-    """A window of a document: where it starts, in tokens."""
+    """A window of a document. `start` is the number of tokens before it."""
 
     start: int
     whole: bool  # starts at a sentence and ends with one
 
 
 def plan_windows(cuts: np.ndarray, room: int, overlap: int, slack: int, whole: bool = True) -> list[Window]:
-    """Windows of `room` tokens over a document whose length is the last of its `cuts`.
+    """Return windows of `room` tokens over a document whose sentences end at `cuts`, token counts up to its length.
 
-    Each shares at least `overlap` and at most `overlap + slack` tokens with the one before. Where no window within these
-    bounds is whole, `whole` takes the next one that is, however far on, and leaves a gap. Without `whole` the window ends
-    within a sentence.
+    Each shares at least `overlap` and at most `overlap + slack` tokens with the one before. A window is whole if it
+    starts at a sentence and ends with one. Where no window within these bounds is whole, `whole` takes the next one
+    that is, however far on, and leaves a gap. Without `whole` the window ends within a sentence.
     """
     total = int(cuts[-1])
     starts = np.concatenate([[0], cuts[:-1]])

@@ -21,7 +21,7 @@ from trainer_configs.longlora.data.quality import Checks
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker must know. Lengths in tokens."""
+    """The settings that a worker process needs. Lengths are in tokens."""
 
     source: str  # "prose", "needles", or nothing for texts
     tokenizer: str
@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Unit:
-    """A document to be joined, or a row (a window, or a question): judged, and then kept or rejected."""
+    """A document to be joined, or a finished row (a window or a question), with the reason to reject it if any."""
 
     reason: str  # why it is rejected; "" so far
     tokens: int
@@ -50,13 +50,13 @@ FIELDS = tuple(Unit.__annotations__)
 
 
 def prepare(batch: dict[str, list[str | int]], job: Job) -> dict[str, list[str | int | bytes | bool]]:
-    """Units of a batch of items, in order; the function that `Dataset.map` runs in its processes."""
+    """Turn a batch of items into units, in order, as columns; the function that `Dataset.map` runs in its processes."""
     units = [unit for item in batch["item"] for unit in units_of(item, job)]
     return {field: [getattr(unit, field) for unit in units] for field in FIELDS}
 
 
 def units_of(item: str | int, job: Job) -> Iterator[Unit]:
-    """The units of one item: a text, or the number of one to be written."""
+    """Yield the units of one item, which is a text, or the number of a text that is written here."""
     encoder = load_encoder(job.tokenizer)
     if isinstance(item, str):
         document = encoder.document(item)
@@ -76,7 +76,7 @@ def _question(prompt: str, row: np.ndarray, job: Job) -> Unit:
 
 
 def _whole(document: EncodedText, job: Job, encoder: Encoder) -> Iterator[Unit]:
-    """The document with the tokens that begin and end it."""
+    """Yield the document as one unit, with the tokens that begin and end it."""
     ids = np.concatenate([encoder.bos, document.ids, [encoder.eos]]).astype(np.int32)
     if not len(document.ids) or len(ids) < job.checks.min_share * job.length:
         yield Unit("too_short", len(ids))
@@ -86,7 +86,7 @@ def _whole(document: EncodedText, job: Job, encoder: Encoder) -> Iterator[Unit]:
 
 
 def _windows(document: EncodedText, job: Job, encoder: Encoder) -> Iterator[Unit]:
-    """The document's windows, and what no window holds."""
+    """Yield the document's windows, and as rejected units the stretches that no window holds."""
     ids = np.append(document.ids, encoder.eos).astype(np.int32)
     room = job.length - len(encoder.bos)
     cuts = np.append(document.cuts, len(ids))
@@ -106,7 +106,7 @@ def _windows(document: EncodedText, job: Job, encoder: Encoder) -> Iterator[Unit
 
 
 def _judged(text: str, unit: Unit, checks: Checks, complete: bool = False) -> Unit:
-    """The unit with the reason it is rejected for, or with its signature."""
+    """Return the unit with the reason it is rejected for, or with its signature."""
     ids = np.frombuffer(unit.ids, np.int32)
     if reason := quality.judge(text, ids, checks, complete):
         return replace(unit, reason=reason, ids=b"", cuts=b"")

@@ -52,23 +52,23 @@ class Checks:
 
     @property
     def language_limit(self) -> float:
-        """The share of words or letters that the language must have."""
+        """Return the least share of words or letters that must belong to the language."""
         return self.min_language or (0.2 if self.language == "en" else 0.5)
 
 
 def ends_mid_sentence(text: str) -> bool:
-    """True if `text` breaks off: it has no mark (. ? ! ...) at its end, with or without closing quotes."""
+    """Return True if `text` breaks off: it has no mark (. ? ! ...) at its end, with or without closing quotes."""
     end = text[-200:].rstrip()
     return not (TERMINAL.search(end) or end.rstrip("\u300d\u300f\u201d\u2019)")[-1:] in tuple(OTHER_MARKS))
 
 
 def markup_share(text: str) -> float:
-    """Share of the characters that stand in tags, or are braces, brackets, bars, rules and the like."""
+    """Return the share of the characters that stand in tags, or are braces, brackets, bars, rules and the like."""
     return 1 - len(MARKUP.sub("", text)) / len(text) if text else 0.0
 
 
 def language_share(text: str, language: str) -> float:
-    """Share of the words that are English function words; for a script, share of the letters that belong to it."""
+    """Return the share of the words that are English function words; for a script, of the letters that belong to it."""
     if len(text) > 3 * EXCERPT:
         middle = len(text) // 2
         text = " ".join((text[:EXCERPT], text[middle : middle + EXCERPT], text[-EXCERPT:]))
@@ -80,12 +80,12 @@ def language_share(text: str, language: str) -> float:
 
 
 def repeated_share(hashes: np.ndarray) -> float:
-    """Share of the shingles that occurred before in the same sequence."""
+    """Return the share of the shingles (hashes of 8-token runs) that occurred before in the same sequence."""
     return 1 - len(np.unique(hashes)) / len(hashes)
 
 
 def judge(text: str, ids: Sequence[int] | np.ndarray, checks: Checks, complete: bool = False) -> str:
-    """The first reason to reject a unit, or "". `complete`: do not look at its end.
+    """Return the first reason to reject a text, or "" if there is none. With `complete`, its end is not looked at.
 
     Units that are too short or near-duplicates are found elsewhere: the one needs the length, the other the index.
     """

@@ -59,13 +59,13 @@ class Tally:
         self.overlaps += 1
 
     def check(self, length: int, waiting: int = 0) -> None:
-        """Assert that the counts add up, with so many tokens waiting for a row."""
+        """Assert that the counts add up, where `waiting` tokens are not yet in a row."""
         assert self.units == self.kept + sum(self.rejected.values()), self
         assert self.unit_tokens == self.rows * length + self.left_over_tokens + waiting, self
 
 
 class Builder:
-    """Turns units into rows, and keeps the state of a run between two chunks."""
+    """Turns units (documents, windows, questions) into rows, and keeps the state of a run between two chunks."""
 
     def __init__(self, length: int, limit: int, index: NearDuplicates) -> None:
         self.length, self.limit, self.index = length, limit, index
@@ -77,11 +77,11 @@ class Builder:
 
     @property
     def full(self) -> bool:
-        """True once the limit is reached."""
+        """Return True once as many rows are made as the limit allows."""
         return 0 < self.limit <= self.tally.rows
 
     def rows(self, units: Iterable[dict[str, Any]]) -> Iterator[Row]:
-        """The rows that these units complete. Units behind the limit are not read."""
+        """Yield the rows that these units complete. Units that follow once the limit is reached are not read."""
         for unit in units:
             if self.full:
                 return
@@ -102,7 +102,10 @@ class Builder:
                 yield self._counted(Row(ids, np.zeros(1, np.int32), unit["cut"]))
 
     def finish(self) -> Iterator[Row]:
-        """The last rows. The rest is counted: whole documents as rejected, of documents already begun the tokens."""
+        """Yield the last rows, and count what is left over.
+
+        Documents of which nothing is in a row count as rejected; of documents already begun, the tokens left count.
+        """
         if not self.full:
             yield from self._packed(final=True)
         waiting: Counter[int] = Counter()
@@ -120,7 +123,7 @@ class Builder:
         self.tally.check(self.length)
 
     def waiting(self) -> list[Document]:
-        """Documents, or their rests, that are in no row yet."""
+        """Return the documents, and rests of documents, that are in no row yet."""
         return [*self.packer.reserve, *self.packer.queue]
 
     def _packed(self, final: bool) -> Iterator[Row]:
@@ -146,7 +149,7 @@ class Builder:
     # counts, as it says how many shards do.
 
     def save(self, folder: Path) -> None:
-        """Write the state; a run that is killed resumes from it."""
+        """Write the state to the folder, so that a run that is killed resumes from it."""
         with (folder / SIGNATURES).open("ab") as log:
             log.write(b"".join(self.remembered))
             log.flush()
@@ -172,7 +175,7 @@ class Builder:
             )
 
     def load(self, folder: Path) -> None:
-        """Resume from a saved state."""
+        """Restore the state that `save` wrote to the folder."""
         with np.load(folder / STATE, allow_pickle=False) as state:
             numbers, ids, cuts = json.loads(state["numbers"].tobytes()), state["ids"], state["cuts"]
         self.items, self.indexed = numbers["items"], numbers["indexed"]
@@ -198,9 +201,10 @@ class Builder:
 
 
 def write_shard(out: Path, first: int, rows: Iterable[Row]) -> int:
-    """Write rows as `train-<number of its first row>.parquet`, whole or not at all; return how many. No rows, no file.
+    """Write rows as `train-<number of its first row>.parquet`, completely or not at all, and return how many.
 
-    Types are those that `datasets` itself gives to tokenised columns, so that these rows mix with others.
+    Without rows there is no file. Types are those that `datasets` itself gives to tokenised columns, so that these rows
+    mix with others.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

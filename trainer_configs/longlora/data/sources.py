@@ -24,17 +24,17 @@ class Source:
 
     @property
     def generated(self) -> bool:
-        """True where workers write the documents themselves."""
+        """Return True where workers write the documents themselves."""
         return self.name in GENERATED
 
     @property
     def is_text(self) -> bool:
-        """True for a folder, or a file of plain text or Markdown."""
+        """Return True for a folder, or a file of plain text or Markdown."""
         path = Path(self.name)
         return path.is_dir() or path.suffix.lower() in SUFFIXES
 
     def items(self, skip: int = 0) -> Iterator[str | int]:
-        """Texts, or endless numbers of documents that workers write; without the first `skip`."""
+        """Yield the source's texts, or for generated sources endless numbers of documents; without the first `skip`."""
         if self.generated:
             return iter(range(skip, 1 << 62))
         if self.is_text:
@@ -43,14 +43,14 @@ class Source:
         return (cell_text(row[self.column], self.name, self.column) for row in (rows.skip(skip) if skip else rows))
 
     def check(self) -> None:
-        """Raises `DataError` unless there is at least one document."""
+        """Raise `DataError` unless the source has at least one document."""
         if not any(self.generated or str(item).strip() for item in self.items()):
             raise DataError(
                 f"source {self.name} holds no text: give a folder of .txt or .md files, or a dataset with text"
             )
 
     def fingerprint(self) -> list[list[str | int]]:
-        """Names and sizes of local files, so that a run is not resumed on another corpus."""
+        """Return names and sizes of local files, so that a run is not resumed on another corpus."""
         path = Path(self.name)
         if self.generated or not path.exists():
             return []

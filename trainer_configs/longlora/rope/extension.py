@@ -30,7 +30,10 @@ RATIO = 1e-5  # relative difference of frequencies computed twice in fp32
 
 @dataclass(frozen=True)
 class Extension:
-    """`changes`: for `setattr` on `config.get_text_config()` before the model is built. Lengths in tokens."""
+    """A planned RoPE extension. Lengths are in tokens.
+
+    `changes` are to be set on `config.get_text_config()` before the model is built.
+    """
 
     changes: dict[str, Any]
     layer: str | None  # of nested parameters: the layer type that is extended
@@ -40,12 +43,12 @@ class Extension:
 
     @property
     def factor(self) -> float:
-        """How many times longer than the model's present window."""
+        """Return how many times longer the target is than the model's present window."""
         return self.target / self.native
 
 
 def extended(config: PretrainedConfig, method: str, target_length: int, **options: Any) -> dict[str, Any]:
-    """{"rope_parameters": …, "max_position_embeddings": …} for the loaded config; logs the warnings of `plan`.
+    """Return {"rope_parameters": …, "max_position_embeddings": …} for the loaded config; log the warnings of `plan`.
 
     `max_position_embeddings` is the target, but for `dynamic`, whose formula divides by it: there it stays the native
     length, and the target is factor * max_position_embeddings. Raises `ConfigError`.
@@ -57,7 +60,7 @@ def extended(config: PretrainedConfig, method: str, target_length: int, **option
 
 
 def plan(config: PretrainedConfig, method: str, target_length: int, **options: Any) -> Extension:
-    """The extension that `extended` sets, with its lengths and warnings. Raises `ConfigError`.
+    """Return the extension that `extended` sets, with its lengths and warnings. Raises `ConfigError`.
 
     `options` are those of `methods.OPTIONS`, and `native_length`: the tokens that the model was trained to read, where
     its config does not say it (linear) or says too much.
@@ -89,7 +92,10 @@ def plan(config: PretrainedConfig, method: str, target_length: int, **options: A
 
 
 def rope_of(text: PretrainedConfig) -> tuple[str | None, Parameters]:
-    """The layer type that is extended (None: the parameters are not nested) and its parameters. Raises `ConfigError`."""
+    """Return the layer type that is extended and its RoPE parameters. Raises `ConfigError`.
+
+    The layer type is None where the parameters are not nested by layer type.
+    """
     name = type(text).__name__
     parameters = getattr(text, "rope_parameters", None)
     positions = getattr(text, "position_embedding_type", "rope")  # GraniteMoeHybrid has parameters even without RoPE
@@ -107,14 +113,15 @@ def rope_of(text: PretrainedConfig) -> tuple[str | None, Parameters]:
 
 
 def rotary_dims(text: PretrainedConfig, parameters: Parameters) -> int:
-    """Dimensions of a head that are rotated."""
+    """Return how many dimensions of a head are rotated."""
     return int(head_size(text) * parameters.get("partial_rotary_factor", 1.0))
 
 
 def frequencies(config: PretrainedConfig, length: int | None = None, layer: str | None = None) -> tuple[Tensor, float]:
-    """Frequencies (d/2,) in radians a token, and the factor on cos and sin, by transformers' own functions.
+    """Return the RoPE frequencies (d/2,) in radians a token, and the factor on cos and sin, as transformers computes
+    them.
 
-    `length`: tokens of the rows; None: as the model is built.
+    `length` is the number of tokens of a row; None stands for the model as it is built.
     """
     text = copy.deepcopy(config.get_text_config())  # they write into it
     parameters = text.rope_parameters[layer] if layer else text.rope_parameters
@@ -128,7 +135,7 @@ def frequencies(config: PretrainedConfig, length: int | None = None, layer: str 
 
 
 def check(model: CausalLM, changes: dict[str, Any]) -> None:
-    """Raises `ConfigError` if the built model, before its first row, does not compute what `changes` ask for."""
+    """Raise `ConfigError` if the built model, before its first row, does not compute what `changes` ask for."""
     text = model.config.get_text_config()
     for name, wanted in changes.items():  # Axolotl raises max_position_embeddings to sequence_len: dynamic is then off
         if (value := getattr(text, name, None)) != wanted:
@@ -163,7 +170,7 @@ def _check_rotary(name: str, inv_freq: Tensor, scaling: float, expected: tuple[T
 
 
 def check_overrides(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
-    """Raises `ConfigError` for `overrides_of_model_config` that would lose part of the model's RoPE.
+    """Raise `ConfigError` for `overrides_of_model_config` that would lose part of the model's RoPE.
 
     Axolotl replaces the whole dict with them, where `extended` merges.
     """
@@ -196,7 +203,7 @@ def _overrides_error(fault: str) -> ConfigError:
 
 
 def _native_length(text: PretrainedConfig, own: Parameters, options: dict[str, Any]) -> int:
-    """Tokens that the model reads as it is."""
+    """Return how many tokens the model reads as it is."""
     kind, given, longest = own["rope_type"], options.get("native_length"), int(text.max_position_embeddings)
     if given is not None and kind not in ("default", "linear"):
         raise ConfigError(f"native_length {given}: the config of a model with {kind} scaling says it: leave it out")
@@ -217,7 +224,7 @@ def _native_length(text: PretrainedConfig, own: Parameters, options: dict[str, A
 
 
 def _check_accepted(text: PretrainedConfig, changes: dict[str, Any], layer: str | None) -> None:
-    """Raises `ConfigError` if transformers cannot compute the parameters, or the config class refuses or changes them.
+    """Raise `ConfigError` if transformers cannot compute the parameters, or the config class refuses or changes them.
 
     Phi-3's, for one, turns yarn to longrope when it is saved and loaded.
     """

@@ -35,7 +35,7 @@ EXTENDS = {kind: (kind,) for kind in OPTIONS} | {"default": tuple(OPTIONS), "lin
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a method works on. `own`: the model's parameters, with `rope_type`; `options`: those the user gave."""
+    """What a method works on: `own` are the model's parameters, with `rope_type`; `options` are those the user gave."""
 
     own: Parameters
     dims: int  # rotary dimensions of a head
@@ -45,28 +45,28 @@ class Scaling:
 
     @property
     def own_factor(self) -> float:
-        """The factor of the model's present scaling; 1 without any."""
+        """Return the factor of the model's present scaling; 1 without any."""
         return float(self.own.get("factor") or 1) if self.own["rope_type"] != "default" else 1.0
 
     @property
     def grown_factor(self) -> float:
-        """The present factor times the growth of the window."""
+        """Return the present factor times the growth of the window, target / native."""
         return self.own_factor * self.target / self.native
 
     @property
     def original(self) -> int:
-        """Tokens of the window before any scaling."""
+        """Return how many tokens the window had before any scaling."""
         if self.own["rope_type"] == "default":
             return self.native
         return int(self.own["original_max_position_embeddings"])
 
     def option(self, name: str, default: float) -> float:
-        """The user's value, else the model's own, else the default."""
+        """Return the user's value of an option, else the model's own, else the default."""
         return self.options.get(name) or self.own.get(name) or default
 
 
 def check_options(method: str, target_length: object, options: Parameters) -> None:
-    """Raises `ConfigError` for an unknown method, an option that it does not have, or a value of the wrong kind."""
+    """Raise `ConfigError` for an unknown method, an option that it does not have, or a value of the wrong kind."""
     if method not in OPTIONS:
         raise ConfigError(f"method must be one of {', '.join(OPTIONS)} (got {method!r})", setting="method")
     allowed = (*OPTIONS[method], "native_length")
@@ -92,12 +92,15 @@ def _check_value(name: str, value: object) -> None:
 
 
 def is_positive(value: object) -> bool:
-    """True for a finite number above 0."""
+    """Return True for a finite number above 0."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def extend(method: str, scaling: Scaling) -> Parameters:
-    """The extended parameters, with all of the model's own that stay. Raises `ConfigError`."""
+    """Return the RoPE parameters extended by the method, with all of the model's own that stay.
+
+    Raises `ConfigError`.
+    """
     extended = scaling.own | METHODS[method](scaling)
     extended.pop("type", None)  # the old spelling of rope_type
     return {name: value for name, value in extended.items() if value is not None}
@@ -108,7 +111,10 @@ def _linear(scaling: Scaling) -> Parameters:
 
 
 def _ntk(scaling: Scaling) -> Parameters:
-    """The type stays: linear scaling's frequencies under a larger theta are both methods, one after the other."""
+    """Return a larger theta and no new type.
+
+    The type stays: linear scaling's frequencies under a larger theta are both methods, one after the other.
+    """
     _check_dims("ntk", scaling)
     theta, dims = scaling.own["rope_theta"], scaling.dims
     larger = scaling.options.get("rope_theta", theta * (scaling.target / scaling.native) ** (dims / (dims - 2)))
@@ -155,7 +161,10 @@ def _longrope(scaling: Scaling) -> Parameters:
 
 
 def _llama3(scaling: Scaling) -> Parameters:
-    """On top of llama3 the factor grows with the window: Llama 3.1 reads 131,072 by factor 8 of 8,192, not 16."""
+    """Return the parameters of llama3.
+
+    On top of llama3 the factor grows with the window: Llama 3.1 reads 131,072 by factor 8 of 8,192, not 16.
+    """
     low, high = scaling.option("low_freq_factor", 1.0), scaling.option("high_freq_factor", 4.0)
     if high <= low:
         raise ConfigError(f"high_freq_factor {high} is not above low_freq_factor {low}: raise it")
@@ -179,7 +188,7 @@ METHODS: dict[str, Callable[[Scaling], Parameters]] = {
 
 
 def _check_dims(method: str, scaling: Scaling) -> None:
-    """The exponent d/(d-2) needs more than two rotary dimensions."""
+    """Raise `ConfigError` unless there are more than two rotary dimensions, which the exponent d/(d-2) needs."""
     if scaling.dims <= 2:
         raise ConfigError(f"method {method} needs more than the model's {scaling.dims} rotary dimensions: use linear")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # imported where they are used: `--help` needs neither
 
 
 def load_config(model: str) -> "PretrainedConfig":
-    """The config of a folder or a repository; runs no code of the model's. Raises `ConfigError`."""
+    """Load the config of a folder or a repository; runs no code of the model's. Raises `ConfigError`."""
     from transformers import AutoConfig
 
     try:
@@ -36,7 +36,7 @@ def load_config(model: str) -> "PretrainedConfig":
 
 
 def changed(config: "PretrainedConfig", extension: "Extension") -> "PretrainedConfig":
-    """A copy of the config, extended."""
+    """Return a copy of the config with the extension's changes set."""
     after = copy.deepcopy(config)
     for name, value in extension.changes.items():
         setattr(after.get_text_config(), name, copy.deepcopy(value))
@@ -54,7 +54,10 @@ class Rope(NamedTuple):
 
 
 def ropes(config: "PretrainedConfig", extension: "Extension") -> tuple[Rope, Rope]:
-    """Before the extension, for rows of the native length, and after it, for rows of the target length."""
+    """Return the model's RoPE before and after the extension.
+
+    The first is for rows of the native length, the second for rows of the target length.
+    """
     from trainer_configs.longlora.rope.extension import frequencies, rope_of
 
     pair = []
@@ -68,7 +71,11 @@ def ropes(config: "PretrainedConfig", extension: "Extension") -> tuple[Rope, Rop
 
 
 def pair_counts(before: list[float], after: list[float], factor: float) -> tuple[int, int, int]:
-    """Pairs that turn as before (extrapolated), slower by less than `factor`, and by `factor` (interpolated)."""
+    """Count the pairs of rotary dimensions by how the extension changes their wavelengths `before` to `after`.
+
+    Returns three counts: unchanged (extrapolated), less than `factor` times longer, and `factor` times longer
+    (interpolated).
+    """
     ratios = [new / old for old, new in zip(before, after, strict=True)]
     same = sum(ratio < 1.001 for ratio in ratios)
     interpolated = sum(ratio > 0.999 * factor for ratio in ratios)
@@ -76,7 +83,7 @@ def pair_counts(before: list[float], after: list[float], factor: float) -> tuple
 
 
 def table(config: "PretrainedConfig", extension: "Extension") -> Table:
-    """Before and after, side by side."""
+    """Return a table of the model's RoPE before and after the extension, side by side."""
     before, after = pair = ropes(config, extension)
     same, between, interpolated = pair_counts(before.wavelengths, after.wavelengths, extension.factor)
     grid = Table("", "before", "after", title=escape(f"{type(config).__name__}: {extension.factor:g} times longer"))
@@ -101,7 +108,7 @@ def table(config: "PretrainedConfig", extension: "Extension") -> Table:
 
 
 def plot(config: "PretrainedConfig", extension: "Extension", method: str, path: Path) -> None:
-    """Wavelengths of every pair of dimensions before and after, and the two windows."""
+    """Write a picture of the wavelengths of all pairs of dimensions before and after, and of the two windows."""
     from matplotlib.figure import Figure
 
     before, after = ropes(config, extension)
@@ -119,7 +126,7 @@ def plot(config: "PretrainedConfig", extension: "Extension", method: str, path: 
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:
-    """`name=value` with the value in JSON; `@file` reads it from a file. Raises `ConfigError`."""
+    """Parse options `name=value` with the value in JSON; `name=@file` reads it from a file. Raises `ConfigError`."""
     options = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
