@@ -175,7 +175,7 @@ class Regression:
 
 
 def distil(model: AdaptedLM, seen: Sequence[Observed], name: str, how: Regression) -> dict[str, float]:
-    """Train the memories called `name` in all layers to give the observed attention, and open them.
+    """Train the memories called `name` in all layers to give the observed attention, and open their gates.
 
     Returns the mean cosine between memory and document attention, and the mean error of the log-sum-exp in nats, on a
     held-out tenth of the tokens. Raises `RunError` if the regression diverges.

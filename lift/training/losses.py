@@ -52,9 +52,7 @@ def top_logits(logits_TV: Tensor, k: int = TOP) -> TopLogits:
 
 
 def divergence(logits_TV: Tensor, teacher: TopLogits) -> Tensor:
-    """Return KL(teacher
-
-    model) at each position, (T,), given the model's logits (T, vocabulary).
+    """Return KL(teacher || model) at each position, (T,), given the model's logits (T, vocabulary).
 
     All tokens outside the teacher's top ones count as one.
     """
