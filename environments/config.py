@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, field_serializer, model_validator
 from environments.haystack.depths import parse_depths
 from environments.haystack.options import Options
 from environments.haystack.tasks import TASKS
-from environments.inference.endpoint import TOKEN_SERVERS
+from environments.inference.token_servers import TOKEN_SERVERS
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
 

@@ -26,7 +26,10 @@ from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks import TASKS, absent_twin
 from environments.haystack.tokens import load_tokenizer
 from environments.inference.completions import check_server, request_group
-from environments.inference.endpoint import TOKEN_SERVERS, CompletionRequest, Endpoint, RequestRejected
+from environments.inference.contracts import CompletionRequest
+from environments.inference.endpoint import Endpoint
+from environments.inference.errors import RequestRejected
+from environments.inference.token_servers import TOKEN_SERVERS
 from environments.reports import wandb_log, wandb_run
 from environments.rollouts import requests, row_log
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite

@@ -1,208 +1,219 @@
-"""One model server: OpenAI's chat protocol, vLLM's and SGLang's /generate, over one HTTP path.
+"""One model server, asked over one HTTP path: OpenAI's chat protocol, or tokens with log-probabilities (`token_servers`).
 
 The kind of an exception says what went wrong, and `completions` decides on it: `ServerUnavailable` (wait for the server),
 `BadReply` (try again a few times), `RequestRejected` (no request will pass: stop), `CompletionError` (this one will not
-pass). atroposlib's own clients retry each request up to 27 times and hide the cause; its server objects are used for what
-the run-api divides among environments, the semaphores.
+pass). What a server takes and says is learnt from its first replies (`request_form`, `chat_reply`) and said once.
+atroposlib's own clients retry each request up to 27 times and hide the cause; its server objects are used for what the
+run-api divides among environments, the semaphores.
 
 Why not the openai client: it writes the body on the event loop, which a prompt of 128k tokens then stops for a tenth of a
-second; its timeout bounds each read, not the request; it costs twice the CPU; and /generate would need a second HTTP path.
+second; its timeout bounds each read, not the request; it costs twice the CPU; and tokens would need a second HTTP path.
 """
 
 import asyncio
 import json
+import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import aiohttp
 
-from longthread.chunked_json import dumps, elements
-from longthread.errors import RunError
+from environments.inference import chat_reply, http_client
+from environments.inference.contracts import Completion, CompletionRequest, CompletionTokenizer, Server
+from environments.inference.errors import (
+    BadReply,
+    CompletionError,
+    RequestRefused,
+    RequestRejected,
+    ServerUnavailable,
+    excerpt,
+    http_error,
+)
+from environments.inference.finish_reason import Ending, ending
+from environments.inference.request_form import TOO_LONG, RequestForm
+from environments.inference.token_servers import APIS, COMMANDS, TOKEN_SERVERS, TokenApi, TokenReply, TokenRequest
+from longthread.chunked_json import dumps
 from longthread.files import JsonObject
 from longthread.secrets import redact_text
 
-TOKEN_SERVERS = ("vllm", "sglang")  # server types that take token ids and give token ids with log-probabilities
-UNAVAILABLE = (408, 425, 429, 502, 503, 504, 529)  # HTTP statuses
+logger = logging.getLogger(__name__)
 COOLDOWN_SECONDS = 30  # a server that was down is asked last for so long
-WRONG_KEY = ("set LONGTHREAD_API_KEY", ("openai.api_key",))
-REJECTED = {  # HTTP status -> the fix and its settings
-    401: WRONG_KEY,
-    403: WRONG_KEY,
-    404: ("check its address, model and type", ("openai.base_url", "openai.model_name", "openai.server_type")),
-}
-
-
-class CompletionError(RunError):
-    """A request failed, so that its group lacks completions."""
-
-
-class BadReply(CompletionError):
-    """The server's reply holds no completion, or did not come in time."""
-
-
-class ServerUnavailable(CompletionError):
-    """The server cannot be reached, or asks to be left alone for `seconds`; it has been down for `lasted` seconds."""
-
-    def __init__(self, message: str, seconds: float = 0.0):
-        super().__init__(message)
-        self.seconds, self.lasted = seconds, 0.0
-
-
-class RequestRejected(CompletionError):
-    """The server will reject every request: a wrong key, address or model, or no credit."""
-
-
-class ServerConfig(Protocol):
-    """The settings of one model server, as in atroposlib's `APIServerConfig`."""
-
-    @property
-    def base_url(self) -> str | None:
-        """Address of the server, up to and with `/v1`."""
-
-    @property
-    def api_key(self) -> str | None:
-        """API key, sent as a Bearer token."""
-
-    @property
-    def model_name(self) -> str:
-        """The model's name in requests."""
-
-    @property
-    def server_type(self) -> str:
-        """The kind of server: `openai`, or another of atroposlib's."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds that a whole request may take; 0: no limit."""
-
-    @property
-    def n_kwarg_is_ignored(self) -> bool:
-        """Whether the server gives one reply however many are asked for."""
-
-
-class Server(Protocol):
-    """What is used of atroposlib's `APIServer`: the settings, and the semaphores that bound requests in flight."""
-
-    config: ServerConfig
-    sem: asyncio.Semaphore  # of training: the run-api's share under `serve`
-    eval_sem: asyncio.Semaphore
-
-    def _inject_reasoning_kwargs(self, kwargs: JsonObject) -> JsonObject: ...
-
-
-class CompletionTokenizer(Protocol):
-    """What is used of a tokenizer: a completion's text as tokens, and back."""
-
-    eos_token_id: int | None
-
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """Return the token ids of the text."""
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
-        """Return the text of the token ids."""
-
-
-@dataclass(frozen=True)
-class CompletionRequest:
-    """A prompt, as chat messages and as the tokens that they render to, and how to sample from it."""
-
-    messages: Sequence[Mapping[str, str]]
-    prompt: list[int]
-    max_tokens: int
-    temperature: float
-    split: str = "train"
-
-    @property
-    def sampling(self) -> JsonObject:
-        """The sampling settings under their names in OpenAI's and vLLM's requests."""
-        return {"max_tokens": self.max_tokens, "temperature": self.temperature}
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One completion, without the prompt: its text, its tokens, and each token's log-probability, None from a chat server."""
-
-    text: str
-    tokens: list[int]
-    logprobs: list[float] | None
-    finish_reason: str | None
+SMALL = 16  # tokens by which a server may read every prompt longer or shorter than it was sent
 
 
 class Endpoint:
-    """Sends requests to one of atroposlib's model servers, past atroposlib's own client.
+    """A server of atroposlib's, asked directly.
 
-    `down_since` is the `time.monotonic()` of the failure that began an outage, None while the server is up.
+    `down_since` is the `time.monotonic()` of the failure that began an outage, None while the server is up. `form` is what
+    its chat requests take as far as is known, `token_api` the way it gives tokens once that is known, `offset` the tokens
+    by which it reads prompts longer than they were sent.
     """
 
     def __init__(self, server: Server, tokenizer: CompletionTokenizer):
         self.server, self.config, self.tokenizer = server, server.config, tokenizer
-        self.takes_n = not self.config.n_kwarg_is_ignored
+        self.form = self.first_form = RequestForm(takes_n=not self.config.n_kwarg_is_ignored)
+        self.proven = False  # one request in this form has passed
+        self.token_api: TokenApi | None = None
+        self.offset: int | None = None
         self.down_since: float | None = None
         self.failed_at = 0.0
         self.announced = False
+        self._said: set[str] = set()
 
     @property
     def url(self) -> str:
         """The base URL, without a slash behind it."""
         return (self.config.base_url or "").rstrip("/")
 
+    @property
+    def takes_n(self) -> bool:
+        """Whether one request may ask for several replies."""
+        return self.form.takes_n
+
     def semaphore(self, split: str) -> asyncio.Semaphore:
-        """Return the semaphore that bounds the requests in flight: training's for the split "train", else evaluation's."""
+        """The semaphore that bounds the requests in flight."""
         return self.server.sem if split == "train" else self.server.eval_sem
 
     async def complete(self, request: CompletionRequest, n: int) -> list[Completion]:
-        """Return `n` completions of the prompt, or fewer where the server gives fewer. Raises `CompletionError`."""
-        complete = self._generate if self.config.server_type in TOKEN_SERVERS else self._chat
-        return await complete(request, n)
+        """`n` completions, or fewer. Raises `CompletionError`."""
+        return await (self._tokens if self.config.server_type in TOKEN_SERVERS else self._chat)(request, n)
+
+    # ---- chat ----
 
     async def _chat(self, request: CompletionRequest, n: int) -> list[Completion]:
-        body: JsonObject = {"model": self.config.model_name, "messages": list(request.messages), **request.sampling}
-        if self.takes_n:
-            body["n"] = n
+        reply = await self._post_chat(request, n)
+        replies = chat_reply.parse(reply, self.url)
+        self._check_length(reply.get("usage"), len(request.prompt), n)
+        if len(replies) == 1 < n and self.form.takes_n:
+            self.form = RequestForm(False, self.form.limit, self.form.left_out)
+            self._say("gives one reply a request, not n")
+        whole = [reply for reply in replies if ending(reply.finish_reason) is not Ending.BROKEN_OFF]
+        if replies and not whole:
+            raise BadReply(f"{self.url} broke the reply off ({replies[0].finish_reason}{replies[0].error})")
+        return await asyncio.to_thread(lambda: [self._tokenized(reply) for reply in whole])
+
+    async def _post_chat(self, request: CompletionRequest, n: int) -> JsonObject:
+        """The answer to a request in the form that the server takes, found out from its first refusals."""
+        while True:
+            form = self.form
+            try:
+                reply = await self._post_form(form, request, n)
+            except RequestRefused as error:
+                if form != self.form:
+                    continue  # another request has learnt meanwhile
+                if self.proven or not (better := form.after(error.text, request.own)):
+                    if self.proven or n == 1 or not form.takes_n or TOO_LONG.search(error.text):
+                        raise
+                    # The refusal names nothing: some say so of n. If it was not that, its error stands.
+                    better = RequestForm(False, form.limit, form.left_out)
+                    try:
+                        reply = await self._post_form(better, request, 1)
+                    except RequestRefused:
+                        raise error from None
+                self.form = better
+                continue
+            if not self.proven:
+                self.proven = True
+                if learnt := self.form.learnt(self.first_form):
+                    self._say(learnt)
+            return reply
+
+    async def _post_form(self, form: RequestForm, request: CompletionRequest, n: int) -> JsonObject:
+        fields = form.fields(request.max_tokens, request.temperature, n, request.own)
+        body = {"model": self.config.model_name, "messages": list(request.messages), **fields}
         body = self.server._inject_reasoning_kwargs(body)
         body |= body.pop("extra_body", {})
         reply = await self._post(f"{self.url}/chat/completions", await asyncio.to_thread(dumps, body))
-        try:
-            texts = [(_text(c["message"].get("content")), _text(c.get("finish_reason"))) for c in reply["choices"]]
-        except (AttributeError, KeyError, TypeError):
-            raise BadReply(f"{self.url} gave a reply without completions: {_excerpt(reply)}") from None
-        if len(texts) == 1 < n:
-            self.takes_n = False
-        return await asyncio.to_thread(lambda: [self._tokenized(*text) for text in texts])
+        return chat_reply.checked(reply, self.url)
 
-    async def _generate(self, request: CompletionRequest, n: int) -> list[Completion]:
-        vllm = self.config.server_type == "vllm"
-        to_body, to_completions = (_vllm_body, _vllm_completions) if vllm else (_sglang_body, _sglang_completions)
-        url = f"{self.url.removesuffix('/v1')}/generate"
-        reply = await self._post(url, await asyncio.to_thread(to_body, request, n))
+    def _check_length(self, usage: object, sent: int, n: int) -> None:
+        """Raises `RequestRejected` if the server read another prompt than it was sent."""
+        read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+        if not isinstance(read, int) or read <= 0:
+            self._say("does not say how many tokens of a prompt it read: lengths are not checked")
+            return
+        if read == n * sent:  # some count the prompt once for each reply
+            read = sent
+        if self.offset is None and abs(read - sent) <= SMALL:
+            self.offset = read - sent
+            if self.offset:
+                self._say(
+                    f"reads {self.offset:+d} tokens in every prompt: its chat template differs a little from yours"
+                )
+        if read - sent == self.offset:
+            return
+        raise RequestRejected(
+            f"{self.url} read {read:,} prompt tokens of the {sent:,} it was sent: it cuts prompts (give it a longer "
+            "window: num_ctx, --max-model-len) or it renders another chat template or has another tokenizer",
+            setting=("tokenizer_name", "lengths"),
+        )
+
+    def _tokenized(self, reply: chat_reply.ChatReply) -> Completion:
+        # Half a surrogate pair, which JSON can carry, can be neither tokenised nor written.
+        text = reply.text.encode("utf-8", "replace").decode()
+        tokens, eos = self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id
+        # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
+        if ending(reply.finish_reason) is Ending.FINISHED and eos is not None:
+            tokens = [*tokens, eos]
+        return Completion(text, tokens, None, reply.finish_reason, reply.missing, reply.thought)
+
+    # ---- tokens ----
+
+    async def _tokens(self, request: CompletionRequest, n: int) -> list[Completion]:
+        if self.token_api:
+            return await self._ask_tokens(self.token_api, request, n)
+        faults: list[CompletionError] = []
+        for api in APIS[self.config.server_type]:
+            try:
+                completions = await self._ask_tokens(api, request, n)
+            except (RequestRefused, RequestRejected, BadReply) as error:
+                if isinstance(error, RequestRefused) and TOO_LONG.search(error.text):
+                    raise
+                faults.append(error)
+                continue
+            self.token_api = api
+            self._say(f"gives tokens with log-probabilities by {api.name}")
+            return completions
+        for error in faults:
+            if getattr(error, "status", 0) not in (400, 404, 405, 422):  # not only another way of asking
+                raise error
+        kind = self.config.server_type
+        raise RequestRejected(
+            f"{self.url} gives no tokens with log-probabilities ({faults[0].message}); a server of type {kind} is started "
+            f"by: {COMMANDS[kind]}",
+            setting=("openai.server_type", "openai.base_url"),
+        )
+
+    async def _ask_tokens(self, api: TokenApi, request: CompletionRequest, n: int) -> list[Completion]:
+        asked = TokenRequest(
+            self.config.model_name, request.prompt, request.max_tokens, request.temperature, n, _sampled(request.own)
+        )
+        url = f"{self.url.removesuffix('/v1')}{api.path}"
+        reply = await self._post(url, await asyncio.to_thread(api.body, asked))
         try:
-            completions = await asyncio.to_thread(lambda: list(to_completions(reply, self._decoded)))
-            if any(c.tokens and not all(map(math.isfinite, c.logprobs or [])) for c in completions):
-                raise BadReply(f"{url} gave a log-probability that is not finite")  # the API would lose a whole batch
+            completions = await asyncio.to_thread(lambda: [self._completion(one) for one in api.replies(reply)])
+            read = api.prompt_read(reply)
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise BadReply(
                 f"{url} gave no tokens with log-probabilities ({type(error).__name__}: {error}); a server of type "
-                f"{self.config.server_type} is {'the one of atroposlib' if vllm else 'SGLang'}, not a chat server",
+                f"{self.config.server_type} is started by: {COMMANDS[self.config.server_type]}",
                 setting="openai.server_type",
             ) from None
-        prompt = reply.get("prompt_token_ids") if isinstance(reply, dict) else None
-        if prompt is not None and prompt != request.prompt:
+        if any(not math.isfinite(logprob) for one in completions for logprob in one.logprobs or ()):
+            raise BadReply(f"{url} gave a log-probability that is not finite")  # the API would lose a whole batch
+        if read is not None and read != request.prompt:
             raise CompletionError(
-                f"{url} read {len(prompt)} prompt tokens that are not the {len(request.prompt)} it was sent"
+                f"{url} read {len(read)} prompt tokens that are not the {len(request.prompt)} it was sent"
             )
-        return completions
+        whole = [one for one in completions if ending(one.finish_reason) is not Ending.BROKEN_OFF]
+        if completions and not whole:
+            raise BadReply(f"{url} broke the reply off ({completions[0].finish_reason})")
+        return whole
 
-    def _tokenized(self, text: str | None, finish_reason: str | None) -> Completion:
-        # Half a surrogate pair, which JSON can carry, can be neither tokenised nor written.
-        text = (text or "").encode("utf-8", "replace").decode()
-        tokens, eos = self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id
-        # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
-        if finish_reason == "stop" and eos is not None:
-            tokens = [*tokens, eos]
-        return Completion(text, tokens, None, finish_reason)
+    def _completion(self, reply: TokenReply) -> Completion:
+        return Completion(self._decoded(reply.tokens, reply.text), reply.tokens, reply.logprobs, reply.finish_reason)
 
     def _decoded(self, tokens: list[int], server_text: str | None) -> str:
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -218,10 +229,9 @@ class Endpoint:
         headers = {"Content-Type": "application/json"}
         if self.config.api_key:
             headers["Authorization"] = f"Bearer {self.config.api_key}"
-        timeout = aiohttp.ClientTimeout(total=self.config.timeout or None)
         try:
             async with (
-                aiohttp.ClientSession(timeout=timeout, headers=headers, trust_env=True) as session,
+                http_client.session(url, self.config.timeout or None, headers) as session,
                 session.post(url, data=body) as reply,
             ):
                 content = await reply.read()
@@ -232,20 +242,28 @@ class Endpoint:
         except aiohttp.InvalidURL:
             raise RequestRejected(f"{url} is not an address; give another", setting="openai.base_url") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ServerUnavailable(f"cannot reach a server at {self.url} ({type(error).__name__})") from None
+            raise ServerUnavailable(
+                f"cannot reach a server at {self.url} ({type(error).__name__}){http_client.through_proxy(url)}"
+            ) from None
         if reply.status != 200:
-            raise _http_error(url, reply.status, content, reply.headers.get("Retry-After", ""))
+            raise http_error(url, reply.status, content, reply.headers.get("Retry-After", ""))
         try:
             return json.loads(content)
         except ValueError:
-            raise BadReply(f"{url} answered with something that is not JSON: {_excerpt(content)}") from None
+            raise BadReply(f"{url} answered with something that is not JSON: {excerpt(content)}") from None
+
+    def _say(self, lesson: str) -> None:
+        """Say what was learnt of the server, once."""
+        if lesson not in self._said:
+            self._said.add(lesson)
+            logger.warning("%s %s", self.url, lesson)
 
     def in_cooldown(self) -> bool:
         """True while other servers should be asked first: until `COOLDOWN_SECONDS` after the last failure of an outage."""
         return self.down_since is not None and time.monotonic() - self.failed_at < COOLDOWN_SECONDS
 
     def mark_failed(self, error: CompletionError, patience: float) -> bool:
-        """Note a failed request. Returns True when an outage has lasted `patience` seconds and was not announced yet."""
+        """Note a failure. Returns True once an outage, when it has lasted for `patience` seconds: time to announce it."""
         if not isinstance(error, ServerUnavailable):  # it answers
             self.down_since, self.announced = None, False
             return False
@@ -257,16 +275,10 @@ class Endpoint:
         return announce
 
     def mark_up(self) -> float | None:
-        """Note a reply. Returns how many seconds an announced outage lasted that it ends; None if there was none."""
+        """Note a reply. Returns the seconds of the announced outage that it ends, if there was one."""
         since, announced = self.down_since, self.announced
         self.down_since, self.announced = None, False
         return time.monotonic() - since if announced and since is not None else None
-
-
-def _text(value: object) -> str | None:
-    if not isinstance(value, str | None):
-        raise TypeError
-    return value
 
 
 def _comparable(text: str) -> str:
@@ -275,60 +287,6 @@ def _comparable(text: str) -> str:
     return "".join(text.replace("\ufffd", "").split())
 
 
-def _http_error(url: str, status: int, content: bytes, retry_after: str) -> CompletionError:
-    excerpt = _excerpt(content)
-    message = f"{url} answered HTTP {status}: {excerpt}" if excerpt else f"{url} answered HTTP {status}"
-    if status in REJECTED:
-        fix, settings = REJECTED[status]
-        return RequestRejected(f"{message}; {fix}", setting=settings)
-    if status == 429 and "insufficient_quota" in excerpt:
-        return RequestRejected(f"{message}; the account has no credit left")
-    if status in UNAVAILABLE:
-        seconds = float(retry_after) if retry_after.replace(".", "", 1).isdigit() else 0.0  # it may also be a date
-        return ServerUnavailable(message, seconds)
-    return BadReply(message) if status >= 500 else CompletionError(message)
-
-
-def _excerpt(reply: object) -> str:
-    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else json.dumps(reply)
-    return redact_text(" ".join(text.split()))[:160]
-
-
-# ---- the forms of /generate ----
-
-Decode = Callable[[list[int], str | None], str]  # of a completion's tokens; raises if the server's text is another
-
-
-def _vllm_body(request: CompletionRequest, n: int) -> bytes:
-    rest = dumps({"logprobs": 0, "n": n, **request.sampling})
-    return b'{"prompt": {"prompt_token_ids": [' + elements(request.prompt) + b"]}, " + rest[1:]
-
-
-def _vllm_completions(reply: Any, decode: Decode) -> Iterator[Completion]:
-    """Yield the completions of a reply of vLLM's server.
-
-    `logprobs` holds, for each token, a list whose first member is {token id: log-probability} of the chosen one.
-    """
-    texts = reply.get("text") or [None] * len(reply["logprobs"])
-    for entries, finish_reason, text in zip(reply["logprobs"], reply["finish_reasons"], texts, strict=True):
-        chosen = [next(iter(entry[0].items())) for entry in entries]
-        tokens, logprobs = [int(i) for i, _ in chosen], [float(p) for _, p in chosen]
-        yield Completion(decode(tokens, text), tokens, logprobs, finish_reason)
-
-
-def _sglang_body(request: CompletionRequest, n: int) -> bytes:
-    sampling = {"n": n, "max_new_tokens": request.max_tokens, "temperature": request.temperature}
-    rest = dumps({"sampling_params": sampling, "return_logprob": True, "return_text_in_logprobs": False})
-    return b'{"input_ids": [' + elements(request.prompt) + b"], " + rest[1:]
-
-
-def _sglang_completions(reply: Any, decode: Decode) -> Iterator[Completion]:
-    """Yield the completions of a reply of SGLang's server.
-
-    `meta_info.output_token_logprobs` holds (log-probability, token id, text) for each token.
-    """
-    for one in reply if isinstance(reply, list) else [reply]:
-        reason, chosen = one["meta_info"].get("finish_reason"), one["meta_info"]["output_token_logprobs"]
-        tokens, logprobs = [int(c[1]) for c in chosen], [float(c[0]) for c in chosen]
-        reason = reason["type"] if isinstance(reason, dict) else reason
-        yield Completion(decode(tokens, one.get("text")), tokens, logprobs, reason)
+def _sampled(own: Mapping[str, object]) -> dict[str, object]:
+    """The user's fields that a request of tokens takes: the template is applied already."""
+    return {name: value for name, value in own.items() if name != "chat_template_kwargs"}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from environments.curriculum.ladder import Difficulty
 from environments.haystack.sample import Sample
-from environments.inference.endpoint import Completion
+from environments.inference.contracts import Completion
 from environments.rollouts.scoring import Score
 from longthread.files import JsonObject
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from environments.inference.completions import failure_reason
-from environments.inference.endpoint import CompletionError, RequestRejected
+from environments.inference.errors import CompletionError, RequestRejected
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.row_log import Key, RowLog
 from longthread.errors import RunError

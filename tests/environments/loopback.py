@@ -20,7 +20,8 @@ from environments import cli
 from environments.atropos.base import APIServerConfig, BaseEnv
 from environments.haystack_env import HaystackEnv
 from environments.inference.completions import request_group
-from environments.inference.endpoint import Completion, CompletionRequest, Endpoint
+from environments.inference.contracts import Completion, CompletionRequest
+from environments.inference.endpoint import Endpoint
 from environments.needle_env import NeedleEnv
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny, tiny_tokenizer

@@ -33,7 +33,7 @@ from environments.datasets.select import (
 from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.task import Answer
-from environments.inference.completions import Completion
+from environments.inference.contracts import Completion
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import score
 from tests.environments.loopback import ChatServer, choice, make_env, rows_of, tokenizer_folder

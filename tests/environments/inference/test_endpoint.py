@@ -10,13 +10,8 @@ from aiohttp import web
 from atroposlib.envs.base import APIServerConfig
 
 from environments.inference.completions import check_server, request_group
-from environments.inference.endpoint import (
-    COOLDOWN_SECONDS,
-    BadReply,
-    CompletionError,
-    RequestRejected,
-    ServerUnavailable,
-)
+from environments.inference.endpoint import COOLDOWN_SECONDS
+from environments.inference.errors import BadReply, CompletionError, RequestRejected, ServerUnavailable
 from tests.environments.loopback import REQUEST, ChatServer, choice, generated, make_endpoint, make_env, said, sample
 from tests.environments.tiny_model import EOS, tiny_tokenizer
 
@@ -81,7 +76,7 @@ async def test_a_chat_server_asked_for_tokens_is_named(server: ChatServer) -> No
     server.reply = lambda *_: web.json_response({"text": ["hi"], "finish_reasons": ["stop"]})
     with pytest.raises(
         CompletionError,
-        match="no tokens with log-probabilities .*of type vllm is the one of atroposlib.* .openai.server_type.",
+        match="no tokens with log-probabilities .*of type vllm is started by: vllm serve MODEL.* .openai.server_type.",
     ):
         await sample(server, 1, token_exact=True)
 
@@ -96,7 +91,8 @@ async def test_sglang(server: ChatServer) -> None:
         ("ab", ids, [-0.5] * 3, "stop")
     ] * 2
     assert server.requests[0]["input_ids"] == REQUEST.prompt and server.requests[0]["return_logprob"] is True
-    assert server.requests[0]["sampling_params"] == {"n": 2, "max_new_tokens": 9, "temperature": 0.5}
+    sent = {"n": 2, "max_new_tokens": 9, "temperature": 0.5}
+    assert server.requests[0]["sampling_params"] == sent | {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
 
 
 async def test_a_completion_of_a_megabyte(server: ChatServer) -> None:

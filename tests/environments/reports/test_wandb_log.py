@@ -25,7 +25,7 @@ from wandb.proto import wandb_internal_pb2
 from environments import cli
 from environments.config import HaystackEnvConfig
 from environments.haystack.sample import Haystacks, Options
-from environments.inference.completions import Completion
+from environments.inference.contracts import Completion
 from environments.needle_env import NeedleEnv
 from environments.reports import metrics as report_numbers
 from environments.reports import wandb_log, wandb_run

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from environments.haystack.sample import rebuild
-from environments.inference.completions import Completion
+from environments.inference.contracts import Completion
 from environments.rollouts.rollout import NOT_TRAINED, RolloutGroup, RolloutRequest, finite
 from environments.rollouts.scoring import score
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from environments.inference.endpoint import BadReply, Completion, RequestRejected
+from environments.inference.contracts import Completion
+from environments.inference.errors import BadReply, RequestRejected
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.row_log import RowLog, RowLost
 from environments.rollouts.runner import Progress, Runner, failure_line, on_signals

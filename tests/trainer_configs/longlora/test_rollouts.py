@@ -15,7 +15,7 @@ os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test 
 from datasets import load_dataset
 
 from environments.haystack.sample import Haystacks, Options
-from environments.inference.completions import Completion
+from environments.inference.contracts import Completion
 from environments.rollouts.rollout import NOT_TRAINED, RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import score
 from tests.environments.tiny_model import tiny_tokenizer
