@@ -5,13 +5,14 @@ test holds names, types and limits against its `BaseEnvConfig` and `APIServerCon
 differs from Atropos', the reason stands beside it.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_serializer, model_validator
+from pydantic import BaseModel, Field, field_serializer, field_validator, model_validator
 
 from environments.haystack.depths import parse_depths
 from environments.haystack.options import Options
@@ -117,6 +118,10 @@ class HaystackEnvConfig(AtroposSettings):
     temperature: float = Field(1.0, description="of rollouts")
     eval_temperature: float = Field(0.0, description="of evaluation")
     max_new_tokens: int = Field(128, description="longest completion, in tokens")
+    request: dict[str, Any] = Field(
+        {},
+        description='more fields of each request, as JSON, like {"chat_template_kwargs": {"enable_thinking": false}}',
+    )
     max_failures: int = Field(20, description="items that may fail before the run stops")
     curriculum: bool = Field(
         False, description="serve climbs from easy to these settings, task by task, as scores allow"
@@ -152,6 +157,15 @@ class HaystackEnvConfig(AtroposSettings):
         """Turn lists and numbers, as YAML has them, into comma strings for the settings that are text."""
         return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
 
+    @field_validator("request", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        """Read the fields of a request from JSON, as the command line has them."""
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError as error:
+            raise ValueError(f"must be a JSON object ({error})") from None
+
 
 def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:
     return name in settings.model_fields and settings.model_fields[name].annotation is str
@@ -178,6 +192,16 @@ LIMITS: dict[str, tuple[float, float]] = {
     "eval_temperature": (0, 10),
 }
 EFFORTS = (None, "none", "minimal", "low", "medium", "high", "xhigh")
+
+
+# Fields of a request that are no user's, and what sets them.
+OWN_FIELDS = {
+    **dict.fromkeys(("messages", "prompt", "input_ids", "n"), "the environment sets it"),
+    **dict.fromkeys(("stream", "logprobs", "return_token_ids", "echo"), "replies are read whole and as they are"),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_new_tokens"), "set --env.max_new_tokens"),
+    "temperature": "set --env.temperature and --env.eval_temperature",
+    "model": "set --openai.model_name",
+}
 
 
 @dataclass(frozen=True)
@@ -211,12 +235,24 @@ def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
             f"(got {config.max_num_workers})",
             setting="max_num_workers",
         )
+    _check_request(config.request)
     _check_choice("store", config.store, ("compact", "full"))
     _check_choice("reasoning_effort", config.reasoning_effort, EFFORTS)
     for server in servers:
         _check_server(server)
     check_batch(config.batch_size, config.group_size)
     return grid
+
+
+def _check_request(request: JsonObject) -> None:
+    for name in request:
+        if name in OWN_FIELDS:
+            raise ConfigError(f"request must not hold {name}: {OWN_FIELDS[name]}", setting="request")
+    if not isinstance(template := request.get("chat_template_kwargs", {}), dict):
+        raise ConfigError(
+            f"request: chat_template_kwargs must be an object of the template's variables (got {template!r})",
+            setting="request",
+        )
 
 
 def _check_server(server: ServerSettings) -> None:

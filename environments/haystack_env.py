@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
 
-from environments.atropos.base import APIServerConfig, BaseEnv, EvalHandlingEnum
+from environments.atropos.base import APIServerConfig, BaseEnv, EvalHandlingEnum, follow_proxies
 from environments.atropos.evaluate import evaluate
 from environments.atropos.process import process
 from environments.atropos.serve import ScoredGroup, ServeSession, check_trainer
@@ -25,13 +25,15 @@ from environments.haystack.layout import LayoutError
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks import TASKS, absent_twin
 from environments.haystack.tokens import load_tokenizer
-from environments.inference.completions import check_server, request_group
+from environments.inference.completions import request_group
 from environments.inference.contracts import CompletionRequest
 from environments.inference.endpoint import Endpoint
 from environments.inference.errors import RequestRejected
+from environments.inference.preflight import check_server
 from environments.inference.token_servers import TOKEN_SERVERS
 from environments.reports import wandb_log, wandb_run
 from environments.rollouts import requests, row_log
+from environments.rollouts.first_replies import FirstReplies
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from environments.rollouts.runner import EXPECTED_ERRORS, failure_line
 from environments.rollouts.scoring import score
@@ -78,18 +80,21 @@ class HaystackEnv(BaseEnv):
         self.grid = check(config, servers)
         wandb_run.check_login(config)
         self.options = _options(config, self.grid)
-        self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options)
+        template = config.request.get("chat_template_kwargs")
+        self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options, template=template)
         self._probe()
         self.servers = [_server_config(server, config.tokenizer_name) for server in servers]
         config = config.model_copy(update={"eval_handling": EvalHandlingEnum(config.eval_handling.value)})
         # Given a path, atroposlib would open the file, and leave it empty when the run fails before its first group.
         super().__init__(config.model_copy(update={"data_path_to_save_groups": None}), self.servers, slurm, testing)
         self.config = config
+        follow_proxies(config.rollout_server_url)
         self.endpoints = [Endpoint(server, self.haystacks.tokens.tokenizer) for server in self.server.servers]
         self.next_index = self.failures = 0
         self.rejection: RequestRejected | None = None  # by the model's server
         self.session: ServeSession | None = None  # while serving
         self.rollout_log = wandb_log.RolloutLog(config)
+        self.first_replies = FirstReplies(config.max_new_tokens)
         self._building = threading.Lock()
         self.curriculum = Curriculum(self._ladders()) if config.curriculum else None
         self.curriculum_state: JsonObject = {}
@@ -108,7 +113,7 @@ class HaystackEnv(BaseEnv):
     async def setup(self) -> None:
         """Ask every server whether it is there. Raises `ConfigError` if one is not."""
         for server in self.servers:
-            await check_server(server)
+            await check_server(server, self.longest_sequence())
         gc.freeze()  # a hundred thousand objects of imported modules, looked through by every collection on the loop
 
     @property
@@ -131,6 +136,8 @@ class HaystackEnv(BaseEnv):
         own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures"}
         shaping = {name: config[name] for name in config if name in own or "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
+        if not config["request"]:
+            del shaping["request"]  # as runs were named before there was this setting
         shaping["token_exact"] = self.servers[0].server_type in TOKEN_SERVERS
         return row_log.digest({**shaping, "tokenizer": self.haystacks.tokens.fingerprint})
 
@@ -159,8 +166,11 @@ class HaystackEnv(BaseEnv):
         """Build the request's sample, and return it with `n` scored completions of its prompt. Raises `CompletionError`."""
         sample, prompt = await asyncio.to_thread(self.build, request)
         temperature = self.config.temperature if request.split == "train" else self.config.eval_temperature
-        asked = CompletionRequest(sample.messages, prompt, self.config.max_new_tokens, temperature, request.split)
+        asked = CompletionRequest(
+            sample.messages, prompt, self.config.max_new_tokens, temperature, request.split, self.config.request
+        )
         completions = await request_group(self.endpoints, asked, n)
+        self.first_replies.add(completions)
         evidence, form = sample.evidence if self.options.numbered else None, self.options.answer_format
         scores = await asyncio.to_thread(lambda: [score(c.text, sample.answer, form, evidence) for c in completions])
         return RolloutGroup(request, sample, prompt, completions, scores)

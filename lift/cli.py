@@ -9,6 +9,7 @@ lift remove --library books --document book
 Mistakes are reported before a model is loaded: one line on stderr and exit status 2.
 """
 
+import asyncio
 import difflib
 import hashlib
 import json
@@ -155,10 +156,9 @@ def _planned(
 def _self_study(url: str) -> "SelfStudy":
     """Return a self-study task that asks the first model of the server at `url`.
 
-    The key is that of the environment variable OPENAI_API_KEY.
+    The key is that of the environment variable LONGTHREAD_API_KEY, or of OPENAI_API_KEY.
     """
-    import openai
-
+    from environments.inference.preflight import served_models
     from lift.tasks.self_study import SelfStudy, endpoint
 
     def refused(reason: str) -> ConfigError:
@@ -166,14 +166,14 @@ def _self_study(url: str) -> "SelfStudy":
 
     if urlsplit(url).scheme not in ("http", "https"):
         raise refused("is not an http address: give one like http://127.0.0.1:8000/v1")
-    key = os.environ.get("OPENAI_API_KEY") or "none"
+    key = os.environ.get("LONGTHREAD_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
     try:
-        models = openai.OpenAI(base_url=url, api_key=key).models.list().data
-    except openai.OpenAIError as error:
-        raise refused(f"does not answer ({type(error).__name__}): start the server or check the address") from None
+        models = asyncio.run(served_models(url.rstrip("/"), key))
+    except ConfigError as error:
+        raise ConfigError(error.message, setting="self_study") from None
     if not models:
         raise refused("serves no model: check the server")
-    return SelfStudy(endpoint(url, models[0].id, key))
+    return SelfStudy(endpoint(url, str(models[0].get("id")), key))
 
 
 # ---- ask --------------------------------------------------------------------------------------------------------

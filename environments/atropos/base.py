@@ -8,12 +8,17 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Self
 
-__all__ = ["APIServerConfig", "BaseEnv", "EvalHandlingEnum"]
+import aiohttp
+
+from environments.inference.http_client import is_loopback
+
+__all__ = ["APIServerConfig", "BaseEnv", "EvalHandlingEnum", "follow_proxies"]
 
 
 class _DeferredModule(ModuleType):
@@ -68,6 +73,23 @@ def _deferred(*names: str) -> Iterator[None]:
 
 
 with _deferred("transformers", "wandb"):
+    import atroposlib.envs.base
     from atroposlib.envs.base import APIServerConfig, BaseEnv, EvalHandlingEnum
+
+
+class _ProxiedAiohttp(ModuleType):
+    """aiohttp for atroposlib, whose sessions go through the environment's proxies."""
+
+    ClientSession = staticmethod(partial(aiohttp.ClientSession, trust_env=True))
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(aiohttp, name)
+
+
+def follow_proxies(run_api: str) -> None:
+    """Have atroposlib reach a run-api of another machine as this program reaches its servers: through proxies, if any."""
+    proxied = _ProxiedAiohttp("aiohttp")
+    vars(atroposlib.envs.base)["aiohttp"] = aiohttp if is_loopback(run_api) else proxied
+
 
 logging.getLogger("atroposlib.envs.base").setLevel(logging.WARNING)  # at DEBUG, its default, it prints every item

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine
 import aiohttp
 
 from environments.atropos.shared_prefix_gzip import encode_group
+from environments.inference.http_client import session
 from longthread.files import JsonObject
 
 logger = logging.getLogger(__name__)
@@ -75,35 +76,31 @@ class GroupSender:
     async def _post(self, body: bytes) -> int | None:
         """Return the HTTP status; None when the API is away, has no trainer, or was reset while a group was on its way."""
         headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-        async with _session() as session:
-            if await _batch_size(session, self.url) in (None, -1):
+        async with session(self.url, SECONDS) as client:
+            if await _batch_size(client, self.url) in (None, -1):
                 return None
             try:
-                async with session.post(f"{self.url}/scored_data", data=body, headers=headers) as reply:
+                async with client.post(f"{self.url}/scored_data", data=body, headers=headers) as reply:
                     status = reply.status
             except (aiohttp.ClientError, TimeoutError, OSError):
                 return None
-            if status < 300 and await _batch_size(session, self.url) == -1:
+            if status < 300 and await _batch_size(client, self.url) == -1:
                 logger.warning("run-api at %s was reset; a trainer that gets no batches must register again", self.url)
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):  # so that it takes a trainer
-                    await session.get(f"{self.url}/reset_data")
+                    await client.get(f"{self.url}/reset_data")
                 return None
             return status
 
 
 async def batch_size(url: str) -> int | None:
     """Return the batch size that a trainer has registered at the API; -1 without a trainer, None without an API."""
-    async with _session() as session:
-        return await _batch_size(session, url)
+    async with session(url, SECONDS) as client:
+        return await _batch_size(client, url)
 
 
-async def _batch_size(session: aiohttp.ClientSession, url: str) -> int | None:
+async def _batch_size(client: aiohttp.ClientSession, url: str) -> int | None:
     try:
-        async with session.get(f"{url}/info") as reply:
+        async with client.get(f"{url}/info") as reply:
             return int((await reply.json())["batch_size"])
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=SECONDS))

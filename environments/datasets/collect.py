@@ -105,7 +105,7 @@ def _check_passed(name: str) -> None:
 
 def _check_environment(plan: CollectionPlan) -> Limits:
     """Set up the environment as it will be served: this tries its settings, its server, its tokenizer and its samples."""
-    from environments.inference.completions import check_server
+    from environments.inference.preflight import check_server
 
     module, name = ENVIRONMENTS[plan.env]
     environment = getattr(importlib.import_module(f"environments.{module}"), name)

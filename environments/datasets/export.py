@@ -27,7 +27,7 @@ were made with, since their prompts are rebuilt. Nothing is written to OUT unles
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -52,11 +52,12 @@ from environments.datasets.select import (
     right_candidate,
     select,
 )
-from environments.haystack.sample import rebuild
+from environments.haystack.sample import fingerprint, rebuild
 from environments.haystack.tasks import TASKS
-from environments.haystack.tokens import Tokens, load_tokenizer
+from environments.haystack.tokens import load_tokenizer
 from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
 from longthread.files import JsonLines, replacing
+from longthread.language_model import PromptTokenizer
 
 ROUND = 64  # a sequence_len is given as a multiple of this
 TEMPLATE_TOKENS = 16  # at most, that a chat template writes behind a reply
@@ -102,13 +103,12 @@ def read(job: ExportJob, progress: bool = False) -> tuple[dict[str, AskedSample]
     """
     samples: dict[str, AskedSample] = {}
     rows = 0
-    fingerprint = None if job.tokenizer is None else Tokens(job.tokenizer).fingerprint
     total = sum(path.stat().st_size for path in job.paths)
     with tqdm(total=total, unit="B", unit_scale=True, desc="read", disable=not progress) as bar:
         for file, path in enumerate(job.paths):
             for line in JsonLines(path, WANTED):
                 row = parse_row(line.value, where := f"{path}:{line.number}")
-                _check_tokenizer(row, fingerprint, where)
+                _check_tokenizer(row, job.tokenizer, where)
                 sample, place = asked_sample(row), (file, line.offset)
                 pretrain = job.kind == Kind.PRETRAIN
                 candidates = [right_candidate(row, place)] if pretrain else completion_candidates(row, place)
@@ -120,15 +120,16 @@ def read(job: ExportJob, progress: bool = False) -> tuple[dict[str, AskedSample]
     return samples, rows
 
 
-def _check_tokenizer(row: ProcessRow, fingerprint: str | None, where: str) -> None:
-    if fingerprint is None and row.store == "compact":
+def _check_tokenizer(row: ProcessRow, tokenizer: PromptTokenizer | None, where: str) -> None:
+    if tokenizer is None:
+        if row.store == "compact":
+            raise DataError(
+                f"{where}: a compact row, whose prompt has to be rebuilt: give the tokenizer of process",
+                setting="tokenizer",
+            )
+    elif (given := fingerprint(tokenizer, row.recipe.model_dump())) != row.recipe.tokenizer:
         raise DataError(
-            f"{where}: a compact row, whose prompt has to be rebuilt: give the tokenizer of process",
-            setting="tokenizer",
-        )
-    if fingerprint not in (None, row.recipe.tokenizer):
-        raise DataError(
-            f"{where}: made with tokenizer {row.recipe.tokenizer}, not {fingerprint}: give that one",
+            f"{where}: made with tokenizer {row.recipe.tokenizer}, not {given}: give that one",
             setting="tokenizer",
         )
 
@@ -153,7 +154,8 @@ def _written_row(job: ExportJob, pick: Pick, files: Sequence[BinaryIO]) -> dict[
     prompt = row.messages[0][:-1] if row.store == "full" else rebuild(row.recipe.model_dump(), job.tokenizer).messages
     facts = {"task": row.recipe.task, "prompt_tokens": row.recipe.length}
     if job.kind == Kind.PRETRAIN:
-        return {"text": in_template(job.tokenizer, [*prompt, _reply(right_reply(row))]), **facts}
+        chat = [*prompt, _reply(right_reply(row))]
+        return {"text": in_template(job.tokenizer, chat, row.recipe.template), **facts}
     chats = [[*prompt, _reply(rows[c.place].completions[c.index].strip())] for c in pick.candidates]
     scores = [candidate.score for candidate in pick.candidates]
     if job.kind == Kind.SFT:
@@ -165,12 +167,13 @@ def _reply(text: str) -> Message:
     return {"role": "assistant", "content": text}
 
 
-def in_template(tokenizer: Any, messages: list[Message]) -> str:
+def in_template(tokenizer: Any, messages: list[Message], template: Mapping[str, Any] | None = None) -> str:
     """Return the conversation as text that, tokenised with special tokens, is what the model reads.
 
-    The text ends with the last turn, and lacks a token at its beginning that the tokenizer would add anyway.
+    The text ends with the last turn, and lacks a token at its beginning that the tokenizer would add anyway. `template`:
+    variables of the chat template.
     """
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False).strip()
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, **(template or {})).strip()
     bos = tokenizer.bos_token
     doubled = bos and text.startswith(bos) and tokenizer.encode("a")[0] == tokenizer.bos_token_id
     return text.removeprefix(bos) if doubled else text

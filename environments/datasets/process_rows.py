@@ -23,6 +23,7 @@ class RowRecipe(BaseModel, extra="allow"):
     options: dict[str, Any]
     tokenizer: str
     filler: str
+    template: dict[str, Any] = {}  # variables of the chat template
 
 
 class RowNeedle(BaseModel):

@@ -21,7 +21,9 @@ class Progress:
     def __init__(self, plan: CollectionPlan, folder: Path):
         """Read `generated` and the environment's log in `folder`, where the processes write them."""
         self.plan = plan
-        self.path, self.generated, self.log = folder / plan.out.name, folder / "rows.jsonl", folder / "environment.log"
+        own = folder / "rows"  # a folder of its own: OUT may have any name, also one of ours
+        own.mkdir(exist_ok=True)
+        self.path, self.generated, self.log = own / plan.out.name, folder / "rows.jsonl", folder / "environment.log"
         self.rows = self.size = 0  # of `path`: whole lines, their bytes
         self.groups = 0  # that run-api has got
         self._groups_at_row, self._row_at = 0, time.monotonic()  # of the last row

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from environments.datasets.process_rows import ProcessRow, right_reply
 from environments.haystack.tasks.task import NONE, Answer
+from environments.inference.finish_reason import Ending, ending
 from environments.rollouts.scoring import normalise, parse_reply, without_thinking
 
 DEPTH_BINS = 5  # of `balance`
@@ -34,6 +35,11 @@ REASONS = {
     "length": Advice("allow other lengths", "lengths"),
     "truncated": Advice("the replies were cut off: raise max_new_tokens of process"),
     "no_finish_reason": Advice("nothing tells that these replies are whole: use a server that gives finish_reason"),
+    "unknown_finish_reason": Advice(
+        "nothing tells that these replies are whole: their finish_reason is an unknown word"
+    ),
+    "broken_off": Advice("the server broke these replies off: ask again"),
+    "filtered": Advice("the provider's content filter ended these replies: use another server"),
     "empty": Advice("the replies are empty: ask a model that replies"),
     "duplicate": Advice("the replies are all alike: raise the temperature of process"),
     "low_score": Advice("lower the least score, or ask a better model or easier samples", "min_score"),
@@ -43,6 +49,14 @@ REASONS = {
     "per_sample": Advice("allow more rows of one sample", "per_sample"),
     "balance": Advice("leave balance out", "balance"),
     "limit": Advice("raise the limit", "limit"),
+}
+
+ENDINGS = {
+    Ending.FINISHED: "",
+    Ending.CUT: "truncated",
+    Ending.BROKEN_OFF: "broken_off",
+    Ending.FILTERED: "filtered",
+    Ending.UNKNOWN: "unknown_finish_reason",
 }
 
 
@@ -58,7 +72,7 @@ class Candidate:
     digest: str  # of the text
     answer: str  # digest of `answer_of`
     score: float
-    fault: str  # the reason that bars it whatever the rules: truncated, no_finish_reason, empty; or ""
+    fault: str  # the reason that bars it whatever the rules: one of `ENDINGS`, no_finish_reason, empty; or ""
     size: int = 0  # bytes of the text
 
 
@@ -139,7 +153,7 @@ def completion_candidates(row: ProcessRow, place: tuple[int, int]) -> list[Candi
     candidates = []
     for i, (text, finish, score) in enumerate(zip(row.completions, row.finish_reasons, row.scores, strict=True)):
         text = text.strip()
-        whole = "no_finish_reason" if finish is None else "truncated" if finish != "stop" else ""
+        whole = "no_finish_reason" if finish is None else ENDINGS[ending(finish)]
         answer = digest(*answer_of(text, row.answer, row.answer_format))
         fault = whole or ("" if text else "empty")
         candidates.append(Candidate(place, i, digest(text), answer, score, fault, len(text.encode())))

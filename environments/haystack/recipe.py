@@ -20,8 +20,13 @@ class Request(NamedTuple):
     depths: Sequence[float] | None = None
 
 
-def write(request: Request, options: Options, fingerprint: str, filler: str) -> dict[str, Any]:
-    """Return the recipe as JSON: request, options, the tokenizer's fingerprint, and the digest of the filler."""
+def write(
+    request: Request, options: Options, fingerprint: str, filler: str, template: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the recipe as JSON: request, options, the tokenizer's fingerprint, and the digest of the filler.
+
+    `template`: variables of the chat template; without any the recipe does not speak of them.
+    """
     depths = None if request.depths is None else list(request.depths)
     asked = request._replace(depths=depths)._asdict()
     return {
@@ -30,6 +35,7 @@ def write(request: Request, options: Options, fingerprint: str, filler: str) -> 
         "options": asdict(options),
         "tokenizer": fingerprint,
         "filler": filler,
+        **({"template": dict(template)} if template else {}),
     }
 
 

@@ -132,7 +132,7 @@ class Haystacks:
         bank = self.pools.decoys(self.options, split, seed) if TASKS[task].linked else None
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
         hidden = self._hide(quiz, self._decoys(quiz, bank, length, rng), depths or (), rng)
-        recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest)
+        recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.template)
         return self._build(quiz, hidden, pool, recipe, rng)
 
     def _check(self, request: Request) -> None:
@@ -248,14 +248,19 @@ def _fingerprint(tokenizer: PromptTokenizer, chat_template: str, template: str, 
     return Tokens(tokenizer, json.loads(template)).fingerprint
 
 
-def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer, template: Mapping[str, Any] | None = None) -> Sample:
-    """Build the sample of a recipe again, byte for byte. Raises `ConfigError` when this machine would build another.
+def fingerprint(tokenizer: PromptTokenizer, recipe: Mapping[str, Any]) -> str:
+    """Return the fingerprint of the tokenizer with the recipe's variables of the chat template."""
+    return _fingerprint(tokenizer, str(tokenizer.chat_template), _variables(recipe), len(tokenizer))
 
-    `template`: the variables of the chat template that the recipe was made with.
-    """
-    variables = json.dumps(dict(template or {}), sort_keys=True)
-    fingerprint = _fingerprint(tokenizer, str(tokenizer.chat_template), variables, len(tokenizer))
-    request, options = recipes.read(recipe, fingerprint)
-    haystacks = _haystacks(fingerprint, tokenizer, variables).variant(options)
+
+def _variables(recipe: Mapping[str, Any]) -> str:
+    return json.dumps(recipe.get("template") or {}, sort_keys=True)
+
+
+def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
+    """Build the sample of a recipe again, byte for byte. Raises `ConfigError` when this machine would build another."""
+    own = fingerprint(tokenizer, recipe)
+    request, options = recipes.read(recipe, own)
+    haystacks = _haystacks(own, tokenizer, _variables(recipe)).variant(options)
     recipes.check_filler(recipe, haystacks.pool(request.split, request.seed).digest)
     return haystacks.sample(*request)

@@ -23,7 +23,11 @@ class ChatReply:
 
 def checked(reply: Any, url: str) -> JsonObject:
     """Return a reply that has choices. Raises `BadReply`: also for a provider's error inside a 200."""
-    if isinstance(reply, dict) and isinstance(reply.get("choices"), list) and (reply["choices"] or "error" not in reply):
+    if (
+        isinstance(reply, dict)
+        and isinstance(reply.get("choices"), list)
+        and (reply["choices"] or "error" not in reply)
+    ):
         return reply
     raise BadReply(f"{url} gave a reply without completions: {excerpt(reply)}")
 

@@ -46,6 +46,29 @@ class Server(Protocol):
     def _inject_reasoning_kwargs(self, kwargs: JsonObject) -> JsonObject: ...
 
 
+@dataclass(frozen=True)
+class ServerAddress:
+    """The settings of a server of OpenAI's chat protocol; see `ServerConfig`."""
+
+    base_url: str
+    api_key: str
+    model_name: str
+    server_type: str = "openai"
+    timeout: float = 1800
+    n_kwarg_is_ignored: bool = False
+
+
+class PlainServer:
+    """A server that no run-api divides among environments."""
+
+    def __init__(self, config: ServerAddress):
+        self.config: ServerConfig = config
+        self.sem = self.eval_sem = asyncio.Semaphore(64)
+
+    def _inject_reasoning_kwargs(self, kwargs: JsonObject) -> JsonObject:
+        return kwargs
+
+
 class CompletionTokenizer(Protocol):
     """What is used of a tokenizer: a completion's text as tokens, and back."""
 

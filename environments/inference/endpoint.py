@@ -35,6 +35,7 @@ from environments.inference.finish_reason import Ending, ending
 from environments.inference.request_form import TOO_LONG, RequestForm
 from environments.inference.token_servers import APIS, COMMANDS, TOKEN_SERVERS, TokenApi, TokenReply, TokenRequest
 from longthread.chunked_json import dumps
+from longthread.errors import ConfigError
 from longthread.files import JsonObject
 from longthread.secrets import redact_text
 
@@ -51,7 +52,8 @@ class Endpoint:
     by which it reads prompts longer than they were sent.
     """
 
-    def __init__(self, server: Server, tokenizer: CompletionTokenizer):
+    def __init__(self, server: Server, tokenizer: CompletionTokenizer | None):
+        """Without a tokenizer completions of a chat server have no tokens."""
         self.server, self.config, self.tokenizer = server, server.config, tokenizer
         self.form = self.first_form = RequestForm(takes_n=not self.config.n_kwarg_is_ignored)
         self.proven = False  # one request in this form has passed
@@ -129,7 +131,9 @@ class Endpoint:
         return chat_reply.checked(reply, self.url)
 
     def _check_length(self, usage: object, sent: int, n: int) -> None:
-        """Raises `RequestRejected` if the server read another prompt than it was sent."""
+        """Raises `RequestRejected` if the server read another prompt than it was sent; `sent` is 0 if that is not known."""
+        if not sent:
+            return
         read = usage.get("prompt_tokens") if isinstance(usage, dict) else None
         if not isinstance(read, int) or read <= 0:
             self._say("does not say how many tokens of a prompt it read: lengths are not checked")
@@ -153,6 +157,8 @@ class Endpoint:
     def _tokenized(self, reply: chat_reply.ChatReply) -> Completion:
         # Half a surrogate pair, which JSON can carry, can be neither tokenised nor written.
         text = reply.text.encode("utf-8", "replace").decode()
+        if self.tokenizer is None:
+            return Completion(text, [], None, reply.finish_reason, reply.missing, reply.thought)
         tokens, eos = self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id
         # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
         if ending(reply.finish_reason) is Ending.FINISHED and eos is not None:
@@ -216,6 +222,8 @@ class Endpoint:
         return Completion(self._decoded(reply.tokens, reply.text), reply.tokens, reply.logprobs, reply.finish_reason)
 
     def _decoded(self, tokens: list[int], server_text: str | None) -> str:
+        if self.tokenizer is None:
+            raise ConfigError("tokens need a tokenizer: give the model's own", setting="tokenizer_name")
         text = self.tokenizer.decode(tokens, skip_special_tokens=True)
         if server_text is not None and _comparable(text) != _comparable(server_text):
             raise CompletionError(

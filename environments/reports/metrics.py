@@ -1,8 +1,8 @@
 """Results into numbers and text: means with standard errors, the grid, the effective length, false answers.
 
-A record is one evaluated sample (a line of samples.jsonl). A record with an error, or without a finite score, is a
-failure: excluded from means, counted separately. The heatmap, the curves and the effective length are of samples whose
-fact is in the text; `false_answers` says what the model does when it is not.
+A record is one evaluated sample (a line of samples.jsonl). A record with an error, without a finite score, or whose reply
+had no content, is a failure: excluded from means, counted separately. The heatmap, the curves and the effective length are
+of samples whose fact is in the text; `false_answers` says what the model does when it is not.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from longthread.files import write_json
 from longthread.statistics import Estimate, estimate
 
 Record = Mapping[str, Any]
+# Why a reply had no content, and what mends it.
+MISSING = {
+    "no_content": "the server gave none",
+    "budget_spent_thinking": "raise max_new_tokens, or turn thinking off in request",
+}
 
 SHORT = 1_024  # tokens; NoLiMa takes its base score at 250, 500 and 1k
 COLUMNS = 8  # lengths side by side in the text table: 8 of 11 characters fit a terminal of 100
@@ -30,9 +35,10 @@ BINS = 5  # bars of a breakdown by a field of many values
 
 
 def is_failure(record: Record) -> bool:
-    """Return True for a record that has an error, or no finite score."""
+    """Return True for a record that has an error, no finite score, or a reply without content."""
     score = record.get("score")
-    return record.get("error") is not None or not isinstance(score, int | float) or not math.isfinite(score)
+    lacks_score = not isinstance(score, int | float) or not math.isfinite(score)
+    return record.get("error") is not None or lacks_score or bool(record.get("missing"))
 
 
 def present(records: Iterable[Record]) -> list[Record]:
@@ -170,8 +176,20 @@ def false_answers(records: Iterable[Record]) -> FalseAnswers:
 
 def failures(records: Iterable[Record]) -> dict[str, int]:
     """Return how often each error came, the most frequent first."""
-    errors = Counter(str(record.get("error") or "no finite score") for record in records if is_failure(record))
+    errors = Counter(_failure(record) for record in records if is_failure(record))
     return dict(errors.most_common())
+
+
+def _failure(record: Record) -> str:
+    if missing := record.get("missing"):
+        return f"{missing}: {MISSING.get(missing, 'no content')}"
+    return str(record.get("error") or "no finite score")
+
+
+def missing_shares(records: Sequence[Record]) -> dict[str, Estimate]:
+    """Return the share of the records whose reply had no content, by reason; without the reasons that never came."""
+    reasons = sorted({str(record["missing"]) for record in records if record.get("missing")})
+    return {reason: estimate(record.get("missing") == reason for record in records) for reason in reasons}
 
 
 def breakdown(records: Iterable[Record], field: str, of: str = "score") -> dict[str, Estimate]:
@@ -292,10 +310,12 @@ def write_metrics(path: Path, records: Sequence[Record], model: str, env: str) -
 
 
 def _estimates(records: Sequence[Record], wrong: FalseAnswers) -> Iterator[tuple[str, Estimate]]:
-    yield "eval/score", estimate(record["score"] for record in records)
+    yield "eval/score", estimate(record["score"] for record in records if not is_failure(record))
     yield "eval/score_present", estimate(record["score"] for record in present(records))
     for field in ("task", "length"):
         for value, score in by(records, field).items():
             yield f"eval/score_by_{field}/{value}", score
     yield "eval/false_answers", wrong.invented
     yield "eval/false_silence", wrong.withheld
+    for reason, share in missing_shares(records).items():
+        yield f"eval/{reason}", share

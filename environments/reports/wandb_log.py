@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
+from environments.inference.finish_reason import Ending, ending
 from environments.reports import html
-from environments.reports.metrics import Record, depth_of, grid, is_failure
+from environments.reports.metrics import MISSING, Record, depth_of, grid, is_failure
 from environments.reports.report import Report
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from environments.rollouts.scoring import Score
@@ -83,7 +84,7 @@ class _Interval:
             for name in ("score", f"score_by_task/{row.task}", f"score_by_length/{row.length}"):
                 self.observe(name, row.score)
             self.observe("exact", row.correct)
-            self.observe("truncated", row.finish_reason == "length")
+            self.observe("truncated", ending(row.finish_reason) is Ending.CUT)
             self.observe("completion_tokens_mean", row.completion_tokens)
             self.longest = max(self.longest, row.completion_tokens)
             if present:
@@ -122,6 +123,9 @@ class RolloutLog:
         rows = [_row_of_completion(group, i) for i in range(len(group.scores))]
         present = group.sample.answer.kind != "absent"
         self._interval.add(rows, group.scores, present)
+        for completion in group.completions:
+            for reason in MISSING:
+                self._interval.observe(reason, completion.missing == reason)
         if present:
             self._scores += [{"depth": row.depth, "length": row.length, "score": row.score} for row in rows]
         self._tables.append([row.values() for row in rows[: self._rows_per_group]])

@@ -80,6 +80,7 @@ class RolloutGroup:
             "profile": self.sample.to_json()["profile"],
             "completions": [c.text for c in self.completions],
             "finish_reasons": [c.finish_reason for c in self.completions],
+            **({"missing": missing} if any(missing := [c.missing for c in self.completions]) else {}),
             "details": [s.to_json() for s in self.scores],
         }
 
@@ -96,6 +97,7 @@ class RolloutGroup:
             "present": answer.kind != "absent",
             "completion": completion.text,
             "finish_reason": completion.finish_reason,
+            "missing": completion.missing or None,
             **self.sample.profile,
             "prompt_tokens": len(self.prompt),
             "completion_tokens": len(completion.tokens),

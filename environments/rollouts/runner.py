@@ -28,6 +28,7 @@ class Progress:
 
     failed: int = 0
     completions: int = 0
+    missing: int = 0  # completions without content
     score: float = 0.0  # the sum over the completions
     prompt_tokens: int = 0  # each prompt once a group
     completion_tokens: int = 0
@@ -36,6 +37,7 @@ class Progress:
     def add(self, group: RolloutGroup) -> None:
         """Count a finished group."""
         self.completions += len(group.scores)
+        self.missing += sum(bool(completion.missing) for completion in group.completions)
         self.score += sum(score.score for score in group.scores)
         self.prompt_tokens += len(group.prompt)
         self.completion_tokens += sum(len(c.tokens) for c in group.completions)
@@ -48,7 +50,8 @@ class Progress:
     def summary(self) -> str:
         """Return mean score, completions and failures in one line."""
         scores = f"mean score {self.mean_score:.2f} of {self.completions} completions, " if self.completions else ""
-        return f"{scores}{self.failed} failed"
+        missing = f"{self.missing} without content, " if self.missing else ""
+        return f"{scores}{missing}{self.failed} failed"
 
     def postfix(self, seconds: float) -> dict[str, str]:
         """Return what the progress bar shows after so many seconds: mean score, tokens per second, failures."""

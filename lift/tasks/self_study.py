@@ -6,21 +6,23 @@ evidence; the question names what it is about; it is not a near-duplicate; its s
 same model answers it with the chunk and fails without. Models below 1 B parameters fail most of this: use the other tasks.
 """
 
+import asyncio
 import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, cast
 from zlib import crc32
 
 from environments.haystack.facts import SPLITS, in_split
 from environments.haystack.tasks.task import Answer
+from environments.inference.completions import request_group
+from environments.inference.contracts import CompletionRequest, PlainServer, ServerAddress
+from environments.inference.endpoint import Endpoint
 from environments.rollouts.scoring import find_values, normalise, without_thinking
 from lift.document.document import Document, Span
 from lift.tasks.items import Item, Task, sentences_of
-from longthread.errors import RunError
 from longthread.language_model import CausalLM, ChatTokenizer
 
 Message = dict[str, str]
@@ -243,27 +245,14 @@ def local(model: CausalLM, tokenizer: ChatTokenizer, max_new_tokens: int = 160, 
 
 
 def endpoint(base_url: str, model: str, api_key: str, max_tokens: int = 160, temperature: float = 0.7) -> Reply:
-    """Wrap a model behind an OpenAI-compatible server as a function from a chat to `n` replies.
+    """Wrap a model behind an OpenAI-compatible server; `temperature` is that of several replies, one is greedy.
 
-    The function raises `RunError` when the server does not answer.
+    A reply raises `RunError` when the server refuses it, or is away for too long.
     """
-    import openai
-
-    client = openai.OpenAI(base_url=base_url, api_key=api_key)
+    server = Endpoint(PlainServer(ServerAddress(base_url, api_key, model)), None)
 
     def reply(messages: list[Message], n: int) -> list[str]:
-        try:
-            response = client.chat.completions.create(
-                model=model,
-                messages=cast(Any, messages),
-                n=n,
-                max_tokens=max_tokens,
-                temperature=temperature if n > 1 else 0.0,
-            )
-        except openai.OpenAIError as error:
-            raise RunError(
-                f"{base_url} gave no reply for model {model!r} ({type(error).__name__}): check address, name and key"
-            ) from None
-        return [choice.message.content or "" for choice in response.choices]
+        request = CompletionRequest(messages, [], max_tokens, temperature if n > 1 else 0.0)
+        return [completion.text for completion in asyncio.run(request_group([server], request, n))]
 
     return reply

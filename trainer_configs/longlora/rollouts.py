@@ -102,7 +102,8 @@ class Rollouts(DatasetWrappingStrategy):
 
     def _prompt(self, group: Group, where: str) -> list[int]:
         try:
-            sample, tokens = rebuild(group.recipe or {}, self.tokenizer), Tokens(self.tokenizer)
+            sample = rebuild(group.recipe or {}, self.tokenizer)
+            tokens = Tokens(self.tokenizer, sample.recipe.get("template"))
         except KeyError as error:
             raise LongLoRAError(f"{where}: the recipe has no {error}; give the .jsonl of process") from None
         except ConfigError as error:

@@ -214,7 +214,17 @@ def test_blanks_around_a_reply_change_nothing(made: dict[str, Any], tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("finish_reason", "fault"),
-    [("stop", ""), ("length", "truncated"), ("content_filter", "truncated"), (None, "no_finish_reason")],
+    [
+        ("stop", ""),
+        ("eos", ""),  # vespa-engine/vespa PR 33327: Together
+        ("end_turn", ""),  # aws-samples/bedrock-access-gateway 11
+        ("length", "truncated"),
+        ("max_tokens", "truncated"),  # UKGovernmentBEIS/inspect_ai 5143
+        ("content_filter", "filtered"),
+        ("abort", "broken_off"),
+        ("whatever", "unknown_finish_reason"),
+        (None, "no_finish_reason"),
+    ],
 )
 def test_only_a_reply_known_to_be_whole_is_used(row_of: Any, finish_reason: str | None, fault: str) -> None:
     row, _ = row_of("single")

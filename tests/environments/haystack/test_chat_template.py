@@ -44,9 +44,9 @@ def test_a_recipe_is_built_again_with_its_variables_alone(gpt2):
     tokenizer = with_template(gpt2, THINKING)
     quiet = {"enable_thinking": False}
     sample = Haystacks(tokenizer, SMALL, template=quiet).sample(3, "train", "single", 600)
-    assert rebuild(sample.recipe, tokenizer, quiet) == sample
+    assert sample.recipe["template"] == quiet and rebuild(sample.recipe, tokenizer) == sample
     with pytest.raises(ConfigError, match="the recipe is for tokenizer"):
-        rebuild(sample.recipe, tokenizer)
+        rebuild({**sample.recipe, "template": {}}, tokenizer)
 
 
 @pytest.mark.parametrize("name", ["tokenize", "messages", "add_generation_prompt", "continue_final_message"])

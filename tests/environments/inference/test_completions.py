@@ -12,8 +12,9 @@ import tenacity
 from aiohttp import web
 
 from environments.config import ServerSettings
-from environments.inference.completions import TRIES, check_server, failure_reason, request_group
+from environments.inference.completions import TRIES, failure_reason, request_group
 from environments.inference.errors import CompletionError, RequestRejected
+from environments.inference.preflight import check_server
 from longthread.errors import ConfigError
 from tests.environments.loopback import (
     REQUEST,
@@ -341,6 +342,6 @@ async def test_a_url_without_v1_is_named(server: ChatServer) -> None:
 
 async def test_a_server_that_does_not_answer(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.models = lambda _: server.loop.create_future()
-    monkeypatch.setattr("environments.inference.completions.PREFLIGHT_SECONDS", 0.05)
+    monkeypatch.setattr("environments.inference.preflight.PREFLIGHT_SECONDS", 0.05)
     with pytest.raises(ConfigError, match="no answer from .* within 0.05 s"):
         await checked(server.url)

@@ -9,9 +9,10 @@ import pytest
 from aiohttp import web
 from atroposlib.envs.base import APIServerConfig
 
-from environments.inference.completions import check_server, request_group
+from environments.inference.completions import request_group
 from environments.inference.endpoint import COOLDOWN_SECONDS
 from environments.inference.errors import BadReply, CompletionError, RequestRejected, ServerUnavailable
+from environments.inference.preflight import check_server
 from tests.environments.loopback import REQUEST, ChatServer, choice, generated, make_endpoint, make_env, said, sample
 from tests.environments.tiny_model import EOS, tiny_tokenizer
 
@@ -92,7 +93,12 @@ async def test_sglang(server: ChatServer) -> None:
     ] * 2
     assert server.requests[0]["input_ids"] == REQUEST.prompt and server.requests[0]["return_logprob"] is True
     sent = {"n": 2, "max_new_tokens": 9, "temperature": 0.5}
-    assert server.requests[0]["sampling_params"] == sent | {"top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    assert server.requests[0]["sampling_params"] == sent | {
+        "top_p": 1,
+        "top_k": -1,
+        "min_p": 0,
+        "repetition_penalty": 1,
+    }
 
 
 async def test_a_completion_of_a_megabyte(server: ChatServer) -> None:

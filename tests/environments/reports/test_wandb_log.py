@@ -191,6 +191,8 @@ def recomputed(groups: list[RolloutGroup], failures: int) -> dict[str, float]:
         "score": scores.mean(),
         "exact": np.mean([s.correct for *_, s in flat]),
         "truncated": np.mean([c.finish_reason == "length" for _, c, _ in flat]),
+        "no_content": np.mean([c.missing == "no_content" for _, c, _ in flat]),
+        "budget_spent_thinking": np.mean([c.missing == "budget_spent_thinking" for _, c, _ in flat]),
         "false_answers": 1 - silent[absent].mean() if absent.any() else math.nan,
         "false_silence": silent[~absent].mean() if not absent.all() else math.nan,
         "group_score_std": table.std(axis=1).mean(),

@@ -1,6 +1,7 @@
 """Self-study with scripted models, the tiny local one, and a chat server on a real socket."""
 
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -204,7 +205,12 @@ def test_a_local_model_replies_the_same_again() -> None:
 def test_an_endpoint_is_asked_as_a_local_model_is() -> None:
     split = split_of(PRICE)
     model = scripted(PRICE, HOUSE)
-    server = ChatServer(lambda body, _: [choice(text) for text in model(body["messages"], body.get("n", 1))])
+
+    def reply(body: dict[str, Any], _: int) -> list[Any]:
+        n = body.get("n", 1)
+        return [choice(text) for text in (model(body["messages"], n) * n)[:n]]
+
+    server = ChatServer(reply)
     with server.running():
         items = SelfStudy(endpoint(server.url, "m", "secret"), rounds=1).items(DOCUMENT, 5, 0, split)
     assert items == SelfStudy(model, rounds=1).items(DOCUMENT, 5, 0, split)
@@ -215,7 +221,7 @@ def test_an_endpoint_is_asked_as_a_local_model_is() -> None:
 def test_an_endpoint_that_refuses_gives_one_line_without_the_key() -> None:
     with (
         ChatServer(lambda *_: web.Response(status=401)).running() as server,
-        pytest.raises(LongthreadError, match=r"^http://127[^\n]+AuthenticationError[^\n]+$") as caught,
+        pytest.raises(LongthreadError, match=r"^http://127[^\n]+HTTP 401; set LONGTHREAD_API_KEY[^\n]+$") as caught,
     ):
         endpoint(server.url, "m", "secret")([{"role": "user", "content": "hello"}], 1)
     assert "secret" not in str(caught.value)
