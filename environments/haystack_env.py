@@ -130,6 +130,10 @@ class HaystackEnv(BaseEnv):
         """Tokens of the longest prompt with its longest completion."""
         return max(self.grid.lengths) + self.config.max_new_tokens
 
+    def sampling_in_force(self, temperature: float) -> str:
+        """Return in words the sampling parameters of requests of that temperature, as far as the server takes them."""
+        return self.endpoints[0].form.in_force(temperature, self.config.request)
+
     def run_digest(self) -> str:
         """Return hex digits that name a run by the settings that shape its rows: neither paths nor how many at a time."""
         config = self.config.model_dump(mode="json")

@@ -165,7 +165,7 @@ def _self_study(url: str) -> "SelfStudy":
         return ConfigError(f"{url} {reason}", setting="self_study")
 
     if urlsplit(url).scheme not in ("http", "https"):
-        raise refused("is not an http address: give one like http://127.0.0.1:8000/v1")
+        raise refused("is not an http address: give one like http://127.0.0.1:9001/v1")
     key = os.environ.get("LONGTHREAD_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
     try:
         models = asyncio.run(served_models(url.rstrip("/"), key))

@@ -23,6 +23,9 @@ class Environment(Protocol):
     def serving(self) -> bool:
         """Whether `serve` is running: an evaluation is then one of many."""
 
+    def sampling_in_force(self, temperature: float) -> str:
+        """Return in words the sampling parameters of requests of that temperature, as far as the server takes them."""
+
     def run_digest(self) -> str:
         """Return hex digits that name a run by the settings that shape its rows."""
 

@@ -46,9 +46,12 @@ def _write_report(env: Environment, samples: Path, out: Path, run: Any) -> None:
     records, model = list(read_jsonl(samples)), env.model_name
     if not records:
         return
-    drawn = report.draw_report(records, f"{env.name}: {model}", {**env.config.model_dump(mode="json"), "model": model})
+    sampling = env.sampling_in_force(env.config.eval_temperature)
+    settings = {**env.config.model_dump(mode="json"), "model": model, "sampling": sampling}
+    drawn = report.draw_report(records, f"{env.name}: {model}", settings)
     paths = drawn.write(out)
-    metrics = report_metrics.write_metrics(out / "metrics.json", records, model, env.config.wandb_name or env.name)
+    general = {"model_name": model, "sampling": sampling}
+    metrics = report_metrics.write_metrics(out / "metrics.json", records, general, env.config.wandb_name or env.name)
     print(report_metrics.summary_table(records))
     print(f"samples  {samples}\nmetrics  {out / 'metrics.json'}")
     print(f"heatmap  {paths.pictures['heatmap']}\nreport   {paths.html}")

@@ -39,8 +39,19 @@ async def process(env: Environment) -> None:
                 with skip_on_full_disk(page):
                     report.write_rollouts_html(read_jsonl(rows.path), page, title=f"{env.name}: rollouts")
                     print(f"viewer    {page}")
-        print(f"{len(rows.done)} of {len(requests)} groups; {progress.summary()}")
+        whole = _counted(rows.path, progress.failed)
+        print(f"{len(rows.done)} of {len(requests)} groups; {whole.summary()}")
         exit_if_unfinished(progress, len(requests), len(rows.done))
+
+
+def _counted(path: Path, failed: int) -> Progress:
+    """Return the counts of a file of rollouts, over all the runs that wrote it, with the failures of this one."""
+    whole = Progress(failed=failed)
+    for row in read_jsonl(path):
+        whole.completions += len(row["scores"])
+        whole.score += sum(row["scores"])
+        whole.missing += sum(map(bool, row.get("missing") or ()))
+    return whole
 
 
 @contextlib.contextmanager

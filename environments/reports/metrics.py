@@ -294,7 +294,7 @@ def one_line(text: str, limit: int) -> str:
 # ---- metrics.json -----------------------------------------------------------------------------------------------
 
 
-def write_metrics(path: Path, records: Sequence[Record], model: str, env: str) -> dict[str, float]:
+def write_metrics(path: Path, records: Sequence[Record], general: Mapping[str, object], env: str) -> dict[str, float]:
     """Write metrics.json in the form of atroposlib's `evaluate_log`, with standard errors; return the metrics."""
     wrong, reach = false_answers(records), effective_length(records)
     metrics: dict[str, float] = {}
@@ -304,7 +304,7 @@ def write_metrics(path: Path, records: Sequence[Record], model: str, env: str) -
             if math.isfinite(score.stderr):
                 metrics[f"{name}/stderr"] = score.stderr
     metrics["eval/effective_length"] = (reach.length or 0) if reach else 0
-    general = {"model_name": model, "samples": len(records)}
+    general = {**general, "samples": len(records)}
     write_json(path, {"config_general": general, "results": {f"atropos|{env}|0": metrics, "all": metrics}})
     return metrics
 

@@ -24,12 +24,14 @@ class _Rollout:
     score: float
     completion: str
     finish_reason: object
+    missing: object
     details: object
 
     @property
     def notes(self) -> list[str]:
         """Short texts on how the completion ended, and what its score is made of."""
         finish = [] if self.finish_reason is None else [f"finish {short(self.finish_reason)}"]
+        finish += [short(self.missing)] if self.missing else []
         parts = self.details.items() if isinstance(self.details, Mapping) else ()
         return finish + [f"{short(name)} {_part(value)}" for name, value in parts]
 
@@ -79,7 +81,8 @@ def _group(row: object) -> _Group:
     recipe = row.get("recipe")
     if not isinstance(recipe, Mapping):
         recipe = {}
-    rollouts = zip(scores, completions, for_each_score("finish_reasons"), for_each_score("details"), strict=True)
+    fields = (for_each_score(name) for name in ("finish_reasons", "missing", "details"))
+    rollouts = zip(scores, completions, *fields, strict=True)
     return _Group(
         task=short(recipe.get("task", row.get("task"))),
         length=row.get("length", recipe.get("length")),

@@ -28,12 +28,17 @@ class FirstReplies:
         spent = sum(reply.missing == "budget_spent_thinking" for reply in self._replies)
         empty = sum(reply.missing == "no_content" for reply in self._replies)
         cut = sum(ending(reply.finish_reason) is Ending.CUT for reply in self._replies)
-        more = f"the limit of {self._limit} tokens: raise --env.max_new_tokens"
         if spent:
             off = '--env.request \'{"chat_template_kwargs": {"enable_thinking": false}}\''
-            logger.warning("%d of the first %d replies thought up to %s, or turn thinking off: %s", spent, n, more, off)
+            logger.warning(
+                "%d of the first %d replies had no content, their %d tokens went into thinking: raise --env.max_new_tokens, "
+                "or turn thinking off: %s",
+                *(spent, n, self._limit, off),
+            )
         elif cut >= NEARLY_ALL * n:
-            logger.warning("%d of the first %d replies were cut at %s", cut, n, more)
+            logger.warning(
+                "%d of the first %d replies were cut at %d tokens: raise --env.max_new_tokens", cut, n, self._limit
+            )
         if empty:
             logger.warning(
                 "%d of the first %d replies had no content (finish_reason %s): they are counted apart, as no_content",

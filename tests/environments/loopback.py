@@ -75,6 +75,7 @@ class ChatServer:
 
     def __init__(self, reply: Reply = said("<answer>none</answer>"), models: Any = ("m",)):  # noqa: B008
         self.reply, self.models = reply, models
+        self.completions: Reply | None = None  # of /v1/completions, which most chat servers lack
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.keys: set[str] = set()
@@ -82,14 +83,20 @@ class ChatServer:
         self.loop = asyncio.new_event_loop()
         self.url = ""
 
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=404) if self.completions is None else await self._answer(request, self.completions)
+
     async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, self.reply)
+
+    async def _answer(self, request: web.Request, reply: Reply) -> web.StreamResponse:
         self.paths.append(request.path)
         self.keys.add(request.headers.get("Authorization", ""))
         self.requests.append(body := await request.json())
         self.now += 1
         self.most = max(self.most, self.now)
         try:
-            answer = self.reply(body, len(self.requests))
+            answer = reply(body, len(self.requests))
             if inspect.isawaitable(answer):
                 answer = await answer
         finally:
@@ -113,6 +120,7 @@ class ChatServer:
         app = web.Application(client_max_size=2**28)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/generate", self._chat)
         self.runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self.runner.setup()

@@ -22,7 +22,7 @@ def record(task: str, length: int, score: float, present: bool = True) -> dict[s
 
 
 def written(path: Path, records: list[dict[str, Any]]) -> dict[str, Any]:
-    write_metrics(path / "metrics.json", records, "model", "needle")
+    write_metrics(path / "metrics.json", records, {"model_name": "model"}, "needle")
     text = (path / "metrics.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
     assert [file.name for file in path.iterdir()] == ["metrics.json"]
