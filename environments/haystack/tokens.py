@@ -83,7 +83,7 @@ class Tokens:
             raise ConfigError(
                 f"chat template variables must not name {', '.join(reserved)}: longthread sets that itself; name only "
                 "variables that the template reads",
-                setting="chat_template_kwargs",
+                setting="request",
             )
         self.tokenizer, self.template = tokenizer, dict(template or {})
         self._backend = tokenizer.backend_tokenizer

@@ -182,9 +182,9 @@ class Endpoint:
             self.token_api = api
             self._say(f"gives tokens with log-probabilities by {api.name}")
             return completions
-        for error in faults:
-            if getattr(error, "status", 0) not in (400, 404, 405, 422):  # not only another way of asking
-                raise error
+        for fault in faults:
+            if getattr(fault, "status", 0) not in (400, 404, 405, 422):  # not only another way of asking
+                raise fault
         kind = self.config.server_type
         raise RequestRejected(
             f"{self.url} gives no tokens with log-probabilities ({faults[0].message}); a server of type {kind} is started "
