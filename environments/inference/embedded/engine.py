@@ -178,10 +178,6 @@ def load(model_dir: Path, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrai
     """
     if dtype not in DTYPES:
         raise ConfigError(f"must be one of {', '.join(DTYPES)} (got {dtype!r})", setting="dtype")
-    if not (model_dir / "config.json").is_file():
-        raise ConfigError(
-            f"{model_dir} holds no model (config.json is missing): `python -m environments.demo_model` fetches one"
-        )
     cuda = torch.cuda.is_available()
     if dtype == "auto":
         dtype = "bfloat16" if cuda else "float32"  # a CPU without bfloat16 units is twice as slow in it

@@ -201,25 +201,25 @@ def check(name: str, case: dict[str, Any], chosen: dict[str, Any]) -> None:
     assert haystacks.sample(**case) == sample
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(case=cases, chosen=options)
 def test_every_property_with_smollm2(case: dict, chosen: dict) -> None:
     check("smollm2", case, chosen)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(case=cases, chosen=options)
 def test_every_property_with_gpt2(case: dict, chosen: dict) -> None:
     check("gpt2", case, chosen)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(case=cases, chosen=options)
 def test_every_property_with_mistral(case: dict, chosen: dict) -> None:
     check("mistral", case, chosen)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(case=cases, chosen=options)
 def test_every_property_with_cl100k_like(case: dict, chosen: dict) -> None:
     check("cl100k-like", case, chosen)

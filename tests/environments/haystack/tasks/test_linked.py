@@ -334,7 +334,7 @@ def check(name: str, case: dict[str, Any], chosen: dict[str, Any]) -> None:
 def test_every_property(name: str) -> None:
     build_tokenizer(name)  # skips here if it cannot be had
 
-    @settings(max_examples=20, deadline=None, database=None, phases=[Phase.generate])
+    @settings(max_examples=15, deadline=None, database=None, phases=[Phase.generate])
     @given(case=cases, chosen=options)
     def properties(case: dict, chosen: dict) -> None:
         check(name, case, chosen)
