@@ -145,6 +145,8 @@ class Request:
             branch.finish_reason = "stop"
         elif len(branch.ids) >= sampling.max_tokens:
             branch.finish_reason = "length"
+        elif sampling.on_token is not None:
+            sampling.on_token(index, branch.ids)
 
     def fail(self, error: Exception) -> None:
         """Give the error to whoever waits for the branches."""

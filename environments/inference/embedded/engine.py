@@ -20,6 +20,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from environments.inference.embedded.batch import ATTENTION, SHARED, Batch, Columns, Request, as_cache, merge
+from environments.inference.embedded.demo_model import check_folder
 from environments.inference.embedded.protocol import Generation, Sampling
 from longthread.errors import ConfigError
 
@@ -178,6 +179,7 @@ def load(model_dir: Path, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrai
     """
     if dtype not in DTYPES:
         raise ConfigError(f"must be one of {', '.join(DTYPES)} (got {dtype!r})", setting="dtype")
+    check_folder(model_dir)
     cuda = torch.cuda.is_available()
     if dtype == "auto":
         dtype = "bfloat16" if cuda else "float32"  # a CPU without bfloat16 units is twice as slow in it

@@ -29,6 +29,7 @@ class Sampling:
     seed: int | None = None
     top_logprobs: int = 0
     stopped: Callable[[Sequence[int]], bool] | None = None
+    on_token: Callable[[int, Sequence[int]], None] | None = None  # (number, ids) of a generation that goes on
 
 
 @dataclass
@@ -80,7 +81,6 @@ NUMBERS = {
 }
 # Parameters that would change the answer and are not implemented, with the values that ask for nothing.
 NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "stream": (False,),
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
@@ -189,6 +189,32 @@ def shortened(value: object) -> str:
 # ---- answers ----
 
 
+def wants_stream(body: JsonObject) -> bool:
+    """Return whether the answer is wanted as events. Raises `RequestError` for what events do not have."""
+    stream = body.get("stream") or False
+    if not isinstance(stream, bool):
+        raise RequestError(f"stream is {shortened(stream)}: give true or false")
+    if stream and body.get("logprobs") not in (None, False):
+        raise RequestError("logprobs are not streamed by the embedded server: leave out stream or logprobs")
+    return stream
+
+
+def template_variables(body: JsonObject) -> JsonObject:
+    """Return the variables of the chat template that a request sets."""
+    variables = body.get("chat_template_kwargs") or {}
+    if not isinstance(variables, dict) or {"tokenize", "add_generation_prompt"} & variables.keys():
+        raise RequestError(
+            f"chat_template_kwargs is {shortened(variables)}: give an object of the template's variables"
+        )
+    return variables
+
+
+def usage(prompt: Sequence[int], generations: Sequence[Generation]) -> JsonObject:
+    """Return the counts of tokens that were read and written."""
+    written = sum(len(generation.ids) for generation in generations)
+    return {"prompt_tokens": len(prompt), "completion_tokens": written, "total_tokens": len(prompt) + written}
+
+
 class Formatter:
     """Turns generations into text, and their log-probabilities into OpenAI's two formats."""
 
@@ -197,9 +223,12 @@ class Formatter:
 
     def text(self, generation: Generation, stops: Sequence[str]) -> str:
         """Return the generation's text up to the end-of-text token or the first stop string, neither of them included."""
-        ids = generation.ids[:-1] if generation.ids[-1] in self.eos_ids else generation.ids
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        text = self.decode(generation.ids[:-1] if generation.ids[-1] in self.eos_ids else generation.ids)
         return text[: min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def token(self, token_id: int) -> str:
         """Return the text of one token id."""

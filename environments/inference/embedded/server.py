@@ -22,24 +22,30 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from aiohttp import web
 
+from environments.inference.embedded.demo_model import check_folder
 from environments.inference.embedded.protocol import (
     Formatter,
     Generation,
     RequestError,
+    Sampling,
     chat_messages,
     native_logprobs,
     number,
     sampling_of,
     shortened,
     stop_strings,
+    template_variables,
+    usage,
+    wants_stream,
 )
+from environments.inference.embedded.stream import TextStream
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import JsonObject
 
@@ -78,10 +84,7 @@ class EmbeddedServer:
         # A torch thread that spins for a partner whose core another process holds stalls both. On two busy cores a
         # 1024-token prefill fell from 800 to 20-120 tok/s; waiting passively it keeps 360-600. Read when torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        if not (self.model_dir / "config.json").is_file():  # before torch is imported, which takes ten seconds
-            raise ConfigError(
-                f"{self.model_dir} holds no model (config.json is missing): `python -m environments.demo_model` fetches one"
-            )
+        check_folder(self.model_dir)  # before torch is imported, which takes ten seconds
         from environments.inference.embedded.engine import Engine, Limits, load
 
         model, self.tokenizer, eos_ids = await asyncio.to_thread(load, Path(self.model_dir), self.dtype)
@@ -144,7 +147,7 @@ class EmbeddedServer:
         card = {"id": self.model_name, "object": "model", "created": 0, "owned_by": "longthread"}
         return web.json_response({"object": "list", "data": [card | {"max_model_len": self.limit}]})
 
-    async def _chat(self, request: web.Request) -> web.Response:
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
         messages = chat_messages(body)
         wanted = body.get("logprobs")
@@ -152,7 +155,9 @@ class EmbeddedServer:
             raise RequestError(f"logprobs is {shortened(wanted)}: give true or false")
         if not self.tokenizer.chat_template:
             raise RequestError("this model has no chat template: use /v1/completions")
-        prompt = await asyncio.to_thread(self._chat_prompt, messages)
+        prompt = await asyncio.to_thread(self._chat_prompt, messages, template_variables(body))
+        if wants_stream(body):
+            return await self._stream(request, body, prompt, self.limit - len(prompt), chat=True)
         top = number(body, "top_logprobs") if wanted else 0
         generations = await self._decode(body, prompt, self.limit - len(prompt), top)
         choices = [
@@ -166,9 +171,11 @@ class EmbeddedServer:
         ]
         return self._reply("chatcmpl", "chat.completion", prompt, generations, choices)
 
-    async def _completions(self, request: web.Request) -> web.Response:
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
         prompt = await self._prompt_ids(body.get("prompt"))
+        if wants_stream(body):
+            return await self._stream(request, body, prompt, DEFAULT_MAX_TOKENS, chat=False)
         top = number(body, "logprobs")
         generations = await self._decode(body, prompt, DEFAULT_MAX_TOKENS, top)
         choices = [
@@ -177,6 +184,8 @@ class EmbeddedServer:
                 "text": self.formatter.text(generation, stop_strings(body)),
                 "logprobs": self.formatter.legacy_logprobs(generation) if body.get("logprobs") is not None else None,
                 "finish_reason": generation.finish_reason,
+                # vLLM's way to give tokens, as the environments ask for them.
+                **({"token_ids": generation.ids, "prompt_token_ids": prompt} if body.get("return_token_ids") else {}),
             }
             for i, generation in enumerate(generations)
         ]
@@ -213,9 +222,28 @@ class EmbeddedServer:
             raise RequestError(message, 404, "model_not_found")
         return body
 
-    def _chat_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+    async def _stream(
+        self, request: web.Request, body: JsonObject, prompt: list[int], budget: int, chat: bool
+    ) -> web.StreamResponse:
+        """Answer in events: pieces of text, then how each reply ended, then the usage if `stream_options` wants it."""
+        stops = stop_strings(body)
+        stream = TextStream(self.formatter.decode, stops, number(body, "n"))
+        sampling = replace(self._sampling(body, prompt, budget, 0), on_token=stream.on_token)
+        running = asyncio.wrap_future(self.engine.submit(prompt, sampling))
+
+        def close(done: asyncio.Future[list[Generation]]) -> None:
+            whole = [] if done.cancelled() or done.exception() else done.result()
+            stream.end([self.formatter.text(generation, stops) for generation in whole])
+
+        running.add_done_callback(close)
+        head = self._head("chatcmpl", "chat.completion.chunk") if chat else self._head("cmpl", "text_completion")
+
+        usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
+        return await stream.answer(request, running, head, prompt if usage_wanted else None)
+
+    def _chat_prompt(self, messages: list[dict[str, str]], variables: JsonObject) -> list[int]:
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **variables)
         except Exception as error:  # a template may raise what it likes, for roles out of turn say
             raise RequestError(f"the model's chat template refuses these messages: {error}") from error
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
@@ -231,6 +259,9 @@ class EmbeddedServer:
         return prompt
 
     async def _decode(self, body: JsonObject, prompt: list[int], budget: int, logprobs: int) -> list[Generation]:
+        return await asyncio.wrap_future(self.engine.submit(prompt, self._sampling(body, prompt, budget, logprobs)))
+
+    def _sampling(self, body: JsonObject, prompt: list[int], budget: int, logprobs: int) -> Sampling:
         sampling = sampling_of(body, max(budget, 1), logprobs, self.tokenizer)
         if len(prompt) + sampling.max_tokens > self.limit:
             raise RequestError(
@@ -238,15 +269,17 @@ class EmbeddedServer:
                 f"{self.limit} tokens: shorten the prompt or lower max_tokens",
                 code="context_length_exceeded",
             )
-        return await asyncio.wrap_future(self.engine.submit(prompt, sampling))
+        return sampling
+
+    def _head(self, prefix: str, kind: str) -> JsonObject:
+        name = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time())}
+        return name | {"model": self.model_name}
 
     def _reply(
         self, prefix: str, kind: str, prompt: list[int], generations: list[Generation], choices: list[JsonObject]
     ) -> web.Response:
-        generated = sum(len(generation.ids) for generation in generations)
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": generated, "total_tokens": len(prompt) + generated}
-        head = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time())}
-        return web.json_response(head | {"model": self.model_name, "choices": choices, "usage": usage})
+        counts = usage(prompt, generations)
+        return web.json_response(self._head(prefix, kind) | {"choices": choices, "usage": counts})
 
 
 def _refusal(error: RequestError) -> web.Response:
@@ -305,15 +338,13 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads [default: one a core]")] = None,
 ) -> None:
     """Serve a small local model to Atropos; SIGTERM and SIGINT end it."""
-    server = EmbeddedServer(
-        model_dir,
-        host=host,
-        port=port,
-        dtype=dtype,
-        max_batch=max_batch,
-        model_name=model_name,
-        api_key=api_key,
-        threads=threads,
-    )
+    named: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "dtype": dtype,
+        "max_batch": max_batch,
+        "model_name": model_name,
+    }
+    server = EmbeddedServer(model_dir, **named, api_key=api_key, threads=threads)
     with exit_on_error(option):
         asyncio.run(serve(server))

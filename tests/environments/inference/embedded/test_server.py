@@ -22,6 +22,7 @@ torch = pytest.importorskip("torch")
 from environments.inference.embedded import server as embedded_server  # noqa: E402
 from environments.inference.embedded.engine import load  # noqa: E402
 from environments.inference.embedded.server import EmbeddedServer, background  # noqa: E402
+from environments.inference.embedded.stream import TextStream  # noqa: E402
 from longthread.errors import ConfigError  # noqa: E402
 from tests.environments.patience import PATIENCE  # noqa: E402
 from tests.environments.tiny_model import CONTEXT, EOS, save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
@@ -66,6 +67,62 @@ async def post(url: str, path: str, body: Any, **options: Any) -> tuple[int, Any
         session.post(url.replace("/v1", "") + path, data=data, **options) as r,
     ):
         return r.status, await r.json()
+
+
+@pytest.mark.parametrize("settings", [{}, {"n": 3, "seed": 1}, {"stop": ["e", "needle"]}, {"max_tokens": 1}])
+def test_a_stream_gives_the_whole_answer_in_pieces(client: openai.OpenAI, settings: dict[str, Any]) -> None:
+    asked = {"model": "tiny", "messages": QUESTION, "temperature": 0.9, "max_tokens": 24, "seed": 7} | settings
+    whole = client.chat.completions.create(**asked)
+    texts, ends, counted = [""] * len(whole.choices), [None] * len(whole.choices), None
+    for chunk in client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            ends[choice.index] = choice.finish_reason or ends[choice.index]
+        counted = chunk.usage or counted
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert ends == [choice.finish_reason for choice in whole.choices] and counted == whole.usage
+
+
+def test_completions_stream_too(client: openai.OpenAI) -> None:
+    asked = {"model": "tiny", "prompt": "Where", "temperature": 0, "max_tokens": 12}
+    pieces = [chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True)]
+    assert "".join(pieces) == client.completions.create(**asked).choices[0].text and len(pieces) > 2
+
+
+def test_a_piece_is_held_back_while_it_may_change() -> None:
+    """Half a character, and what may be the beginning of a stop string."""
+
+    async def streamed() -> list[str]:
+        stream = TextStream(lambda ids: bytes(ids).decode("utf-8", "replace"), ["STOP"], 1)
+        data = "naïve STO no STOP end".encode()
+        for end in range(1, len(data) + 1):
+            stream.on_token(0, list(data[:end]))
+        stream.end(["naïve STO no "])
+        pieces = []
+        await asyncio.sleep(0)
+        while (piece := await stream._pieces.get()) is not None:
+            pieces.append(piece[1])
+        return pieces
+
+    pieces = asyncio.run(streamed())
+    assert "".join(pieces) == "naïve STO no " and not any("\ufffd" in piece for piece in pieces) and len(pieces) > 8
+
+
+async def test_tokens_are_given_as_vllm_gives_them(url: str) -> None:
+    """The environments ask so: `prompt` as ids, `return_token_ids`, the chosen tokens' log-probabilities."""
+    prompt = encoded(RENDERED)
+    body = {
+        "model": "tiny",
+        "prompt": prompt,
+        "max_tokens": 8,
+        "temperature": 0,
+        "logprobs": 0,
+        "return_token_ids": True,
+    }
+    status, answer = await post(url, "/v1/completions", body)
+    choice = answer["choices"][0]
+    assert status == 200 and choice["token_ids"] == greedy(prompt, 8) and choice["prompt_token_ids"] == prompt
+    assert len(choice["logprobs"]["token_logprobs"]) == 8
 
 
 def test_chat_is_the_models_greedy_answer(client: openai.OpenAI) -> None:
@@ -205,7 +262,9 @@ async def test_atropos_chat_and_health_through_the_openai_side(folder: Path, url
 
 CHAT = {"model": "tiny", "messages": QUESTION, "max_tokens": 4}
 REFUSED = [
-    (CHAT | {"stream": True}, 400, "stream=true is not supported"),
+    (CHAT | {"stream": "yes"}, 400, 'stream is "yes": give true or false'),
+    (CHAT | {"stream": True, "logprobs": True}, 400, "logprobs are not streamed"),
+    (CHAT | {"chat_template_kwargs": 3}, 400, "chat_template_kwargs is 3: give an object"),
     (CHAT | {"logit_bias": {"5": 1}}, 400, "logit_bias"),
     (CHAT | {"frequency_penalty": 0.5}, 400, "frequency_penalty=0.5 is not supported"),
     (CHAT | {"max_tokens": 0}, 400, "max_tokens is 0: give 1 or more"),
