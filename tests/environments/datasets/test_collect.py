@@ -153,6 +153,8 @@ def runs(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """All at a time, since each waits for five seconds in atroposlib and spends its others on imports. Two of them in
     this process, which has its imports behind it."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("sft", "dies", "term")}
+    # "rows.jsonl", the name in the manual, is also that of the generator's own file: it could not be used.
+    outs = {"sft": folders["sft"] / "rows.jsonl", "dies": folders["dies"] / "o.jsonl"}
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool, pytest.MonkeyPatch.context() as patch:
         servers = {name: stack.enter_context(ChatServer(mixed).running()) for name in folders}
         servers["dies"].reply = failing_after(3, folders["dies"])
@@ -171,9 +173,7 @@ def runs(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             ("sft", 5, (*SHORT[1:], "--env.tasks=absent,single", "--env.absent_share=0.5")),
             ("dies", 50, (*SHORT, "--env.max_failures=0")),
         ):
-            one = plan(
-                out=folders[name] / "o.jsonl", rows=rows, tokenizer=str(tokenizer), url=servers[name].url, passed=passed
-            )
+            one = plan(out=outs[name], rows=rows, tokenizer=str(tokenizer), url=servers[name].url, passed=passed)
             here_too[name] = pool.submit(here, one)
         codes = {name: run.result() for name, run in here_too.items()}
         left = processes("here")
@@ -187,13 +187,13 @@ def test_sft_from_end_to_end(runs: Any) -> None:
     """Facts 8 to 10, 14: rows hold whole chats of the exact length; a wrong answer that is paid for its form (0.02, which
     atropos-sft-gen would keep) is no row."""
     assert runs.codes["sft"] == 0 and runs.left == {}, runs.err
-    rows = rows_of(runs.folders["sft"] / "o.jsonl")
+    rows = rows_of(runs.folders["sft"] / "rows.jsonl")
     assert len(rows) == 5 and {row["score"] for row in rows} == {1.0}
     assert {row["messages"][-1]["content"] for row in rows} == {RIGHT}
     encode = tiny_tokenizer().apply_chat_template
     lengths = {len(encode(row["messages"][:-1], add_generation_prompt=True, return_dict=False)) for row in rows}
     assert lengths == {1300}
-    assert os.listdir(runs.folders["sft"]) == ["o.jsonl"]
+    assert os.listdir(runs.folders["sft"]) == ["rows.jsonl"]
     assert "(5 rows of " in runs.out and "5/5" in runs.err
 
 
@@ -423,6 +423,13 @@ def test_the_reason_is_told_when_nothing_comes(
 def test_last_words(log: str, last: str, tmp_path: Path) -> None:
     (tmp_path / "log").write_text(log)
     assert last_words(tmp_path / "log") == last
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "environment.log", "generator.log", "run-api.log", "rows"])
+def test_no_name_of_the_users_is_one_of_ours(tmp_path: Path, name: str) -> None:
+    progress, processes = Progress(plan(out=Path(name)), tmp_path), Processes(tmp_path)
+    ours = {progress.generated, progress.log, *(processes.log(of) for of in ("environment", "generator", "run-api"))}
+    assert progress.path.name == name and progress.path not in ours and not ours & set(progress.path.parents)
 
 
 def test_a_file_that_came_meanwhile_is_not_overwritten(
