@@ -34,6 +34,7 @@ from environments.rollouts.values import (
 )  # fmt: skip
 from longthread.files import JsonObject
 
+# Reading has files of its own; its names stay here too.
 __all__ = ["ABSTAIN", "NUMBERS", "STEPS_CAP", "Score", "find_values", "normalise", "score", "without_thinking"]
 
 ABSTAIN = 0.02  # below what one guess in fifty would earn, so that guessing from the text pays more than silence
@@ -122,7 +123,9 @@ def _parse(text: str, answer: Answer, answer_format: str) -> ParsedReply | None:
         abstained, denied = abstains(region, values, answer), False
     else:
         values = [normalise(value) for value in find_values(region, answer)]
-        abstained, denied = denies(region) and not values, bool(values) and denies_outright(region)
+        # What follows a denial cannot be told from a value that has no form.
+        denial = denies_outright(region) if answer.value_kind == "text" else denies(region)
+        abstained, denied = denial and not values, bool(values) and denies_outright(region)
     return ParsedReply([] if abstained else values, abstained, denied)
 
 

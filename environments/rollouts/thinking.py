@@ -19,7 +19,7 @@ _PAIRS = {
     # gpt-oss: messages on channels, of which "final" alone is the answer. Servers may drop the special tokens, which leaves
     # "analysisWe look for … assistantfinalIt is 7.".
     "harmony": (
-        r"(?-i:<\|channel\|>|\A\s{0,99}(?:assistant)?(?:analysis|commentary)(?=[^\W_]|[<\"'“(]))",
+        r"(?-i:<\|channel\|>|assistant(?:analysis|commentary)|\A\s{0,99}(?:analysis|commentary)(?=[^\W_]|[<\"'“(]))",
         r"(?-i:<\|channel\|>\s{0,9}final\b[^<]{0,99}(?:<\|constrain\|>[^<]{0,99})?<\|message\|>|assistantfinal)",
     ),
 }

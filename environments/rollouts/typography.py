@@ -18,7 +18,7 @@ _INVISIBLE = re.compile(
 _ALIKE = {
     **dict.fromkeys("‒–—―⸺⸻〜〰−─━➖˗⁃", LONG_DASH),
     **dict.fromkeys("•‣◦∙·●○▪▫■□◆◇❖➤➢►▶▸☐☑☒✓✔✅", BULLET),
-    **dict.fromkeys("‘’‚‛‹›ʼʹ′´`", "'"),
+    **dict.fromkeys("‘’‚‛‹›ʼʹ′´", "'"),
     **dict.fromkeys("“”„‟«»″〝〞〟「」『』｢｣", '"'),
     **dict.fromkeys("\r\v\f\x1c\x1d\x1e\x85\u2028\u2029", "\n"),
     **dict.fromkeys("\t\x1f\u2800", " "),
@@ -49,7 +49,7 @@ class _Fold(dict[int, str]):
 
 
 _FOLD = _Fold()
-_ODD_SPACE = re.compile("[\t\r\v\f\x1c-\x1f]|`")  # what `fold` changes in ASCII, beside runs of spaces
+_ODD_SPACE = re.compile("[\t\r\v\f\x1c-\x1f]")  # what `fold` changes in ASCII, beside runs of spaces
 # Marks that NFKC would take apart into a space and an accent, or a number without its list.
 _BEFORE_NFKC = str.maketrans({"´": "'", "¨": '"', "″": '"', "‴": '"'})
 _CIRCLED = re.compile(r"(?m)^([^\S\n]*)([\u2460-\u2473])\s*(?=\S)")

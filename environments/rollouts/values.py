@@ -8,6 +8,7 @@ a list of candidates is a list. Only the value of a custom needle, which has no 
 import re
 import unicodedata
 from collections.abc import Iterator
+from itertools import dropwhile
 
 from environments.haystack.facts import VALUE_KINDS
 from environments.haystack.tasks.task import NONE, Answer
@@ -33,7 +34,7 @@ _BEFORE_MATHS = re.compile(rf"(?:\[[ xX]\] |[-+{LONG_DASH}] |the |[{re.escape(_E
 _LATEX = re.compile(r"(?:\\(?:boxed|fbox|text[a-z]{0,9}|math[a-z]{0,9}|emph)\s*+)+(?=\{)")
 _LATEX_MARK = re.compile(r"(?<=\d)(?:\{,\}|\\[,;: !])(?=\d)")
 # Digits in groups of three, always with the same mark between; a single full stop may be a decimal point.
-_GROUPED = re.compile(r"(?<![\w,.'-])(?:\d{1,3}(?:([ ,'_])\d{3}(?:\1\d{3})*+|\.\d{3}(?:\.\d{3})++))(?![\w-])(?![ ,'.]?\d)")
+_GROUPED = re.compile(r"(?<![\w,.'-])(?<!\d )(?:\d{1,3}(?:([ ,'_])\d{3}(?:\1\d{3})*+|\.\d{3}(?:\.\d{3})++))(?![\w-])(?![ ,'.]?\d)")
 ROUNDS = 5  # at most, until a value is in its final form; two do for all that is not made to need more
 
 
@@ -107,7 +108,7 @@ _COUNT = "|".join(sorted((*NUMBERS, *(word.replace("-", " ") for word in NUMBERS
 _RUNNING = {kind: value_kind.pattern for kind, value_kind in VALUE_KINDS.items()} | {
     "dates": MOMENT,
     "people": re.compile(r"(?<!\w)[A-Z][a-z]+ [A-Z][a-z]+(?!\w)"),
-    "count": re.compile(rf"(?<![\w.-])(?:\d{{1,3}}|{_COUNT})(?![\w-])", re.IGNORECASE),
+    "count": re.compile(rf"(?<![\w.-])(?:\d{{1,3}}|{_COUNT})(?![\w-])(?![.,]\d)", re.IGNORECASE),
 }
 _CAPITALS = {
     "names": re.compile(r"(?<!\w)(?<![A-Z] )[A-Z]{2,}(?: [A-Z]{2,}){2}(?! ?[A-Z]{2})(?!\w)"),
@@ -169,9 +170,8 @@ _NO_NAME = frozenset(
 def _phrases(text: str, words: int) -> Iterator[str]:
     """Yield the phrases of so many words that may be a name: whole ones, or what follows "is"."""
     for phrase in _PHRASE_END.split(text):
-        said = _COPULA.split(phrase)[-1].split()
-        while said and said[0].casefold() in _NO_NAME:
-            said = said[1:]
+        said = [word for word in _COPULA.split(phrase)[-1].split() if word != "-"]
+        said = list(dropwhile(lambda word: word.casefold() in _NO_NAME, said))
         if len(said) == words and all(word.isalpha() and word.casefold() not in _NO_NAME for word in said):
             yield " ".join(said)
 
@@ -194,9 +194,10 @@ _MISSING = (
 _TEXT_DENIES = re.compile(rf"{_TEXT} {_NOT}\b")
 _DENIAL = re.compile(
     rf"(?:not {_MISSING}|(?:(?:it|this|that|there)(?: is|'s)|[^.;:\n]{{0,200}}? (?:is|are|was|were)) not {_MISSING}"
+    rf"|(?:nobody|no one|nothing)(?: (?:is|was) {_MISSING}| in the {_TEXT})"
     rf"|(?:it|this|that|which) {_NOT} (?:say|mention|state|appear)"
     r"|(?:there is |there's |there are )?no (?:answer|mention|information|record|value|such|data|indication)"
-    r"|(?:nobody|no one|nothing)\b)(?!\w)"
+    r")(?!\w)"
 )
 
 
@@ -219,7 +220,7 @@ def denies_outright(text: str) -> bool:
 def abstains(region: str, values: list[str], answer: Answer) -> bool:
     """Return whether an answer region, split into `values`, says that there is no answer and names none."""
     if values and all(value in _ABSTENTIONS for value in values):
-        return True
+        return not set(values) <= set(map(normalise, answer.values))  # a custom needle may well say "nothing"
     if answer.value_kind == "text" or not values:
         return False
     return denies(region) and not find_values(region, answer)
