@@ -30,7 +30,13 @@ from environments.haystack.tasks.task import Answer
 from environments.rollouts.thinking import without_thinking
 from environments.rollouts.typography import fold
 from environments.rollouts.values import (
-    NUMBERS, abstains, denies, denies_outright, find_values, normalise, split_values,
+    NUMBERS,
+    abstains,
+    denies,
+    denies_outright,
+    find_values,
+    normalise,
+    split_values,
 )  # fmt: skip
 from longthread.files import JsonObject
 
@@ -104,9 +110,7 @@ class ParsedReply:
     denied: bool = False
 
 
-def parse_reply(
-    completion: str, answer: Answer, answer_format: str = "tags", opened: str = ""
-) -> ParsedReply | None:
+def parse_reply(completion: str, answer: Answer, answer_format: str = "tags", opened: str = "") -> ParsedReply | None:
     """Return the values that a completion names, and whether it abstains; None when it has no readable answer region.
 
     `opened`: as of `score`.

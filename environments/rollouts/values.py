@@ -34,7 +34,9 @@ _BEFORE_MATHS = re.compile(rf"(?:\[[ xX]\] |[-+{LONG_DASH}] |the |[{re.escape(_E
 _LATEX = re.compile(r"(?:\\(?:boxed|fbox|text[a-z]{0,9}|math[a-z]{0,9}|emph)\s*+)+(?=\{)")
 _LATEX_MARK = re.compile(r"(?<=\d)(?:\{,\}|\\[,;: !])(?=\d)")
 # Digits in groups of three, always with the same mark between; a single full stop may be a decimal point.
-_GROUPED = re.compile(r"(?<![\w,.'-])(?<!\d )(?:\d{1,3}(?:([ ,'_])\d{3}(?:\1\d{3})*+|\.\d{3}(?:\.\d{3})++))(?![\w-])(?![ ,'.]?\d)")
+_GROUPED = re.compile(
+    r"(?<![\w,.'-])(?<!\d )\d{1,3}(?:([ ,'_])\d{3}(?:\1\d{3})*+|\.\d{3}(?:\.\d{3})++)(?![\w-])(?![ ,'.]?\d)"
+)
 ROUNDS = 5  # at most, until a value is in its final form; two do for all that is not made to need more
 
 
@@ -158,7 +160,9 @@ def _stands_in(text: str, value: str) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(spelling)}(?!\w)", normalise(text)) for spelling in spellings)
 
 
-_PHRASE_END = re.compile(r"[^\w' -]+|\b(?:and|or|but|nor|then|also|not|who|which|that|because|since|as)\b", re.IGNORECASE)
+_PHRASE_END = re.compile(
+    r"[^\w' -]+|\b(?:and|or|but|nor|then|also|not|who|which|that|because|since|as)\b", re.IGNORECASE
+)
 _COPULA = re.compile(r"\b(?:is|are|was|were|be|named|names|called|to)\b", re.IGNORECASE)
 _NO_NAME = frozenset(
     "a an the first second third next last finally it its he she they them this that these those there here by of in on at "
@@ -210,11 +214,7 @@ def denies(text: str) -> bool:
 def denies_outright(text: str) -> bool:
     """Return whether a text begins with "none", or by saying of the text that it does not say; or is a usual denial."""
     reply = normalise(text[:1000])
-    return (
-        reply in _ABSTENTIONS
-        or reply.startswith((f"{NONE}.", f"{NONE} "))
-        or _TEXT_DENIES.match(reply) is not None
-    )
+    return reply in _ABSTENTIONS or reply.startswith((f"{NONE}.", f"{NONE} ")) or _TEXT_DENIES.match(reply) is not None
 
 
 def abstains(region: str, values: list[str], answer: Answer) -> bool:

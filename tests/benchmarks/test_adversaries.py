@@ -126,4 +126,9 @@ def test_main_prints_a_table_and_writes_json(tmp_path, capsys) -> None:
     printed = capsys.readouterr().out
     assert all(f"| {s.__name__} |" in printed for s in ADVERSARIES)
     written = json.loads(out.read_text())
-    assert written["answer"]["right"]["mix"] == written["evidence"]["right"]["mix"] == written["plain"]["right"]["mix"] == 1
+    assert (
+        written["answer"]["right"]["mix"]
+        == written["evidence"]["right"]["mix"]
+        == written["plain"]["right"]["mix"]
+        == 1
+    )

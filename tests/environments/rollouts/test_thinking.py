@@ -63,7 +63,11 @@ def test_thinking_that_was_cut_leaves_nothing(opening: str, closing: str) -> Non
 @markers
 def test_no_other_marker_ends_thinking(opening: str, closing: str) -> None:
     for _, other in MARKERS:
-        if other.lower() != closing.lower() and opening != "analysis" and {closing, other} != {HARMONY[1], "assistantfinal"}:
+        if (
+            other.lower() != closing.lower()
+            and opening != "analysis"
+            and {closing, other} != {HARMONY[1], "assistantfinal"}
+        ):
             assert score(f"{other}{RIGHT}", NUMBER, opened=opening).score == 0, other
             assert score(f"{opening}{other}{RIGHT}", NUMBER).score == 0, other
 
