@@ -2,13 +2,15 @@
 
     python -m benchmarks.adversaries [--samples 200] [--json out.json]
 
-All strategies answer the same samples, plain and with numbered passages (where evidence is asked for too). "candidate" is
+All strategies answer the same samples, with numbered passages (where evidence is asked for too) and without, and those
+that need no tags also in the format "plain". "candidate" is
 honest guessing: it finds the facts of the kind that is asked for and draws among them as many as are right. No adversary
 may earn more over the mix, and in a single task only where `WINS` says why. Below stands the same for linked needles, where
 guessing looks up what the question names (`linked_guess`).
 """
 
 import json
+import re
 from pathlib import Path
 from random import Random
 from statistics import mean
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.linked_strategies import LINKED_ADVERSARIES, LINKED_HONEST
-from benchmarks.strategies import ADVERSARIES, HONEST, Strategy
+from benchmarks.strategies import ADVERSARIES, HONEST, PLAIN_ADVERSARIES, Strategy
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks import absent_twin
 from environments.rollouts.scoring import score
@@ -56,8 +58,12 @@ def draw_linked(haystacks: Haystacks, n: int) -> dict[str, list[Sample]]:
 
 def earned(strategy: Strategy, sample: Sample, rng: Random) -> float:
     """The score of the strategy's reply."""
-    evidence = sample.evidence if sample.recipe["options"]["numbered"] else None
-    return score(strategy(sample, rng), sample.answer, "tags", evidence).score
+    options = sample.recipe["options"]
+    evidence = sample.evidence if options["numbered"] else None
+    reply = strategy(sample, rng)
+    if options["answer_format"] == "plain":
+        reply = re.sub("</?answer>", "", reply)
+    return score(reply, sample.answer, options["answer_format"], evidence).score
 
 
 def scores_of(strategy: Strategy, samples: dict[str, list[Sample]], draws: int = 1) -> dict[str, list[float]]:
@@ -93,10 +99,11 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers there.")] = None,
     tokenizer: Annotated[str, typer.Option(help="smollm2, gpt2 or mistral.")] = "gpt2",
 ) -> None:
-    """Print what each strategy earns, plain and with evidence."""
+    """Print what each strategy earns: with evidence and without, and in the format "plain"."""
     from benchmarks.reference_tokenizers import load
 
     loaded = load(tokenizer)
+    console = Console()
     results: dict[str, dict[str, dict[str, float]]] = {}
     for numbered in (False, True):
         options = Options(distractors=DISTRACTORS, numbered=numbered, pool_tokens=32_768)
@@ -105,11 +112,14 @@ def main(
         results[mode] = measure(draw_samples(haystacks, samples))
         linked = (*LINKED_HONEST, *LINKED_ADVERSARIES)
         results[f"linked_{mode}"] = measure(draw_linked(haystacks, samples), linked)
-        console = Console()
         for name in (mode, f"linked_{mode}"):
             text = to_markdown(results[name], f"{'linked, ' * (name != mode)}{title}")
             console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
             console.print()
+    plain = Haystacks(loaded, Options(distractors=DISTRACTORS, answer_format="plain", pool_tokens=32_768))
+    results["plain"] = measure(draw_samples(plain, samples), (*HONEST, *PLAIN_ADVERSARIES))
+    text = to_markdown(results["plain"], f"{samples} samples of {LENGTH} tokens, format plain")
+    console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
     if json_file:
         json_file.write_text(json.dumps({"samples": samples, "length": LENGTH, **results}, indent=1))
 

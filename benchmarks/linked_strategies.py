@@ -158,9 +158,29 @@ def guess_citing_all(sample: Sample, rng: Random) -> str:
     return reply(sample, _guess(sample, rng), passages(sample))
 
 
+def dump_in_prose(sample: Sample, rng: Random) -> str:
+    """Everything that the answer may be, as "a, b and c"."""
+    return reply(sample, [" and ".join(linked_candidates(sample))])
+
+
+def dump_bullets(sample: Sample, rng: Random) -> str:
+    """The same as bullets, in capitals."""
+    return reply(sample, ["\n".join(f"- {value.upper()}" for value in linked_candidates(sample))])
+
+
+def dump_steps_in_prose(sample: Sample, rng: Random) -> str:
+    """Everyone as steps, in one phrase, and a wrong answer."""
+    return steps([" and ".join(everyone(sample))]) + reply(sample, ["wrong"])
+
+
+def deny_and_guess(sample: Sample, rng: Random) -> str:
+    """A denial that names a guess, to be right either way."""
+    return reply(sample, [f"The text does not mention it, unless it is {' and '.join(_guess(sample, rng))}"])
+
+
 LINKED_HONEST: tuple[Strategy, ...] = (linked_right, linked_guess)
 LINKED_ADVERSARIES: tuple[Strategy, ...] = (
     dump_candidates, dump_people, echo_question, head_as_step, steps_dump, random_steps, abstain, every_number,
     most_likely_number, first_candidate, last_candidate, reading_order, same_many_times, guess_and_none, empty,
-    guess_citing_all,
+    guess_citing_all, dump_in_prose, dump_bullets, dump_steps_in_prose, deny_and_guess,
 )  # fmt: skip

@@ -59,8 +59,7 @@ def right(sample: Sample, rng: Random) -> str:
 
 def candidate(sample: Sample, rng: Random) -> str:
     """Honest guessing: values drawn at random from those the text states, as many as the question wants."""
-    values = stated(sample)
-    return reply(sample, rng.sample(values, min(wanted(sample), len(values))))
+    return reply(sample, guess(sample, rng))
 
 
 def dump_all(sample: Sample, rng: Random) -> str:
@@ -155,11 +154,108 @@ def needles_evidence(sample: Sample, rng: Random) -> str:
     return reply(sample, [NONE], passages_of(sample, stated(sample)))
 
 
+# ---- adversaries of what reading forgives: typography, lists in prose, denials, thinking ----
+
+HYPHEN, NARROW_SPACE, ZERO_WIDTH = "\u2011", "\u202f", "\u200b"
+OPENINGS = (
+    "<think>", "<thinking>", "<thought>", "<reasoning>", "<seed:think>", "[THINK]", "◁think▷", "<|START_THINKING|>",
+    "<|channel|>analysis<|message|>", "analysis", "<|channel>thought\n",
+)  # fmt: skip
+
+
+def tagged(sample: Sample, text: str) -> str:
+    """A reply whose answer region is the text as it is; cites every passage with a fact of the asked relation."""
+    return reply(sample, [text], passages_of(sample, stated(sample)))
+
+
+def disguised(value: str) -> str:
+    """The value in the typography of current models."""
+    return value.upper().replace("-", HYPHEN).replace(" ", NARROW_SPACE)
+
+
+def right_disguised(sample: Sample, rng: Random) -> str:
+    """The right answer as a numbered list in the typography of current models: the ceiling again."""
+    lines = [f"{n}. **{disguised(value)}**" for n, value in enumerate(sample.answer.values, 1)]
+    return reply(sample, ["\n".join(lines) or NONE], sorted(sample.evidence))
+
+
+def dump_in_prose(sample: Sample, rng: Random) -> str:
+    """Every value that the text states, as "a, b and c"."""
+    values = stated(sample)
+    return tagged(sample, f"{', '.join(values[:-1])} and {values[-1]}")
+
+
+def dump_numbered(sample: Sample, rng: Random) -> str:
+    """Every value as a numbered list, disguised."""
+    return tagged(sample, "\n".join(f"{n}. {disguised(value)}" for n, value in enumerate(stated(sample), 1)))
+
+
+def dump_glued(sample: Sample, rng: Random) -> str:
+    """Every value, with characters between them that are not drawn."""
+    return tagged(sample, ZERO_WIDTH.join(stated(sample)))
+
+
+def dump_run_together(sample: Sample, rng: Random) -> str:
+    """Every value in lower case, with blanks alone between them."""
+    return tagged(sample, " ".join(stated(sample)).lower())
+
+
+def dump_in_a_box(sample: Sample, rng: Random) -> str:
+    """Every value in a box of its own."""
+    return tagged(sample, " ".join(rf"\boxed{{{value}}}" for value in stated(sample)))
+
+
+def wrong_typography(sample: Sample, rng: Random) -> str:
+    """The right values with marks that say something else: blanks for dashes, dashes for blanks, odd thousands."""
+    change = str.maketrans({"-": " ", " ": "-"})
+    values = sample.answer.values or stated(sample)
+    return reply(sample, [f"{v[:2]},{v[2:5]},{v[5:]}" if v.isdigit() else v.translate(change) for v in values])
+
+
+def deny_and_guess(sample: Sample, rng: Random) -> str:
+    """A denial that names a guess, to be right either way."""
+    return tagged(sample, f"The text does not mention it, unless it is {' and '.join(guess(sample, rng))}")
+
+
+def guess_and_deny(sample: Sample, rng: Random) -> str:
+    """A guess, and a denial as a value of its own."""
+    return reply(sample, [*guess(sample, rng), "not mentioned"])
+
+
+def cut_thinking(sample: Sample, rng: Random) -> str:
+    """The right answer as a draft in thinking that never ends."""
+    return f"{rng.choice(OPENINGS)}I could say {right(sample, rng)}, but first"
+
+
+def nested_thinking(sample: Sample, rng: Random) -> str:
+    """The same, with thinking of another kind that ends before it."""
+    return f"<thinking>First <think>so</think> I could say {right(sample, rng)}, but first"
+
+
+def drafts(sample: Sample, rng: Random) -> str:
+    """Every value as a draft in thinking of its own, and no answer."""
+    return "".join(f"<think>{reply(sample, [value])}</think>" for value in stated(sample))
+
+
+def guess(sample: Sample, rng: Random) -> list[str]:
+    """Values drawn at random from those the text states, as many as the question wants."""
+    values = stated(sample)
+    return rng.sample(values, min(wanted(sample), len(values)))
+
+
 Strategy = Callable[[Sample, Random], str]
-HONEST: tuple[Strategy, ...] = (right, candidate)
+HONEST: tuple[Strategy, ...] = (right, right_disguised, candidate)
 ADVERSARIES: tuple[Strategy, ...] = (
     dump_all, echo_question, inside_longer, prefix, abstain, first_needle, one_value, empty, two_regions, ten_thousand,
     nested, think_only, untagged, value_and_none, repeat, all_evidence, evidence_only, needles_evidence,
+    dump_in_prose, dump_numbered, dump_glued, dump_run_together, dump_in_a_box, wrong_typography, deny_and_guess,
+    guess_and_deny, cut_thinking, nested_thinking, drafts,
+)  # fmt: skip
+# Those that also say something where the reply has no tags.
+PLAIN_ADVERSARIES: tuple[Strategy, ...] = (
+    dump_all, echo_question, inside_longer, prefix, abstain, first_needle, one_value, empty, ten_thousand, think_only,
+    value_and_none, repeat, dump_in_prose, dump_numbered, dump_glued, dump_run_together, dump_in_a_box, wrong_typography,
+    deny_and_guess, guess_and_deny, cut_thinking, nested_thinking, drafts,
 )  # fmt: skip
 # (strategy, task): why it may earn more there than guessing. Over the mix it does not.
 WINS = {
@@ -171,4 +267,6 @@ WINS = {
     ): "2,048 tokens are five passages and F2 favours recall: all of them is a fair guess",
     ("all_evidence", "multi_query"): "the same",
     ("dump_all", "multi_value"): "worth guessing by precision, and its evidence holds every passage",
+    ("dump_in_prose", "multi_value"): "the same",
+    ("dump_numbered", "multi_value"): "the same",
 }

@@ -16,7 +16,9 @@ from typing import NamedTuple
 from environments.datasets.process_rows import ProcessRow, right_reply
 from environments.haystack.tasks.task import NONE, Answer
 from environments.inference.finish_reason import Ending, ending
-from environments.rollouts.scoring import normalise, parse_reply, without_thinking
+from environments.rollouts.scoring import parse_reply
+from environments.rollouts.thinking import without_thinking
+from environments.rollouts.values import normalise
 
 DEPTH_BINS = 5  # of `balance`
 Cell = tuple[str, int, int]  # task, length, fifth of the text

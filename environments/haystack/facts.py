@@ -121,7 +121,7 @@ class ValueKind:
 _MONTH = "January|February|March|April|May|June|July|August|September|October|November|December"
 VALUE_KINDS = {
     "words": ValueKind(_words, re.compile(r"(?<![\w-])[A-Za-z]+(?:-[A-Za-z]+){3}(?![\w-])")),
-    "numbers": ValueKind(_number, re.compile(r"(?<![\w-])(?:\d{1,3}(?:,\d{3})+|\d{5,})(?![\w-])")),
+    "numbers": ValueKind(_number, re.compile(r"(?<![\w-])(?:(?<!,\d{3},)\d{1,3}(?:,\d{3})+|\d{5,})(?![\w-])")),
     "uuids": ValueKind(_uuid, re.compile(r"(?<![\w-])[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}(?![\w-])")),
     "dates": ValueKind(_date, re.compile(rf"(?<!\w)\d{{1,2}} (?:{_MONTH}) \d{{4}},? \d{{2}}:\d{{2}}:\d{{2}}(?!\w)")),
     "names": ValueKind(_name, re.compile(r"(?<!\w)[A-Z][a-z]+(?: [A-Z][a-z]+){2}(?! ?[A-Z]\w)(?!\w)")),

@@ -2,11 +2,12 @@
 
 Rules, in the order in which they are applied:
 
-1. Everything up to the last `</think>` is dropped; a `<think>` that never closes leaves nothing.
+1. Thinking is dropped (`thinking.py`): what stands before its last closing marker, and what follows an opening one that
+   never closes, also where the prompt opened it.
 2. One answer region: `<answer>…</answer>`, exactly one, not nested. Any other number of tags earns 0. With the format
    "plain" (small models that know no tags) the region is the whole completion, and the values are the whole tokens in it
    that have the form of the kind that is asked for.
-3. The region is split into values; each is normalised and compared whole.
+3. The region is split into values; each is normalised (`values.py`, one typography for both formats) and compared whole.
    One value: exact match, and no second value. Set: the lower of F1 and precision, both over multisets, so that
    duplicates cost; by F1 alone, listing every candidate would beat choosing among them.
    List: values in their right place, over the longer of the two lists. Order: all values in this order or nothing; for
@@ -21,39 +22,30 @@ Rules, in the order in which they are applied:
 """
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 
-from environments.haystack.facts import VALUE_KINDS
-from environments.haystack.tasks.task import NONE, Answer
+from environments.haystack.tasks.task import Answer
+from environments.rollouts.thinking import without_thinking
+from environments.rollouts.typography import fold
+from environments.rollouts.values import (
+    NUMBERS,
+    abstains,
+    denies,
+    denies_outright,
+    find_values,
+    normalise,
+    split_values,
+)  # fmt: skip
 from longthread.files import JsonObject
+
+# Reading has files of its own; its names stay here too.
+__all__ = ["ABSTAIN", "NUMBERS", "STEPS_CAP", "Score", "find_values", "normalise", "score", "without_thinking"]
 
 ABSTAIN = 0.02  # below what one guess in fifty would earn, so that guessing from the text pays more than silence
 STEPS_CAP = 0.2  # what all hops but the answer earn: far below the answer, above silence
-CUSTOM_REPLY = 400  # characters, beside twice the value's, of a plain reply to a custom needle
 MAX_REGION = 100_000  # characters of the longest answer region that is read; a longer one is a dump
-
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty".split()
-NUMBERS = {word: str(n) for n, word in enumerate(
-    _SMALL + [f"{ten}-{one}" if one != "zero" else ten for ten in _TENS for one in _SMALL[:10]]
-)}  # fmt: skip
-# What whole values of the kinds look like that only linked tasks ask for.
-_LINKED_KINDS = {
-    "people": re.compile(r"(?<!\w)[A-Z][a-z]+ [A-Z][a-z]+(?!\w)"),
-    "count": re.compile(rf"(?<![\w.-])(?:\d{{1,3}}|{'|'.join(NUMBERS)})(?![\w-])", re.IGNORECASE),
-}
-_THINK = re.compile(r"^.*</think>", re.DOTALL | re.IGNORECASE)
-_OPEN_THINK = re.compile(r"<think>.*$", re.DOTALL | re.IGNORECASE)
-_ABSTENTIONS = frozenset(
-    ("none", "no answer", "not stated", "not mentioned", "unknown", "not in the text", "text does not say")
-)
-_EDGE = " \t\r\n.,;:!?\"'`*_()[]{}“”‘’"
 
 
 @dataclass(frozen=True)
@@ -79,14 +71,19 @@ class Score:
 
 
 def score(
-    completion: str, answer: Answer, answer_format: str = "tags", evidence: Collection[int] | None = None
+    completion: str,
+    answer: Answer,
+    answer_format: str = "tags",
+    evidence: Collection[int] | None = None,
+    opened: str = "",
 ) -> Score:
     """Return the score of one completion against the answer.
 
-    `evidence`: the right passage numbers if the prompt asked to cite them, else None.
+    `evidence`: the right passage numbers if the prompt asked to cite them, else None. `opened`: the marker with which the
+    prompt's end opened thinking (`thinking.opened_thinking`).
     """
-    text = without_thinking(completion)
-    reply = parse_reply(completion, answer, answer_format)
+    text = without_thinking(completion, opened)
+    reply = _parse(text, answer, answer_format)
     if reply is None:
         return Score(0.0, 0.0, False, False, False, 0, None if evidence is None else 0.0)
     predicted, abstained = reply.values, reply.abstained
@@ -113,57 +110,27 @@ class ParsedReply:
     denied: bool = False
 
 
-def parse_reply(completion: str, answer: Answer, answer_format: str = "tags") -> ParsedReply | None:
-    """Return the values that a completion names, and whether it abstains; None when it has no readable answer region."""
-    text = without_thinking(completion)
+def parse_reply(completion: str, answer: Answer, answer_format: str = "tags", opened: str = "") -> ParsedReply | None:
+    """Return the values that a completion names, and whether it abstains; None when it has no readable answer region.
+
+    `opened`: as of `score`.
+    """
+    return _parse(without_thinking(completion, opened), answer, answer_format)
+
+
+def _parse(text: str, answer: Answer, answer_format: str) -> ParsedReply | None:
     region = _region(text, "answer") if answer_format == "tags" else text
-    if region is None or len(region) > MAX_REGION:
+    if region is None or len(region) > MAX_REGION or len(region := fold(region)) > MAX_REGION:
         return None
     if answer_format == "tags":
-        # A custom value may hold commas itself, and there is only one.
-        parts = [region] if answer.value_kind == "text" else _split(region)
-        values = [value for value in map(normalise, parts) if value]
-        denied = False
+        values = split_values(region, answer.value_kind)
+        abstained, denied = abstains(region, values, answer), False
     else:
         values = [normalise(value) for value in find_values(region, answer)]
-        denied = bool(values) and _denies(region)
-    abstained = _abstains(region, values, answer_format)
+        # What follows a denial cannot be told from a value that has no form.
+        denial = denies_outright(region) if answer.value_kind == "text" else denies(region)
+        abstained, denied = denial and not values, bool(values) and denies_outright(region)
     return ParsedReply([] if abstained else values, abstained, denied)
-
-
-def without_thinking(completion: str) -> str:
-    """Return what follows the completion's last `</think>`, without a `<think>` that never closes and all behind it."""
-    return _OPEN_THINK.sub("", _THINK.sub("", completion or ""))
-
-
-def normalise(value: str) -> str:
-    """Return a value as it is compared: in NFKC and lower case, single spaces, small numbers in digits.
-
-    Quotes and punctuation around it, "the" before it and thousands separators are dropped.
-    """
-    text = " ".join(unicodedata.normalize("NFKC", value).casefold().split()).strip(_EDGE)
-    text = NUMBERS.get(text, text.removeprefix("the "))
-    if re.fullmatch(r"\d{1,3}(,\d{3})+", text):
-        text = text.replace(",", "")
-    return re.sub(r"(?<=\d), (?=\d\d:)", " ", text)  # "14 march 1874, 09:32:17"
-
-
-def find_values(text: str, answer: Answer) -> list[str]:
-    """Return every token of the text, from word boundary to word boundary, that has the form of the answer's kind of value.
-
-    For a custom needle: the value itself, if it stands there between word boundaries.
-    """
-    if answer.value_kind in _LINKED_KINDS:
-        return _LINKED_KINDS[answer.value_kind].findall(text)
-    if answer.value_kind in VALUE_KINDS:
-        return [match.group() for match in VALUE_KINDS[answer.value_kind].pattern.finditer(text)]
-    values = []
-    for value in answer.values:
-        if len(text) > CUSTOM_REPLY + 2 * len(value):  # a copy of the text is not an answer
-            continue
-        if re.search(rf"(?<!\w){re.escape(normalise(value))}(?!\w)", normalise(text)):
-            values.append(value)
-    return values
 
 
 def f_beta(predicted: Collection[int], right: Collection[int], beta: float = 2.0) -> float:
@@ -206,7 +173,7 @@ def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tupl
 def _hops(text: str, steps: Collection[str]) -> float:
     """Return the share of the chain's steps that `<steps>` names in order, up to the first wrong one."""
     region = _region(text, "steps")
-    hops = [v for v in map(normalise, _split(region or "")) if v]
+    hops = split_values(region, "people") if region and len(region) <= MAX_REGION else []
     if not hops or len(hops) > len(steps):
         return 0.0
     verified = 0
@@ -235,23 +202,6 @@ def _region(text: str, tag: str) -> str | None:
         return None
     match = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL | re.IGNORECASE)
     return match.group(1) if match else None
-
-
-def _split(region: str) -> list[str]:
-    """Split a text into values at semicolons, line ends and commas; a comma inside a number or a date does not separate."""
-    return re.split(r";|\n|,(?!\d{3}(?!\d))(?! \d\d:)", region)
-
-
-def _abstains(region: str, predicted: list[str], answer_format: str) -> bool:
-    if answer_format == "tags":
-        return bool(predicted) and all(value in _ABSTENTIONS for value in predicted)
-    return _denies(region) and not predicted
-
-
-def _denies(text: str) -> bool:
-    """True when a plain reply begins by saying that there is no answer."""
-    reply = normalise(text)
-    return reply in _ABSTENTIONS or reply.startswith((f"{NONE}.", f"{NONE} ", "text does not "))
 
 
 def _cited(text: str) -> list[int]:

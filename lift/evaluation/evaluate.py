@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from environments.rollouts.scoring import normalise
+from environments.rollouts.thinking import without_thinking
+from environments.rollouts.values import normalise
 from lift.document.token_spans import TokenSpans
 from lift.evaluation.results import Results
 from lift.inference.generate import MIN_WINDOW, WINDOW_TOKENS, answers, chat
@@ -238,7 +239,8 @@ def _names_alone(items: Sequence[Item]) -> Callable[[Item, str], bool]:
     every = {normalise(text) for item in items for text in (item.answer, *item.alternatives)}
 
     def judge(item: Item, reply: str) -> bool:
-        line, question = (f" {normalise(text)} " for text in (reply.strip().partition("\n")[0], item.question))
+        said = without_thinking(reply).strip().partition("\n")[0]
+        line, question = (f" {normalise(text)} " for text in (said, item.question))
         gold = {normalise(text) for text in (item.answer, *item.alternatives)}
         named = {text for text in every if _holds(line, text) and (text in gold or not _holds(question, text))}
         return bool(named) and named <= gold

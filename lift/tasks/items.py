@@ -12,7 +12,9 @@ from typing import ClassVar, TypeVar
 
 from environments.haystack.facts import SPLITS, VALUE_KINDS
 from environments.haystack.tasks.task import NONE, Answer
-from environments.rollouts.scoring import find_values, normalise, parse_reply, without_thinking
+from environments.rollouts.scoring import parse_reply
+from environments.rollouts.thinking import without_thinking
+from environments.rollouts.values import find_values, normalise
 from lift.document.document import Document, Span
 from longthread.errors import ConfigError
 

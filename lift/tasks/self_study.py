@@ -20,7 +20,9 @@ from environments.haystack.tasks.task import Answer
 from environments.inference.completions import request_group
 from environments.inference.contracts import CompletionRequest, PlainServer, ServerAddress
 from environments.inference.endpoint import Endpoint
-from environments.rollouts.scoring import find_values, normalise, without_thinking
+from environments.rollouts.thinking import without_thinking
+from environments.rollouts.typography import pattern_of
+from environments.rollouts.values import find_values, normalise
 from lift.document.document import Document, Span
 from lift.tasks.items import Item, Task, sentences_of
 from longthread.language_model import CausalLM, ChatTokenizer
@@ -178,12 +180,11 @@ def proposal(kind: str, document: Document, chunk: Span, reply: str) -> Item | s
 def verbatim(document: Document, chunk: Span, evidence: str) -> Span | None:
     """Return where the words of `evidence` stand in the chunk, as a character span; None if they do not.
 
-    The white space between the words may differ.
+    White space, quotes and dashes may differ.
     """
     if not evidence.split():
         return None
-    words = re.compile(r"\s+".join(map(re.escape, evidence.split())))
-    match = words.search(document.text, *chunk)
+    match = re.compile(pattern_of(evidence)).search(document.text, *chunk)
     return match.span() if match else None
 
 

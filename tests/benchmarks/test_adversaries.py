@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import adversaries, linked_strategies, strategies
 from benchmarks.adversaries import draw_samples, scores_of
-from benchmarks.strategies import ADVERSARIES, WINS, Strategy, candidate, right
+from benchmarks.strategies import ADVERSARIES, PLAIN_ADVERSARIES, WINS, Strategy, candidate, right, right_disguised
 from environments.haystack.sample import Sample
 from tests.conftest import make_haystacks
 
@@ -44,6 +44,27 @@ def test_no_adversary_earns_more_than_guessing(strategy: Strategy, numbered: boo
 @modes
 def test_the_right_answer_earns_everything(numbered: bool) -> None:
     assert all(score == 1 for each in scores_of(right, samples(numbered)).values() for score in each)
+
+
+@cache
+def plain() -> dict[str, list[Sample]]:
+    made = make_haystacks("gpt2", answer_format="plain", distractors=adversaries.DISTRACTORS)
+    return draw_samples(made, SAMPLES)
+
+
+@pytest.mark.parametrize("strategy", PLAIN_ADVERSARIES, ids=lambda s: s.__name__)
+def test_no_adversary_earns_more_than_guessing_without_tags(strategy: Strategy) -> None:
+    scores, guessed = scores_of(strategy, plain()), scores_of(candidate, plain(), draws=20)
+    for task, each in scores.items():
+        if (strategy.__name__, task) not in WINS:
+            gains = [a - b for a, b in zip(each, guessed[task], strict=True)]
+            assert mean(gains) <= 3 * stdev(gains) / sqrt(len(gains)) + 1e-9, task
+
+
+@modes
+def test_typography_costs_the_right_answer_nothing(numbered: bool) -> None:
+    for drawn in (samples(numbered), plain()):
+        assert all(score == 1 for each in scores_of(right_disguised, drawn).values() for score in each)
 
 
 def test_guessing_earns_what_chance_gives() -> None:
@@ -105,4 +126,9 @@ def test_main_prints_a_table_and_writes_json(tmp_path, capsys) -> None:
     printed = capsys.readouterr().out
     assert all(f"| {s.__name__} |" in printed for s in ADVERSARIES)
     written = json.loads(out.read_text())
-    assert written["answer"]["right"]["mix"] == written["evidence"]["right"]["mix"] == 1
+    assert (
+        written["answer"]["right"]["mix"]
+        == written["evidence"]["right"]["mix"]
+        == written["plain"]["right"]["mix"]
+        == 1
+    )
