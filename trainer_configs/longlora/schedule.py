@@ -23,6 +23,8 @@ class Trainer(Protocol):
     """What the plugin asks of a trainer of transformers."""
 
     model: "PeftModel"
+    args: TrainingArguments
+    train_dataset: Any
     create_optimizer: "Callable[..., Optimizer]"
 
     def add_callback(self, callback: TrainerCallback) -> None:

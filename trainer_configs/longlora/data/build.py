@@ -4,9 +4,10 @@
     longthread longlora data prose rows --tokenizer MODEL --length 32768 --limit 500
     python -m trainer_configs.longlora.data ...                                      # the same
 
-OUT/data/train-*.parquet is what Axolotl takes for tokenised rows: input_ids, attention_mask, labels. position_ids restart
-at 0 with every document, which is where the packer's boundaries come from. `length` keeps Axolotl from guessing it off
-the last position. Every document (or window) that is read is kept, or rejected and counted under one reason.
+OUT/data/train-*.parquet holds tokenised rows: input_ids, labels, position_ids, length. position_ids restart at 0 with every
+document, which is how documents are told apart. An attention_mask of ones would switch that off in transformers, so there is
+none; Axolotl reads the rows by `type: trainer_configs.longlora.rows`. `length` keeps it from guessing it off the last
+position. Every document (or window) that is read is kept, or rejected and counted under one reason.
 
 Work goes in chunks: one is read, prepared by `num_proc` processes of `Dataset.map`, packed, written as one shard, and then
 the state is saved. So memory holds a chunk, the rows do not depend on `num_proc`, and a killed run resumes at its last
@@ -34,7 +35,7 @@ from trainer_configs.longlora.data.quality import LANGUAGES, Checks
 from trainer_configs.longlora.data.shards import STATE, Builder, write_shard
 from trainer_configs.longlora.data.sources import GENERATED, Source
 
-VERSION = 1  # of the rows: raised whenever the same command would write others
+VERSION = 2  # of the rows: raised whenever the same command would write others
 CHUNK_CHARS, CHUNK_ITEMS = 8_000_000, 4096  # a chunk ends at either
 CHARS_PER_TOKEN = 4  # only to plan sizes
 STATS = "stats.json"

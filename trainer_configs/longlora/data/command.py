@@ -11,6 +11,7 @@ from rich.table import Table
 
 from longthread.errors import exit_on_error, option
 from trainer_configs.longlora.data.quality import LANGUAGES, Checks
+from trainer_configs.longlora.row_files import ROWS
 
 REASONS = ("too_short", "truncated", "markup", "language", "repeated", "near_duplicate", "no_exact_fit", "left_over")
 UNITS = {"join": "documents", "window": "windows"}
@@ -63,7 +64,7 @@ def data(
         stats, written = build(settings, progress=True)
     Console().print(table(stats, written * length / (time.perf_counter() - started)))
     print(f"{'written' if written else 'already there'}: {out}/data; for Axolotl:")
-    print(f"  datasets: [{{path: {out}, type: ''}}]\n  sequence_len: {length}\n  sample_packing: false")
+    print(f"  datasets: [{{path: {out}, type: {ROWS}}}]\n  sequence_len: {length}\n  sample_packing: false")
 
 
 def table(stats: Statistics, speed: float = 0.0) -> Table:
