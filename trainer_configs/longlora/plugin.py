@@ -39,6 +39,7 @@ from trainer_configs.longlora.config import (
     section,
 )
 from trainer_configs.longlora.conflicts import splits_sequences
+from trainer_configs.longlora.pair_logits import PAIRED, can_keep, completions_alone
 from trainer_configs.longlora.rope.extension import check as check_rope
 from trainer_configs.longlora.row_files import restarts
 from trainer_configs.longlora.schedule import Schedule, Trainer, with_rates
@@ -127,6 +128,8 @@ class LongLoRAPlugin(BasePlugin):
             check_logits(cfg, trainer.model)
         if cfg.fsdp_config:
             shard.save_fsdp2_lora_adapter = lambda _, folder: save_sharded(trainer.model, folder)
+        if cfg.rl in PAIRED and can_keep(trainer):
+            trainer._compute_loss = completions_alone(trainer)
         trainer.create_optimizer = with_rates(trainer, settings.embedding_lr, settings.norm_lr)
         if self.attentions:
             seed = cfg.seed if cfg.seed is not None else DEFAULT_SEED
@@ -139,6 +142,7 @@ class LongLoRAPlugin(BasePlugin):
         for hooks in (self.attentions, self.apart):
             while hooks:
                 hooks.pop().uninstall()
+        self.prepared = False
         if cfg.longlora:
             import posthog
 
@@ -162,13 +166,14 @@ def _embedding_rows(model: CausalLM) -> int:
 
 def _check_rows(cfg: AxolotlConfig, trainer: Trainer) -> None:
     """Raise `LongLoRAError` for rows that would be cut silently, or whose documents would see each other."""
-    longest = getattr(trainer.args, "max_length", None)
+    longest = getattr(getattr(trainer, "args", None), "max_length", None)
     if cfg.rl and longest is not None and longest < cfg.sequence_len:
         raise LongLoRAError(
             f"the trainer would cut pairs at {longest} tokens, sequence_len is {cfg.sequence_len}: set them equal"
         )
-    rows: Any = trainer.train_dataset
-    if not splits_sequences(cfg) or cfg.get("sample_packing") or "position_ids" not in (rows.column_names or ()):
+    rows: Any = getattr(trainer, "train_dataset", None)
+    split = splits_sequences(cfg) and not cfg.get("sample_packing")
+    if not split or "position_ids" not in (getattr(rows, "column_names", None) or ()):
         return
     if any(map(restarts, rows[:LOOKED_AT]["position_ids"])):
         raise LongLoRAError(

@@ -26,6 +26,7 @@ class Trainer(Protocol):
     args: TrainingArguments
     train_dataset: Any
     create_optimizer: "Callable[..., Optimizer]"
+    _compute_loss: Callable[..., Any]  # of TRL's preference trainers
 
     def add_callback(self, callback: TrainerCallback) -> None:
         """Have the callback called at every step."""
