@@ -36,6 +36,7 @@ from trainer_configs.longlora.data.shards import STATE, Builder, write_shard
 from trainer_configs.longlora.data.sources import GENERATED, Source
 
 VERSION = 2  # of the rows: raised whenever the same command would write others
+MASKED = 1  # the version whose rows are the same but for an attention_mask of ones
 CHUNK_CHARS, CHUNK_ITEMS = 8_000_000, 4096  # a chunk ends at either
 CHARS_PER_TOKEN = 4  # only to plan sizes
 STATS = "stats.json"
@@ -262,7 +263,8 @@ def _finished(out: Path, run: Run) -> dict[str, Any] | None:
     """
     if (out / STATS).is_file():
         stats: dict[str, Any] = json.loads((out / STATS).read_text())
-        _check_same(out, stats.get("config", {}), run)
+        stored = stats.get("config", {})
+        _check_same(out, stored | {"version": VERSION} if stored.get("version") == MASKED else stored, run)
         return stats
     return None
 
