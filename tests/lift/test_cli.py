@@ -181,6 +181,24 @@ def test_the_same_fit_twice_at_once_is_refused_and_nothing_is_lost(
     assert {path.name for path in (tmp_path / "books").glob(".*")} == {".lock"}
 
 
+def test_a_killed_fit_holds_nothing(
+    fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 leaves the lock's file and the working folder; the same command goes on there."""
+    succeeds, made = lift.training.fit.fit, []
+
+    def killed(document: Any, model: Any, tokenizer: Any, recipe: Any, options: FitOptions) -> None:
+        made.append(options.out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lift.training.fit, "fit", killed)
+    assert run(*fitting(book, base, tmp_path / "books"))[0] == 130
+    made[0].with_name(f".lock-{made[0].name[1:]}").touch()
+    monkeypatch.setattr(lift.training.fit, "fit", succeeds)
+    assert run(*fitting(book, base, tmp_path / "books"))[0] == 0
+    assert fake_fit[0]["out"] == made[0]
+
+
 def test_a_fit_whose_name_was_taken_meanwhile_is_kept_and_added_by_the_same_command(
     fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
