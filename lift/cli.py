@@ -11,7 +11,6 @@ Mistakes are reported before a model is loaded: one line on stderr and exit stat
 
 import asyncio
 import difflib
-import hashlib
 import json
 import os
 import shutil
@@ -25,8 +24,9 @@ import typer
 from rich.console import Console
 
 from lift.document.document import Document, encodable, read, read_text
+from lift.document.repeats import read_once
 from lift.inference import retrieval
-from lift.library import base_model, tables
+from lift.library import base_model, tables, working_folder
 from lift.library.library import Entry, Library
 from longthread.errors import ConfigError, DataError, exit_on_error, option
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # torch and PEFT are imported by the commands that run them
     from lift.tasks.self_study import SelfStudy
     from lift.training.recipes import Recipe
 
+FIGURES = ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")  # of a fit, in its entry
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
@@ -102,27 +103,26 @@ def fit(
     entry, folder, chosen = _planned(document, model, recipe, shelf, replace)
     study = _self_study(self_study) if self_study else None
     tokenizer = base_model.tokenizer(folder)
+    from accelerate import PartialState
+
     from lift.training.fit import FitOptions
     from lift.training.fit import fit as fit_document
 
-    target = base_model.device(device)
-    more = study.items(document, STUDIED, seed, "train") if study else []
-    fittings = f".fitting-{_short_hash(entry.name)}-"  # of this document, by any recipe
-    out = library / f"{fittings}{_short_hash([entry.model_dump(), seed])}"  # the same for the same fit: it is resumed
-    loaded = base_model.load(folder, target)
-    fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more))
-    figures = {key: getattr(fitted, key) for key in ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")}
-    from accelerate import PartialState
-
-    if PartialState().is_main_process:
-        added = shelf.add(fitted.folder, entry.model_copy(update=figures), replace)
-        for path in library.glob(f"{fittings}*"):
-            shutil.rmtree(path, ignore_errors=True)
-        Console().print(tables.fitted(added))
-
-
-def _short_hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+    target, main = base_model.device(device), PartialState().is_main_process
+    out = working_folder.folder_of(library, entry, seed, self_study)
+    with working_folder.working_folder(shelf, entry, out, main):
+        shelf.check(entry, replace)  # another fit may have ended since
+        done = working_folder.finished(out)
+        if done is None:
+            more = study.items(read_once(document), STUDIED, seed, "train") if study else []
+            loaded = base_model.load(folder, target)
+            fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more))
+            done = entry.model_copy(update={key: getattr(fitted, key) for key in FIGURES})
+        if main:
+            working_folder.finish(out, done)
+            added = shelf.add(out, done, replace)
+            shutil.rmtree(out, ignore_errors=True)
+            Console().print(tables.fitted(added))
 
 
 def _planned(
@@ -263,6 +263,7 @@ def evaluate(
         raise ConfigError(
             f"{source} is not the text that {document!r} was fitted from: give that file", setting="source"
         )
+    text = read_once(text)
     target, folder = base_model.device(device), _base_folder(shelf, [document], model)
     tokenizer = base_model.tokenizer(folder)
     from lift import tasks
@@ -320,7 +321,9 @@ def remove(
     document: Annotated[str, typer.Option(help="Name of the document.")],
 ) -> None:
     """Take a document out of a library, its adapter with it."""
-    entry = Library(library).remove(document)
+    shelf = Library(library)
+    entry = shelf.remove(document)
+    working_folder.remove_unfinished(shelf, entry.name)
     typer.echo(f"removed {tables.shown(entry.name)} ({tables.size(entry.bytes)})")
 
 

@@ -60,6 +60,10 @@ class CausalLM(Protocol):
         """Run a forward pass."""
         ...
 
+    def get_decoder(self) -> Any:
+        """Return the model without its head, as a module."""
+        ...
+
     def generate(self, **inputs: Any) -> "Tensor":
         """Return token ids of shape (batch, length): each prompt, followed by its completion."""
         ...

@@ -147,7 +147,8 @@ def test_export_makes_the_same_rows(kind: str) -> None:
 
 def test_prepared_rows_are_taken_for_those_of_the_same_command() -> None:
     argv = ["prose", "rows/prose", "--tokenizer", "model", "--length", "2048", "--limit", "2", "--num-proc", "1"]
-    assert "already there" in console(longthread_cli.app, "longlora", "data", *argv)
+    said = console(longthread_cli.app, "longlora", "data", *argv)
+    assert "already there" in said and "rows of an earlier version, with a mask" in said
     rows = pq.read_table(next(Path("rows/prose/data").glob("*.parquet"))).to_pylist()
     assert len(rows) == 2
     for row in rows:

@@ -3,6 +3,7 @@
 import re
 
 from lift.document.document import Document
+from lift.document.repeats import read_once
 from longthread.errors import ConfigError
 
 PASSAGE_WORDS = 200
@@ -11,13 +12,13 @@ PASSAGE_WORDS = 200
 def passages(text: str, question: str, k: int) -> list[str]:
     """Return the `k` passages of some 200 words that BM25 ranks highest for the question, in the order of the text.
 
-    Raises `ConfigError` where bm25s is not installed, or the text has no words.
+    A passage that stands twice is given once. Raises `ConfigError` where bm25s is not installed, or the text has no words.
     """
     try:
         import bm25s
     except ImportError:
         raise ConfigError("retrieval needs bm25s: pip install bm25s", setting="retrieve") from None
-    pieces = _pieces(text)
+    pieces = _pieces(read_once(Document("", text)))
     terms = [_terms(piece) for piece in pieces]
     if not any(terms):
         raise ConfigError("the text has no words to search: give the document's file", setting="source")
@@ -27,14 +28,14 @@ def passages(text: str, question: str, k: int) -> list[str]:
     return [pieces[i] for i in sorted(best[0].tolist())]
 
 
-def _pieces(text: str) -> list[str]:
-    """Cut the text into pieces of whole sentences, of at most `PASSAGE_WORDS` words unless one sentence is longer."""
+def _pieces(document: Document) -> list[str]:
+    """Cut a document into pieces of whole sentences, of at most `PASSAGE_WORDS` words unless one sentence is longer."""
     pieces, words = [""], 0
-    for start, end in Document("", text).sentences:
-        count = len(text[start:end].split())
+    for start, end in document.sentences:
+        count = len(document.text[start:end].split())
         if words and words + count > PASSAGE_WORDS:
             pieces, words = [*pieces, ""], 0
-        pieces[-1], words = f"{pieces[-1]} {text[start:end]}".strip(), words + count
+        pieces[-1], words = f"{pieces[-1]} {document.text[start:end]}".strip(), words + count
     return pieces
 
 

@@ -33,6 +33,7 @@ HARMLESS = (".json", ".safetensors", ".md")  # what an adapter's folder may hold
 FOLDER = r"[a-z0-9-]{1,40}-[0-9a-f]{12}"
 UNFINISHED = rf"\.{FOLDER}\..+|\.adding"  # folders of writes that were killed; ".adding" by longthread 0.1
 UNFINISHED_FILE = r"\.index\..+\.part"
+LOCK = ".lock"
 LOCK_SECONDS = 60  # far longer than the copy of any adapter
 
 
@@ -225,7 +226,7 @@ class Library:
         try:
             self.entries()  # raises before anything is written to a folder that is not a library
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock", timeout=LOCK_SECONDS):
+            with FileLock(self.folder / LOCK, timeout=LOCK_SECONDS):
                 entries = self.entries()
                 if not (self.folder / INDEX).exists():
                     self._write([])  # so that whatever comes next is in a library

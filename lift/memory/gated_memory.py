@@ -74,7 +74,7 @@ def _uniform(heads: int, into: int, out: int, published: bool) -> Tensor:
 
 
 def recall(q_HTD: Tensor, weights: Mapping[str, Tensor], gate: Gate) -> tuple[Tensor, Tensor]:
-    """Return memory (H, T, D) and gate score (H, T) of queries. H may be all layers' heads, with rows before it."""
+    """Return memory (H, T, D) and gate score (H, T) of queries. H may be the heads of all layers, with rows before it."""
     memory_HTD = F.silu(q_HTD @ weights["w_in"]) @ weights["w_out"]
     score_HT = (F.silu(q_HTD @ weights["gate_in"]) @ weights["gate_out"])[..., 0]
     if gate == "query":

@@ -1,12 +1,13 @@
 """Ask for words left out of a sentence: a name, a number or a date that the rest of the sentence determines."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
 from lift.document.document import Document, Span
+from lift.document.repeats import repeated
 from lift.tasks.items import Item, Task, rotate, sentences_of
 from lift.tasks.reading import names
 from lift.tasks.wordings import Wordings
@@ -58,14 +59,15 @@ class Cloze(Task):
 def gaps(document: Document) -> list[Gap]:
     """Return the gaps, in all sentences, that only one answer fits: each hides a name, a number or a date.
 
-    Skips spans whose words occur twice in the sentence, and sentences that occur twice or differ only in the gap.
+    Skips spans whose words occur twice in the sentence, and sentences that differ only in the gap. A sentence that occurs
+    twice is asked about once, where it stands first.
     """
-    found = []
+    found, repeats = [], repeated(document)
     figures = _figures(document.text)
     months = {at for a, b in figures for at in range(a, b)}  # "June" is not a name inside "4 June"
     for span in sorted({span for _, span in names(document) if span[0] not in months} | figures):
         touched = sentences_of(document, span)
-        if len(touched) != 1:
+        if len(touched) != 1 or touched[0] in repeats:
             continue
         start, end = document.sentences[touched[0]]
         hidden = document.text[span[0] : span[1]]
@@ -73,8 +75,11 @@ def gaps(document: Document) -> list[Gap]:
         again = re.search(rf"(?<!\w){re.escape(hidden)}(?!\w)", rest)
         if LEAST_WORDS <= len(rest.split()) <= MOST_WORDS and not again:
             found.append(Gap(touched[0], " ".join(rest.split()), span))
-    times = Counter(gap.text for gap in found)
-    return [gap for gap in found if times[gap.text] == 1]
+    answers: dict[str, set[str]] = defaultdict(set)
+    for gap in found:
+        answers[gap.text].add(document.quote(gap.span))
+    first = {gap.text: gap for gap in reversed(found)}
+    return [gap for gap in found if len(answers[gap.text]) == 1 and first[gap.text] is gap]
 
 
 def _figures(text: str) -> set[Span]:

@@ -9,6 +9,7 @@ from random import Random
 
 from environments.haystack.facts import in_split
 from lift.document.document import Document
+from lift.document.repeats import repeated
 from lift.tasks.items import Item, Task
 from lift.tasks.wordings import Wordings
 
@@ -54,7 +55,8 @@ class Order(Task):
 
 
 def telling(document: Document) -> list[int]:
-    """Return the numbers of sentences that have at least `LEAST_WORDS` words and begin like no other sentence."""
-    words = [document.quote(span).split() for span in document.sentences]
-    openings = Counter(tuple(word[:OPENING]) for word in words)
-    return [at for at, word in enumerate(words) if len(word) >= LEAST_WORDS and openings[tuple(word[:OPENING])] == 1]
+    """Return the numbers of sentences with at least `LEAST_WORDS` words that begin like no other sentence; repeats aside."""
+    again = repeated(document)
+    words = {at: document.quote(span).split() for at, span in enumerate(document.sentences) if at not in again}
+    openings = Counter(tuple(word[:OPENING]) for word in words.values())
+    return [at for at, word in words.items() if len(word) >= LEAST_WORDS and openings[tuple(word[:OPENING])] == 1]

@@ -9,6 +9,7 @@ from functools import lru_cache
 from environments.haystack import facts
 from environments.haystack.tasks.linked_wordings import readers
 from lift.document.document import Document, Span
+from lift.document.repeats import repeated
 
 # A name or a title with a name: "Sir Walter", "Mr. Elliot".
 NAME = re.compile(r"(?<![\w'’-])(?:(?:Mrs?|Dr|St)\.?\s)?[A-Z][a-z]+(?:\s[A-Z][a-z]+)*(?![\w-])")
@@ -85,8 +86,10 @@ def names(document: Document) -> tuple[tuple[str, Span], ...]:
     A name must be used so at least `LEAST_USES` times.
     """
     lower = set(re.findall(r"\b[a-z]+\b", document.text))
-    uses = []
-    for start, end in document.sentences:
+    uses, again = [], repeated(document)
+    for at, (start, end) in enumerate(document.sentences):
+        if at in again:
+            continue
         sentence = document.text[start:end]
         for match in NAME.finditer(sentence):
             if _INSIDE.search(sentence[: match.start()]):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from random import Random
 
 from lift.document.document import Document
+from lift.document.repeats import repeated
 from lift.tasks.items import Item, Task, rotate
 from lift.tasks.wordings import Wordings
 
@@ -21,7 +22,7 @@ ASKED = Wordings(
 class Recite(Task):
     """Makes questions for the sentence after a given one.
 
-    The given one must stand once in the text and not be too short.
+    The given one must stand once in the text, repeated passages aside, and not be too short.
     """
 
     kind = "recite"
@@ -29,7 +30,9 @@ class Recite(Task):
     def draw(self, document: Document, n: int, split: str, rng: Random) -> Iterator[Item]:
         """Yield questions that quote a sentence and ask for the next one."""
         phrases = ASKED.of(split)
-        sentences = [document.quote(span) for span in document.sentences]
+        again = repeated(document)
+        spans = [span for at, span in enumerate(document.sentences) if at not in again]
+        sentences = [document.quote(span) for span in spans]
         given = [" ".join(sentence.split()[-QUOTED:]) for sentence in sentences]
         times = Counter(given)
         places = [
@@ -41,4 +44,4 @@ class Recite(Task):
         ]
         for at, turn in rotate(places, len(phrases), rng):
             question = phrases[turn].format(d=document.name, s=given[at])
-            yield Item(self.kind, question, sentences[at + 1], (document.sentences[at + 1],))
+            yield Item(self.kind, question, sentences[at + 1], (spans[at + 1],))

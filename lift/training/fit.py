@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from peft import CartridgeConfig, LoraConfig, PeftConfig, get_peft_model
 
 from lift.document.document import Document
+from lift.document.repeats import read_once
 from lift.inference.capacity import check_length, prefill_seconds, trained_tokens
 from lift.memory.tuner import GatedMemoryConfig, check
 from lift.training import checkpoint
@@ -51,10 +52,13 @@ class Fitted:
 def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: Recipe, options: FitOptions) -> Fitted:
     """Fit one document, save its adapter to `options.out`, and return its cost. `model` then has the adapter.
 
+    A passage that stands twice is read once.
+
     Raises `ConfigError` for what cannot be fitted, and `RunError` where training diverges.
     """
     if recipe.method == "gated":
         check(model.config)
+    document = read_once(document)
     ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
     slots = recipe.slots if recipe.method == "cartridge" else 0
     check_length(len(ids), model, slots + LONG if recipe.kl_rows or recipe.window_rows else 0)

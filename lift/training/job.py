@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from environments.rollouts.scoring import normalise
 from lift import tasks
 from lift.document.document import Document
-from lift.tasks import Item
+from lift.tasks import NO_ANSWER, Item
 from lift.training.batches import RegularizationRow, SupervisedRow, rows_beside_text, task_rows
 from lift.training.recipes import Recipe
 from lift.training.regularization import prose_rows, reading_rows, talk_rows
@@ -61,10 +62,17 @@ class FitJob:
     def prepare_rows(self, model: CausalLM) -> None:
         """Make all training rows. `model` is the base model, which replies to questions about other text.
 
-        Raises `ConfigError` where the recipe needs questions and none can be made of the document.
+        Raises `ConfigError` where the recipe needs questions and none can be made of the document, or all are answered
+        "none": an adapter of these says "none" to everything.
         """
         recipe, seed, rows = self.recipe, self.options.seed, self.rows
         items = [*tasks.make(self.document, recipe.tasks, recipe.items, seed, "train"), *self.options.questions]
+        if items and all(normalise(item.answer) == NO_ANSWER for item in items):
+            raise ConfigError(
+                f"{self.document.name}: all {len(items)} questions that could be made of it are answered "
+                f'"{NO_ANSWER}", so nothing of it would be learnt: use recipe raw-lora, or self-study',
+                setting=("recipe", "self_study"),
+            )
         open_tokens = recipe.open_tokens if recipe.learnt == "logits" else 0
         rows.tasks = task_rows(items, self.document, self.tokenizer, model, open_tokens)
         if not rows.tasks and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from peft import PrefixTuningConfig, TaskType
 from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
@@ -136,7 +137,7 @@ def test_the_same_fit_has_the_same_place_to_go_on_from(
     assert first == second != third and first.parent == tmp_path / "books"
 
 
-def test_what_other_fits_of_the_document_left_goes_when_one_succeeds(
+def test_what_other_fits_of_the_document_left_stays_until_the_document_is_removed(
     fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     succeeds = lift.training.fit.fit
@@ -154,7 +155,70 @@ def test_what_other_fits_of_the_document_left_goes_when_one_succeeds(
     monkeypatch.setattr(lift.training.fit, "fit", succeeds)
     assert [path.is_dir() for path in made] == [True, True, True]
     assert run(*fitting(book, base, tmp_path / "books"))[0] == 0
-    assert [path.is_dir() for path in made] == [False, False, True]
+    assert [path.is_dir() for path in made] == [True, True, True]  # any of them may be running, or be gone on with
+    with FileLock(made[0].with_name(f".lock-{made[0].name[1:]}")):  # this one is
+        assert run("remove", "--library", tmp_path / "books", "--document", "logbook")[0] == 0
+    assert [path.is_dir() for path in made] == [True, False, True]
+
+
+def test_the_same_fit_twice_at_once_is_refused_and_nothing_is_lost(
+    fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Physical-Intelligence/openpi 868, PrimeIntellect-ai/prime-rl PR 1716: the one that ended deleted the other's folder."""
+    succeeds, lines = lift.training.fit.fit, []
+
+    def slow(document: Any, model: Any, tokenizer: Any, recipe: Any, options: FitOptions) -> Any:
+        monkeypatch.setattr(lift.training.fit, "fit", succeeds)
+        lines.append(refused(*fitting(book, base, tmp_path / "books")))  # while this one runs
+        assert run(*fitting(book, base, tmp_path / "books", "--recipe", "raw-lora", "--name", "beside"))[0] == 0
+        assert run(*fitting(book, base, tmp_path / "books", "--seed", "1", "--name", "seeded"))[0] == 0
+        return succeeds(document, model, tokenizer, recipe, options)
+
+    monkeypatch.setattr(lift.training.fit, "fit", slow)
+    assert run(*fitting(book, base, tmp_path / "books"))[0] == 0
+    assert "this very fit of 'logbook' is running in another process: wait for it" in lines[0]
+    assert [entry.name for entry in Library(tmp_path / "books").entries()] == ["beside", "seeded", "logbook"]
+    assert {path.name for path in (tmp_path / "books").glob(".*")} == {".lock"}
+
+
+def test_a_killed_fit_holds_nothing(
+    fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 leaves the lock's file and the working folder; the same command goes on there."""
+    succeeds, made = lift.training.fit.fit, []
+
+    def killed(document: Any, model: Any, tokenizer: Any, recipe: Any, options: FitOptions) -> None:
+        made.append(options.out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lift.training.fit, "fit", killed)
+    assert run(*fitting(book, base, tmp_path / "books"))[0] == 130
+    made[0].with_name(f".lock-{made[0].name[1:]}").touch()
+    monkeypatch.setattr(lift.training.fit, "fit", succeeds)
+    assert run(*fitting(book, base, tmp_path / "books"))[0] == 0
+    assert fake_fit[0]["out"] == made[0]
+
+
+def test_a_fit_whose_name_was_taken_meanwhile_is_kept_and_added_by_the_same_command(
+    fake_fit: list[dict[str, Any]], tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    succeeds = lift.training.fit.fit
+
+    def slow(document: Any, model: Any, tokenizer: Any, recipe: Any, options: FitOptions) -> Any:
+        monkeypatch.setattr(lift.training.fit, "fit", succeeds)
+        assert run(*fitting(book, base, tmp_path / "books", "--recipe", "raw-lora"))[0] == 0  # and its folder only
+        return succeeds(document, model, tokenizer, recipe, options)
+
+    monkeypatch.setattr(lift.training.fit, "fit", slow)
+    line = refused(*fitting(book, base, tmp_path / "books"))
+    assert "'logbook' is already in" in line and "(--replace, --name)" in line
+    assert len(fake_fit) == 2
+    assert run(*fitting(book, base, tmp_path / "books", "--replace"))[0] == 0
+    assert len(fake_fit) == 2  # nothing was trained again
+    entry = Library(tmp_path / "books").get("logbook")
+    assert (entry.recipe, entry.tokens) == ("lse", 1500) and entry.losses == {"loss": 0.25, "KL": None}
+    assert Library(tmp_path / "books").verify() == []
+    assert {path.name for path in (tmp_path / "books").glob(".*")} == {".lock"}
 
 
 @pytest.mark.usefixtures("no_model")

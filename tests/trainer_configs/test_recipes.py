@@ -102,7 +102,7 @@ def save_model(folder: Path, config: PretrainedConfig) -> None:
 
 
 def save_rows(folder: Path, length: int) -> None:
-    """As the commands that the recipes name write them, but short."""
+    """As the commands that the recipes name write them, but short; needles as longthread 0.1 wrote them, with a mask."""
     ids = [[(7 * row + i) % 256 for i in range(length)] for row in range(4)]
     full = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * length] * 4, "labels": ids})
     full.to_parquet(folder / "rows.parquet")
@@ -110,7 +110,8 @@ def save_rows(folder: Path, length: int) -> None:
     made = Dataset.from_dict(full.to_dict() | positions)
     for kind in ("text", "needles"):
         (folder / "rows" / kind / "data").mkdir(parents=True)
-        made.to_parquet(folder / "rows" / kind / "data" / "train-000000000.parquet")
+        rows = made if kind == "needles" else made.remove_columns("attention_mask")
+        rows.to_parquet(folder / "rows" / kind / "data" / "train-000000000.parquet")
 
     def said(i: int, answer: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"<answer>{answer}</answer>"}]

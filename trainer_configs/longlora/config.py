@@ -24,11 +24,13 @@ from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
 from trainer_configs.longlora.conflicts import KERNELS, conflicts, has_flash_attention
 from trainer_configs.longlora.rope.extension import Extension, check_overrides
 from trainer_configs.longlora.rope.methods import Parameters
+from trainer_configs.longlora.row_files import ROWS, lacks_mask
 from trainer_configs.longlora.section import LongLoRA
 from trainer_configs.longlora.trainable import module_names
 
 PLUGIN = "LongLoRAPlugin"
 ROLLOUTS = "trainer_configs.longlora.rollouts"
+POSE_REACH = 32_768  # tokens, Axolotl's own where neither the config nor the model says how far
 ATTENTION = "longlora"  # as attn_implementation: the best that is installed
 
 
@@ -140,6 +142,7 @@ def _own_overrides(cfg: ConfigDict, extension: Extension | None) -> Parameters:
 
 
 def _check_length(cfg: ConfigDict, config: PretrainedConfig, extension: Extension | None) -> None:
+    """Check that rows lie inside the window, and the positions that PoSE skips to."""
     length = cfg["sequence_len"]
     if extension and length > extension.target:
         raise LongLoRAError(
@@ -150,6 +153,19 @@ def _check_length(cfg: ConfigDict, config: PretrainedConfig, extension: Extensio
     if not extension and window and length > window:
         raise LongLoRAError(
             f"sequence_len {length} is above the model's window of {window}: set longlora.context_extension"
+        )
+    if cfg.get("use_pose"):
+        _set_pose(cfg, extension.target if extension else window)
+
+
+def _set_pose(cfg: ConfigDict, window: int | None) -> None:
+    """Set how far PoSE skips, to the window's end by default, and refuse positions beyond it."""
+    if cfg.get("pose_max_context_len") is None:
+        cfg["pose_max_context_len"] = window or max(POSE_REACH, cfg["sequence_len"])
+    if window and cfg["pose_max_context_len"] > window:
+        raise LongLoRAError(
+            f"pose_max_context_len {cfg['pose_max_context_len']} is above the window of {window} tokens: lower it, or raise "
+            "longlora.context_extension.target_length"
         )
 
 
@@ -192,12 +208,16 @@ def _set_device(cfg: ConfigDict) -> None:
 
 
 def _set_dataset(dataset: ConfigDict, settings: LongLoRA) -> None:
-    """Have rollouts read as lines of text, since Arrow would guess a schema from the first of them.
+    """Have rollouts read as lines of text, since Arrow would guess a schema from the first of them; and rows as rows.
 
-    Axolotl uses `conversation` only in the name of the prepared dataset. Without it, another score or more rows would find
-    the old one.
+    Without a type of their own, Axolotl takes rows without a mask for text. It uses `conversation` only in the name of the
+    prepared dataset: without it, another score or more rollouts would find the old one.
     """
-    if not isinstance(dataset, dict) or dataset.get("type") != ROLLOUTS:
+    if not isinstance(dataset, dict):
+        return
+    if not dataset.get("type") and lacks_mask(str(dataset.get("path"))):
+        dataset["type"] = ROWS
+    if dataset.get("type") != ROLLOUTS:
         return
     path = Path(str(dataset.get("path")))
     if path.is_file():

@@ -5,7 +5,8 @@ from importlib.util import find_spec
 
 import torch
 
-from trainer_configs.longlora.axolotl_config import ConfigDict
+from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
+from trainer_configs.longlora.row_files import is_packed
 from trainer_configs.longlora.section import LongLoRA, default_group_size
 
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")  # Triton: CUDA alone
@@ -24,6 +25,8 @@ def conflicts(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
         yield from _groups(cfg, settings)
         yield from _attention(cfg)
     yield from _preferences(cfg)
+    if cfg.get("use_pose"):
+        yield from _pose(cfg)
     yield from _saving(cfg, settings)
     yield from _device(cfg)
 
@@ -31,6 +34,15 @@ def conflicts(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
 def has_flash_attention() -> bool:
     """Return whether the package flash-attn is installed."""
     return find_spec("flash_attn") is not None
+
+
+def splits_sequences(cfg: ConfigDict | AxolotlConfig) -> str:
+    """Return the key by which the config splits sequences across GPUs; "" where none does."""
+    for key in SEQUENCE_SPLITS:
+        size = cfg.get(key)
+        if ((size.get("size") if isinstance(size, dict) else size) or 1) > 1:
+            return key
+    return ""
 
 
 def _needed(cfg: ConfigDict) -> Iterator[str]:
@@ -73,10 +85,8 @@ def _groups(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
 
 
 def _attention(cfg: ConfigDict) -> Iterator[str]:
-    for key in SEQUENCE_SPLITS:
-        size = cfg.get(key)
-        if ((size.get("size") if isinstance(size, dict) else size) or 1) > 1:
-            yield f"{key} splits sequences across GPUs, where groups are not: leave it out or set longlora.attention full"
+    if key := splits_sequences(cfg):
+        yield f"{key} splits sequences across GPUs, where groups are not: leave it out or set longlora.attention full"
     if cfg.get("rl") and cfg["rl"] not in PREFERENCE:
         yield f"rl {cfg['rl']} has no shifted attention: set longlora.attention full, or rl to {', '.join(PREFERENCE)}"
     if cfg.get("rl_adapter_ref_model"):
@@ -90,6 +100,20 @@ def _preferences(cfg: ConfigDict) -> Iterator[str]:
         yield f"pad_to_multiple_of {cfg['pad_to_multiple_of']} crashes Axolotl with rl {cfg['rl']}: leave it out"
     if cfg.get("rl") and cfg.get("sample_packing"):
         yield f"sample_packing does not go with rl {cfg['rl']}: set it false"
+
+
+def _pose(cfg: ConfigDict) -> Iterator[str]:
+    if cfg.get("rl"):
+        yield f"use_pose is not done with rl {cfg['rl']}: leave it out"
+    length, reach = cfg["sequence_len"], cfg.get("pose_max_context_len")
+    if reach is not None and reach < length:
+        yield f"pose_max_context_len {reach} is below sequence_len {length}: raise it"
+    for dataset in cfg.get("datasets") or ():
+        if isinstance(dataset, dict) and is_packed(path := str(dataset.get("path"))):
+            yield (
+                f"use_pose would write over the positions of {path}, where documents begin: make rows of one document each "
+                "(longthread longlora data --mode window)"
+            )
 
 
 def _saving(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:

@@ -49,6 +49,7 @@ class Merged:
     divergence: float = 0.0  # mean KL(adapter model || the one read back) of a position, in nats
     rounded_away: dict[str, float] = field(default_factory=dict)  # kind -> share of trained changes the dtype undoes
     notes: list[str] = field(default_factory=list)
+    serve: str = ""  # the vLLM line that serves it as trained
 
 
 def merge(
@@ -67,6 +68,8 @@ def merge(
     base = _check(adapter, out, base, dtype)
     config, trained = configs(adapter, base)
     dtype = dtype or str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
+    from trainer_configs.longlora.rope.serving import serving
+
     with replacing_folder(out) as draft, _one_bar(progress) as step:
         if trained is not None:
             copy_window(trained, config)
@@ -83,6 +86,8 @@ def merge(
         model.save_pretrained(draft)
         if not copy_tokenizer(adapter, base, draft, result.max_position_embeddings):
             result.notes.append("no tokenizer found beside the adapter or the base")
+        result.serve, differences = serving(model.config, str(out))
+        result.notes += differences
         del model, peft_model
         step()
         _read_back(draft, expected, result)
@@ -230,6 +235,7 @@ def lines(merged: Merged) -> Iterator[str]:
         yield f"  rounded to {merged.dtype}: {merged.written_difference:.2g}, mean KL {merged.divergence:.2g} nats a token"
         yield f"  the rounding undoes {lost or 'no change in full'}; --dtype float32 keeps all"
     yield from (f"  note: {note}" for note in merged.notes)
+    yield f"  {merged.serve}"
 
 
 @app.command("merge")

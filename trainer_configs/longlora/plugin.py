@@ -1,7 +1,7 @@
 """The plugin: what it does to a model and a trainer at each of Axolotl's hooks (0.19 to 0.21).
 
     register             checks the config and sets what follows from it (config.py)
-    post_model_build     puts shifted sparse attention into the model
+    post_model_build     puts shifted sparse attention into the model, or keeps packed documents apart in its own
     pre_lora_load        checks that the model computes the RoPE asked for, and has as many tokens as before
     post_lora_load       embeddings and norms as fp32 masters; with `rl: dpo` and its like at post_trainer_create
     post_trainer_create  the callback that chooses each step's attention, learning rates, and the table of all this
@@ -19,11 +19,14 @@ from typing import Any
 import torch
 from axolotl.integrations.base import BasePlugin
 from axolotl.integrations.expert_parallel import shard
+from axolotl.telemetry.manager import TelemetryManager
 from peft import PeftModel
 from rich.console import Console
 
 from longthread.files import write_json
 from longthread.language_model import CausalLM
+from trainer_configs.longlora import telemetry
+from trainer_configs.longlora.attention.documents import DocumentMask, keep_documents_apart
 from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse, install
 from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
 from trainer_configs.longlora.config import (
@@ -35,12 +38,16 @@ from trainer_configs.longlora.config import (
     one_line,
     section,
 )
+from trainer_configs.longlora.conflicts import splits_sequences
+from trainer_configs.longlora.pair_logits import PAIRED, can_keep, completions_alone
 from trainer_configs.longlora.rope.extension import check as check_rope
+from trainer_configs.longlora.row_files import restarts
 from trainer_configs.longlora.schedule import Schedule, Trainer, with_rates
 from trainer_configs.longlora.startup_summary import check_logits, table
 from trainer_configs.longlora.trainable import prepare, save_sharded
 
 DEFAULT_SEED = 42  # transformers' own
+LOOKED_AT = 64  # rows that are looked at for packed documents
 
 
 class LongLoRAPlugin(BasePlugin):
@@ -52,27 +59,35 @@ class LongLoRAPlugin(BasePlugin):
     def __init__(self) -> None:
         super().__init__()
         self.attentions: list[ShiftedSparse] = []
+        self.apart: list[DocumentMask] = []  # with attention: full
         self.prepared = False
         self.rows = 0  # of the input embedding as it was loaded
 
     def register(self, cfg: ConfigDict) -> None:
         """Check the config, and set Axolotl's keys that follow from the `longlora:` section."""
-        if is_enabled(cfg):
-            configure(cfg)
+        if not is_enabled(cfg):
+            return
+        configure(cfg)
+        if telemetry.is_offline() and telemetry.turn_off(TelemetryManager.get_instance()):
+            Console().print("longlora: offline, so Axolotl's telemetry is off: it would hold up the end of the run")
 
     def get_input_args(self) -> str:
         """Return the name of the schema that Axolotl adds to its own."""
         return "trainer_configs.longlora.section.LongLoRAArgs"
 
     def post_model_build(self, cfg: AxolotlConfig, model: CausalLM) -> None:
-        """Put shifted sparse attention into the model."""
+        """Put shifted sparse attention into the model, or keep packed documents apart in its own."""
         if not cfg.longlora:
             return
         self.rows = _embedding_rows(model)
         settings = section(cfg)
-        if settings.attention == "shifted" and is_training(cfg):
-            with one_line():
+        if not is_training(cfg):
+            return
+        with one_line():
+            if settings.attention == "shifted":
                 self.attentions.append(install(model, settings.group(cfg.sequence_len), settings.sink_tokens))
+            elif not splits_sequences(cfg):
+                self.apart.append(keep_documents_apart(model))
 
     def pre_lora_load(self, cfg: AxolotlConfig, model: CausalLM) -> None:
         """Refuse a resized embedding and a RoPE that is not the one asked for."""
@@ -103,6 +118,7 @@ class LongLoRAPlugin(BasePlugin):
         if not cfg.longlora:
             return
         settings = section(cfg)
+        _check_rows(cfg, trainer)
         if not self.prepared:  # preference trainers wrap the model themselves
             self._prepare(trainer.model)
             # Axolotl then saves the inner model too, into the adapter's folder: tied weights fail there, others litter it.
@@ -112,6 +128,8 @@ class LongLoRAPlugin(BasePlugin):
             check_logits(cfg, trainer.model)
         if cfg.fsdp_config:
             shard.save_fsdp2_lora_adapter = lambda _, folder: save_sharded(trainer.model, folder)
+        if cfg.rl in PAIRED and can_keep(trainer):
+            trainer._compute_loss = completions_alone(trainer)
         trainer.create_optimizer = with_rates(trainer, settings.embedding_lr, settings.norm_lr)
         if self.attentions:
             seed = cfg.seed if cfg.seed is not None else DEFAULT_SEED
@@ -121,8 +139,14 @@ class LongLoRAPlugin(BasePlugin):
 
     def post_train_unload(self, cfg: AxolotlConfig) -> None:
         """Give the models their own attention back."""
-        while self.attentions:
-            self.attentions.pop().uninstall()
+        for hooks in (self.attentions, self.apart):
+            while hooks:
+                hooks.pop().uninstall()
+        self.prepared = False
+        if cfg.longlora:
+            import posthog
+
+            telemetry.settle(TelemetryManager.get_instance(), posthog)
 
     def post_lora_merge(self, cfg: AxolotlConfig, adapter_path: str, output_path: str) -> None:
         """Write the RoPE into the merged config. Before 0.21 `merge_method` is legacy, which keeps it."""
@@ -138,6 +162,24 @@ class LongLoRAPlugin(BasePlugin):
 
 def _embedding_rows(model: CausalLM) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _check_rows(cfg: AxolotlConfig, trainer: Trainer) -> None:
+    """Raise `LongLoRAError` for rows that would be cut silently, or whose documents would see each other."""
+    longest = getattr(getattr(trainer, "args", None), "max_length", None)
+    if cfg.rl and longest is not None and longest < cfg.sequence_len:
+        raise LongLoRAError(
+            f"the trainer would cut pairs at {longest} tokens, sequence_len is {cfg.sequence_len}: set them equal"
+        )
+    rows: Any = getattr(trainer, "train_dataset", None)
+    split = splits_sequences(cfg) and not cfg.get("sample_packing")
+    if not split or "position_ids" not in (getattr(rows, "column_names", None) or ()):
+        return
+    if any(map(restarts, rows[:LOOKED_AT]["position_ids"])):
+        raise LongLoRAError(
+            "rows of several documents, split across GPUs, would be one document each: make them with longthread longlora "
+            "data --mode window, or leave out the split"
+        )
 
 
 def _rope_changes(cfg: AxolotlConfig) -> dict[str, Any]:

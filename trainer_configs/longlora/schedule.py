@@ -23,7 +23,10 @@ class Trainer(Protocol):
     """What the plugin asks of a trainer of transformers."""
 
     model: "PeftModel"
+    args: TrainingArguments
+    train_dataset: Any
     create_optimizer: "Callable[..., Optimizer]"
+    _compute_loss: Callable[..., Any]  # of TRL's preference trainers
 
     def add_callback(self, callback: TrainerCallback) -> None:
         """Have the callback called at every step."""

@@ -11,6 +11,7 @@ from longthread.model_shape import FUSED, head_size, kept_numbers
 from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse
 from trainer_configs.longlora.axolotl_config import AxolotlConfig
 from trainer_configs.longlora.config import LongLoRAError, model_config, section
+from trainer_configs.longlora.pair_logits import PAIRED
 from trainer_configs.longlora.rope.methods import Parameters
 from trainer_configs.longlora.section import LongLoRA
 from trainer_configs.longlora.trainable import counts
@@ -23,6 +24,7 @@ PEAK = {"H100": 790e12, "H200": 790e12}  # FLOP/s of large bf16 products, measur
 # Shares of the peak that matrices and attention reach in a whole step. A step of Qwen2-1.5B at 131,072 tokens in full
 # attention is then expected to take 17 s; benchmarks/longlora_step.py measured 16.2.
 MATRICES, ATTENTION = 0.75, 0.55
+PAIRS = (*PAIRED, "orpo", "simpo")  # of `rl`: a row is two sequences
 ADAM_BYTES = 12  # of a trained parameter, in fp32: its gradient and two moments
 LOGIT_BYTES = 10  # of a logit: bf16, fp32, and the gradient of the latter
 
@@ -126,16 +128,17 @@ def has_fused_loss(cfg: AxolotlConfig) -> bool:
 def expected(cfg: AxolotlConfig, settings: LongLoRA, model: CausalLM) -> str:
     """Return a line with a step's time, where the device's speed is known, and its memory.
 
-    Rows are taken to have `sequence_len` tokens.
+    Rows are taken to have `sequence_len` tokens; a pair is two of them.
     """
-    shape, length, rows = shape_of(model), cfg.sequence_len, cfg.micro_batch_size or 1
+    shape, length, rows = shape_of(model), cfg.sequence_len, (cfg.micro_batch_size or 1) * (2 if cfg.rl in PAIRS else 1)
     full = settings.full_attention_steps if settings.attention == "shifted" else 1.0
     share = full + (1 - full) * density(length, settings.group(length))
     again, steps = recomputed(cfg), cfg.gradient_accumulation_steps or 1
     matrices, attention = step_flops(shape, length, rows * length * steps, share, again)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    memory = step_bytes(shape, weights, trained, rows * length, again, has_fused_loss(cfg)) / 2**30
+    few_logits = has_fused_loss(cfg) or cfg.rl in PAIRED  # of pairs those of completions alone
+    memory = step_bytes(shape, weights, trained, rows * length, again, few_logits) / 2**30
     flops = f"{(matrices + attention) / 1e12:.3g} TFLOP, {attention / (matrices + attention):.0%} of them attention"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((speed for name, speed in PEAK.items() if name in device), None)
@@ -160,6 +163,8 @@ def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[ShiftedSparse
     for count in counts(model):
         dtype = str(count.dtype).removeprefix("torch.")
         grid.add_row(f"trained: {count.kind}", f"{count.elements:,} in {count.tensors} tensors, {dtype}")
+    if cfg.get("use_pose"):
+        grid.add_row("PoSE", f"positions skip as far as {cfg.get('pose_max_context_len'):,} tokens")
     for line in _rope_lines(cfg, settings):
         grid.add_row("RoPE", line)
     grid.add_row("step, expected", expected(cfg, settings, model))

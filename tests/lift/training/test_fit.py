@@ -395,6 +395,30 @@ def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
+def test_a_fit_whose_questions_are_all_none_is_refused(tmp_path: Path) -> None:
+    """Of prose that states no fact, questions about its people have one answer: an adapter of them says it to everything."""
+    people = Document("people", "They spoke of Anna Keller and saw Anna Keller. " * 2)
+    toy_absent = toy("query", tasks=("absent", "needle"))
+    with pytest.raises(LongthreadError, match='people: all .* are answered "none".*: use recipe raw-lora') as caught:
+        fit.fit(people, tiny_model(), tiny_tokenizer(), toy_absent, FitOptions(tmp_path))
+    assert "\n" not in str(caught.value)
+    none = [Item("self_study", "Who?", "None.", ())]
+    with pytest.raises(LongthreadError, match='all 1 questions .* "none"'):
+        fit.fit(people, tiny_model(), tiny_tokenizer(), toy("query", tasks=()), FitOptions(tmp_path, questions=none))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_text_that_stands_twice_is_trained_on_once(tmp_path: Path) -> None:
+    tokens = []
+    for name, text in (("once", TEXT), ("twice", f"{TEXT}\n\n{TEXT}")):
+        document = Document("mill", text)
+        result = fit.fit(document, tiny_model(), tiny_tokenizer(), toy("raw-lora"), FitOptions(tmp_path / name))
+        tokens.append((result.tokens, result.steps))
+    assert tokens[0] == tokens[1]
+    once, twice = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("once", "twice"))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [

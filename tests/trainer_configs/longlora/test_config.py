@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from tests.environments.tiny_model import tiny_config
 from trainer_configs.longlora import conflicts
 from trainer_configs.longlora.config import ROLLOUTS, LongLoRAError, configure, section
 from trainer_configs.longlora.conflicts import KERNELS
+from trainer_configs.longlora.row_files import ROWS
 
 WINDOW = 128
 NORMS = ["input_layernorm", "post_attention_layernorm", "norm"]
@@ -84,6 +87,9 @@ BESIDE = [
     ({"rl": "dpo", "rl_adapter_ref_model": True}, "rl_adapter_ref_model .* leave it out"),
     ({"rl": "dpo", "pad_to_multiple_of": 64}, "pad_to_multiple_of 64 crashes Axolotl with rl dpo"),
     ({"rl": "dpo", "sample_packing": True}, "sample_packing does not go with rl dpo"),
+    ({"rl": "dpo", "use_pose": True}, "use_pose is not done with rl dpo"),
+    ({"use_pose": True, "pose_max_context_len": 64}, rf"pose_max_context_len 64 is below sequence_len {WINDOW}: raise"),
+    ({"use_pose": True, "pose_max_context_len": 512}, rf"_len 512 is above the window of {WINDOW} tokens: lower it"),
     ({"attn_implementation": "xformers"}, "attn_implementation xformers has no masks"),
     (
         {"sequence_len": 4 * WINDOW},
@@ -231,3 +237,42 @@ def test_the_error_is_one_line_on_a_command_line_and_a_value_error_elsewhere() -
     assert isinstance(error, ValueError)
     assert isinstance(error, SystemExit)
     assert error.code == "what to do"
+
+
+# ---- rows and positions -----------------------------------------------------------------------------------------
+
+
+def test_pose_skips_to_the_end_of_the_window(models: dict[str, str]) -> None:
+    """Axolotl's use_pose hands an unset pose_max_context_len on as None, and fails with it."""
+    configure(cfg := config(models, use_pose=True, longlora=YARN))
+    assert cfg["pose_max_context_len"] == 4 * WINDOW
+    configure(cfg := config(models, use_pose=True))
+    assert cfg["pose_max_context_len"] == WINDOW
+    configure(cfg := config(models, use_pose=True, longlora=YARN, pose_max_context_len=300))
+    assert cfg["pose_max_context_len"] == 300
+
+
+def save_rows(folder: Path, *documents: int, mask: bool = False) -> str:
+    length = sum(documents)
+    columns: dict[str, Any] = {"input_ids": [[1] * length], "labels": [[1] * length], "length": [length]}
+    columns["position_ids"] = [[at for n in documents for at in range(n)]]
+    (folder / "data").mkdir(parents=True)
+    pq.write_table(pa.table(columns | ({"attention_mask": [[1] * length]} if mask else {})), folder / "data/a.parquet")
+    return str(folder)
+
+
+def test_rows_without_a_mask_get_a_type_of_their_own(models: dict[str, str], tmp_path: Path) -> None:
+    new, old = save_rows(tmp_path / "new", 8, 8), save_rows(tmp_path / "old", 8, 8, mask=True)
+    paths = [new, f"{new}/data/a.parquet", old, str(tmp_path / "none"), "hub/name"]
+    configure(cfg := config(models, datasets=[{"path": path, "type": ""} for path in paths]))
+    assert [dataset["type"] for dataset in cfg["datasets"]] == [ROWS, ROWS, "", "", ""]
+    configure(cfg := config(models, datasets=[{"path": new, "type": "completion"}]))
+    assert cfg["datasets"][0]["type"] == "completion"
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_pose_does_not_write_over_the_borders_of_documents(models: dict[str, str], tmp_path: Path, mask: bool) -> None:
+    one, many = save_rows(tmp_path / "one", 16, mask=mask), save_rows(tmp_path / "many", 8, 8, mask=mask)
+    configure(config(models, use_pose=True, datasets=[{"path": one, "type": ""}]))
+    said = line(config(models, use_pose=True, datasets=[{"path": many, "type": ""}]))
+    assert f"write over the positions of {many}" in said and "--mode window" in said

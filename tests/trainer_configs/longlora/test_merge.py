@@ -265,5 +265,6 @@ def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "yarn ×4" in done.output and "256" in done.output and "bfloat16" in done.output
+    assert f"vllm serve {tmp_path / 'out'} --max-model-len 256" in done.output
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1

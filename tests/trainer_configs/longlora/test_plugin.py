@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +19,8 @@ import pytest
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test may reach the network
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
 from axolotl.cli.args import PreprocessCliArgs, TrainerCliArgs
@@ -26,10 +30,12 @@ from axolotl.cli.preprocess import do_preprocess
 from axolotl.cli.train import do_train
 from axolotl.integrations.base import PluginManager
 from axolotl.integrations.expert_parallel import shard
+from axolotl.telemetry.manager import TelemetryManager
 from axolotl.utils.config import validate_config
 from axolotl.utils.data.shared import load_dataset_with_config
 from axolotl.utils.data.wrappers import get_dataset_wrapper
 from axolotl.utils.dict import DictDefault
+from datasets import Dataset, load_from_disk
 from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from safetensors.torch import load_file
@@ -37,6 +43,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import trainer_configs.longlora
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
+from trainer_configs.longlora import telemetry
 from trainer_configs.longlora.config import LongLoRAError
 from trainer_configs.longlora.merge import merge
 from trainer_configs.longlora.plugin import LongLoRAPlugin
@@ -84,10 +91,13 @@ def watched(cfg: DictDefault) -> dict[str, Any]:
 
     def post_trainer_create(cfg: Any, trainer: Any) -> None:
         create(cfg, trainer)
-        seen["trainer"], seen["attentions"] = trainer, list(plugin.attentions)
+        seen["trainer"], seen["attentions"], seen["logits"] = trainer, list(plugin.attentions), set()
+        head = trainer.model.get_output_embeddings()
+        head.register_forward_hook(lambda _, args, out: seen["logits"].add(tuple(out.shape[:2])))
 
     plugin.post_trainer_create = post_trainer_create
     do_train(cfg, TrainerCliArgs())
+    plugin.post_trainer_create = create
     return seen
 
 
@@ -105,6 +115,9 @@ def trained(cfg: DictDefault) -> dict[str, Any]:
         "evaluations": [line["eval_loss"] for line in seen["trainer"].state.log_history if "eval_loss" in line],
         "use_cpu": seen["trainer"].args.use_cpu,
         "bf16": seen["trainer"].args.bf16,
+        "max_length": getattr(seen["trainer"].args, "max_length", None),
+        "rows": len(seen["trainer"].train_dataset),
+        "logits": sorted(seen["logits"]),
     }
 
 
@@ -125,19 +138,42 @@ def preferences() -> dict[str, Any]:
     del recipe["eval_steps"]
     recipe["longlora"] |= {"embedding_lr": 1e-3, "norm_lr": 1e-4, "full_attention_steps": 0.5}
     Path("dpo.yaml").write_text(yaml.safe_dump(recipe))
-    return trained(load_cfg("dpo.yaml"))
+    result = trained(load_cfg("dpo.yaml"))
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr("trainer_configs.longlora.plugin.can_keep", lambda trainer: False)
+    Path("whole.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": "whole"}))
+    return result | {"with_all_logits": trained(load_cfg("whole.yaml"))["losses"]}
+
+
+def resumed() -> dict[str, Any]:
+    """Rows without a mask under PoSE: four steps at once, and the same from a checkpoint of the second."""
+    recipe = yaml.safe_load(Path(SMOKE).read_text()) | {"sequence_len": WINDOW, "use_pose": True, "save_steps": 2}
+    recipe |= {"datasets": [{"path": "rows", "type": ""}], "val_set_size": 0, "pad_to_sequence_len": False}
+    recipe |= {"lr_scheduler": "cosine", "longlora": recipe["longlora"] | {"group_size": 16}}
+    del recipe["eval_steps"]
+    Path("once.yaml").write_text(yaml.safe_dump(recipe))
+    result = trained(load_cfg("once.yaml"))
+    rows = load_from_disk(str(next(Path("prepared").glob("*/dataset_info.json")).parent))
+    again = {"output_dir": "again", "resume_from_checkpoint": "out/checkpoint-2"}
+    Path("again.yaml").write_text(yaml.safe_dump(recipe | again))
+    later = trained(load_cfg("again.yaml"))
+    return result | {"later": later, "columns": rows.column_names}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Both runs at the same time, each with a folder and a model, tied or not."""
+    """The runs at the same time, each with a folder and a model, tied or not."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     started = {}
-    for name, work, tied in (("smoke", smoke, True), ("preferences", preferences, False)):
+    for name, work, tied in (("smoke", smoke, True), ("preferences", preferences, False), ("resumed", resumed, True)):
         folder = tmp_path_factory.mktemp(name)
         save_tiny(folder / "tiny-model", max_position_embeddings=WINDOW, tie_word_embeddings=tied)
         texts = [f"row {i}: " + "what follows is always the same, " * 3 for i in range(12)]
         (folder / "rows.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        (folder / "rows").mkdir()
+        tokens = [[(7 * row + at) % 256 for at in range(WINDOW)] for row in range(12)]
+        columns = {"input_ids": tokens, "labels": tokens, "position_ids": [list(range(WINDOW))] * 12}
+        pq.write_table(pa.table(columns | {"length": [WINDOW] * 12}), folder / "rows" / "train.parquet")
         with (folder / "pairs.jsonl").open("w") as file:
             for i in range(8):
                 said = [
@@ -238,6 +274,73 @@ def test_preferences_train_in_bf16_with_rates_of_their_own(runs: dict[str, Any])
     assert run["calls"][0] > 0
     assert sorted(run["rates"]) == [[2e-5, LAYERS * 4 * 2], [1e-4, 2 * LAYERS + 1], [1e-3, 1]]
     assert run["rates"][0][0] == 2e-5  # the one that logs show
+
+
+def test_pairs_take_the_logits_of_completions_alone(runs: dict[str, Any]) -> None:
+    """huggingface/trl 2452 and 3701, unslothai/unsloth 1612: DPO of long rows runs out of memory, for its logits."""
+    run = runs["preferences"]
+    assert run["losses"] == pytest.approx(run["with_all_logits"], rel=0.03)  # bf16, and products of other shapes
+    completion = len("<answer>none</answer>") + 1
+    assert all(rows == 4 and completion <= length <= completion + 4 for rows, length in run["logits"]), run["logits"]
+
+
+def test_no_pair_is_cut_silently(runs: dict[str, Any]) -> None:
+    """gradients-ai/G.O.D 1160: TRL's own max_length is 1,024, and what lies beyond is cut without a line."""
+    assert runs["preferences"]["max_length"] == LENGTH
+    assert runs["preferences"]["rows"] == 8
+    trainer = SimpleNamespace(args=SimpleNamespace(max_length=64))
+    with pytest.raises(LongLoRAError, match="would cut pairs at 64 tokens, sequence_len is 128: set them equal"):
+        LongLoRAPlugin().post_trainer_create(
+            DictDefault(longlora={"attention": "full"}, rl="dpo", sequence_len=LENGTH), trainer
+        )
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(runs: dict[str, Any]) -> None:
+    """huggingface/transformers 24252, 24354 and huggingface/sentence-transformers 3402: a resume that lost PEFT's weights.
+
+    LoRA, embeddings and norms (fp32) to the bit; and the steps' attention: which were full, of those still to come.
+    """
+    run = runs["resumed"]
+    once, again = (load_file(run["folder"] / name / "adapter_model.safetensors") for name in ("out", "again"))
+    assert once.keys() == again.keys()
+    assert all(torch.equal(once[name], again[name]) for name in once)
+    assert run["later"]["losses"] == run["losses"]  # those before the checkpoint are read from it
+    assert run["steps"] == [3, 1] and sum(run["later"]["steps"]) == 2
+    full = [is_full(1, step, 0.25) for step in range(4)]
+    assert run["later"]["steps"] == [2 - sum(full[2:]), sum(full[2:])]
+
+
+def test_axolotls_pose_trains_on_rows_without_a_mask(runs: dict[str, Any]) -> None:
+    run = runs["resumed"]
+    assert {"input_ids", "labels", "position_ids"} <= set(run["columns"]) and "attention_mask" not in run["columns"]
+    assert run["steps"] == [3, 1] and run["calls"] == [3 * LAYERS * 2]
+    assert "positions skip as far as 128 tokens" in (run["folder"] / "log").read_text()
+
+
+# ---- telemetry --------------------------------------------------------------------------------------------------
+
+
+def test_offline_axolotls_telemetry_is_off(cfg: DictDefault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager := TelemetryManager.get_instance(), "enabled", True)
+    monkeypatch.setenv("AXOLOTL_DO_NOT_TRACK", "")
+    for name in telemetry.OFFLINE:
+        monkeypatch.delenv(name, raising=False)
+    LongLoRAPlugin().register(cfg)
+    assert manager.enabled
+    monkeypatch.setenv("TRANSFORMERS_OFFLINE", "1")
+    LongLoRAPlugin().register(cfg)
+    assert not manager.enabled and os.environ["AXOLOTL_DO_NOT_TRACK"] == "1"
+
+
+def test_what_cannot_be_sent_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    unregistered, never = [], Event()
+    monkeypatch.setattr(atexit, "unregister", unregistered.append)
+    client = SimpleNamespace(shutdown=never.wait, default_client=SimpleNamespace(join="join"))
+    manager = SimpleNamespace(enabled=True, shutdown="shutdown")
+    assert not telemetry.settle(manager, client, grace=0)
+    assert unregistered == ["shutdown", "join"]
+    never.set()
+    assert telemetry.settle(SimpleNamespace(enabled=False), client)
 
 
 # ---- loading ----------------------------------------------------------------------------------------------------
@@ -371,6 +474,58 @@ def test_axolotl_finds_the_type_of_rollouts(cfg: DictDefault, tmp_path: Path) ->
     rows = load_dataset_with_config(entry, False)
     wrapped, _ = get_dataset_wrapper(entry, tiny_tokenizer(), cfg, entry.type, rows)
     assert wrapped.to_list() == [{"input_ids": [1, 2, 3], "attention_mask": [1] * 3, "labels": [-100, 2, 3]}]
+
+
+def test_axolotl_finds_the_type_of_rows_without_a_mask(cfg: DictDefault, tmp_path: Path) -> None:
+    columns = {"input_ids": [[1, 2, 3]], "labels": [[1, 2, 3]], "position_ids": [[0, 1, 0]], "length": [3]}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    cfg.datasets = [{"path": str(tmp_path / "rows.parquet"), "ds_type": "parquet", "type": ""}]
+    LongLoRAPlugin().register(cfg)
+    entry = DictDefault(cfg.datasets[0])
+    rows = load_dataset_with_config(entry, False)
+    for model_type, mask in (("llama", {}), ("gemma3", {"attention_mask": [1] * 3})):  # which Axolotl takes off again
+        cfg.model_config_type = model_type
+        wrapped, _ = get_dataset_wrapper(entry, tiny_tokenizer(), cfg, entry.type, rows)
+        assert wrapped.to_list() == [{name: column[0] for name, column in columns.items()} | mask]
+    old = Dataset.from_dict({"input_ids": [[1]], "attention_mask": [[1]], "labels": [[1]], "position_ids": [[0]]})
+    old.to_parquet(tmp_path / "old.parquet")
+    cfg.datasets.append(DictDefault(path=str(tmp_path / "old.parquet"), type=entry.type))
+    cfg.model_config_type = "llama"
+    wrapped, _ = get_dataset_wrapper(entry, tiny_tokenizer(), cfg, entry.type, rows)
+    assert wrapped[0]["attention_mask"] == [1] * 3  # or the two could not be collated; the plugin looks at positions
+    with pytest.raises(LongLoRAError, match="old.parquet may have one: train them apart, or with the plugin"):
+        get_dataset_wrapper(entry, tiny_tokenizer(), DictDefault(cfg.to_dict() | {"longlora": None}), entry.type, rows)
+    with pytest.raises(LongLoRAError, match="has no column input_ids: give rows of longthread longlora data"):
+        get_dataset_wrapper(entry, tiny_tokenizer(), cfg, entry.type, rows.remove_columns("input_ids"))
+
+
+def test_packed_rows_are_not_split_across_gpus(cfg: DictDefault) -> None:
+    """axolotl-ai-cloud/axolotl 3608, PR 3867: rows packed before training, split across GPUs, as one document each."""
+    cfg.longlora["attention"], cfg.context_parallel_size = "full", 2
+    plugin, model = LongLoRAPlugin(), built(cfg)
+    plugin.post_model_build(cfg, model)
+    assert not plugin.apart
+    rows = datasets.Dataset.from_dict({"position_ids": [[0, 1, 2, 3], [0, 1, 0, 1]]})
+    with pytest.raises(LongLoRAError, match="rows of several documents, split across GPUs.*--mode window"):
+        plugin.post_trainer_create(cfg, SimpleNamespace(model=model, train_dataset=rows))
+
+
+@pytest.mark.parametrize("attention", ["shifted", "full"])
+def test_packed_documents_do_not_see_each_other_until_the_model_is_given_back(cfg: DictDefault, attention: str) -> None:
+    cfg.longlora["attention"] = attention
+    plugin, model = LongLoRAPlugin(), built(cfg).eval()
+    plugin.post_model_build(cfg, model)
+    ids = torch.arange(40)[None]
+    positions = torch.cat([torch.arange(10), torch.arange(30)])[None]
+    wanted = model(ids[:, 10:]).logits
+
+    def same() -> bool:
+        found = model(ids, position_ids=positions, attention_mask=torch.ones_like(ids)).logits[:, 10:]
+        return torch.allclose(found, wanted, atol=1e-5)
+
+    assert same()
+    plugin.post_train_unload(cfg)
+    assert not same() and model.config._attn_implementation == "sdpa"
 
 
 # ---- the schedule -----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ B: rows, h: query heads, k: key/value heads, L: tokens, D: head dimension, T = B
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,6 +41,18 @@ def causal(q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, scale: float | None, 
             enable_gqa=q_BhLD.shape[1] != k_BkLD.shape[1],
         )  # fmt: skip
     return _PlainGradient.apply(out)
+
+
+def by_segment(  # noqa: PLR0913  as the kernels have them
+    q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, cuts: Tensor, longest: int, scale: float | None, dropout: float
+) -> Tensor:  # fmt: skip
+    """Compute causal attention inside segments of at most `longest` tokens, in one kernel where the device has it.
+
+    `cuts` (int32, from 0 to T) holds the start of every segment, and T. Returns (batch, query heads, length, dim).
+    """
+    if q_BhLD.is_cuda and q_BhLD.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        return packed(q_BhLD, k_BkLD, v_BkLD, cuts, longest, scale)
+    return one_by_one(q_BhLD, k_BkLD, v_BkLD, cuts, partial(causal, scale=scale, dropout=dropout))
 
 
 def packed(q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, cuts: Tensor, longest: int, scale: float | None) -> Tensor:  # noqa: PLR0913  as the kernel has them

@@ -5,8 +5,11 @@
     shifted heads          |0 1|2 3 4 5|6 7 8 9|…           cut at 0, g/2, 3g/2, …
 
 Attention is causal inside a segment and nowhere else: nothing is rolled, so nothing wraps and nothing leaks (LongLoRA,
-arXiv 2309.12307, table 8, variant 2). A document begins where a position is not one more than the position before it,
-which is how rows are packed. Right padding needs nothing, because no token sees what stands behind it.
+arXiv 2309.12307, table 8, variant 2). Right padding needs nothing, because no token sees what stands behind it.
+
+Documents are told apart by positions alone, whatever mask a row carries. A document begins where positions restart: where
+one is not above the position before it. A position that skips ahead (PoSE, arXiv 2309.10400) begins none, and segments
+count tokens, not positions: a skip moves no border.
 """
 
 from typing import NamedTuple
@@ -28,9 +31,9 @@ class Segments(NamedTuple):
 
 
 def document_starts(positions_BL: Tensor) -> Tensor:
-    """Return a bool tensor (batch, length) that is True at the first token of every document."""
+    """Return a bool tensor (batch, length) that is True at the first token of every document: where positions restart."""
     starts_BL = torch.ones_like(positions_BL, dtype=torch.bool)
-    starts_BL[:, 1:] = positions_BL[:, 1:] != positions_BL[:, :-1] + 1
+    starts_BL[:, 1:] = positions_BL[:, 1:] <= positions_BL[:, :-1]
     return starts_BL
 
 
@@ -55,9 +58,15 @@ def segments(positions_BL: Tensor, group_size: int) -> Segments:
 
     Both are None if every row is one document.
     """
-    if not document_starts(positions_BL)[:, 1:].any():
+    if documents(positions_BL) is None:
         return Segments(None, None)
     return Segments(*(_cumulative(segment_starts(positions_BL, group_size, shifted)) for shifted in (False, True)))
+
+
+def documents(positions_BL: Tensor) -> Tensor | None:
+    """Return the documents' boundaries as `Segments` holds its own; None if every row is one document."""
+    starts_BL = document_starts(positions_BL)
+    return _cumulative(starts_BL) if bool(starts_BL[:, 1:].any()) else None
 
 
 def _cumulative(starts_BL: Tensor) -> Tensor:

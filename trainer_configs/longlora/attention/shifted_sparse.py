@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from longthread.errors import ConfigError
-from trainer_configs.longlora.attention.kernels import Attend, causal, one_by_one, packed
+from trainer_configs.longlora.attention.kernels import Attend, by_segment, causal
 from trainer_configs.longlora.attention.segments import Segments, document_starts, positions_in_document, segment_starts
 
 
@@ -71,10 +71,8 @@ def shifted_sparse_attention(  # noqa: PLR0913  as SDPA has them
             outs.append(_chunked(qkv, first, group_size, sink_tokens, attend))
         elif sink_tokens:
             raise ConfigError("sink_tokens need rows of one document each: set sample_packing false or sink_tokens 0")
-        elif q_BHLD.is_cuda and q_BHLD.dtype in (torch.bfloat16, torch.float16) and not dropout:
-            outs.append(packed(*qkv, half_cuts, group_size, scale))
         else:
-            outs.append(one_by_one(*qkv, half_cuts, attend))
+            outs.append(by_segment(*qkv, half_cuts, group_size, scale, dropout))
     return torch.cat(outs, dim=1)
 
 

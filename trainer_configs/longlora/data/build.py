@@ -4,9 +4,10 @@
     longthread longlora data prose rows --tokenizer MODEL --length 32768 --limit 500
     python -m trainer_configs.longlora.data ...                                      # the same
 
-OUT/data/train-*.parquet is what Axolotl takes for tokenised rows: input_ids, attention_mask, labels. position_ids restart
-at 0 with every document, which is where the packer's boundaries come from. `length` keeps Axolotl from guessing it off
-the last position. Every document (or window) that is read is kept, or rejected and counted under one reason.
+OUT/data/train-*.parquet holds tokenised rows: input_ids, labels, position_ids, length. position_ids restart at 0 with every
+document, which is how documents are told apart. An attention_mask of ones would switch that off in transformers, so there is
+none; Axolotl reads the rows by `type: trainer_configs.longlora.rows`. `length` keeps it from guessing it off the last
+position. Every document (or window) that is read is kept, or rejected and counted under one reason.
 
 Work goes in chunks: one is read, prepared by `num_proc` processes of `Dataset.map`, packed, written as one shard, and then
 the state is saved. So memory holds a chunk, the rows do not depend on `num_proc`, and a killed run resumes at its last
@@ -34,7 +35,8 @@ from trainer_configs.longlora.data.quality import LANGUAGES, Checks
 from trainer_configs.longlora.data.shards import STATE, Builder, write_shard
 from trainer_configs.longlora.data.sources import GENERATED, Source
 
-VERSION = 1  # of the rows: raised whenever the same command would write others
+VERSION = 2  # of the rows: raised whenever the same command would write others
+MASKED = 1  # the version whose rows are the same but for an attention_mask of ones
 CHUNK_CHARS, CHUNK_ITEMS = 8_000_000, 4096  # a chunk ends at either
 CHARS_PER_TOKEN = 4  # only to plan sizes
 STATS = "stats.json"
@@ -261,7 +263,8 @@ def _finished(out: Path, run: Run) -> dict[str, Any] | None:
     """
     if (out / STATS).is_file():
         stats: dict[str, Any] = json.loads((out / STATS).read_text())
-        _check_same(out, stats.get("config", {}), run)
+        stored = stats.get("config", {})
+        _check_same(out, stored | {"version": VERSION} if stored.get("version") == MASKED else stored, run)
         return stats
     return None
 

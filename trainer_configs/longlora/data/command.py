@@ -11,6 +11,7 @@ from rich.table import Table
 
 from longthread.errors import exit_on_error, option
 from trainer_configs.longlora.data.quality import LANGUAGES, Checks
+from trainer_configs.longlora.row_files import ROWS
 
 REASONS = ("too_short", "truncated", "markup", "language", "repeated", "near_duplicate", "no_exact_fit", "left_over")
 UNITS = {"join": "documents", "window": "windows"}
@@ -54,7 +55,7 @@ def data(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # processes are parallel here
     started = time.perf_counter()
     with exit_on_error(option):
-        from trainer_configs.longlora.data.build import Settings, build
+        from trainer_configs.longlora.data.build import MASKED, Settings, build
         from trainer_configs.longlora.data.sources import Source
 
         checks = Checks(min_share, truncated, max_markup, language, min_language, max_repeated, near_duplicate)
@@ -63,7 +64,9 @@ def data(
         stats, written = build(settings, progress=True)
     Console().print(table(stats, written * length / (time.perf_counter() - started)))
     print(f"{'written' if written else 'already there'}: {out}/data; for Axolotl:")
-    print(f"  datasets: [{{path: {out}, type: ''}}]\n  sequence_len: {length}\n  sample_packing: false")
+    if stats["config"]["version"] == MASKED:
+        print("# rows of an earlier version, with a mask: trained without the plugin, their documents see each other")
+    print(f"  datasets: [{{path: {out}, type: {ROWS}}}]\n  sequence_len: {length}\n  sample_packing: false")
 
 
 def table(stats: Statistics, speed: float = 0.0) -> Table:

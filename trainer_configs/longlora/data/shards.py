@@ -203,13 +203,13 @@ class Builder:
 def write_shard(out: Path, first: int, rows: Iterable[Row]) -> int:
     """Write rows as `train-<number of its first row>.parquet`, completely or not at all, and return how many.
 
-    Without rows there is no file. Types are those that `datasets` itself gives to tokenised columns, so that these rows
-    mix with others.
+    Without rows there is no file. Types are those that `datasets` itself gives to tokenised columns. There is no
+    attention_mask: beside one transformers does not look at positions, and documents would see each other.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"input_ids": pa.int32(), "attention_mask": pa.int8(), "labels": pa.int64(), "position_ids": pa.int64()}
+    kinds = {"input_ids": pa.int32(), "labels": pa.int64(), "position_ids": pa.int64()}
     schema = pa.schema([*((name, pa.list_(kind)) for name, kind in kinds.items()), ("length", pa.int64())])
     waiting = iter(rows)
     head = next(waiting, None)
@@ -232,6 +232,4 @@ def write_shard(out: Path, first: int, rows: Iterable[Row]) -> int:
 
 
 def _column(row: Row, name: str) -> np.ndarray:
-    if name == "position_ids":
-        return row.position_ids
-    return np.ones(len(row.ids), np.int8) if name == "attention_mask" else row.ids
+    return row.position_ids if name == "position_ids" else row.ids

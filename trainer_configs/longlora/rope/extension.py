@@ -262,7 +262,8 @@ def _warnings(method: str, text: PretrainedConfig, layer: str | None, native: in
     if method == "dynamic":
         warnings.append(
             "dynamic takes its theta from the longest row so far, so rows of mixed lengths train at frequencies of "
-            "another length: use rows of one length, or yarn or ntk"
+            "another length: use rows of one length, or yarn or ntk. vLLM has one theta for rows of all lengths and cannot "
+            "serve it alike"
         )
     if method == "longrope":
         warnings.append(

@@ -166,11 +166,17 @@ def rope(
     Console().print(table(config, extension))
     for warning in extension.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    from trainer_configs.longlora.rope.serving import serving
+
+    served = serving(changed(config, extension), "MERGED")
+    for note in served.notes:
+        typer.echo(f"note: {note}", err=True)
     print(json.dumps(extension.changes))
     keys = {"method": method, "target_length": target} | ({"native_length": native} if native else {})
     lines = [f"{name}: {value}" for name, value in keys.items()]
     lines += [f"{name}: {json.dumps(value)}" for name, value in parsed.items()]
     print(f"longlora:\n  context_extension: {{{', '.join(lines)}}}")
+    print(f"# merged: {served.command}")
 
 
 @app.callback()

@@ -64,9 +64,9 @@ def read(out):
         assert path.suffix == ".parquet"
         for name, values in pq.read_table(path).to_pydict().items():
             columns.setdefault(name, []).extend(values)
-    assert list(columns) == ["input_ids", "attention_mask", "labels", "position_ids", "length"]
-    for ids, mask, labels, positions, length in zip(*columns.values(), strict=True):
-        assert len(ids) == len(mask) == len(positions) == length and labels == ids and set(mask) == {1}
+    assert list(columns) == ["input_ids", "labels", "position_ids", "length"]  # a mask would hide the positions
+    for ids, labels, positions, length in zip(*columns.values(), strict=True):
+        assert len(ids) == len(positions) == length and labels == ids
         assert positions[0] == 0 and all(b in (0, a + 1) for a, b in zip(positions, positions[1:], strict=False))
     return columns
 
@@ -437,7 +437,7 @@ def test_the_folder_is_what_load_dataset_reads(corpus, tmp_path, gpt2_folder, mo
     stats, _ = build(make(corpus, tmp_path / "out", gpt2_folder, chunk_chars=60_000))
     loaded = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded.num_rows == stats["rows"]
-    assert {"input_ids", "attention_mask", "labels"} <= set(loaded.features)  # Axolotl's test for tokenised rows
+    assert {"input_ids", "labels", "position_ids"} <= set(loaded.features)
     assert loaded[0]["input_ids"] == read(tmp_path / "out")["input_ids"][0]
 
 
