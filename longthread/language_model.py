@@ -149,7 +149,10 @@ class PromptTokenizer(Protocol):
         ...
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """Return a conversation in the chat template, as text or, with transformers' own tokenizers, as token ids."""
+        """Return a conversation in the chat template, as text or, with transformers' own tokenizers, as token ids.
+
+        `options` reach the template too: its own variables, like `enable_thinking`, are among them.
+        """
         ...
 
 

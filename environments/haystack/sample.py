@@ -5,6 +5,7 @@ sample = haystacks.sample(seed=0, split="train", task="single", length=4096, dep
 assert rebuild(sample.recipe, haystacks.tokens.tokenizer) == sample
 """
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -91,11 +92,20 @@ class Sample:
 
 
 class Haystacks:
-    """Builds samples for one tokenizer and one set of options."""
+    """Builds samples for one tokenizer and one set of options.
 
-    def __init__(self, tokenizer: PromptTokenizer, options: Options, pools: Pools | None = None):
+    `template`: variables of the tokenizer's chat template, like `{"enable_thinking": False}`; `pools` bring their own.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        options: Options,
+        pools: Pools | None = None,
+        template: Mapping[str, Any] | None = None,
+    ):
         self.options = options
-        self.pools = pools or Pools(Tokens(tokenizer))
+        self.pools = pools or Pools(Tokens(tokenizer, template))
         self.tokens = self.pools.tokens
         self._prompt = Prompt(self.tokens, options)
         self._variant = lru_cache(maxsize=VARIANTS)(lambda other: Haystacks(tokenizer, other, self.pools))
@@ -225,23 +235,27 @@ def _profile(quiz: Quiz, needles: list[Needle], decoys: int, ordered: bool, room
 
 
 @lru_cache(maxsize=8)
-def _haystacks(fingerprint: str, tokenizer: PromptTokenizer) -> Haystacks:
-    return Haystacks(tokenizer, Options())
+def _haystacks(fingerprint: str, tokenizer: PromptTokenizer, template: str) -> Haystacks:
+    return Haystacks(tokenizer, Options(), template=json.loads(template))
 
 
 @lru_cache(maxsize=4)
-def _fingerprint(tokenizer: PromptTokenizer, template: str, size: int) -> str:
+def _fingerprint(tokenizer: PromptTokenizer, chat_template: str, template: str, size: int) -> str:
     """Return the tokenizer's fingerprint, kept because it takes a quarter of a second.
 
-    Template and size tell whether a tokenizer was changed since.
+    Chat template and size tell whether a tokenizer was changed since. `template` holds variables, as JSON.
     """
-    return Tokens(tokenizer).fingerprint
+    return Tokens(tokenizer, json.loads(template)).fingerprint
 
 
-def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
-    """Build the sample of a recipe again, byte for byte. Raises `ConfigError` when this machine would build another."""
-    fingerprint = _fingerprint(tokenizer, str(tokenizer.chat_template), len(tokenizer))
+def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer, template: Mapping[str, Any] | None = None) -> Sample:
+    """Build the sample of a recipe again, byte for byte. Raises `ConfigError` when this machine would build another.
+
+    `template`: the variables of the chat template that the recipe was made with.
+    """
+    variables = json.dumps(dict(template or {}), sort_keys=True)
+    fingerprint = _fingerprint(tokenizer, str(tokenizer.chat_template), variables, len(tokenizer))
     request, options = recipes.read(recipe, fingerprint)
-    haystacks = _haystacks(fingerprint, tokenizer).variant(options)
+    haystacks = _haystacks(fingerprint, tokenizer, variables).variant(options)
     recipes.check_filler(recipe, haystacks.pool(request.split, request.seed).digest)
     return haystacks.sample(*request)

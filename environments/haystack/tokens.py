@@ -9,7 +9,7 @@ where it does not, the layout corrects itself by tokenising the finished prompt.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ BREAK = "\n\n"
 LONG = 20_000  # characters
 PROOFS = 4  # prompts that are encoded both as a whole and by paragraphs, before the latter is trusted
 REMEMBERED = 16_384  # paragraphs: a few pools of 128k-token haystacks, some 40 MB
+RESERVED = {  # names that a call of `apply_chat_template` gives a meaning of its own
+    *("conversation", "messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"),
+    *("return_dict", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs"),
+    *("padding", "truncation", "max_length"),
+}
 PLACEHOLDER = "\ue000haystack\ue000"  # private use area: no template and no corpus contains it
 
 
@@ -58,10 +63,11 @@ def load_full_tokenizer(name: str) -> ChatTokenizer:
 class Tokens:
     """Counts and encodes texts and renders chat prompts for one tokenizer.
 
+    `template`: variables of the chat template's own, like `{"enable_thinking": False}`.
     Raises `ConfigError` when the tokenizer has no chat template or is not a fast (Rust) one.
     """
 
-    def __init__(self, tokenizer: PromptTokenizer):
+    def __init__(self, tokenizer: PromptTokenizer, template: Mapping[str, Any] | None = None):
         name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(
@@ -73,7 +79,13 @@ class Tokens:
                 "tokenizer.chat_template and save it",
                 setting="tokenizer_name",
             )
-        self.tokenizer = tokenizer
+        if reserved := sorted(RESERVED & (template or {}).keys()):
+            raise ConfigError(
+                f"chat template variables must not name {', '.join(reserved)}: longthread sets that itself; name only "
+                "variables that the template reads",
+                setting="chat_template_kwargs",
+            )
+        self.tokenizer, self.template = tokenizer, dict(template or {})
         self._backend = tokenizer.backend_tokenizer
         self._left = len(self.encode(LEFT))
         self._left_break = len(self.encode(LEFT + BREAK + RIGHT)) - 1
@@ -83,11 +95,12 @@ class Tokens:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over vocabulary, merges, special tokens and chat template."""
+        """16 hex digits of SHA-256 over vocabulary, merges, special tokens, chat template and its variables, if any."""
         state = json.loads(self._backend.to_str())
         state.pop("truncation", None)  # set by calls, not part of what the tokenizer is
         state.pop("padding", None)
-        blob = json.dumps([state, self.tokenizer.chat_template], sort_keys=True, ensure_ascii=True)
+        parts = [state, self.tokenizer.chat_template, *([self.template] if self.template else [])]
+        blob = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(blob.encode()).hexdigest()[:16]
 
     @cached_property
@@ -181,7 +194,9 @@ class Tokens:
 
     def render(self, messages: Sequence[dict[str, str]]) -> str:
         """Return the chat prompt as text, ending where the assistant begins to write."""
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True, **self.template
+        )
 
     def frame(self, content: str) -> tuple[str, str]:
         """Return the parts of a rendered prompt before and after `PLACEHOLDER`; its user message is `content`.
