@@ -249,10 +249,10 @@ def _pieces(filling: Filling) -> Iterator[Piece]:
     numbered = bool(filling.labels.any())
     for number, (passage, label) in enumerate(zip(filling.passages, filling.labels, strict=True), 1):
         if filling.between:
-            tokens, chars = (np.insert(at, 0, 0) for at in _places_of(passage, True))
+            ends = np.insert(_places_of(passage, True)[0], 0, 0)
             for k, text in enumerate(passage.text.split(BREAK)):
                 name, more = (f"[{number}] ", int(label)) if numbered and k == 0 else ("", 0)
-                yield Piece(f"{name}{text}{BREAK}", int(tokens[k + 1] - tokens[k]) + more, number)
+                yield Piece(f"{name}{text}{BREAK}", int(ends[k + 1] - ends[k]) + more, number)
             continue
         relabel = passage.relabel if numbered else 0
         if numbered:

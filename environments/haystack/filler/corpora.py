@@ -218,6 +218,8 @@ def dataset_rows(name: str, column: str, split: str = "train", config: str | Non
         rows = datasets.load_dataset(**arguments, split=split, streaming=True)
         columns = rows.column_names or list(next(iter(rows), {}))  # a stream may not know them before its first row
     except Exception as error:  # load_dataset raises a dozen types, network errors among them
+        if broken := _broken(Path(name)):
+            raise DataError(f"{broken}: mend or remove it") from error
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"cannot load dataset {name!r} (config {config!r}, split {split!r}): {type(error).__name__}: {reason}; "

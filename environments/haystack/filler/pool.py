@@ -135,8 +135,9 @@ class Pool:
             break_tokens.append(total)
             chars += len(BREAK)
         text = BREAK.join(" ".join(paragraph) for paragraph in passage)
-        places = (cut_chars, cut_tokens, break_chars[:-1], break_tokens[:-1])
-        self.passages.append(Passage(text, total, *(np.array(place, dtype=np.int64) for place in places), relabel))
+        places = cut_chars, cut_tokens, break_chars[:-1], break_tokens[:-1]
+        cuts, cut_at, breaks, break_at = (np.array(place, dtype=np.int64) for place in places)
+        self.passages.append(Passage(text, total, cuts, cut_at, breaks, break_at, relabel))
         return total
 
     def _adds_up(self) -> bool:
