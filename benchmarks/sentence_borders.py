@@ -1,4 +1,4 @@
-"""Sentences a second of the splitters that filler and documents are cut with: English rules, and `sentencex` for other scripts.
+"""Sentences a second of the splitters that filler and documents are cut with: English rules, `sentencex` for other scripts.
 
     python -m benchmarks.sentence_borders
 
