@@ -41,7 +41,7 @@ from longthread.errors import DataError, LongthreadError
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-__all__ = ["SUFFIXES", "cell_text", "dataset_passages", "dataset_rows", "documents", "folder_passages", "text_files"]
+__all__ = ["SUFFIXES", "dataset_passages", "dataset_rows", "documents", "folder_passages", "text_files", "texts_of"]
 
 DOCUMENT_CHARS = 4_000_000  # a longer file is split at a paragraph's end, so that memory stays flat
 LOOKED_AT = 16_000_000  # characters in which English rules find no sentence before the others are tried
