@@ -147,6 +147,7 @@ class HaystackEnvConfig(AtroposSettings):
     filler_mode: str = _option("filler_mode")
     filler_path: str = _option("filler_path")
     filler_column: str = _option("filler_column")
+    filler_sentences: str = _option("filler_sentences")
     numbered: bool = _option("numbered")
     answer_format: str = _option("answer_format")
     placement: str = _option("placement")

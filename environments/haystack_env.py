@@ -22,6 +22,7 @@ from environments.curriculum import task_ladders
 from environments.curriculum.ladder import Ladder
 from environments.curriculum.policy import Curriculum
 from environments.haystack.layout import LayoutError
+from environments.haystack.recipe import without_later_defaults
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks import TASKS, absent_twin
 from environments.haystack.tokens import load_tokenizer
@@ -143,7 +144,7 @@ class HaystackEnv(BaseEnv):
         if not config["request"]:
             del shaping["request"]  # as runs were named before there was this setting
         shaping["token_exact"] = self.servers[0].server_type in TOKEN_SERVERS
-        return row_log.digest({**shaping, "tokenizer": self.haystacks.tokens.fingerprint})
+        return row_log.digest({**without_later_defaults(shaping), "tokenizer": self.haystacks.tokens.fingerprint})
 
     # ---- rollouts ----
 

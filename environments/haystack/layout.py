@@ -17,9 +17,12 @@ from random import Random
 
 import numpy as np
 
-from environments.haystack.filler.pool import Filling, Pool
+from environments.haystack.filler.paragraph_filling import REACH
+from environments.haystack.filler.pool import Filling, Passage, Pool
 from environments.haystack.tokens import BREAK
 from longthread.errors import ConfigError
+
+FILLER_ENOUGH = 256  # tokens beside the needles for which any corpus should have an ending
 
 
 class LayoutError(ConfigError):
@@ -52,12 +55,13 @@ class Layout:
 def lay_out(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool = False) -> Layout:
     """Return a haystack of exactly `budget` tokens, the blank line behind it included, with needles at their depths.
 
-    Needles stand between two sentences of a paragraph; at depth 0 and 1 they are paragraphs of their own. `numbered`
-    puts "[1]", "[2]", … before the passages. Raises `LayoutError` when the needles do not fit.
+    Needles stand between two sentences of a paragraph; at depth 0 and 1 they are paragraphs of their own, and everywhere
+    in a corpus whose paragraphs cannot be cut to fit. `numbered` puts "[1]", "[2]", … before the passages. Raises
+    `LayoutError` when the needles do not fit.
     """
     first, last = _edges(hidden.depths, numbered)
-    costs = _costs(pool, hidden, [*first, *last])
-    places = _places(_filling(pool, budget, int(costs.sum()), rng, numbered))
+    filling, costs = _filling(pool, hidden, [*first, *last], budget, rng, numbered)
+    places = _places(filling)
     # Needles at one place stand in random order: given in theirs, the answer would always be the first of its cluster.
     rng.shuffle(first)
     rng.shuffle(last)
@@ -72,9 +76,10 @@ def lay_out(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool
     end = len(places.tokens) - 1
     place = np.concatenate([np.zeros(counts[0], np.int64), nearest[by_place], np.full(counts[2], end)])
     pieces = [f"{hidden.texts[i]}{BREAK}" for i in first]
-    pieces += [f" {hidden.texts[i]}" for i in inside[by_place].tolist()]
+    glue = BREAK if filling.between else " "
+    pieces += [f"{glue}{hidden.texts[i]}" for i in inside[by_place].tolist()]
     pieces += [f"{BREAK}{hidden.texts[i]}" for i in last]
-    offsets = np.repeat([0, 1, len(BREAK)], counts)  # of the needle in its piece
+    offsets = np.repeat([0, len(glue), len(BREAK)], counts)  # of the needle in its piece
 
     starts, chars, passages = (np.empty(len(order), dtype=np.int64) for _ in range(3))
     starts[order] = places.tokens[place] + _before(costs[order])
@@ -98,9 +103,25 @@ def _costs(pool: Pool, hidden: Hidden, paragraphs: Sequence[int]) -> np.ndarray:
     return costs
 
 
-def _filling(pool: Pool, budget: int, needles: int, rng: Random, numbered: bool) -> Filling:
-    if filling := pool.fill(budget - needles, rng, numbered):
-        return filling
+def _filling(
+    pool: Pool, hidden: Hidden, paragraphs: Sequence[int], budget: int, rng: Random, numbered: bool
+) -> tuple[Filling, np.ndarray]:
+    """Return the filler between the needles, and the tokens of each needle in it. Raises `LayoutError`."""
+    costs = _costs(pool, hidden, paragraphs)
+    if filling := pool.fill(budget - int(costs.sum()), rng, numbered):
+        return filling, costs
+    if pool.source:
+        alone = np.array(pool.tokens.alone(hidden.texts), dtype=np.int64)
+        if filling := pool.fill_paragraphs(budget - int(alone.sum()), rng, numbered):
+            return filling, alone
+    needles = int(costs.sum())
+    if pool.source and budget - needles >= FILLER_ENOUGH:
+        sizes = pool.closings.costs or [REACH]
+        raise LayoutError(
+            f"filler {pool.source} has no sentences that add up to the {budget - needles} tokens beside the needles: they "
+            f"take {sizes[0]} to {sizes[-1]} tokens each; give text whose sentences differ in length, or another length",
+            setting=("filler_path", "lengths"),
+        )
     raise LayoutError(
         f"needles of {needles} tokens and filler do not fit into a haystack of {budget} tokens; "
         "ask for a longer prompt or for fewer facts",
@@ -112,7 +133,7 @@ def _filling(pool: Pool, budget: int, needles: int, rng: Random, numbered: bool)
 class _Places:
     """Filler as one text, and the places where a needle may stand, in rising order: int64 arrays of shape (places,).
 
-    The first place is the beginning, the last the end; at those between a needle takes the place of a space.
+    The first place is the beginning, the last the end; those between are spaces, or blank lines if filling is `between`.
     """
 
     text: str
@@ -122,17 +143,20 @@ class _Places:
 
 
 def _places(filling: Filling) -> _Places:
-    passages, labels = filling
+    passages, labels, between = filling
     numbered = bool(labels.any())
     names = [f"[{i}] " if numbered else "" for i in range(1, len(passages) + 1)]
     widths = np.array([len(name) for name in names])
     sizes = np.array([len(p.text) for p in passages]) + widths + len(BREAK)
     costs = np.array([p.tokens for p in passages]) + labels
-    counts = np.array([len(p.cut_chars) for p in passages])
-    tokens = np.concatenate([p.cut_tokens for p in passages]) + np.repeat(_before(costs) + labels, counts)
-    chars = np.concatenate([p.cut_chars for p in passages]) + np.repeat(_before(sizes) + widths, counts)
+    at_tokens, at_chars = zip(*(_places_of(p, between) for p in passages), strict=True)
+    counts = np.array([len(places) for places in at_chars])
+    tokens = np.concatenate(at_tokens) + np.repeat(_before(costs) + labels, counts)
+    chars = np.concatenate(at_chars) + np.repeat(_before(sizes) + widths, counts)
     numbers = np.repeat(np.arange(1, len(passages) + 1), counts)
-    if numbered:  # the space behind a label is a place too; the sentence behind it then costs `relabel` more
+    if between:
+        tokens, chars, numbers = tokens[:-1], chars[:-1], numbers[:-1]  # the end of the last passage is the end
+    elif numbered:  # the space behind a label is a place too; the sentence behind it then costs `relabel` more
         tokens = np.concatenate([tokens, _before(costs) + labels - [p.relabel for p in passages]])
         chars = np.concatenate([chars, _before(sizes) + widths - 1])
         numbers = np.concatenate([numbers, np.arange(1, len(passages) + 1)])
@@ -141,6 +165,17 @@ def _places(filling: Filling) -> _Places:
     text = BREAK.join([name + p.text for name, p in zip(names, passages, strict=True)])
     ends = (0, tokens, costs.sum()), (0, chars, len(text)), (1, numbers, len(passages))
     return _Places(text, *(np.concatenate([[low], values, [high]]).astype(np.int64) for low, values, high in ends))
+
+
+def _places_of(passage: Passage, between: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens and the characters before each place of a passage; its end is one where needles stand between."""
+    if not between:
+        return passage.cut_tokens, passage.cut_chars
+    ends = passage.tokens, len(passage.text)
+    tokens, chars = (
+        np.append(at, end) for at, end in zip((passage.break_tokens, passage.break_chars), ends, strict=True)
+    )
+    return tokens, chars
 
 
 def _before(sizes: np.ndarray) -> np.ndarray:
@@ -179,21 +214,22 @@ class Piece:
 def reference_layout(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool = False) -> Layout:
     """Compute what `lay_out` does, slowly: needles go between pieces of filler one by one; one running sum places them."""
     first, last = _edges(hidden.depths, numbered)
-    costs = _costs(pool, hidden, [*first, *last])
-    filler = list(_pieces(_filling(pool, budget, int(costs.sum()), rng, numbered)))
+    filling, costs = _filling(pool, hidden, [*first, *last], budget, rng, numbered)
+    filler, glue = list(_pieces(filling)), ("", BREAK) if filling.between else (" ", "")
     rng.shuffle(first)
     rng.shuffle(last)
     inside = [i for i in range(len(costs)) if i not in first + last]
     ties = {i: int.from_bytes(rng.randbytes(8), "little") for i in inside}
     running = np.cumsum([0, *(piece.tokens for piece in filler)]).tolist()
-    places = [k for k, piece in enumerate(filler) if piece.text.startswith(" ")]
+    places = [k for k, piece in enumerate(filler) if k and (filling.between or piece.text.startswith(" "))]
     targets = {i: hidden.depths[i] * running[-1] for i in inside}
     at = {i: min(places, key=lambda k, target=targets[i]: abs(running[k] - target)) for i in inside}  # type: ignore[misc]
 
     pieces = [Piece(hidden.texts[i] + BREAK, int(costs[i]), 1, i) for i in first]
     for k, piece in enumerate(filler):
         for i in sorted((i for i in inside if at[i] == k), key=lambda i: (hidden.depths[i], ties[i])):
-            pieces.append(Piece(f" {hidden.texts[i]}", int(costs[i]), piece.passage, i))
+            passage = filler[k - 1].passage if filling.between else piece.passage
+            pieces.append(Piece(hidden.texts[i].join(glue), int(costs[i]), passage, i))
         pieces.append(piece)
     pieces += [Piece(hidden.texts[i] + BREAK, int(costs[i]), filler[-1].passage, i) for i in last]
 
@@ -211,7 +247,13 @@ def reference_layout(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbe
 def _pieces(filling: Filling) -> Iterator[Piece]:
     """Yield the filler in pieces that end wherever a needle may stand."""
     numbered = bool(filling.labels.any())
-    for number, (passage, label) in enumerate(zip(*filling, strict=True), 1):
+    for number, (passage, label) in enumerate(zip(filling.passages, filling.labels, strict=True), 1):
+        if filling.between:
+            ends = np.insert(_places_of(passage, True)[0], 0, 0)
+            for k, text in enumerate(passage.text.split(BREAK)):
+                name, more = (f"[{number}] ", int(label)) if numbered and k == 0 else ("", 0)
+                yield Piece(f"{name}{text}{BREAK}", int(ends[k + 1] - ends[k]) + more, number)
+            continue
         relabel = passage.relabel if numbered else 0
         if numbered:
             yield Piece(f"[{number}]", int(label) - relabel, number)

@@ -21,6 +21,7 @@ CHOICES = {
     "update_ask": (*UPDATE_ASKS, ANY),
     "filler": FILLERS,
     "filler_mode": ("coherent", "shuffled"),
+    "filler_sentences": ("auto", "script", "lines"),
     "answer_format": FORMATS,
 }
 MAX_DECOYS = 512
@@ -72,8 +73,10 @@ class Options:
     filler: str = _option("prose", "prose, folder or dataset")
     # Sentences out of order are easier (Chroma, "Context Rot").
     filler_mode: str = _option("coherent", "coherent or shuffled")
-    filler_path: str = _option("", "folder of .txt and .md files, or name of a Hugging Face dataset")
+    filler_path: str = _option("", "folder of text files or one file, or name of a Hugging Face dataset")
     filler_column: str = _option("text", "column of the dataset")
+    # English rules, and what else finds text where they find none; see `filler/corpora.py`.
+    filler_sentences: str = _option("auto", "auto, script (each paragraph by its script) or lines (as they stand)")
     pool_tokens: int = _option(262_144, "filler kept in memory, in tokens; at least twice the longest haystack")
     seeds_per_pool: int = _option(1024, "samples that share a pool of prose before a new one is written")
     numbered: bool = _option(False, "number the passages and score cited evidence")

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from environments.haystack.decoys import Bank
 from environments.haystack.filler import corpora, prose
-from environments.haystack.filler.pool import Pool
+from environments.haystack.filler.pool import Pool, PoolError
 from environments.haystack.options import Options
 from environments.haystack.tokens import Tokens
+from longthread.errors import DataError
 
 POOLS, BANKS = 8, 16  # the most that are kept: some 10 MB a pool of 262,144 tokens
 
@@ -21,6 +22,7 @@ class _Source(NamedTuple):
     filler_mode: str
     filler_path: str
     filler_column: str
+    filler_sentences: str
     tokens: int
     split: str
     number: int
@@ -46,11 +48,32 @@ class Pools:
     @staticmethod
     def _source(options: Options, split: str, seed: int) -> _Source:
         which = (split, seed // options.seeds_per_pool) if options.filler == "prose" else ("", 0)
-        texts = (options.filler, options.filler_mode, options.filler_path, options.filler_column)
+        texts = (
+            options.filler,
+            options.filler_mode,
+            options.filler_path,
+            options.filler_column,
+            options.filler_sentences,
+        )
         return _Source(*texts, options.pool_tokens, *which)
 
     def _make_pool(self, source: _Source) -> Pool:
-        return Pool(self.tokens, self._passages(source), source.tokens)
+        if source.filler == "prose":
+            return Pool(self.tokens, self._passages(source), source.tokens)
+        try:
+            return self._corpus_pool(source)
+        except PoolError as error:  # a corpus of another script, say, with some English in it
+            if source.filler_sentences != "auto":
+                raise
+            try:
+                return self._corpus_pool(source._replace(filler_sentences="script"))
+            except DataError:
+                raise error from None
+            except PoolError as second:
+                raise second from None
+
+    def _corpus_pool(self, source: _Source) -> Pool:
+        return Pool(self.tokens, self._passages(source), source.tokens, source.filler_path)
 
     def _make_bank(self, source: _Source, split: str, lexical_gap: bool, number: int) -> Bank:
         return Bank(self._pool(source), split, lexical_gap, number)
@@ -58,9 +81,9 @@ class Pools:
     def _passages(self, source: _Source) -> Iterator[list[list[str]]]:
         if source.filler == "prose":
             return prose.passages(source.number, source.split, source.filler_mode)
-        forbidden = self.tokens.special
+        path, column, how = source.filler_path, source.filler_column, source.filler_sentences
         if source.filler == "folder":
-            passages = corpora.folder_passages(Path(source.filler_path), forbidden=forbidden)
+            passages = corpora.folder_passages(Path(path), self.tokens.special, how, column)
         else:
-            passages = corpora.dataset_passages(source.filler_path, source.filler_column, forbidden=forbidden)
+            passages = corpora.dataset_passages(path, column, forbidden=self.tokens.special, sentences=how)
         return prose.shuffled(passages, source.number) if source.filler_mode == "shuffled" else passages

@@ -10,6 +10,10 @@ from longthread.errors import ConfigError
 VERSION = 1  # raised whenever the same recipe would build another text
 
 
+# Options that came after the first recipes. At the default they change nothing, and a recipe does not name them.
+LATER = {"filler_sentences": "auto"}
+
+
 class Request(NamedTuple):
     """What one sample is asked to be. `depths` are those of the needles that the answer rests on, in order."""
 
@@ -32,11 +36,16 @@ def write(
     return {
         "version": VERSION,
         **asked,
-        "options": asdict(options),
+        "options": without_later_defaults(asdict(options)),
         "tokenizer": fingerprint,
         "filler": filler,
         **({"template": dict(template)} if template else {}),
     }
+
+
+def without_later_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings without options that came later and are at their default, so that what they name keeps its name."""
+    return {name: value for name, value in settings.items() if LATER.get(name) != value or name not in LATER}
 
 
 def read(recipe: Mapping[str, Any], fingerprint: str) -> tuple[Request, Options]:

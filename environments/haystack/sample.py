@@ -95,6 +95,7 @@ class Haystacks:
     """Builds samples for one tokenizer and one set of options.
 
     `template`: variables of the tokenizer's chat template, like `{"enable_thinking": False}`; `pools` bring their own.
+    Raises `ConfigError` for a tokenizer or a chat template with which no prompt of an exact length can be made.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Haystacks:
         self.options = options
         self.pools = pools or Pools(Tokens(tokenizer, template))
         self.tokens = self.pools.tokens
+        self.tokens.chat.prove()
         self._prompt = Prompt(self.tokens, options)
         self._variant = lru_cache(maxsize=VARIANTS)(lambda other: Haystacks(tokenizer, other, self.pools))
 
@@ -132,7 +134,7 @@ class Haystacks:
         bank = self.pools.decoys(self.options, split, seed) if TASKS[task].linked else None
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
         hidden = self._hide(quiz, self._decoys(quiz, bank, length, rng), depths or (), rng)
-        recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.template)
+        recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.chat.variables)
         return self._build(quiz, hidden, pool, recipe, rng)
 
     def _check(self, request: Request) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from environments.haystack import light_tokenizer
+from environments.haystack.chat_template import ChatTemplate
 from longthread.errors import ConfigError
 from longthread.language_model import ChatTokenizer, PromptTokenizer
 
@@ -64,7 +65,8 @@ class Tokens:
     """Counts and encodes texts and renders chat prompts for one tokenizer.
 
     `template`: variables of the chat template's own, like `{"enable_thinking": False}`.
-    Raises `ConfigError` when the tokenizer has no chat template or is not a fast (Rust) one.
+    Raises `ConfigError` when the tokenizer has no chat template or is not a fast (Rust) one. Rendering raises it
+    too, for a template that does not render text as it is.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, template: Mapping[str, Any] | None = None):
@@ -79,13 +81,7 @@ class Tokens:
                 "tokenizer.chat_template and save it",
                 setting="tokenizer_name",
             )
-        if reserved := sorted(RESERVED & (template or {}).keys()):
-            raise ConfigError(
-                f"chat template variables must not name {', '.join(reserved)}: longthread sets that itself; name only "
-                "variables that the template reads",
-                setting="request",
-            )
-        self.tokenizer, self.template = tokenizer, dict(template or {})
+        self.tokenizer, self.chat = tokenizer, ChatTemplate(tokenizer, template)
         self._backend = tokenizer.backend_tokenizer
         self._left = len(self.encode(LEFT))
         self._left_break = len(self.encode(LEFT + BREAK + RIGHT)) - 1
@@ -99,7 +95,7 @@ class Tokens:
         state = json.loads(self._backend.to_str())
         state.pop("truncation", None)  # set by calls, not part of what the tokenizer is
         state.pop("padding", None)
-        parts = [state, self.tokenizer.chat_template, *([self.template] if self.template else [])]
+        parts = [state, self.tokenizer.chat_template, *([self.chat.variables] if self.chat.variables else [])]
         blob = json.dumps(parts, sort_keys=True, ensure_ascii=True)
         return hashlib.sha256(blob.encode()).hexdigest()[:16]
 
@@ -130,11 +126,23 @@ class Tokens:
 
         At 128k tokens that takes 3 ms instead of 200. Where the tokens of this tokenizer do not join at blank lines,
         the prompt is encoded as a whole. The first prompts are encoded both ways to find out, and the tokens of all are
-        counted.
+        counted. Raises `ConfigError` for a prompt of another length.
         """
+        ids = self._prompt_ids(text, length)
+        if len(ids) != length:
+            raise ConfigError(
+                f"the prompt has {len(ids)} tokens, not {length}: the pieces of its text do not add up with this tokenizer; "
+                "use another filler or tokenizer",
+                setting=("filler_path", "tokenizer_name"),
+            )
+        return ids
+
+    def _prompt_ids(self, text: str, length: int) -> list[int]:
         if self._joins is False:
             return self.encode(text)
         head, *paragraphs = text.split(BREAK)
+        while len(paragraphs) > 1 and not paragraphs[-1]:  # a template that ends with a blank line
+            paragraphs = [*paragraphs[:-2], paragraphs[-2] + BREAK]
         if not paragraphs or not all(paragraphs):
             return self.encode(text)
         ids = self.encode(head + BREAK + RIGHT)[:-1]
@@ -192,11 +200,9 @@ class Tokens:
         """Return how many tokens the end of a prompt takes, without the blank line before it."""
         return len(self.encode(LEFT + BREAK + text)) - self._left_break
 
-    def render(self, messages: Sequence[dict[str, str]]) -> str:
-        """Return the chat prompt as text, ending where the assistant begins to write."""
-        return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, **self.template
-        )
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Return the chat prompt as text, ending where the assistant begins to write. Raises `ConfigError`."""
+        return self.chat.render(messages)
 
     def frame(self, content: str) -> tuple[str, str]:
         """Return the parts of a rendered prompt before and after `PLACEHOLDER`; its user message is `content`.

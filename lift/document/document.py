@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from environments.haystack.filler.sentences import split_sentences
+from environments.haystack.filler.scripts import count_words
+from environments.haystack.filler.sentences import split_by_script
 from longthread.errors import DataError
 
 MIN_WORDS = 20  # below that there is nothing to learn, and nothing that a prompt could not hold
@@ -38,15 +39,19 @@ class Document:
     def sentences(self) -> list[Span]:
         """Return the character span (start, end) of every sentence, in order.
 
-        Only white space stands between two spans.
+        Only white space stands between two spans; each paragraph is split by the rules of its script.
         """
         spans = []
         for paragraph in re.finditer(r"\S(?:.*\S)?(?:\n[^\S\n]*\S(?:.*\S)?)*", self.text):
             words = list(re.finditer(r"\S+", paragraph[0]))
-            for sentence in split_sentences(" ".join(word[0] for word in words)):
-                count = len(sentence.split())
-                spans.append((paragraph.start() + words[0].start(), paragraph.start() + words[count - 1].end()))
-                words = words[count:]
+            joined = " ".join(word[0] for word in words)
+            # The character of the text at which each character of `joined` stands.
+            places = [paragraph.start() + i for word in words for i in range(word.start(), word.end() + 1)]
+            end = 0
+            for sentence in split_by_script(joined):
+                start = joined.index(sentence, end)
+                end = start + len(sentence)
+                spans.append((places[start], places[end - 1] + 1))
         return spans
 
     def quote(self, span: Span) -> str:
@@ -60,7 +65,7 @@ def read(path: Path, name: str | None = None) -> Document:
     Raises `DataError`, also for fewer than `MIN_WORDS` words.
     """
     text = read_text(path)
-    if (words := len(text.split())) < MIN_WORDS:
+    if (words := count_words(text)) < MIN_WORDS:
         raise DataError(f"{path} has {words} words, at least {MIN_WORDS} are needed: put it into the prompt instead")
     return Document(path.stem if name is None else name, text)
 

@@ -9,7 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
-from environments.haystack.filler.sentences import TERMINAL, split_sentences
+from environments.haystack.filler.scripts import count_words
+from environments.haystack.filler.sentences import ENGLISH, SentenceRules
 
 Passage = list[list[str]]  # paragraphs, each a list of sentences
 
@@ -28,7 +29,9 @@ INVISIBLE = re.compile(
 LINE_ENDS = re.compile(r"\r\n|[\r\v\f\x85\u2028\u2029]")
 
 
-def to_passages(text: str, forbidden: Sequence[str] = (), markdown: bool = False) -> Iterator[Passage]:
+def to_passages(
+    text: str, forbidden: Sequence[str] = (), markdown: bool = False, rules: SentenceRules = ENGLISH
+) -> Iterator[Passage]:
     """Yield the clean sentences of `text` as passages of about 300 words.
 
     NFC, line ends, hyphenation and hard wraps undone, control characters and the strings of `forbidden` (special tokens
@@ -36,7 +39,7 @@ def to_passages(text: str, forbidden: Sequence[str] = (), markdown: bool = False
     dropped; so are sentences under 2 or over 120 words. Of Markdown only the prose is kept.
     """
     text = LINE_ENDS.sub("\n", text)
-    return passages_of(markdown_lines(text) if markdown else text.split("\n"), forbidden)
+    return passages_of(markdown_lines(text) if markdown else text.split("\n"), forbidden, rules)
 
 
 def markdown_lines(text: str) -> Iterator[str]:
@@ -46,18 +49,20 @@ def markdown_lines(text: str) -> Iterator[str]:
     return (line for paragraph in prose(text) for line in (*paragraph.split("\n"), ""))
 
 
-def passages_of(lines: Iterable[str], forbidden: Sequence[str] = ()) -> Iterator[Passage]:
+def passages_of(
+    lines: Iterable[str], forbidden: Sequence[str] = (), rules: SentenceRules = ENGLISH
+) -> Iterator[Passage]:
     """Yield the clean sentences of a text as passages, as `to_passages` does, from its lines without their line ends.
 
     Consecutive paragraphs are grouped until a passage has about 300 words; a longer paragraph is split between sentences.
     """
     passage: Passage = []
     words = 0
-    for paragraph in _paragraphs(lines, forbidden):
+    for paragraph in _paragraphs(lines, forbidden, rules):
         sentences: list[str] = []
-        for sentence in _whole_sentences(paragraph):
+        for sentence in _whole_sentences(paragraph, rules):
             sentences.append(sentence)
-            words += len(sentence.split())
+            words += rules.count(sentence)
             if words >= 2 * PASSAGE_WORDS:
                 yield [*passage, sentences]
                 passage, sentences, words = [], [], 0
@@ -70,7 +75,7 @@ def passages_of(lines: Iterable[str], forbidden: Sequence[str] = ()) -> Iterator
         yield passage
 
 
-def _paragraphs(lines: Iterable[str], forbidden: Sequence[str]) -> Iterator[str]:
+def _paragraphs(lines: Iterable[str], forbidden: Sequence[str], rules: SentenceRules) -> Iterator[str]:
     """Yield clean paragraphs; an empty line separates two."""
     waiting: list[str] = []
     size = 0
@@ -82,7 +87,7 @@ def _paragraphs(lines: Iterable[str], forbidden: Sequence[str]) -> Iterator[str]
             paragraph = _clean(waiting, forbidden)
             waiting, size = [], 0
             if line.strip():  # cut for its length: the last piece goes on
-                *whole, rest = split_sentences(paragraph) or [""]
+                *whole, rest = rules.split(paragraph) or [""]
                 waiting, paragraph = [rest if len(rest) < PARAGRAPH_CHARS // 2 else ENDLESS], " ".join(whole)
             if paragraph:
                 yield paragraph
@@ -103,10 +108,53 @@ def _remove(text: str, forbidden: Sequence[str]) -> str:
     return text
 
 
-def _whole_sentences(paragraph: str) -> list[str]:
+def _whole_sentences(paragraph: str, rules: SentenceRules) -> list[str]:
     """Return the sentences fit for a haystack: ended by a mark, between 2 and 120 words."""
-    sentences = split_sentences(paragraph)
-    if sentences and not TERMINAL.search(sentences[-1]):
+    sentences = rules.split(paragraph)
+    if sentences and not rules.is_whole(sentences[-1]):
         sentences.pop()
     low, high = SENTENCE_WORDS
-    return [sentence for sentence in sentences if low <= len(sentence.split()) <= high]
+    return [sentence for sentence in sentences if low <= rules.count(sentence) <= high]
+
+
+# ---- text as it stands ------------------------------------------------------------------------------------------
+
+BLOCK_WORDS = 60  # a longer block of lines is split at a line end
+
+
+def blocks_of(lines: Iterable[str], forbidden: Sequence[str] = ()) -> Iterator[Passage]:
+    """Yield text as it stands, for verse and code: passages of blocks of lines, each a paragraph that is never cut.
+
+    A block ends at an empty line, or at a line end behind 60 words; each keeps its line ends and indents.
+    """
+    passage: Passage = []
+    words = 0
+    for block in _blocks(lines, forbidden):
+        passage.append([block])
+        words += count_words(block)
+        if words >= PASSAGE_WORDS:
+            yield passage
+            passage, words = [], 0
+    if passage:
+        yield passage
+
+
+def _blocks(lines: Iterable[str], forbidden: Sequence[str]) -> Iterator[str]:
+    waiting: list[str] = []
+    words = 0
+    for line in chain(lines, [""]):
+        clean = _clean_line(line, forbidden)
+        if waiting and (not clean or words >= BLOCK_WORDS):
+            yield "\n".join([waiting[0].lstrip(), *waiting[1:]])
+            waiting, words = [], 0
+        if clean and 0 < (count := count_words(clean)) <= SENTENCE_WORDS[1]:
+            waiting.append(clean)
+            words += count
+
+
+def _clean_line(line: str, forbidden: Sequence[str]) -> str:
+    text = unicodedata.normalize("NFC", INVISIBLE.sub("", line)).rstrip()
+    for token in (token for token in forbidden if token.strip()):
+        while token in text:
+            text = text.replace(token, " ").rstrip()
+    return text

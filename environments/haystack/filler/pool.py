@@ -12,12 +12,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
 
+from environments.haystack.filler.paragraph_filling import CLOSINGS_TRIED as PARAGRAPHS_TRIED
+from environments.haystack.filler.paragraph_filling import ENDS_TRIED, Closing, Closings, End, ends
 from environments.haystack.tokens import BREAK, LEFT, RIGHT, Tokens
 from longthread.errors import ConfigError
 
@@ -32,7 +35,7 @@ WORD = re.compile(r"[\w'’-]+")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Passage:
-    """Paragraphs joined by blank lines. A cut is a space between two sentences where a needle may stand.
+    """Paragraphs joined by blank lines: the breaks. A cut is a space between two sentences where a needle may stand.
 
     All counts are of tokens inside a haystack; `tokens` includes the blank line behind the passage.
     """
@@ -41,6 +44,8 @@ class Passage:
     tokens: int
     cut_chars: np.ndarray  # int64 (cuts,): a needle may stand before the space at text[cut]
     cut_tokens: np.ndarray  # int64 (cuts,): tokens before that space
+    break_chars: np.ndarray  # int64 (paragraphs - 1,): where the blank lines begin
+    break_tokens: np.ndarray  # int64 (paragraphs - 1,): tokens before them, their own included
     relabel: int  # what the first sentence costs more when a "[12] " stands before it instead of a blank line
 
 
@@ -49,26 +54,32 @@ class Filling(NamedTuple):
 
     passages: list[Passage]
     labels: np.ndarray
+    between: bool = False  # needles are paragraphs of their own, because few paragraphs have a cut
+
+
+class PoolError(ConfigError):
+    """A corpus holds less text than the samples need."""
 
 
 class Pool:
     """Passages of filler with exact token counts. `passages` are lists of paragraphs, each a list of sentences.
 
-    Raises `ConfigError` when they hold fewer than `at_least` tokens.
+    `source` names the corpus in errors; without one, the text is written for this project and always fits.
+    Raises `PoolError` when the passages hold fewer than `at_least` tokens.
     """
 
-    def __init__(self, tokens: Tokens, passages: Iterable[list[list[str]]], at_least: int):
-        self.tokens = tokens
+    def __init__(self, tokens: Tokens, passages: Iterable[list[list[str]]], at_least: int, source: str = ""):
+        self.tokens, self.source = tokens, source
         self.passages: list[Passage] = []
         self._mids: dict[int, list[tuple[int, str]]] = defaultdict(list)
         self._finals: dict[int, list[tuple[int, str]]] = defaultdict(list)
-        total, source = 0, iter(passages)
-        while total < at_least and (batch := list(islice(source, BATCH))):
+        total, waiting = 0, iter(passages)
+        while total < at_least and (batch := list(islice(waiting, BATCH))):
             total += self._add(batch)
         if total < at_least:
-            raise ConfigError(
+            raise PoolError(
                 f"the filler has {total} tokens, fewer than the {at_least} needed (twice the longest haystack, so that "
-                "no two samples are alike); give more text or ask for shorter lengths",
+                f"no two samples are alike); give more text{f' than {source}' if source else ''} or ask for shorter lengths",
                 setting=("filler_path", "lengths"),
             )
         self.costs = np.array([p.tokens for p in self.passages])
@@ -103,7 +114,8 @@ class Pool:
         return added
 
     def _count(self, passage: list[list[str]], counts: dict, relabel: int) -> int:
-        index, total, cut_chars, cut_tokens, chars = len(self.passages), 0, [], [], 0
+        index, total, chars = len(self.passages), 0, 0
+        cut_chars, cut_tokens, break_chars, break_tokens = [], [], [], []
         for paragraph in passage:
             last = len(paragraph) - 1
             for i, sentence in enumerate(paragraph):
@@ -119,11 +131,13 @@ class Pool:
                     cut_chars.append(chars)
                     cut_tokens.append(total)
                     chars += 1  # the space
+            break_chars.append(chars)
+            break_tokens.append(total)
             chars += len(BREAK)
         text = BREAK.join(" ".join(paragraph) for paragraph in passage)
-        self.passages.append(
-            Passage(text, total, np.array(cut_chars, dtype=np.int64), np.array(cut_tokens, dtype=np.int64), relabel)
-        )
+        places = cut_chars, cut_tokens, break_chars[:-1], break_tokens[:-1]
+        cuts, cut_at, breaks, break_at = (np.array(place, dtype=np.int64) for place in places)
+        self.passages.append(Passage(text, total, cuts, cut_at, breaks, break_at, relabel))
         return total
 
     def _adds_up(self) -> bool:
@@ -161,6 +175,64 @@ class Pool:
                     return Filling([*(self.passages[i] for i in order[:k]), last], labels[: k + 1])
         return None
 
+    def fill_paragraphs(self, tokens: int, rng: Random, numbered: bool) -> Filling | None:
+        """Return passages that take exactly `tokens` tokens, as `fill` does, closed with paragraphs of one sentence each.
+
+        For corpora in whose paragraphs `fill` finds no ending. None if none fit, or the pool is not a corpus.
+        """
+        if not self.source or tokens <= 0:
+            return None
+        n = len(self.passages)
+        for _ in range(SHUFFLES):
+            order = rng.sample(range(n), min(n, int(2 * tokens / self.costs.mean()) + 8))
+            passages = [self.passages[i] for i in order]
+            labels = self.label_costs(len(order)) + self.relabels[order] if numbered else np.zeros(len(order), np.int64)
+            for end in islice(ends(passages, labels, tokens), ENDS_TRIED):
+                used = set(order[: end.whole + 1])
+                if last := self._ended(passages, end, used, rng, numbered):
+                    kept = [*passages[: end.whole if end.paragraphs else max(end.whole - 1, 0)], last]
+                    if len(kept) == 1 and not len(last.break_chars):
+                        continue  # no place for a needle
+                    if numbered and len(kept) == 1:  # perhaps of closing sentences alone
+                        return Filling(kept, self.label_costs(1) + last.relabel, between=True)
+                    return Filling(kept, labels[: len(kept)], between=True)
+        return None
+
+    def _ended(self, passages: list[Passage], end: End, used: set[int], rng: Random, numbered: bool) -> Passage | None:
+        """Return the passage that stands last before that end, closed to take the tokens that are left."""
+        if not end.whole and not end.paragraphs:
+            return self._closing_passage(end.rest, rng, numbered)
+        closing = self.closings.find(end.rest, used, rng)
+        if closing is None:
+            return None
+        last = passages[end.whole if end.paragraphs else end.whole - 1]
+        if not end.paragraphs:
+            return _extended(last, closing)
+        chars, tokens = (int(at[end.paragraphs - 1]) for at in (last.break_chars, last.break_tokens))
+        breaks, cuts = slice(end.paragraphs - 1), last.cut_chars < chars
+        places = (last.cut_chars[cuts], last.cut_tokens[cuts], last.break_chars[breaks], last.break_tokens[breaks])
+        return _extended(Passage(last.text[:chars], tokens, *places, last.relabel), closing)
+
+    def _closing_passage(self, tokens: int, rng: Random, numbered: bool) -> Passage | None:
+        """Return a passage of exactly `tokens` tokens that is made of closing sentences alone, its label included."""
+        none = np.zeros(0, np.int64)
+        for _ in range(PARAGRAPHS_TRIED):
+            index, first = self.closings.draw(rng)
+            (cost,), relabel = self.tokens.alone([first]), 0
+            if numbered:
+                relabel = self.tokens.mid([first])[0] - self.tokens.initial([first])[0]
+                tokens_left = tokens - int(self.label_costs(1)[0]) - relabel - cost
+            else:
+                tokens_left = tokens - cost
+            if (closing := self.closings.find(tokens_left, {index}, rng)) and first not in closing.sentences:
+                return _extended(Passage(first, cost, none, none, none, none, relabel), closing)
+        return None
+
+    @cached_property
+    def closings(self) -> Closings:
+        """The sentences that may close a haystack as paragraphs of their own, counted when first asked for."""
+        return Closings(self.tokens, self.passages)
+
     def _closed(self, passage: Passage, room: int, used: set[int], rng: Random) -> Passage | None:
         """Return the passage, cut behind a sentence and closed with others, so that it takes exactly `room` tokens."""
         fitting = int(np.searchsorted(passage.cut_tokens, room))
@@ -173,7 +245,9 @@ class Pool:
                 if mids:  # one at most: a needle may stand behind it too
                     cut_chars = np.append(cut_chars, len(text))
                     cut_tokens = np.append(cut_tokens, tokens + mids[0][1])
-                return Passage(f"{text} {final}", room, cut_chars, cut_tokens, passage.relabel)
+                inside = passage.break_chars < passage.cut_chars[j]
+                breaks = (passage.break_chars[inside], passage.break_tokens[inside])
+                return Passage(f"{text} {final}", room, cut_chars, cut_tokens, *breaks, passage.relabel)
         return None
 
     def closing(self, cost: int, used: set[int], rng: Random) -> list[tuple[str, int]] | None:
@@ -203,3 +277,21 @@ class Pool:
         if any(part not in self._words for part in parts):
             return False
         return any(text in p.text for p in self.passages)
+
+
+def _extended(passage: Passage, closing: Closing) -> Passage:
+    """Return the passage with the closing's sentences behind it, each as a paragraph."""
+    if not closing.sentences:
+        return passage
+    lengths = [len(sentence) + len(BREAK) for sentence in closing.sentences[:-1]]
+    chars = len(passage.text) + np.cumsum([0, *lengths])
+    tokens = passage.tokens + np.cumsum([0, *closing.costs])
+    return Passage(
+        BREAK.join([passage.text, *closing.sentences]),
+        int(tokens[-1]),
+        passage.cut_chars,
+        passage.cut_tokens,
+        np.concatenate([passage.break_chars, chars]),
+        np.concatenate([passage.break_tokens, tokens[:-1]]),
+        passage.relabel,
+    )

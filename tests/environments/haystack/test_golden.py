@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from environments.haystack.recipe import LATER
 from environments.haystack.sample import Haystacks, Options, rebuild
 from environments.haystack.tasks import TASKS
 from environments.linked_needle_env import LinkedNeedleEnv
@@ -147,7 +148,7 @@ def test_runs_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_golden_options_are_all_options() -> None:
     """An option that is added later is named here, with the value that leaves samples as they were."""
-    unpinned = {"pool_tokens", "seeds_per_pool", "filler_column", "filler", "filler_path", *NEEDLE}
+    unpinned = {"pool_tokens", "seeds_per_pool", "filler_column", "filler", "filler_path", *NEEDLE, *LATER}
     assert set(asdict(Options())) == {*CHOICES, *unpinned}
 
 

@@ -148,7 +148,10 @@ def test_a_prompt_by_paragraphs_has_the_tokens_of_the_whole(
             assert tokens.encode_prompt(text, length) == tokens.encode(text)
     assert tokens._joins
     for text in ("no blank line", "a\n\n\n\nb", "\n\n", ""):
-        assert tokens.encode_prompt(text, 3) == tokens.encode(text)
+        assert tokens.encode_prompt(text, len(tokens.encode(text))) == tokens.encode(text)
+        with pytest.raises(ConfigError, match="not 3000: the pieces") as error:
+            tokens.encode_prompt(text, 3000)
+        one_line(error)
 
 
 @pytest.mark.parametrize("trusted", [False, True])

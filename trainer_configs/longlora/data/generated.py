@@ -44,7 +44,7 @@ def question_row(number: int, length: int, seed: int, encoder: Encoder) -> tuple
         sample = haystacks.sample(sample_seed, "train", tasks[number % len(tasks)], budget)
         answer = "; ".join(sample.answer.values) or NONE
         messages = [*sample.messages, {"role": "assistant", "content": f"<answer>{answer}</answer>"}]
-        text = encoder.tokenizer.apply_chat_template(messages, tokenize=False).strip()
+        text = haystacks.tokens.chat.render(messages, add_generation_prompt=False).strip()
         tail, _ = encoder.encode(text[len(haystacks.tokens.render(sample.messages)) :], special=True)
         end = [] if len(tail) and tail[-1] == encoder.eos else [encoder.eos]
         if (guess := budget + len(tail) + len(end)) == length:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from environments.haystack.filler.corpora import SUFFIXES, cell_text, dataset_rows, documents, text_files
+from environments.haystack.filler.corpora import SUFFIXES, dataset_rows, documents, text_files, texts_of
 from longthread.errors import DataError
 
 GENERATED = ("prose", "needles")
@@ -40,7 +40,7 @@ class Source:
         if self.is_text:
             return islice(chain.from_iterable(map(documents, text_files(Path(self.name)))), skip, None)
         rows = dataset_rows(self.name, self.column, self.split)
-        return (cell_text(row[self.column], self.name, self.column) for row in (rows.skip(skip) if skip else rows))
+        return texts_of(rows.skip(skip) if skip else rows, self.name, self.column)
 
     def check(self) -> None:
         """Raise `DataError` unless the source has at least one document."""

@@ -33,7 +33,7 @@ def test_reading_in_pieces_gives_what_reading_at_once_gives(tmp_path_factory, wr
     path = tmp_path_factory.mktemp("pieces") / "a.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("environments.haystack.filler.corpora.READ_BYTES", 3)
+        patch.setattr("environments.haystack.filler.files.READ_BYTES", 3)
         assert list(folder_passages(path)) == list(to_passages(text))
 
 
@@ -42,7 +42,7 @@ def test_reading_in_pieces_gives_what_reading_at_once_gives(tmp_path_factory, wr
     ["One sentence is here. Another is there.\n\n", "One line. And it has no end. ", "no mark ", "nospace", "a line\n"],
 )
 def test_memory_is_flat(tmp_path, monkeypatch, text):
-    monkeypatch.setattr("environments.haystack.filler.corpora.READ_BYTES", 2_000)
+    monkeypatch.setattr("environments.haystack.filler.files.READ_BYTES", 2_000)
     for module in ("corpora", "passages"):
         monkeypatch.setattr(f"environments.haystack.filler.{module}.PARAGRAPH_CHARS", 5_000)
 
