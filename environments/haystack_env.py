@@ -25,11 +25,12 @@ from environments.haystack.layout import LayoutError
 from environments.haystack.recipe import without_later_defaults
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks import TASKS, absent_twin
-from environments.haystack.tokens import load_tokenizer
+from environments.haystack.tokens import PLACEHOLDER, load_tokenizer
 from environments.inference.completions import request_group
-from environments.inference.contracts import CompletionRequest
+from environments.inference.contracts import Completion, CompletionRequest
 from environments.inference.endpoint import Endpoint
 from environments.inference.errors import RequestRejected
+from environments.inference.finish_reason import Ending, ending
 from environments.inference.preflight import check_server
 from environments.inference.token_servers import TOKEN_SERVERS
 from environments.reports import wandb_log, wandb_run
@@ -38,6 +39,7 @@ from environments.rollouts.first_replies import FirstReplies
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from environments.rollouts.runner import EXPECTED_ERRORS, failure_line
 from environments.rollouts.scoring import score
+from environments.rollouts.thinking import opened_thinking, without_thinking
 from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject
 from longthread.secrets import unmask_key
@@ -95,6 +97,7 @@ class HaystackEnv(BaseEnv):
         self.rejection: RequestRejected | None = None  # by the model's server
         self.session: ServeSession | None = None  # while serving
         self.rollout_log = wandb_log.RolloutLog(config)
+        self.opened = opened_thinking(self.haystacks.tokens.frame(PLACEHOLDER)[1])
         self.first_replies = FirstReplies(config.max_new_tokens)
         self._building = threading.Lock()
         self.curriculum = Curriculum(self._ladders()) if config.curriculum else None
@@ -177,8 +180,21 @@ class HaystackEnv(BaseEnv):
         completions = await request_group(self.endpoints, asked, n)
         self.first_replies.add(completions)
         evidence, form = sample.evidence if self.options.numbered else None, self.options.answer_format
-        scores = await asyncio.to_thread(lambda: [score(c.text, sample.answer, form, evidence) for c in completions])
+        scores = await asyncio.to_thread(
+            lambda: [score(c.text, sample.answer, form, evidence, self._opened_for(c)) for c in completions]
+        )
         return RolloutGroup(request, sample, prompt, completions, scores)
+
+    def _opened_for(self, completion: Completion) -> str:
+        """Return the marker with which the prompt opened thinking, if this completion goes on inside it.
+
+        A reply without the thinking does not, and many chat servers take it out silently: what is finished there,
+        and never closes the thinking, is the reply behind it.
+        """
+        text, chat = completion.text, completion.logprobs is None
+        finished = ending(completion.finish_reason) is Ending.FINISHED
+        silent = chat and finished and not without_thinking(text, self.opened)
+        return "" if completion.thought or silent else self.opened
 
     async def process_manager(self) -> None:
         """Run `process`."""

@@ -87,7 +87,7 @@ class ChatTemplate:
             raise ConfigError(
                 f"chat template variables must not name {', '.join(reserved)}: longthread sets that itself; name only "
                 "variables that the template reads",
-                setting="chat_template_kwargs",
+                setting="request",
             )
 
     def _check_names(self) -> None:

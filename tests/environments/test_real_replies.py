@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,23 @@ import pytest
 
 from environments.haystack.sample import rebuild
 from environments.haystack.tokens import Tokens, load_tokenizer
-from tests.environments.loopback import ChatServer, choice, command, rows_of, run_cli, said
+from environments.inference.contracts import Completion
+from tests.environments.loopback import ChatServer, choice, command, make_env, rows_of, run_cli, said
 
 pytestmark = pytest.mark.usefixtures("clean")
+
+
+def with_template(tokenizer: Path, tmp_path: Path, end: str) -> Path:
+    """A copy of the tokenizer whose chat template ends with `end`."""
+    folder = tmp_path / "thinker"
+    folder.mkdir()
+    for file in tokenizer.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    template = load_tokenizer(str(tokenizer)).chat_template + end
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    return folder
 
 
 def thinking(body: dict[str, Any], _: int) -> list[dict[str, Any]]:
@@ -76,15 +91,10 @@ def test_template_variables_reach_the_server_and_our_own_template(
     server: ChatServer, tokenizer: Path, tmp_path: Path
 ) -> None:
     """jundot/omlx 358: thinking could not be turned off, and lengths would not be exact."""
-    folder, out = tmp_path / "thinker", tmp_path / "rows.jsonl"
-    loaded = load_tokenizer(str(tokenizer))
-    config = json.loads((tokenizer / "tokenizer_config.json").read_text())
-    template = loaded.chat_template + "{% if not enable_thinking %}<think></think>{% endif %}"
-    folder.mkdir()
-    for file in tokenizer.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "chat_template.jinja").write_text(template)
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    folder, out = (
+        with_template(tokenizer, tmp_path, "{% if not enable_thinking %}<think></think>{% endif %}"),
+        tmp_path / "o",
+    )
     request = json.dumps({"chat_template_kwargs": {"enable_thinking": False}, "seed": 3})
     settings = {"env_request": request, "env_data_path_to_save_groups": out}
     assert run_cli(command("process", folder, server.url, **settings)) == 0
@@ -128,3 +138,40 @@ def test_a_resumed_run_tells_the_mean_of_its_file(
     capsys.readouterr()
     assert run_cli(argv) == 0
     assert "3 of 3 groups; mean score 0.02 of 6 completions, 0 failed" in capsys.readouterr().out
+
+
+DRAFT = "I could say <answer>none</answer>, but first I check"
+
+
+@pytest.mark.parametrize(
+    ("text", "finish_reason", "fields", "expected"),
+    [
+        (DRAFT, "length", {}, 0.0),
+        (DRAFT, "MAX_TOKENS", {}, 0.0),
+        (DRAFT, None, {}, 0.0),
+        (f"{DRAFT}</think><answer>none</answer>", "stop", {}, 1.0),
+        (f"{DRAFT}</think>so", "stop", {}, 0.0),
+        ("<answer>none</answer>", "stop", {}, 1.0),  # a server that takes the thinking out silently
+        ("<answer>none</answer>", "length", {"reasoning_content": "I checked"}, 1.0),
+    ],
+)
+def test_a_draft_in_thinking_that_the_template_opened_is_not_paid(
+    server: ChatServer, tokenizer: Path, tmp_path: Path, text: str, finish_reason: str, fields: Any, expected: float
+) -> None:
+    """PrimeIntellect-ai/verifiers 207, 0xBakeer/inference-atlas PR 32: RL learns from it to draft early."""
+    reply = choice(text, finish_reason)
+    reply["message"] |= fields
+    server.reply = lambda body, _: [reply] * body.get("n", 1)
+    out, folder = tmp_path / "rows.jsonl", with_template(tokenizer, tmp_path, "<think>\n")
+    argv = command(
+        "process", folder, server.url, env_tasks="absent", env_total_steps=1, env_data_path_to_save_groups=out
+    )
+    assert run_cli(argv) == 0 and rows_of(out)[0]["scores"] == [expected] * 2
+
+
+async def test_tokens_show_whether_thinking_ended(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:
+    """There nothing is taken out of the text, so a finished reply that never closes its thinking is thinking."""
+    env = make_env(with_template(tokenizer, tmp_path, "<think>\n"), server.url, server_type="vllm")
+    assert env.opened == "<think>"
+    finished = Completion("<answer>none</answer>", [1], [-0.5], "stop")
+    assert env._opened_for(finished) == "<think>" and env._opened_for(replace(finished, logprobs=None)) == ""
