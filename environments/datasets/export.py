@@ -27,7 +27,7 @@ were made with, since their prompts are rebuilt. Nothing is written to OUT unles
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from environments.datasets.chat_text import in_template
 from environments.datasets.process_rows import WANTED, ProcessRow, parse_row, right_reply
 from environments.datasets.select import (
     REASONS,
@@ -165,18 +166,6 @@ def _written_row(job: ExportJob, pick: Pick, files: Sequence[BinaryIO]) -> dict[
 
 def _reply(text: str) -> Message:
     return {"role": "assistant", "content": text}
-
-
-def in_template(tokenizer: Any, messages: list[Message], template: Mapping[str, Any] | None = None) -> str:
-    """Return the conversation as text that, tokenised with special tokens, is what the model reads.
-
-    The text ends with the last turn, and lacks a token at its beginning that the tokenizer would add anyway. `template`:
-    variables of the chat template.
-    """
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, **(template or {})).strip()
-    bos = tokenizer.bos_token
-    doubled = bos and text.startswith(bos) and tokenizer.encode("a")[0] == tokenizer.bos_token_id
-    return text.removeprefix(bos) if doubled else text
 
 
 # ---- the run ----------------------------------------------------------------------------------------------------

@@ -28,11 +28,6 @@ BREAK = "\n\n"
 LONG = 20_000  # characters
 PROOFS = 4  # prompts that are encoded both as a whole and by paragraphs, before the latter is trusted
 REMEMBERED = 16_384  # paragraphs: a few pools of 128k-token haystacks, some 40 MB
-RESERVED = {  # names that a call of `apply_chat_template` gives a meaning of its own
-    *("conversation", "messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"),
-    *("return_dict", "return_tensors", "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs"),
-    *("padding", "truncation", "max_length"),
-}
 PLACEHOLDER = "\ue000haystack\ue000"  # private use area: no template and no corpus contains it
 
 

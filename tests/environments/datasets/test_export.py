@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from typer.testing import CliRunner
 
-from environments.datasets.export import ExportJob, app, export, in_template
+from environments.datasets.chat_text import in_template
+from environments.datasets.export import ExportJob, app, export
 from environments.datasets.process_rows import ProcessRow, right_reply
 from environments.datasets.select import (
     DEPTH_BINS,
