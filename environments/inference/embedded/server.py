@@ -84,7 +84,7 @@ class EmbeddedServer:
         # A torch thread that spins for a partner whose core another process holds stalls both. On two busy cores a
         # 1024-token prefill fell from 800 to 20-120 tok/s; waiting passively it keeps 360-600. Read when torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        check_folder(self.model_dir)  # before torch is imported, which takes ten seconds
+        check_folder(Path(self.model_dir))  # before torch is imported, which takes ten seconds
         from environments.inference.embedded.engine import Engine, Limits, load
 
         model, self.tokenizer, eos_ids = await asyncio.to_thread(load, Path(self.model_dir), self.dtype)
