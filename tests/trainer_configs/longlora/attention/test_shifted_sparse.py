@@ -144,4 +144,7 @@ def test_on_a_gpu(heads: tuple[int, int], length: int, packed: bool) -> None:
         out.backward(gradient.to(dtype))
         found.append([out, *(x.grad for x in tensors)])
     for exact, allowed, fast in zip(*found, strict=True):
-        assert (fast.float() - exact).abs().max() <= 2 * (allowed.float() - exact).abs().max()
+        ours, plain = ((x.float() - exact).double() for x in (fast, allowed))
+        # The largest of a million roundings is a matter of luck; their root mean square is not.
+        assert ours.square().mean().sqrt() <= 1.5 * plain.square().mean().sqrt()
+        assert ours.abs().max() <= 8 * plain.abs().max()
