@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_serializer, field_validator, model_validator
+from pydantic import BaseModel, Field, field_serializer, model_validator
 
 from environments.haystack.depths import parse_depths
 from environments.haystack.options import Options
@@ -118,8 +118,8 @@ class HaystackEnvConfig(AtroposSettings):
     temperature: float = Field(1.0, description="of rollouts")
     eval_temperature: float = Field(0.0, description="of evaluation")
     max_new_tokens: int = Field(128, description="longest completion, in tokens")
-    request: dict[str, Any] = Field(
-        {},
+    request: str = Field(
+        "{}",
         description='more fields of each request, as JSON, like {"chat_template_kwargs": {"enable_thinking": false}}',
     )
     max_failures: int = Field(20, description="items that may fail before the run stops")
@@ -155,17 +155,8 @@ class HaystackEnvConfig(AtroposSettings):
     @model_validator(mode="before")
     @classmethod
     def _as_comma_strings(cls, values: JsonObject) -> JsonObject:
-        """Turn lists and numbers, as YAML has them, into comma strings for the settings that are text."""
+        """Turn lists, numbers and mappings, as YAML has them, into text for the settings that are text."""
         return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
-
-    @field_validator("request", mode="before")
-    @classmethod
-    def _from_json(cls, value: object) -> object:
-        """Read the fields of a request from JSON, as the command line has them."""
-        try:
-            return json.loads(value) if isinstance(value, str) else value
-        except ValueError as error:
-            raise ValueError(f"must be a JSON object ({error})") from None
 
 
 def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:
@@ -175,6 +166,8 @@ def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:
 def _comma_string(value: object) -> object:
     if isinstance(value, list):
         return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return json.dumps(value)
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -236,7 +229,7 @@ def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
             f"(got {config.max_num_workers})",
             setting="max_num_workers",
         )
-    _check_request(config.request)
+    request_fields(config.request)
     _check_choice("store", config.store, ("compact", "full"))
     _check_choice("reasoning_effort", config.reasoning_effort, EFFORTS)
     for server in servers:
@@ -245,7 +238,14 @@ def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     return grid
 
 
-def _check_request(request: JsonObject) -> None:
+def request_fields(text: str) -> JsonObject:
+    """Return the fields of the setting `request`, which is JSON. Raises `ConfigError`."""
+    try:
+        request = json.loads(text)
+    except ValueError:
+        request = None
+    if not isinstance(request, dict):
+        raise ConfigError(f"request must be a JSON object (got {text!r})", setting="request")
     for name in request:
         if name in OWN_FIELDS:
             raise ConfigError(f"request must not hold {name}: {OWN_FIELDS[name]}", setting="request")
@@ -254,6 +254,7 @@ def _check_request(request: JsonObject) -> None:
             f"request: chat_template_kwargs must be an object of the template's variables (got {template!r})",
             setting="request",
         )
+    return request
 
 
 def _check_server(server: ServerSettings) -> None:

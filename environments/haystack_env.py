@@ -17,7 +17,7 @@ from environments.atropos.evaluate import evaluate
 from environments.atropos.process import process
 from environments.atropos.serve import ScoredGroup, ServeSession, check_trainer
 from environments.cli import Command, main
-from environments.config import AtroposSettings, Grid, HaystackEnvConfig, ServerSettings, check
+from environments.config import AtroposSettings, Grid, HaystackEnvConfig, ServerSettings, check, request_fields
 from environments.curriculum import task_ladders
 from environments.curriculum.ladder import Ladder
 from environments.curriculum.policy import Curriculum
@@ -83,7 +83,8 @@ class HaystackEnv(BaseEnv):
         self.grid = check(config, servers)
         wandb_run.check_login(config)
         self.options = _options(config, self.grid)
-        template = config.request.get("chat_template_kwargs")
+        self.request_fields = request_fields(config.request)
+        template = self.request_fields.get("chat_template_kwargs")
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options, template=template)
         self._probe()
         self.servers = [_server_config(server, config.tokenizer_name) for server in servers]
@@ -136,7 +137,7 @@ class HaystackEnv(BaseEnv):
 
     def sampling_in_force(self, temperature: float) -> str:
         """Return in words the sampling parameters of requests of that temperature, as far as the server takes them."""
-        return self.endpoints[0].form.in_force(temperature, self.config.request)
+        return self.endpoints[0].form.in_force(temperature, self.request_fields)
 
     def run_digest(self) -> str:
         """Return hex digits that name a run by the settings that shape its rows: neither paths nor how many at a time."""
@@ -144,7 +145,7 @@ class HaystackEnv(BaseEnv):
         own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures"}
         shaping = {name: config[name] for name in config if name in own or "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
-        if not config["request"]:
+        if not self.request_fields:
             del shaping["request"]  # as runs were named before there was this setting
         shaping["token_exact"] = self.servers[0].server_type in TOKEN_SERVERS
         return row_log.digest({**without_later_defaults(shaping), "tokenizer": self.haystacks.tokens.fingerprint})
@@ -175,7 +176,7 @@ class HaystackEnv(BaseEnv):
         sample, prompt = await asyncio.to_thread(self.build, request)
         temperature = self.config.temperature if request.split == "train" else self.config.eval_temperature
         asked = CompletionRequest(
-            sample.messages, prompt, self.config.max_new_tokens, temperature, request.split, self.config.request
+            sample.messages, prompt, self.config.max_new_tokens, temperature, request.split, self.request_fields
         )
         completions = await request_group(self.endpoints, asked, n)
         self.first_replies.add(completions)

@@ -97,7 +97,7 @@ class RolloutGroup:
             "present": answer.kind != "absent",
             "completion": completion.text,
             "finish_reason": completion.finish_reason,
-            "missing": completion.missing or None,
+            **({"missing": completion.missing} if completion.missing else {}),
             **self.sample.profile,
             "prompt_tokens": len(self.prompt),
             "completion_tokens": len(completion.tokens),

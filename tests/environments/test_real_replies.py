@@ -47,7 +47,7 @@ def test_replies_without_content_are_no_wrong_answers(
     settings = {"env_data_dir_to_save_evals": out, "env_repeats": 2, "env_depths": 2, "env_absent_share": 0}
     assert run_cli(command("evaluate", tokenizer, server.url, env_max_eval_workers=1, **settings)) == 0
     records = rows_of(out / "samples.jsonl")
-    assert [record["missing"] for record in records] == ["budget_spent_thinking", None] * 2
+    assert [record.get("missing") for record in records] == ["budget_spent_thinking", None] * 2
     written = json.loads((out / "metrics.json").read_text())
     assert written["results"]["all"]["eval/budget_spent_thinking"] == 0.5
     assert "temperature 0.0, top_p 1.0" in written["config_general"]["sampling"]
@@ -109,8 +109,8 @@ def test_template_variables_reach_the_server_and_our_own_template(
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ("{", "must be a json object"),
-        ("[1]", "valid dictionary"),
+        ("{", "must be a JSON object"),
+        ("[1]", "must be a JSON object"),
         ('{"stream": true}', "must not hold stream"),
         ('{"max_tokens": 9}', "set --env.max_new_tokens"),
         ('{"temperature": 0}', "set --env.temperature"),

@@ -36,7 +36,7 @@ def test_every_shape_fits_to_the_token(shape: str, name: str, haystacks_in: Any)
     (scripts without blanks)."""
     haystacks = haystacks_in(shape, name)
     tokens, depths = haystacks.tokens, [0.0, 0.5, 1.0]
-    for seed in range(8):
+    for seed in range(3):
         for length in LENGTHS:
             sample = haystacks.sample(seed, "train", "multi_value", length, depths)
             text = tokens.render(sample.messages)

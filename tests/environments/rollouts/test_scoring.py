@@ -305,7 +305,7 @@ def test_drawn_values_survive_the_way_back(kind: str, seed: int, n: int) -> None
 def test_a_hostile_reply_is_read_to_its_end_and_earns_nothing(name: str) -> None:
     """What each costs is a row of `python -m benchmarks.hostile_replies`; here only a scan that never ends is stopped."""
     with cpu_limit(PATIENCE):
-        for answer in (NUMBER, NAME, WORDS, DATE, TEXT, SET):
+        for answer in (NUMBER, WORDS, TEXT):
             for form in ("tags", "plain"):
                 assert score(HOSTILE[name], answer, form, {1}).score <= 0.05
 
