@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from longthread.errors import DataError
 
-JsonObject = dict[str, Any]  # as json reads it
+Json = Any  # a value as it comes out of a JSON parser
+JsonObject = dict[str, Json]
 
 
 @contextmanager

@@ -57,7 +57,7 @@ from environments.haystack.sample import fingerprint, rebuild
 from environments.haystack.tasks import TASKS
 from environments.haystack.tokens import load_tokenizer
 from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
-from longthread.files import JsonLines, replacing
+from longthread.files import JsonLines, JsonObject, replacing
 from longthread.language_model import PromptTokenizer
 
 ROUND = 64  # a sequence_len is given as a multiple of this
@@ -138,7 +138,7 @@ def _check_tokenizer(row: ProcessRow, tokenizer: PromptTokenizer | None, where: 
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
-def written_rows(job: ExportJob, picks: Sequence[Pick], progress: bool = False) -> Iterator[dict[str, Any]]:
+def written_rows(job: ExportJob, picks: Sequence[Pick], progress: bool = False) -> Iterator[JsonObject]:
     """Yield the training row of each pick; the rollouts are read from their files only then."""
     with ExitStack() as stack:
         files = [stack.enter_context(path.open("rb")) for path in job.paths]
@@ -146,7 +146,7 @@ def written_rows(job: ExportJob, picks: Sequence[Pick], progress: bool = False) 
             yield _written_row(job, pick, files)
 
 
-def _written_row(job: ExportJob, pick: Pick, files: Sequence[BinaryIO]) -> dict[str, Any]:
+def _written_row(job: ExportJob, pick: Pick, files: Sequence[BinaryIO]) -> JsonObject:
     rows: dict[tuple[int, int], ProcessRow] = {}
     for file, offset in dict.fromkeys(candidate.place for candidate in pick.candidates):
         files[file].seek(offset)

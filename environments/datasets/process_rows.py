@@ -1,12 +1,13 @@
 """Rows of `process` as `export` reads them, and the right reply to each."""
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
 from environments.haystack.sample import NEEDED
 from environments.haystack.tasks.task import NONE, Answer
 from longthread.errors import DataError
+from longthread.files import JsonObject
 
 WANTED = "give the .jsonl of process"
 
@@ -20,10 +21,10 @@ class RowRecipe(BaseModel, extra="allow"):
     task: str
     length: int
     depths: list[float] | None
-    options: dict[str, Any]
+    options: JsonObject
     tokenizer: str
     filler: str
-    template: dict[str, Any] = {}  # variables of the chat template
+    template: JsonObject = {}  # variables of the chat template
 
 
 class RowNeedle(BaseModel):

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 from longthread.language_model import PromptTokenizer
 
 # Names that a call of `apply_chat_template` gives a meaning of its own.
@@ -108,7 +109,7 @@ class ChatTemplate:
         )
 
 
-def _in_parts(message: Message) -> dict[str, Any]:
+def _in_parts(message: Message) -> JsonObject:
     """Return the message with its text as a list of one part."""
     content = message.get("content")
     return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}

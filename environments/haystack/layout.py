@@ -17,8 +17,9 @@ from random import Random
 
 import numpy as np
 
+from environments.haystack.filler.counted_passage import Passage
 from environments.haystack.filler.paragraph_filling import REACH
-from environments.haystack.filler.pool import Filling, Passage, Pool
+from environments.haystack.filler.pool import Filling, Pool
 from environments.haystack.tokens import BREAK
 from longthread.errors import ConfigError
 

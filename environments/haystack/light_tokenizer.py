@@ -19,6 +19,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, 
 from tokenizers.models import BPE
 
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LISTED = ("additional_special_tokens", "extra_special_tokens")
@@ -185,19 +186,19 @@ def _read(folder: Path, name: str) -> LightTokenizer | None:
     return LightTokenizer(backend, name, chat_template, special)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _json(path: Path) -> JsonObject:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _content(token: str | dict[str, Any]) -> str:
+def _content(token: str | JsonObject) -> str:
     return token if isinstance(token, str) else token["content"]
 
 
-def _decoder(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _decoder(config: JsonObject) -> Iterator[tuple[str, JsonObject]]:
     yield from config.get("added_tokens_decoder", {}).items()
 
 
-def _known_settings(config: dict[str, Any]) -> bool:
+def _known_settings(config: JsonObject) -> bool:
     """Whether every setting is one that was compared; of those in `FALSE_ONLY`, that it is off."""
     known = HARMLESS | FALSE_ONLY | {*NAMED, *LISTED}
     return config.keys() <= known and not any(config.get(name) for name in FALSE_ONLY)
@@ -231,14 +232,14 @@ def _rebuilt() -> dict[str, Tokenizer]:
     return {"GPT2Tokenizer": gpt2, "Qwen2Tokenizer": qwen2}
 
 
-def _shape(backend: Tokenizer) -> dict[str, Any]:
+def _shape(backend: Tokenizer) -> JsonObject:
     """All that makes a tokenizer beside its vocabulary, added tokens and post-processor."""
     state = json.loads(backend.to_str())
     model = {name: value for name, value in state["model"].items() if name not in ("vocab", "merges")}
     return {"model": model, **{part: state[part] for part in ("normalizer", "pre_tokenizer", "decoder")}}
 
 
-def _follows_on(state: dict[str, Any]) -> bool:
+def _follows_on(state: JsonObject) -> bool:
     """Whether added tokens have the ids that they get when they are added anew, in the order of their ids."""
     vocabulary = state["model"]["vocab"]
     new = sorted(token["id"] for token in state["added_tokens"] if token["content"] not in vocabulary)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from environments.haystack.options import Options
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 
 VERSION = 1  # raised whenever the same recipe would build another text
 
@@ -24,9 +25,7 @@ class Request(NamedTuple):
     depths: Sequence[float] | None = None
 
 
-def write(
-    request: Request, options: Options, fingerprint: str, filler: str, template: Mapping[str, Any]
-) -> dict[str, Any]:
+def write(request: Request, options: Options, fingerprint: str, filler: str, template: Mapping[str, Any]) -> JsonObject:
     """Return the recipe as JSON: request, options, the tokenizer's fingerprint, and the digest of the filler.
 
     `template`: variables of the chat template; without any the recipe does not speak of them.
@@ -43,7 +42,7 @@ def write(
     }
 
 
-def without_later_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+def without_later_defaults(settings: Mapping[str, Any]) -> JsonObject:
     """Return the settings without options that came later and are at their default, so that what they name keeps its name."""
     return {name: value for name, value in settings.items() if LATER.get(name) != value or name not in LATER}
 

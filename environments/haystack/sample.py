@@ -30,6 +30,7 @@ from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.task import Answer, Draw, Quiz, Task
 from environments.haystack.tokens import Tokens
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 from longthread.language_model import PromptTokenizer
 
 NEEDED = ("link", "answer")  # roles of the needles that the answer rests on
@@ -79,9 +80,9 @@ class Sample:
     decoys: Decoys
     length: int
     profile: dict[str, int | float | None]  # see `_profile`
-    recipe: dict[str, Any]
+    recipe: JsonObject
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the sample as JSON values."""
         return asdict(self) | {"decoys": self.decoys._asdict()}
 
@@ -183,7 +184,7 @@ class Haystacks:
         depths += [rng.random() for _ in texts]
         return Hidden([*(text for text, _ in quiz.needles), *texts], depths, costs)
 
-    def _build(self, quiz: Quiz, hidden: Hidden, pool: Pool, recipe: dict[str, Any], rng: Random) -> Sample:
+    def _build(self, quiz: Quiz, hidden: Hidden, pool: Pool, recipe: JsonObject, rng: Random) -> Sample:
         question = self._prompt.question(quiz)
         frame = self._prompt.frame(question, recipe["length"])
         layout = fit(pool, frame, hidden, self.options.numbered, rng)

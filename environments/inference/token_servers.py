@@ -7,11 +7,11 @@ SGLang's `/generate` (from its documentation; not tried with a real one).
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from environments.inference.request_form import NEUTRAL
 from longthread.chunked_json import dumps, elements
-from longthread.files import JsonObject
+from longthread.files import Json, JsonObject
 
 TOKEN_SERVERS = ("vllm", "sglang")  # server types
 
@@ -52,10 +52,10 @@ class TokenApi(Protocol):
     def body(self, request: TokenRequest) -> bytes:
         """Return the body of a request."""
 
-    def replies(self, reply: Any) -> Iterator[TokenReply]:
+    def replies(self, reply: Json) -> Iterator[TokenReply]:
         """Yield the completions of an answer."""
 
-    def prompt_read(self, reply: Any) -> list[int] | None:
+    def prompt_read(self, reply: Json) -> list[int] | None:
         """Return the prompt's tokens as the server read them, None where it does not say."""
 
 
@@ -69,13 +69,13 @@ class VllmCompletions:
         asked = {"model": request.model, "logprobs": 0, "return_token_ids": True, "add_special_tokens": False}
         return b'{"prompt": [' + elements(request.prompt) + b"], " + dumps(asked | request.sampling)[1:]
 
-    def replies(self, reply: Any) -> Iterator[TokenReply]:
+    def replies(self, reply: Json) -> Iterator[TokenReply]:
         """Yield each choice with its `token_ids` and `logprobs.token_logprobs`."""
         for choice in reply["choices"]:
             tokens, logprobs = [int(i) for i in choice["token_ids"]], choice["logprobs"]["token_logprobs"]
             yield _checked(tokens, [float(p) for p in logprobs], choice.get("finish_reason"), choice.get("text"))
 
-    def prompt_read(self, reply: Any) -> list[int] | None:
+    def prompt_read(self, reply: Json) -> list[int] | None:
         """Return the first choice's `prompt_token_ids`."""
         read: list[int] | None = reply["choices"][0].get("prompt_token_ids")
         return read
@@ -92,7 +92,7 @@ class AtroposVllm:
         prompt = b'{"prompt": {"prompt_token_ids": [' + elements(request.prompt) + b"]}, "
         return prompt + dumps({"logprobs": 0, **sampling, **request.own})[1:]
 
-    def replies(self, reply: Any) -> Iterator[TokenReply]:
+    def replies(self, reply: Json) -> Iterator[TokenReply]:
         """Yield each completion: for each token a list whose first member is {token id: log-probability} of the chosen
         one."""
         texts = reply.get("text") or [None] * len(reply["logprobs"])
@@ -100,7 +100,7 @@ class AtroposVllm:
             chosen = [next(iter(entry[0].items())) for entry in entries]
             yield _checked([int(i) for i, _ in chosen], [float(p) for _, p in chosen], finish_reason, text)
 
-    def prompt_read(self, reply: Any) -> list[int] | None:
+    def prompt_read(self, reply: Json) -> list[int] | None:
         """Return `prompt_token_ids`."""
         read: list[int] | None = reply.get("prompt_token_ids")
         return read
@@ -122,14 +122,14 @@ class Sglang:
             + dumps(rest | {"return_text_in_logprobs": False})[1:]
         )
 
-    def replies(self, reply: Any) -> Iterator[TokenReply]:
+    def replies(self, reply: Json) -> Iterator[TokenReply]:
         """Yield each completion, of `meta_info.output_token_logprobs`: (log-probability, token id, text) a token."""
         for one in reply if isinstance(reply, list) else [reply]:
             reason, chosen = one["meta_info"].get("finish_reason"), one["meta_info"]["output_token_logprobs"]
             reason = reason["type"] if isinstance(reason, dict) else reason
             yield _checked([int(c[1]) for c in chosen], [float(c[0]) for c in chosen], reason, one.get("text"))
 
-    def prompt_read(self, reply: Any) -> list[int] | None:
+    def prompt_read(self, reply: Json) -> list[int] | None:
         """Return None: SGLang says only how many there were."""
         return None
 

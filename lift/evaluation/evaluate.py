@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from lift.inference.generate import MIN_WINDOW, WINDOW_TOKENS, answers, chat
 from lift.tasks import Item, right
 from lift.tasks.synthetic_document import ControlSet, DocumentQuestions
 from longthread.errors import ConfigError, RunError
+from longthread.files import JsonObject
 from longthread.language_model import CausalLM, ChatTokenizer
 from longthread.statistics import Z95, Share
 
@@ -170,7 +171,7 @@ def evaluate(
     )
     stages = [*_about(asked, spans, window_tokens), *_about_others(control, other_spans, window_tokens)]
     correct = _ask(model, stages, answer, settings.progress)
-    fields: dict[str, Any] = {
+    fields: JsonObject = {
         stage.name: _by_kind(stage.items, correct[stage.name])
         if stage.by_kind
         else Share(sum(correct[stage.name]), len(stage.items))
@@ -268,7 +269,7 @@ def _by_depth(spans: TokenSpans, items: Sequence[Item], correct: Sequence[bool])
     return dict(shares)
 
 
-def _forgetting(model: CausalLM, ids: Sequence[int], window_tokens: int) -> dict[str, Any]:
+def _forgetting(model: CausalLM, ids: Sequence[int], window_tokens: int) -> JsonObject:
     """Return the fields of `Results` that say how the memory changes the likelihood of neutral text."""
     on = nll(model, ids, window_tokens)
     with _memory_off(model):

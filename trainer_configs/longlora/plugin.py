@@ -23,7 +23,7 @@ from axolotl.telemetry.manager import TelemetryManager
 from peft import PeftModel
 from rich.console import Console
 
-from longthread.files import write_json
+from longthread.files import JsonObject, write_json
 from longthread.language_model import CausalLM
 from trainer_configs.longlora import telemetry
 from trainer_configs.longlora.attention.documents import DocumentMask, keep_documents_apart
@@ -182,7 +182,7 @@ def _check_rows(cfg: AxolotlConfig, trainer: Trainer) -> None:
         )
 
 
-def _rope_changes(cfg: AxolotlConfig) -> dict[str, Any]:
+def _rope_changes(cfg: AxolotlConfig) -> JsonObject:
     """Return what the section's context extension sets on the model's config; nothing without one."""
     extension = section(cfg).extension(model_config(cfg))
     return extension.changes if extension else {}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, FiniteFloat, ValidationError, model_valid
 from environments.haystack.sample import rebuild
 from environments.haystack.tokens import Tokens
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 from trainer_configs.longlora.config import LongLoRAError, section
 
 LOG = logging.getLogger(f"axolotl.{__name__}")  # shown as Axolotl shows its own
@@ -38,7 +39,7 @@ class Group(BaseModel):
     masks: list[list[int]]  # NOT_TRAINED or the token
     scores: list[FiniteFloat]
     store: Literal["compact", "full"] = "full"
-    recipe: dict[str, Any] | None = None
+    recipe: JsonObject | None = None
 
     @model_validator(mode="after")
     def _aligned(self) -> "Group":
@@ -111,7 +112,7 @@ class Rollouts(DatasetWrappingStrategy):
         return tokens.encode(tokens.render(sample.messages))
 
 
-def parsed(row: dict[str, Any], where: str, vocabulary: int) -> Group:
+def parsed(row: JsonObject, where: str, vocabulary: int) -> Group:
     """Read and check one group of rollouts, from a line of JSON or from a row with its columns.
 
     Raises `LongLoRAError`.

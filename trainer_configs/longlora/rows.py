@@ -11,6 +11,7 @@ from typing import Any
 from axolotl.prompt_tokenizers import DatasetWrappingStrategy
 from datasets import Dataset, Features, Sequence, Value
 
+from trainer_configs.longlora.axolotl_config import ConfigDict
 from trainer_configs.longlora.config import LongLoRAError
 from trainer_configs.longlora.row_files import ROWS, TOKENISED, lacks_mask
 
@@ -37,7 +38,7 @@ class Rows(DatasetWrappingStrategy):
         )
 
 
-def load(tokenizer: Any, cfg: Any, ds_cfg: Any = None) -> Rows:
+def load(tokenizer: object, cfg: ConfigDict, ds_cfg: ConfigDict | None = None) -> Rows:
     """Return the reader of a dataset of rows. Axolotl calls it for `type: trainer_configs.longlora.rows`.
 
     Raises `LongLoRAError` where rows without a mask stand beside rows with one, and no plugin keeps documents apart.

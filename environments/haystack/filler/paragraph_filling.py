@@ -11,14 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from environments.haystack.filler.counted_passage import Passage
 from environments.haystack.tokens import BREAK, Tokens
-
-if TYPE_CHECKING:
-    from environments.haystack.filler.pool import Passage
 
 CLOSERS = 8192  # sentences that may close a haystack, drawn from all over the pool
 REACH = 8192  # tokens that a closing may take

@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from random import Random
@@ -19,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from environments.haystack.filler.counted_passage import Passage
 from environments.haystack.filler.paragraph_filling import CLOSINGS_TRIED as PARAGRAPHS_TRIED
 from environments.haystack.filler.paragraph_filling import ENDS_TRIED, Closing, Closings, End, ends
 from environments.haystack.tokens import BREAK, LEFT, RIGHT, Tokens
@@ -31,22 +31,6 @@ SHUFFLES = 12  # orders of passages tried before giving up on an exact fit
 CLOSINGS_TRIED = 16  # pairs of costs tried to close a passage
 DRAWS_A_COST = 8  # sentences of one cost tried: those of passages in use do not count
 WORD = re.compile(r"[\w'’-]+")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Passage:
-    """Paragraphs joined by blank lines: the breaks. A cut is a space between two sentences where a needle may stand.
-
-    All counts are of tokens inside a haystack; `tokens` includes the blank line behind the passage.
-    """
-
-    text: str
-    tokens: int
-    cut_chars: np.ndarray  # int64 (cuts,): a needle may stand before the space at text[cut]
-    cut_tokens: np.ndarray  # int64 (cuts,): tokens before that space
-    break_chars: np.ndarray  # int64 (paragraphs - 1,): where the blank lines begin
-    break_tokens: np.ndarray  # int64 (paragraphs - 1,): tokens before them, their own included
-    relabel: int  # what the first sentence costs more when a "[12] " stands before it instead of a blank line
 
 
 class Filling(NamedTuple):

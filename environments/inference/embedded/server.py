@@ -338,7 +338,7 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads [default: one a core]")] = None,
 ) -> None:
     """Serve a small local model to Atropos; SIGTERM and SIGINT end it."""
-    named: dict[str, Any] = {
+    named: JsonObject = {
         "host": host,
         "port": port,
         "dtype": dtype,

@@ -21,12 +21,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from longthread.errors import FULL_DISK, ConfigError, RunError
-from longthread.files import write_json
+from longthread.files import JsonObject, write_json
 from trainer_configs.longlora.data.encoder import load_encoder
 from trainer_configs.longlora.data.near_duplicates import NearDuplicates
 from trainer_configs.longlora.data.packing import LOOKAHEAD
@@ -40,7 +39,7 @@ MASKED = 1  # the version whose rows are the same but for an attention_mask of o
 CHUNK_CHARS, CHUNK_ITEMS = 8_000_000, 4096  # a chunk ends at either
 CHARS_PER_TOKEN = 4  # only to plan sizes
 STATS = "stats.json"
-Run = dict[str, Any]  # the settings that a run on the same folder must agree in, as JSON
+Run = JsonObject  # the settings that a run on the same folder must agree in, as JSON
 
 # Least and greatest values. A length may exceed the tokenizer's model_max_length: LongLoRA is for that.
 LIMITS: dict[str, tuple[float, float | None]] = {"length": (16, 1 << 22), "limit": (0, None), "num_proc": (1, None)}
@@ -134,7 +133,7 @@ def _check_overlap(settings: Settings) -> None:
 # ---- the run ----------------------------------------------------------------------------------------------------
 
 
-def build(settings: Settings, progress: bool = False) -> tuple[dict[str, Any], int]:
+def build(settings: Settings, progress: bool = False) -> tuple[JsonObject, int]:
     """Write the rows, or resume where a run was killed. Raises `ConfigError`, or `RunError` for a full disk.
 
     Returns the content of `stats.json`, and how many rows this call wrote.
@@ -197,7 +196,7 @@ def next_chunk(items: Iterator[str | int], settings: Settings, rows: int) -> lis
     return chunk
 
 
-def prepared(chunk: list[str | int], job: Job, num_proc: int) -> Iterator[dict[str, Any]]:
+def prepared(chunk: list[str | int], job: Job, num_proc: int) -> Iterator[JsonObject]:
     """Yield the units made of the chunk's items, in order, by `num_proc` processes."""
     import datasets
 
@@ -256,13 +255,13 @@ def _shards(out: Path) -> list[Path]:
     return sorted((out / "data").glob("train-*.parquet"))
 
 
-def _finished(out: Path, run: Run) -> dict[str, Any] | None:
+def _finished(out: Path, run: Run) -> JsonObject | None:
     """Return the statistics if this very run is finished, else None.
 
     Raises `ConfigError` if the folder holds another finished run.
     """
     if (out / STATS).is_file():
-        stats: dict[str, Any] = json.loads((out / STATS).read_text())
+        stats: JsonObject = json.loads((out / STATS).read_text())
         stored = stats.get("config", {})
         _check_same(out, stored | {"version": VERSION} if stored.get("version") == MASKED else stored, run)
         return stats

@@ -3,20 +3,21 @@
 import os
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from longthread.errors import exit_on_error, option
+from longthread.files import JsonObject
 from trainer_configs.longlora.data.quality import LANGUAGES, Checks
 from trainer_configs.longlora.row_files import ROWS
 
 REASONS = ("too_short", "truncated", "markup", "language", "repeated", "near_duplicate", "no_exact_fit", "left_over")
 UNITS = {"join": "documents", "window": "windows"}
 DEFAULT = Checks()
-Statistics = dict[str, Any]  # the content of stats.json
+Statistics = JsonObject  # the content of stats.json
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: data, training, measurement.")
 

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from longthread.files import replacing
+from longthread.files import JsonObject, replacing
 from trainer_configs.longlora.data.near_duplicates import PERMUTATIONS, NearDuplicates
 from trainer_configs.longlora.data.packing import Document, Packer, Row
 
@@ -80,7 +79,7 @@ class Builder:
         """Return True once as many rows are made as the limit allows."""
         return 0 < self.limit <= self.tally.rows
 
-    def rows(self, units: Iterable[dict[str, Any]]) -> Iterator[Row]:
+    def rows(self, units: Iterable[JsonObject]) -> Iterator[Row]:
         """Yield the rows that these units complete. Units that follow once the limit is reached are not read."""
         for unit in units:
             if self.full:

@@ -18,6 +18,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 from longthread.language_model import CausalLM
 from longthread.model_shape import head_size
 from trainer_configs.longlora.rope.methods import EXTENDS, Parameters, Scaling, check_options, extend, is_positive
@@ -35,7 +36,7 @@ class Extension:
     `changes` are to be set on `config.get_text_config()` before the model is built.
     """
 
-    changes: dict[str, Any]
+    changes: JsonObject
     layer: str | None  # of nested parameters: the layer type that is extended
     native: int
     target: int
@@ -47,7 +48,7 @@ class Extension:
         return self.target / self.native
 
 
-def extended(config: PretrainedConfig, method: str, target_length: int, **options: Any) -> dict[str, Any]:
+def extended(config: PretrainedConfig, method: str, target_length: int, **options: Any) -> JsonObject:
     """Return {"rope_parameters": …, "max_position_embeddings": …} for the loaded config; log the warnings of `plan`.
 
     `max_position_embeddings` is the target, but for `dynamic`, whose formula divides by it: there it stays the native
@@ -134,7 +135,7 @@ def frequencies(config: PretrainedConfig, length: int | None = None, layer: str 
 # ---- a built model ----------------------------------------------------------------------------------------------
 
 
-def check(model: CausalLM, changes: dict[str, Any]) -> None:
+def check(model: CausalLM, changes: JsonObject) -> None:
     """Raise `ConfigError` if the built model, before its first row, does not compute what `changes` ask for."""
     text = model.config.get_text_config()
     for name, wanted in changes.items():  # Axolotl raises max_position_embeddings to sequence_len: dynamic is then off
@@ -169,7 +170,7 @@ def _check_rotary(name: str, inv_freq: Tensor, scaling: float, expected: tuple[T
 # ---- Axolotl's overrides ----------------------------------------------------------------------------------------
 
 
-def check_overrides(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
+def check_overrides(config: PretrainedConfig, overrides: JsonObject) -> None:
     """Raise `ConfigError` for `overrides_of_model_config` that would lose part of the model's RoPE.
 
     Axolotl replaces the whole dict with them, where `extended` merges.
@@ -202,7 +203,7 @@ def _overrides_error(fault: str) -> ConfigError:
 # ---- parts of a plan --------------------------------------------------------------------------------------------
 
 
-def _native_length(text: PretrainedConfig, own: Parameters, options: dict[str, Any]) -> int:
+def _native_length(text: PretrainedConfig, own: Parameters, options: JsonObject) -> int:
     """Return how many tokens the model reads as it is."""
     kind, given, longest = own["rope_type"], options.get("native_length"), int(text.max_position_embeddings)
     if given is not None and kind not in ("default", "linear"):
@@ -223,7 +224,7 @@ def _native_length(text: PretrainedConfig, own: Parameters, options: dict[str, A
     return int(given or longest)
 
 
-def _check_accepted(text: PretrainedConfig, changes: dict[str, Any], layer: str | None) -> None:
+def _check_accepted(text: PretrainedConfig, changes: JsonObject, layer: str | None) -> None:
     """Raise `ConfigError` if transformers cannot compute the parameters, or the config class refuses or changes them.
 
     Phi-3's, for one, turns yarn to longrope when it is saved and loaded.

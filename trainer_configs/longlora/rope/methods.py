@@ -15,11 +15,11 @@ d: rotary dimensions, s: target / native length, theta_i = theta^(-2i/d).
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from longthread.errors import ConfigError
+from longthread.files import JsonObject
 
-Parameters = dict[str, Any]  # of one layer type, as a config's rope_parameters has them
+Parameters = JsonObject  # of one layer type, as a config's rope_parameters has them
 
 OPTIONS = {  # beside native_length, which each method has
     "linear": (),

@@ -13,10 +13,11 @@ Read in vLLM's sources, not run: it needs a GPU of its own. Windows are in token
 import json
 import math
 import shlex
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
+from longthread.files import JsonObject
 from trainer_configs.longlora.rope.methods import Parameters
 
 WINDOW_STATED = ("default", "llama3", "longrope", "su")  # types whose factor vLLM does not multiply the window by
@@ -33,7 +34,7 @@ def serving(config: PretrainedConfig, folder: str) -> Serving:
     """Return the `vllm serve` line for a model in a folder, and what differs from transformers without it."""
     text = config.get_text_config()
     window, notes = reads(text), []
-    overrides: dict[str, Any] = {}
+    overrides: JsonObject = {}
     for layer, parameters in layers_of(text).items():
         changed, note = _differences(text, parameters, window)
         if note:
