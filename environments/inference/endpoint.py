@@ -138,15 +138,14 @@ class Endpoint:
         if not isinstance(read, int) or read <= 0:
             self._say("does not say how many tokens of a prompt it read: lengths are not checked")
             return
-        if read == n * sent:  # some count the prompt once for each reply
-            read = sent
-        if self.offset is None and abs(read - sent) <= SMALL:
-            self.offset = read - sent
+        each = read // n if abs(read - sent) > SMALL and read % n == 0 else read  # some count it once for each reply
+        if self.offset is None and abs(each - sent) <= SMALL:
+            self.offset = each - sent
             if self.offset:
                 self._say(
                     f"reads {self.offset:+d} tokens in every prompt: its chat template differs a little from yours"
                 )
-        if read - sent == self.offset:
+        if each - sent == self.offset:
             return
         raise RequestRejected(
             f"{self.url} read {read:,} prompt tokens of the {sent:,} it was sent: it cuts prompts (give it a longer "

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from atroposlib.envs import base
 
+from environments.atropos.base import follow_proxies
 from environments.inference.completions import request_group
 from environments.inference.errors import CompletionError, RequestRejected
 from environments.inference.http_client import is_loopback, proxy_of
@@ -75,3 +77,15 @@ async def test_a_proxy_that_refuses_is_not_taken_for_the_server(
         await check_server(make_endpoint(url).config)
     with pytest.raises(RequestRejected, match="through the proxy 127.0.0.1:"):
         await make_endpoint(url).complete(REQUEST, 1)
+
+
+async def test_atroposlib_reaches_run_api_by_the_same_rule(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sessions knew no proxy, while the model server was asked through one: two rules in one program."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    server.models = lambda request: web.json_response({"asked": str(request.url)})
+    for url, proxied in (("http://run-api.example:8000", True), (server.url.removesuffix("/v1"), False)):
+        follow_proxies(url)
+        async with base.aiohttp.ClientSession() as session, session.get(f"{url}/v1/models") as reply:
+            assert ("run-api.example" in (await reply.json())["asked"]) == proxied
