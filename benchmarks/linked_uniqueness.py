@@ -6,8 +6,7 @@ The solver sees the prompt as a model does: it takes haystack and question apart
 templates but stricter than the generator's, follows the facts, and keeps every answer that they allow. A sample is sound
 if that is exactly its `answer`, or nothing at all where the answer is said to be absent. Structure is checked beside it:
 every needle and decoy reads back as one fact, no two links of one kind leave one person, decoys are whole chains of the
-asked length that meet neither each other nor the asked one. Tasks, lexical gap, numbered passages, distractors, hops and
-the rest are gone through in turn.
+asked length that meet neither each other nor the asked one. Tasks and options are gone through in turn.
 """
 
 import json
