@@ -8,6 +8,7 @@ a list of candidates is a list. Only the value of a custom needle, which has no 
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import dropwhile
 
 from environments.haystack.facts import VALUE_KINDS
@@ -37,6 +38,7 @@ _LATEX_MARK = re.compile(r"(?<=\d)(?:\{,\}|\\[,;: !])(?=\d)")
 _GROUPED = re.compile(
     r"(?<![\w,.'-])(?<!\d )\d{1,3}(?:([ ,'_])\d{3}(?:\1\d{3})*+|\.\d{3}(?:\.\d{3})++)(?![\w-])(?![ ,'.]?\d)"
 )
+SHORT = 100  # characters: longer ones are no values, and would be kept in memory
 ROUNDS = 5  # at most, until a value is in its final form; two do for all that is not made to need more
 
 
@@ -46,11 +48,19 @@ def normalise(value: str) -> str:
     Marks around it, a bullet and "the" before it, LaTeX boxes and thousands marks are dropped; a whole moment is worded
     as facts word it. Normalising twice changes nothing.
     """
+    return _remembered(value) if len(value) <= SHORT else _normalise(value)
+
+
+def _normalise(value: str) -> str:
     for _ in range(ROUNDS):
         before, value = value, _normalise_once(value)
         if value == before:
             break
     return value
+
+
+# The right values of a group are compared with those of each of its completions.
+_remembered = lru_cache(maxsize=4096)(_normalise)
 
 
 def _normalise_once(value: str) -> str:
