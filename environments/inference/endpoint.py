@@ -89,7 +89,7 @@ class Endpoint:
         replies = chat_reply.parse(reply, self.url)
         self._check_length(reply.get("usage"), len(request.prompt), n)
         if len(replies) == 1 < n and self.form.takes_n:
-            self.form = RequestForm(False, self.form.limit, self.form.left_out)
+            self.form = self.form.one_by_one()
             self._say("gives one reply a request, not n")
         whole = [reply for reply in replies if ending(reply.finish_reason) is not Ending.BROKEN_OFF]
         if replies and not whole:
@@ -109,7 +109,7 @@ class Endpoint:
                     if self.proven or n == 1 or not form.takes_n or TOO_LONG.search(error.text):
                         raise
                     # The refusal names nothing: some say so of n. If it was not that, its error stands.
-                    better = RequestForm(False, form.limit, form.left_out)
+                    better = form.one_by_one()
                     try:
                         reply = await self._post_form(better, request, 1)
                     except RequestRefused:

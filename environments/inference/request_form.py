@@ -40,7 +40,7 @@ class RequestForm:
     def after(self, refusal: str, own: Mapping[str, object]) -> "RequestForm | None":
         """Return the form that avoids what a refusal (the text of HTTP 400 or 422) names, None where it names nothing.
 
-        A prompt that is too long is no matter of form, and a field that the user asked for is never left out.
+        No other form helps a prompt that is too long. A field that the user asked for is never left out.
         """
         if TOO_LONG.search(refusal) and "max_completion_tokens" not in refusal:
             return None
@@ -51,7 +51,11 @@ class RequestForm:
         for name in candidates:
             if name not in self.left_out and name not in own and _names(refusal, name):
                 return replace(self, left_out=self.left_out | {name})
-        return replace(self, takes_n=False) if self.takes_n and ONE_REPLY.search(refusal) else None
+        return self.one_by_one() if self.takes_n and ONE_REPLY.search(refusal) else None
+
+    def one_by_one(self) -> "RequestForm":
+        """Return the form that asks for one reply a request."""
+        return replace(self, takes_n=False)
 
     def learnt(self, first: "RequestForm") -> str:
         """Return in words what differs from the `first` form, empty where nothing does."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from environments.haystack.sample import rebuild
 from environments.haystack.tokens import Tokens, load_tokenizer
@@ -81,7 +82,7 @@ def test_a_window_that_is_too_short_is_said_before_any_work(
     server: ChatServer, tokenizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """marin-community/marin 2064: one HTTP 400 for each item."""
-    server.models = lambda _: __import__("aiohttp").web.json_response({"data": [{"id": "m", "max_model_len": 1300}]})
+    server.models = lambda _: web.json_response({"data": [{"id": "m", "max_model_len": 1300}]})
     assert run_cli(command("process", tokenizer, server.url)) == 2 and not server.requests
     error = capsys.readouterr().err
     assert "window of 1,300 tokens" in error and "has 1,428" in error and "--env.max_new_tokens" in error
