@@ -27,8 +27,6 @@ TASKS = {task.name: task for task in _TASKS}
 
 
 def absent_twin(name: str) -> str:
-    """Return the name of the task that asks the same of a text which does not hold the answer."""
-    asked = TASKS[name]
-    if not asked.linked:
-        return "absent"
-    return next(task.name for task in _TASKS if task.absent and task.question == asked.question)
+    """Return the task that asks the same of a text which does not hold the answer; "absent" for a task without its own."""
+    question = TASKS[name].question
+    return next((task.name for task in _TASKS if task.absent and task.question == question), "absent")
