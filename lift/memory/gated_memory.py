@@ -42,6 +42,8 @@ class GatedMemory(nn.Module):
     at 0.047, weights 1/sqrt(D) times too small, since torch takes in x out for the fan-in of a 3-D tensor.
     """
 
+    after_rope = False
+
     def __init__(self, heads: int, dim: int, gate: Gate = "lse", width: int = 2, published: bool = False):
         super().__init__()
         self.gate, narrow = gate, int(dim**0.5)
@@ -56,6 +58,10 @@ class GatedMemory(nn.Module):
         if gate == "lse":  # the log-sum-exp is nearly linear in the query wherever one key outweighs the others
             self.slope = nn.Parameter(torch.zeros(heads, dim))
             self.level = nn.Parameter(torch.zeros(heads))
+
+    def keep_dtype(self) -> None:
+        """Cast the weights to fp32, whatever the model's dtype."""
+        self.float()
 
     def forward(self, q_BLHD: Tensor) -> Recalled:
         """Return memory m, gate score and share for queries before RoPE, (B, L, H, D)."""

@@ -6,6 +6,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from lift.memory.compact_memory import CompactMemory
 from lift.memory.gated_memory import Gate, GatedMemory, gates, mix
 from lift.memory.tuner.attention import PROBED, AttentionProbe
 from lift.memory.tuner.config import GatedMemoryConfig
@@ -39,10 +40,15 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
             raise ConfigError(f"gate {config.gate} beside an adapter of gate {self.gate}: ask one document at a time")
         self.gate = cast(Gate, config.gate)
         dim = base.in_features // self.heads
-        self.gm_memory[name] = GatedMemory(self.heads, dim, self.gate, config.width, config.published_init)
+        self.gm_memory[name] = self._new_memory(dim, config)
         self._move_adapter_to_device_of_base_layer(name)
-        self.gm_memory[name].float()  # a bf16 base keeps its memory in fp32
+        self.gm_memory[name].keep_dtype()  # which PEFT has just made the base model's
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def _new_memory(self, dim: int, config: GatedMemoryConfig) -> GatedMemory | CompactMemory:
+        if config.slots is None:
+            return GatedMemory(self.heads, dim, self.gate, config.width, config.published_init)
+        return CompactMemory(self.heads, dim, config.slots.get(str(self.index), []), getattr(torch, config.precision))
 
     @property
     def documents(self) -> list[str]:
@@ -65,13 +71,15 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
             return self.base_layer(x, *args, **kwargs)
         if self.gate == "query" and len(names) > 1:
             raise ConfigError("gates of kind query do not compose: ask one document at a time")
-        q_BLHD, lse_BLH = self.probe.query(self.heads), self.probe.lse
+        q_BLHD, q_rope_BHLD, lse_BLH = self.probe.query(self.heads), self.probe.q_rope, self.probe.lse
         self.probe.clear()
         if lse_BLH is None and self.needs_lse:
             raise ConfigError(
                 f"the model's attention was changed after its memory was attached: set_attn_implementation({PROBED!r})"
             )
-        recalled = [self.gm_memory[name](q_BLHD) for name in names]
+        recalled = []
+        for memory in (self.gm_memory[name] for name in names):
+            recalled.append(memory(q_rope_BHLD.transpose(1, 2) if memory.after_rope else q_BLHD))
         if self.records_gates:
             self.recorded_BLH = torch.stack(gates(recalled, self.gate, lse_BLH)).sum(0).detach()
         o_BLHD = mix(x.unflatten(-1, (self.heads, -1)), recalled, self.gate, lse_BLH)

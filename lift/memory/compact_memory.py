@@ -1,0 +1,97 @@
+"""The compact memory of one layer: a few keys, biases and values of each key/value head, which stand for a document.
+
+For the queries q of a key/value head's query heads, after RoPE and with the attention's scale in the keys,
+
+    s(q) = log sum_l exp(q k_l + b_l),   m(q) = softmax_l(q k_l + b_l) v_l                                               (1)
+
+are what (1) of `gated_memory` takes for LSE_C and m, so the gate is exact by construction. With every key of the document,
+b = 0 and its own values this is the document's attention itself; `compact` makes do with a thirtieth (arXiv 2602.16284).
+A document longer than the model's window has one such set for each of its segments; those that are not open are not seen.
+
+B: rows, L: tokens, H: query heads, K: key/value heads, S: slots, padded to those of the head with the most, D: head dimension.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lift.memory.gated_memory import Recalled
+from lift.memory.log_sum_exp import NOTHING, SCORES
+
+
+class CompactMemory(nn.Module):
+    """Keys, biases and values (1) of one layer, flat over segments and key/value heads.
+
+    `slots` says how many each key/value head of each segment has. A new memory is closed: its biases are `NOTHING`.
+    """
+
+    after_rope = True
+
+    def __init__(self, heads: int, dim: int, slots: Sequence[Sequence[int]], dtype: torch.dtype = torch.bfloat16):
+        super().__init__()
+        self.heads, self.slots, self.dtype = heads, [list(counts) for counts in slots], dtype
+        total = sum(map(sum, self.slots))
+        self.keys = nn.Parameter(torch.zeros(total, dim, dtype=dtype))
+        self.values = nn.Parameter(torch.zeros(total, dim, dtype=dtype))
+        self.biases = nn.Parameter(torch.full((total,), NOTHING))
+        self.open(range(len(self.slots)))
+
+    def keep_dtype(self) -> None:
+        """Cast keys and values to the memory's own dtype and biases to fp32, whatever the model's dtype."""
+        self.keys.data, self.values.data = self.keys.data.to(self.dtype), self.values.data.to(self.dtype)
+        self.biases.data = self.biases.data.float().clamp(min=NOTHING)  # which fp16 cannot hold
+
+    def open(self, segments: Sequence[int]) -> None:
+        """Let queries see the slots of these segments alone. A new memory has all segments open."""
+        kv_heads = len(self.slots[0]) if self.slots else 1
+        starts, at = [], 0
+        for counts in self.slots:
+            starts.append([at + sum(counts[:head]) for head in range(kv_heads)])
+            at += sum(counts)
+        rows = [
+            [slot for s in segments for slot in range(starts[s][head], starts[s][head] + self.slots[s][head])]
+            for head in range(kv_heads)
+        ]
+        width = max(map(len, rows))
+        self._seen = torch.tensor([[len(row) > i for i in range(width)] for row in rows])
+        self._slots = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.long)
+
+    def forward(self, q_BLHD: Tensor) -> Recalled:
+        """Return memory m, score s and a share of 1 for queries after RoPE, (B, L, H, D)."""
+        rows, length, heads, _ = q_BLHD.shape
+        share_H = torch.ones(heads, device=q_BLHD.device)
+        if not self._slots.numel():
+            return Recalled(torch.zeros_like(q_BLHD, dtype=torch.float32), share_H.expand(rows, length, -1) * NOTHING, share_H)
+        self._seen, self._slots = (x.to(self.keys.device) for x in (self._seen, self._slots))
+        k_KSD, v_KSD = self.keys[self._slots].float(), self.values[self._slots].float()
+        b_KS = self.biases[self._slots].masked_fill(~self._seen, NOTHING)
+        kv_heads, slots, _ = k_KSD.shape
+        q_KND = q_BLHD.float().unflatten(2, (kv_heads, -1)).permute(2, 0, 1, 3, 4).flatten(1, 3)
+        memory, score = [], []
+        for q_part in q_KND.split(max(1, SCORES // (kv_heads * slots)), dim=1):
+            scores_KNS = torch.baddbmm(b_KS[:, None], q_part, k_KSD.transpose(1, 2))
+            score.append(scores_KNS.logsumexp(-1))
+            memory.append(scores_KNS.softmax(-1) @ v_KSD)
+        shape = (rows, length, heads // kv_heads)
+        memory_BLKRD = torch.cat(memory, 1).unflatten(1, shape).permute(1, 2, 0, 3, 4)
+        score_BLKR = torch.cat(score, 1).unflatten(1, shape).permute(1, 2, 0, 3)
+        return Recalled(memory_BLKRD.flatten(2, 3), score_BLKR.flatten(2, 3), share_H)
+
+
+def reference_recall(memory: CompactMemory, q_BLHD: Tensor, segments: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Compute m and s of the open `segments` slowly, as the specification of `CompactMemory`: (1) head by head."""
+    kv_heads = len(memory.slots[0])
+    of_head: list[list[int]] = [[] for _ in range(kv_heads)]
+    at = 0
+    for segment, counts in enumerate(memory.slots):
+        for head, count in enumerate(counts):
+            of_head[head] += range(at, at + count) if segment in segments else ()
+            at += count
+    memories, scores = [], []
+    for h in range(q_BLHD.shape[2]):
+        slots = of_head[h * kv_heads // q_BLHD.shape[2]]
+        scores_BLS = q_BLHD[:, :, h].float() @ memory.keys[slots].float().T + memory.biases[slots]
+        scores.append(scores_BLS.logsumexp(-1))
+        memories.append(scores_BLS.softmax(-1) @ memory.values[slots].float())
+    return torch.stack(memories, 2), torch.stack(scores, 2)

@@ -1,0 +1,81 @@
+"""Which keys of a document a compact memory keeps: those that its reference queries attend to most.
+
+Attention here is that of the whole head, over window and document, p_ij = exp(s_ij - LSE_i). Over the document alone it would
+be as large in heads that spend everything on the window's first token, which a memory does not hold.
+
+G: key/value heads of all layers, N: reference queries, T: tokens of the document, D: head dimension.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+ELEMENTS = {"cuda": 1 << 27}  # attention scores in memory at a time
+ELEMENTS_ELSEWHERE = 1 << 22  # what stays near a CPU
+
+
+class Reference(NamedTuple):
+    """Reference queries of key/value heads, after RoPE, with the attention over their windows and its log-sum-exp.
+
+    The queries of all query heads of a key/value head stand one behind the other. Where `heard` is False the document
+    should say nothing. Of the model's dtype.
+    """
+
+    q_GND: Tensor
+    window_GND: Tensor
+    lse_window_GN: Tensor
+    heard_N: Tensor
+
+
+class DocumentAttention(NamedTuple):
+    """The attention of reference queries over all keys of the document, in fp32.
+
+    `score_GT` is each key's root mean square of attention, over the queries that the document should answer.
+    """
+
+    memory_GND: Tensor
+    lse_GN: Tensor
+    score_GT: Tensor
+
+
+def pieces(groups: int, rows: int, keys: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Yield slices of groups and of rows, so that a piece with all `keys` has no more scores than fit at a time."""
+    most = ELEMENTS.get(device.type, ELEMENTS_ELSEWHERE)
+    of_rows = min(rows, max(1, most // keys))
+    of_groups = max(1, most // (of_rows * keys))
+    for first in range(0, groups, of_groups):
+        for at in range(0, rows, of_rows):
+            yield slice(first, first + of_groups), slice(at, at + of_rows)
+
+
+def attend(reference: Reference, k_GTD: Tensor, v_GTD: Tensor) -> DocumentAttention:
+    """Return the attention of all reference queries over the document. The attention's scale is in the keys."""
+    groups, rows, dim = reference.q_GND.shape
+    tokens = k_GTD.shape[1]
+    memory_GND = torch.empty(groups, rows, dim, device=k_GTD.device)
+    lse_GN = torch.empty(groups, rows, device=k_GTD.device)
+    squares_GT = torch.zeros(groups, tokens, device=k_GTD.device)
+    for g, n in pieces(groups, rows, tokens, k_GTD.device):
+        scores = reference.q_GND[g, n].float() @ k_GTD[g].float().transpose(1, 2)
+        lse_GN[g, n] = lse = scores.logsumexp(-1)
+        attention = scores.sub_(lse[..., None]).exp_()
+        memory_GND[g, n] = attention @ v_GTD[g].float()
+        gate = torch.sigmoid(lse - reference.lse_window_GN[g, n].float()) * reference.heard_N[n]
+        squares_GT[g] += (attention.square_().transpose(1, 2) @ gate.square()[..., None])[..., 0]
+    return DocumentAttention(memory_GND, lse_GN, (squares_GT / reference.heard_N.sum().clamp(min=1)).sqrt())
+
+
+def select(score_GT: Tensor, total: int, least: int) -> Tensor:
+    """Return which keys to keep, (G, T): the best `least` of each head, and the best of all heads up to `total`.
+
+    How many a head keeps is what its keys are worth: with as many in every head, nothing was recalled.
+    """
+    groups, tokens = score_GT.shape
+    total = min(total, groups * tokens)
+    first = score_GT.topk(min(least, total // groups, tokens), dim=1).indices
+    ranked = score_GT.scatter(1, first, torch.inf)
+    kept = torch.zeros(groups * tokens, dtype=torch.bool, device=score_GT.device)
+    kept[ranked.flatten().topk(total).indices] = True
+    return kept.view(groups, tokens)
