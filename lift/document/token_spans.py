@@ -26,6 +26,10 @@ class TokenSpans:
         """Return the token span (first, one behind the last) of all tokens that overlap a character span."""
         return bisect_right(self._ends, characters[0]), bisect_left(self._starts, characters[1])
 
+    def characters(self, tokens: Span) -> Span:
+        """Return the span of characters of a span of tokens that is not empty."""
+        return self._starts[tokens[0]], self._ends[tokens[1] - 1]
+
     def depth(self, characters: Span) -> float:
         """Return the depth of the characters, 0 (start of the text) to 1 (end): the share of all other tokens before
         them."""

@@ -24,15 +24,27 @@ def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -
 
     Uses the tokenizer's chat format with thinking off, or "Question: … Answer:" if it has none.
     """
+    text, special = _prompt(tokenizer, name, question, window)
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def before_text(tokenizer: ChatTokenizer) -> list[int]:
+    """Return the token ids of a prompt that stand before the text in its window."""
+    text, special = _prompt(tokenizer, "", "", REPLY)
+    return list(tokenizer(text.partition(REPLY)[0], add_special_tokens=special)["input_ids"])
+
+
+def _prompt(tokenizer: ChatTokenizer, name: str, question: str, window: str) -> tuple[str, bool]:
+    """Return the text of a prompt, and whether the tokenizer is to add its special tokens: a template has written them."""
     text = f"Text:\n{window}\n\n" if window else ""
     request = f'About "{name}": {question}\nReply with the answer alone.'
     if not tokenizer.chat_template:
-        return list(tokenizer(f"{text}Question: {request}\nAnswer:")["input_ids"])
+        return f"{text}Question: {request}\nAnswer:", True
     # As text first: asked for ids, transformers 4 gives a list and transformers 5 a dict.
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": text + request}], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])  # the template has written BOS
+    return prompt, False
 
 
 def stop_token_ids(model: CausalLM, tokenizer: ChatTokenizer) -> list[int]:

@@ -1,6 +1,7 @@
 """Retrieval beside the memory: the passages of a document that BM25 ranks highest for a question."""
 
 import re
+from collections.abc import Sequence
 
 from lift.document.document import Document
 from lift.document.repeats import read_once
@@ -14,18 +15,23 @@ def passages(text: str, question: str, k: int) -> list[str]:
 
     A passage that stands twice is given once. Raises `ConfigError` where bm25s is not installed, or the text has no words.
     """
+    pieces = _pieces(read_once(Document("", text)))
+    of_pieces = [terms(piece) for piece in pieces]
+    if not any(of_pieces):
+        raise ConfigError("the text has no words to search: give the document's file", setting="source")
+    return [pieces[i] for i in ranked(of_pieces, question, k)]
+
+
+def ranked(of_texts: Sequence[list[str]], question: str, k: int) -> list[int]:
+    """Return the numbers of the `k` texts, given by their terms, that BM25 ranks highest for the question, in order."""
     try:
         import bm25s
     except ImportError:
         raise ConfigError("retrieval needs bm25s: pip install bm25s", setting="retrieve") from None
-    pieces = _pieces(read_once(Document("", text)))
-    terms = [_terms(piece) for piece in pieces]
-    if not any(terms):
-        raise ConfigError("the text has no words to search: give the document's file", setting="source")
     index = bm25s.BM25()
-    index.index(terms, show_progress=False)
-    best, _ = index.retrieve([_terms(question)], k=min(k, len(pieces)), show_progress=False)
-    return [pieces[i] for i in sorted(best[0].tolist())]
+    index.index(list(of_texts), show_progress=False)
+    best, _ = index.retrieve([terms(question)], k=min(k, len(of_texts)), show_progress=False)
+    return sorted(best[0].tolist())
 
 
 def _pieces(document: Document) -> list[str]:
@@ -39,5 +45,6 @@ def _pieces(document: Document) -> list[str]:
     return pieces
 
 
-def _terms(text: str) -> list[str]:
+def terms(text: str) -> list[str]:
+    """Return the words of a text in lower case."""
     return re.findall(r"\w+", text.lower())

@@ -23,12 +23,14 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lift.document.document import encodable
+from lift.library.segment_terms import SEGMENTS
 from longthread.errors import FULL_DISK, ConfigError, DataError, RunError
 from longthread.files import replacing, replacing_folder, write_text
 
 VERSION = 1
 INDEX, PREVIOUS = "index.json", "index.previous.json"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+FILES = (CONFIG, WEIGHTS, SEGMENTS)  # of an adapter; the last of a document with several segments alone
 HARMLESS = (".json", ".safetensors", ".md")  # what an adapter's folder may hold; PEFT writes a model card
 FOLDER = r"[a-z0-9-]{1,40}-[0-9a-f]{12}"
 UNFINISHED = rf"\.{FOLDER}\..+|\.adding"  # folders of writes that were killed; ".adding" by longthread 0.1
@@ -205,7 +207,7 @@ class Library:
             self.check(entry, replace)
             stored = _filled_in(entry, adapter)
             with replacing_folder(self.path(stored)) as draft:
-                for name in (CONFIG, WEIGHTS):
+                for name in (name for name in FILES if (adapter / name).is_file()):
                     shutil.copyfile(adapter / name, draft / name)
             self._write([*(other for other in entries if other.name != entry.name), stored])
             self._sweep()
@@ -253,7 +255,7 @@ class Library:
             if re.fullmatch(UNFINISHED_FILE, path.name):
                 path.unlink()
             unnamed = re.fullmatch(rf"{FOLDER}|{UNFINISHED}", path.name) and path.name not in named
-            if unnamed and {file.name for file in path.iterdir()} <= {CONFIG, WEIGHTS}:  # else it is not the library's
+            if unnamed and {file.name for file in path.iterdir()} <= set(FILES):  # else it is not the library's
                 shutil.rmtree(path)
 
 
@@ -263,6 +265,6 @@ def _filled_in(entry: Entry, adapter: Path) -> Entry:
     slug = re.sub(r"[^a-z0-9]+", "-", entry.name.lower())[:40].strip("-") or "document"
     # With the time in it: a document that replaces its like stands beside it until the index has changed.
     digest = hashlib.sha256(json.dumps([entry.name, sha256, created]).encode()).hexdigest()[:12]
-    size = sum((adapter / name).stat().st_size for name in (CONFIG, WEIGHTS))
+    size = sum((adapter / name).stat().st_size for name in FILES if (adapter / name).is_file())
     fields = {"folder": f"{slug}-{digest}", "bytes": size, "sha256": sha256, "created": created}
     return Entry.model_validate_json(entry.model_copy(update=fields).model_dump_json())

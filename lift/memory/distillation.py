@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import DynamicCache
 
+from lift.memory.document_cache import keys_and_values, standing_in
 from lift.memory.gated_memory import GatedMemory, Recalled, mix, recall
 from lift.memory.log_sum_exp import document_attention
 from lift.memory.tuner import GatedMemoryLayer, layers
-from lift.memory.tuner.model import attention_modules
 from longthread.errors import RunError
 from longthread.language_model import AdaptedLM
 
@@ -98,33 +97,20 @@ class Teacher:
         keys: list[list[Tensor]] = [[] for _ in layers(model)]
         values: list[list[Tensor]] = [[] for _ in layers(model)]
         done = 0
-        with model.disable_adapter():
-            for start in starts:
-                row = torch.tensor([[*prefix, *ids[start : start + piece]]], device=model.device)
-                # A sliding window's own cache would drop what has left the window.
-                slides = getattr(model.config.get_text_config(), "sliding_window", None)
-                own = DynamicCache() if slides else None
-                cache = model(input_ids=row, past_key_values=own, use_cache=True, logits_to_keep=1).past_key_values
-                new = len(prefix) + max(0, done - start)  # the last piece overlaps the one before
-                for i, layer in enumerate(layers(model)):
-                    cached = cache.layers[layer.index]
-                    keys[i].append(cached.keys[0, :, new:])
-                    values[i].append(cached.values[0, :, new:])
-                done = start + piece
+        for start in starts:
+            new = len(prefix) + max(0, done - start)  # the last piece overlaps the one before
+            for i, read in enumerate(keys_and_values(model, [*prefix, *ids[start : start + piece]])):
+                keys[i].append(read.k_KTD[:, new:])
+                values[i].append(read.v_KTD[:, new:])
+            done = start + piece
         return cls(model, [torch.cat(x, 1) for x in keys], [torch.cat(x, 1) for x in values], len(prefix) + piece)
 
     @contextmanager
     def beside(self) -> Iterator[list[DocumentLayer]]:
         """Replace every memory's layer by a `DocumentLayer` in a `with` block, and give these layers."""
-        modules, students = attention_modules(self.model), layers(self.model)
-        teachers = [DocumentLayer(*parts) for parts in zip(students, self.keys, self.values, strict=True)]
-        try:
-            for module, teacher in zip(modules, teachers, strict=True):
-                module.o_proj = teacher
+        teachers = [DocumentLayer(*parts) for parts in zip(layers(self.model), self.keys, self.values, strict=True)]
+        with standing_in(self.model, teachers):
             yield teachers
-        finally:
-            for module, student in zip(modules, students, strict=True):
-                module.o_proj = student
 
     @torch.no_grad()
     def logits(self, ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, list[Observed]]:

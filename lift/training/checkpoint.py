@@ -1,7 +1,8 @@
 """The state of a fit: weights and AdamW's moments as safetensors, the step and the digest of the fit as JSON."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,12 @@ from longthread.files import replacing, write_json
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STATE = "checkpoint.json"
+
+
+def digest_of(parts: Sequence[object], frozen: Iterable[Tensor]) -> str:
+    """Return a SHA-256 (hex) that identifies a fit: by whatever `parts` say, and the first weights of the `frozen` tensors."""
+    base = torch.cat([tensor.detach().flatten()[:16].float().cpu() for tensor in frozen]).numpy().tobytes()
+    return hashlib.sha256(json.dumps(parts).encode() + base).hexdigest()
 
 
 def save(folder: Path, step: int, digest: str, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:

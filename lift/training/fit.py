@@ -7,7 +7,7 @@ continues from its last checkpoint, which is safetensors and JSON too. A NaN los
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from lift.inference.capacity import check_length, prefill_seconds, trained_token
 from lift.memory.tuner import GatedMemoryConfig, check
 from lift.training import checkpoint
 from lift.training.batches import LONG
+from lift.training.compaction import check_positions, fit_compact, spans_of
 from lift.training.job import FitJob, FitOptions
 from lift.training.loop import TrainingLoop
 from lift.training.recipes import Recipe
@@ -56,10 +57,12 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
 
     Raises `ConfigError` for what cannot be fitted, and `RunError` where training diverges.
     """
-    if recipe.method == "gated":
+    if recipe.method in ("gated", "compact"):
         check(model.config)
     document = read_once(document)
     ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+    if recipe.method == "compact":
+        return _compacted(document, ids, model, tokenizer, recipe, options)
     slots = recipe.slots if recipe.method == "cartridge" else 0
     check_length(len(ids), model, slots + LONG if recipe.kl_rows or recipe.window_rows else 0)
     torch.manual_seed(options.seed)
@@ -87,8 +90,35 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
     return Fitted(out, seconds, prefill, len(ids), size, kv_bytes(adapted.config, len(ids)), loop.step, losses)
 
 
+def _compacted(
+    document: Document, ids: Sequence[int], model: CausalLM, tokenizer: ChatTokenizer, recipe: Recipe, options: FitOptions
+) -> Fitted:  # fmt: skip
+    """Fit a document with recipe `compact`, in the first process if there are several."""
+    check_positions(model.config)
+    spans = spans_of(len(ids), recipe.segment, model.config)
+    check_length(len(spans[0]), model)
+    torch.manual_seed(options.seed)
+    accelerator = Accelerator()
+    model = model.to(accelerator.device)
+    model.eval()
+    prefill = prefill_seconds(model, ids[: len(spans[0])]) * len(ids) / len(spans[0])
+    began = time.perf_counter()
+    adapted = add_adapter(model, tokenizer, recipe, document)
+    adapted.eval()
+    if accelerator.is_main_process:
+        fit_compact(adapted, FitJob(document, ids, tokenizer, recipe, options), spans)
+        options.out.mkdir(parents=True, exist_ok=True)
+        adapted.save_pretrained(options.out)
+    accelerator.wait_for_everyone()
+    seconds = time.perf_counter() - began
+    size = (options.out / "adapter_model.safetensors").stat().st_size
+    return Fitted(options.out, seconds, prefill, len(ids), size, kv_bytes(adapted.config, len(ids)), 0, {})
+
+
 def adapter_config(recipe: Recipe) -> PeftConfig:
-    """Return PEFT's config for the recipe's method: gated memory, LoRA or cartridge."""
+    """Return PEFT's config for the recipe's method: gated memory, compact memory without slots, LoRA or cartridge."""
+    if recipe.method == "compact":
+        return GatedMemoryConfig(slots={})
     if recipe.method == "gated":
         return GatedMemoryConfig(gate=recipe.gate, width=recipe.width, published_init=recipe.published_init)
     if recipe.method == "lora":

@@ -1,7 +1,5 @@
 """The training loop of all methods: teachers, distillation, optimizer steps, checkpoints."""
 
-import hashlib
-import json
 import math
 import time
 from dataclasses import asdict, replace
@@ -54,7 +52,6 @@ class TrainingLoop:
         It covers recipe, document, seed, tokenised questions and base model.
         """
         job = self.job
-        frozen = [p.detach().flatten()[:16].float() for p in self.model.parameters() if not p.requires_grad]
         parts = [
             asdict(job.recipe),
             job.document.digest,
@@ -62,8 +59,7 @@ class TrainingLoop:
             sorted(self.trained),
             [row.ids for row in job.rows.tasks],
         ]
-        base = torch.cat([p.to(self.accelerator.device) for p in frozen]).cpu().numpy().tobytes()
-        return hashlib.sha256(json.dumps(parts).encode() + base).hexdigest()
+        return checkpoint.digest_of(parts, (p for p in self.model.parameters() if not p.requires_grad))
 
     def run(self) -> dict[str, float]:
         """Run the remaining steps. Returns the last losses. Raises `RunError` if training diverges."""

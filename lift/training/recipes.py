@@ -23,9 +23,9 @@ class Recipe:
     """The settings of a fit. Lengths are in tokens, learning rates are AdamW's."""
 
     name: str
-    method: Literal["gated", "lora", "cartridge"]
-    stages: tuple[Stage, ...]
-    learning_rate: float
+    method: Literal["gated", "compact", "lora", "cartridge"]
+    stages: tuple[Stage, ...] = ()
+    learning_rate: float = 0.0
     # gated
     gate: Gate = "lse"
     published_init: bool = False
@@ -58,6 +58,12 @@ class Recipe:
     kl_weight: float = 0.0
     kl_rows: int = 0  # of other text in each optimizer step: two thirds questions, a sixth readings, a sixth prose
     neutral_budget: float | None = None  # nats a token that held-out prose may lose; halfway through, twice as many
+    # compact
+    share: float = 1 / 30  # of the bytes of the document's keys and values in bf16
+    queries: int = 6000  # reference tokens of each kind, at most
+    quiet_weight: float = 1.0  # of a query that the document should leave alone
+    bias_ridge: float = 1e-3
+    value_ridge: float = 1e-3
 
 
 FACTS = ("needle", "linked", "absent", "reverse")
@@ -65,6 +71,8 @@ FACTS = ("needle", "linked", "absent", "reverse")
 RECIPES = {
     recipe.name: recipe
     for recipe in (
+        # Attention matching (arXiv 2602.16284) with keys by RMS and budgets over all heads together; nothing is trained.
+        Recipe("compact", "compact", tasks=("needle", "linked", "absent", "cloze"), items=160, segment=36_864),
         # Next tokens alone: the baseline of all others.
         Recipe("raw-lora", "lora", (Stage(("segments",), 8, 1),), 2e-4),
         # LIFT v3 (arXiv 2502.14644v3, released configuration for LooGLE): 3 epochs of contextualised segments and 5 with 10

@@ -41,6 +41,18 @@ def _cut(stories: Iterator[list[int]], lengths: Iterator[int]) -> Iterator[list[
         ids = ids[length:]
 
 
+def other_prompts(tokenizer: ChatTokenizer, count: int, seed: int) -> list[list[int]]:
+    """Return prompts about other things: general questions, and questions about facts of other texts, in turn.
+
+    Of the latter some have their text in the window and some have not.
+    """
+    rng = Random(f"other prompts {seed}")
+    kinds = cycle((
+        _general_prompts(tokenizer, rng), _prompts_about_text(tokenizer, rng, SENTENCES), _prompts_about_nothing(tokenizer, rng)
+    ))  # fmt: skip
+    return [next(kind) for kind in islice(kinds, count)]
+
+
 def talk_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
     """Return rows of short questions with the model's replies, half of them about a sentence or two in the window."""
     rng = Random(f"talk {seed}")
@@ -114,3 +126,11 @@ def _prompts_about_text(tokenizer: ChatTokenizer, rng: Random, around: tuple[int
         text.insert(rng.randint(0, len(text)), state(fact, False, rng))
         question = BY_KIND[kind].asked.format(e=fact.entity.asked, s="", is_="is")
         yield chat(tokenizer, f"letter {rng.randrange(1000)}", question, " ".join(text))
+
+
+def _prompts_about_nothing(tokenizer: ChatTokenizer, rng: Random) -> Iterator[list[int]]:
+    """Yield questions about a fact of a text that is not there, under another document's name."""
+    while True:
+        kind = rng.choice(sorted(BY_KIND))
+        question = BY_KIND[kind].asked.format(e=draw_entity("train", False, rng).asked, s="", is_="is")
+        yield chat(tokenizer, f"letter {rng.randrange(1000)}", question)

@@ -1,0 +1,37 @@
+"""The words of each segment of a document, by which the segments that a question is about are found: segments.json.
+
+Counts of words, in no order: the text itself is not kept.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from lift.inference.retrieval import ranked, terms
+from longthread.errors import DataError
+from longthread.files import write_json
+
+SEGMENTS = "segments.json"
+_STORED = TypeAdapter(list[dict[str, int]])
+
+
+def write(folder: Path, texts: Sequence[str]) -> None:
+    """Write the words of all segments of a document into the folder of its adapter."""
+    write_json(folder / SEGMENTS, [Counter(terms(text)) for text in texts])
+
+
+def best(folder: Path, question: str, most: int) -> list[int] | None:
+    """Return the numbers of the `most` segments that BM25 ranks highest for the question, in the order of the text.
+
+    None for a document of one segment, which has no such file. Raises `DataError` if the file is damaged.
+    """
+    path = folder / SEGMENTS
+    if not path.is_file():
+        return None
+    try:
+        stored = _STORED.validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError):
+        raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
+    return ranked([list(Counter(words).elements()) for words in stored], question, most)
