@@ -1,6 +1,6 @@
 """The command `lift`: write a document into the weights of a small model, and ask questions about it.
 
-lift fit book.txt --model MODEL --recipe lse --library books
+lift fit book.txt --model MODEL --library books
 lift ask --library books --document book "Who keeps the lighthouse?"
 lift evaluate --library books --document book --source book.txt
 lift list --library books
@@ -26,7 +26,7 @@ from rich.console import Console
 from lift.document.document import Document, encodable, read, read_text
 from lift.document.repeats import read_once
 from lift.inference import retrieval
-from lift.library import base_model, tables, working_folder
+from lift.library import base_model, segment_terms, tables, working_folder
 from lift.library.library import Entry, Library
 from longthread.errors import ConfigError, DataError, exit_on_error, option
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # torch and PEFT are imported by the commands that run them
     from lift.training.recipes import Recipe
 
 FIGURES = ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")  # of a fit, in its entry
+OPENED = 3  # segments of a document, at a question
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
@@ -89,7 +90,7 @@ def fit(
     source: Annotated[Path, typer.Argument(metavar="BOOK", help="A .txt or .md file in UTF-8.")],
     model: Annotated[str, typer.Option(help="Folder or hub name of the base model.")],
     library: LibraryAt,
-    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists all.")] = "lse",
+    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists all.")] = "compact",
     name: Annotated[str | None, typer.Option(help="The document's name; its file's otherwise.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything random.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Fit anew a document that the library has.")] = False,
@@ -133,6 +134,7 @@ def _planned(
     Raises `ConfigError` if the document cannot or need not be fitted.
     """
     from lift.memory import tuner
+    from lift.training.compaction import check_positions
     from lift.training.recipes import RECIPES
 
     if recipe not in RECIPES:
@@ -142,8 +144,10 @@ def _planned(
     chosen = RECIPES[recipe]
     base, folder = base_model.located(model)
     fingerprint = base_model.fingerprint(folder)
-    if chosen.method == "gated":
+    if chosen.method in ("gated", "compact"):
         tuner.check(base_model.config(folder))
+    if chosen.method == "compact":
+        check_positions(base_model.config(folder))
     constants = json.loads(json.dumps(asdict(chosen)))
     entry = Entry(
         name=document.name, digest=document.digest, tokens=0, words=len(document.text.split()), recipe=recipe,
@@ -211,9 +215,12 @@ def ask(
             f"shorten {'the text before the question' if given else 'the question'}",
             setting=given,
         )
+    segments = {name: segment_terms.best(shelf.path(shelf.get(name)), question, OPENED) for name in names}
     attached = _attach(shelf, names, folder, target)
     for name, prompt in prompts.items():
         attached.switch(name)
+        if (opened := segments[name]) is not None:
+            attached.open_segments(name, opened)
         reply = "\n".join(map(tables.shown, answers(attached.model, tokenizer, [prompt])[0].split("\n")))
         typer.echo(f"{tables.shown(name)}: {reply}" if len(names) > 1 else reply)
 

@@ -19,7 +19,8 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 
 from lift.library.base_model import fingerprint
 from lift.library.library import CONFIG, Entry, Library, check_files
-from lift.memory.tuner import METHOD
+from lift.memory.compact_memory import CompactMemory
+from lift.memory.tuner import METHOD, layers
 from longthread.errors import ConfigError, DataError
 from longthread.language_model import CausalLM
 
@@ -129,6 +130,11 @@ class Attached:
             self._activate(keys)
         while len(self._loaded) > max(self.capacity, len(wanted)):
             self._unload(self._loaded.pop(next(iter(self._loaded))))
+
+    def open_segments(self, name: str, segments: Sequence[int]) -> None:
+        """Let a document that is loaded show these of its segments alone. Its memory must be a compact one."""
+        for layer in layers(self.model):
+            cast(CompactMemory, layer.gm_memory[self._loaded[name]]).open(segments)
 
     def _check_fit(self, entry: Entry) -> None:
         if entry.fingerprint != self._fingerprint:

@@ -39,6 +39,7 @@ NEOX = GPTNeoXConfig(
     vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
 )  # fused queries, keys and values
 TOY: dict[str, dict[str, Any]] = {
+    "compact": {"queries": 120},
     "raw-lora": {"segment": 64, "stride": 24, "rank": 4, "stages": (Stage(("segments",), 2, 2),)},
     "published-v3": {"segment": 64, "stride": 24, "items": 3},
     "published-v4": {"rank": 4},

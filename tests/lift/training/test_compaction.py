@@ -1,0 +1,193 @@
+"""Recipe `compact` at toy size: its budget, its segments, a killed fit, what it refuses; and its reference rows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import LlamaConfig
+
+from lift.document.document import Document
+from lift.inference.generate import before_text, chat
+from lift.library import segment_terms
+from lift.memory.tuner import layers
+from lift.tasks import Item
+from lift.training import compaction, fit, reference_rows
+from lift.training.batches import AnswerEncoder
+from lift.training.compaction import check_positions, spans_of
+from lift.training.job import FitJob, FitOptions
+from lift.training.recipes import RECIPES, Recipe
+from lift.training.reference_rows import ReferenceRows, in_proportion
+from longthread.errors import LongthreadError, RunError
+from tests.environments.tiny_model import tiny_config, tiny_model, tiny_tokenizer
+
+PEOPLE = ("Maro Fenth", "Lisa Kord", "Timo Varga", "Anna Selim", "Josef Brandt", "Nora Quist")
+DOCUMENT = Document(
+    "mill",
+    " ".join(f"The combination that {person} uses for the safe is {4829104756 + 7919 * i}." for i, person in enumerate(PEOPLE)),
+)
+
+SHORT = Document("mill", DOCUMENT.text[:300])  # one segment of the toy's window
+
+
+def toy(**changes: Any) -> Recipe:
+    return replace(RECIPES["compact"], **{"queries": 150, "items": 8, "share": 0.2, "tasks": ("needle", "absent")} | changes)
+
+
+def fitted(out: Path, document: Document = DOCUMENT, recipe: Recipe | None = None, **changes: Any) -> Any:
+    options = FitOptions(out, progress=False, **changes)
+    return fit.fit(document, tiny_model(), tiny_tokenizer(), recipe or toy(), options)
+
+
+def loaded(folder: Path) -> Any:
+    return PeftModel.from_pretrained(tiny_model(), str(folder)).eval()
+
+
+def logits(model: Any, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0]
+
+
+def test_a_memory_is_of_the_bytes_that_were_asked_for_and_knows_more_the_larger_it_is(tmp_path: Path) -> None:
+    """Measured by the divergence from the model that has every key of the document beside its window."""
+    question = chat(tiny_tokenizer(), "mill", "What is the combination of the safe of Maro Fenth?")
+    bf16 = 0.02  # of the exact memory's own rounding
+    exact = logits(loaded(fitted(tmp_path / "1", SHORT, toy(share=1.0)).folder), question).log_softmax(-1)
+    gaps = []
+    for share in (0.05, 0.3, 0.9):
+        done = fitted(tmp_path / str(share), SHORT, toy(share=share))
+        weights = load_file(done.folder / "adapter_model.safetensors")
+        stored = sum(x.numel() * x.element_size() for x in weights.values())
+        assert 0.9 * share * done.kv_bytes < stored <= share * done.kv_bytes
+        found = logits(loaded(done.folder), question).log_softmax(-1)
+        gaps.append((exact.exp() * (exact - found)).sum(-1).mean().item())
+    assert gaps[0] > gaps[1] > gaps[2] - bf16, gaps
+    off = logits(tiny_model(), question).log_softmax(-1)
+    assert gaps[2] < 0.5 * (exact.exp() * (exact - off)).sum(-1).mean().item()
+
+
+@pytest.fixture
+def segmented(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Fits the document in segments of 150 tokens."""
+    return lambda out, **changes: fitted(out, recipe=toy(segment=150), **changes)
+
+
+def test_a_longer_text_is_several_segments_found_by_their_words(segmented: Callable[..., Any], tmp_path: Path) -> None:
+    done = segmented(tmp_path)
+    spans = spans_of(done.tokens, 150, tiny_config())
+    assert len(spans) > 2 and spans[-1].stop == done.tokens
+    model = loaded(tmp_path)
+    assert {len(layer.gm_memory["default"].slots) for layer in layers(model)} == {len(spans)}
+    for i, person in ((0, PEOPLE[0]), (-1, PEOPLE[-1])):
+        [found] = segment_terms.best(tmp_path, f"What is the combination of {person}?", 1) or [None]
+        assert found == range(len(spans))[i]
+    assert segment_terms.best(tmp_path, "anything", 99) == [*range(len(spans))]
+    ids = chat(tiny_tokenizer(), "mill", "Who?")
+    every = logits(model, ids)
+    for layer in layers(model):
+        layer.gm_memory["default"].open([0])
+    assert not torch.allclose(logits(model, ids), every, atol=1e-3)
+    (tmp_path / "segments.json").write_text("[1]")
+    with pytest.raises(LongthreadError, match=r"segments.json is damaged: fit the document again"):
+        segment_terms.best(tmp_path, "anything", 1)
+
+
+def test_a_killed_fit_goes_on_behind_its_last_segment(
+    segmented: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = segmented(tmp_path / "straight")
+    make, made = compaction._segment_memory, []
+
+    def killed(model: Any, job: Any, rows: Any, span: range) -> Any:
+        made.append(span)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return make(model, job, rows, span)
+
+    monkeypatch.setattr(compaction, "_segment_memory", killed)
+    with pytest.raises(KeyboardInterrupt):
+        segmented(tmp_path / "killed")
+    resumed = segmented(tmp_path / "killed")
+
+    assert made.count(made[0]) == made.count(made[1]) == 1 and made.count(made[2]) == 2
+    one, other = (load_file(done.folder / "adapter_model.safetensors") for done in (straight, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    before = len(made)
+    segmented(tmp_path / "killed", seed=1)  # another fit: nothing of this one is taken
+    assert len(made) - before == len(set(made))
+
+
+def test_a_failed_fit_of_one_segment_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise RunError("the values cannot be solved for")
+
+    monkeypatch.setattr(compaction, "compact", fails)
+    with pytest.raises(LongthreadError, match="cannot be solved for"):
+        fitted(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_any_text_has_reference_rows(tmp_path: Path) -> None:
+    """Without a question there is the text itself, read again."""
+    dull = Document("dull", "it rained and it rained and nobody came. " * 6)
+    assert fitted(tmp_path, dull, toy(tasks=("needle",))).bytes > 0
+
+
+def test_a_model_whose_rotations_change_with_the_length_is_refused(tmp_path: Path) -> None:
+    config = LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    with pytest.raises(LongthreadError, match="RoPE is of type dynamic, .*use recipe published-v4") as caught:
+        check_positions(config)
+    assert "\n" not in str(caught.value)
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128}
+    check_positions(LlamaConfig(rope_parameters=yarn))
+    check_positions(tiny_config())
+
+
+@pytest.mark.parametrize("tokens", [1, 149, 150, 151, 1000])
+def test_segments_cover_all_and_leave_room_for_prompts(tokens: int) -> None:
+    spans = spans_of(tokens, 150, tiny_config())
+    assert {t for span in spans for t in span} == set(range(tokens))
+    assert all(len(span) <= 150 for span in spans)
+    assert max(map(len, spans_of(9999, 9999, tiny_config()))) == 512 - 128
+    assert max(map(len, spans_of(99_999, 99_999, LlamaConfig(max_position_embeddings=40_960)))) == 40_960 - 2048
+
+
+def test_rows_ask_about_the_segment_and_are_quiet_about_others() -> None:
+    tokenizer, model = tiny_tokenizer(), tiny_model()
+    ids = tokenizer(DOCUMENT.text, add_special_tokens=False)["input_ids"]
+    job = FitJob(DOCUMENT, ids, tokenizer, toy(queries=2000), FitOptions(Path("unused")))
+    encoder = AnswerEncoder(DOCUMENT, tokenizer, model)
+    rows = ReferenceRows(job, model, encoder, 2)
+    half = range(0, len(ids) // 2)
+    asked, quiet = (tokenizer.decode(sum(part, [])) for part in (rows.asked(half, 10**6), rows.quiet(half, 10**6)))
+    answers = {item.answer for item in rows.items if item.kind == "needle"}
+    inside = {answer for answer in answers if DOCUMENT.text.index(answer) + len(answer) < half.stop}
+    assert inside and inside < answers
+    assert all((answer in asked) == (answer in inside) for answer in answers) and "none" in asked
+    assert not any(answer in quiet for answer in inside) and any(answer in quiet for answer in answers)
+    assert "letter" in quiet and "general" not in asked
+    again = rows.again(half)
+    assert sum((row[-len(half) :] for row in again), []) == ids[: half.stop]
+    few = rows.asked(half, 300)
+    assert sum(map(len, few[:-1])) < 300 <= sum(map(len, few))
+
+
+def test_kinds_of_questions_keep_their_proportion_from_the_first_on() -> None:
+    items = [Item(kind, f"{kind} {i}", "", ()) for kind in ("needle", "linked", "absent", "cloze") for i in range(40)]
+    first = [item.kind for item in in_proportion(items)[:20]]
+    assert [first.count(kind) for kind in ("needle", "linked", "absent", "cloze")] == [8, 4, 2, 6]
+    assert [item for item in in_proportion(items) if item.kind == "needle"] == items[:40]
+    assert reference_rows.PIECE > 0
+
+
+def test_what_stands_before_the_text_of_a_prompt_is_how_the_prompt_begins() -> None:
+    tokenizer = tiny_tokenizer()
+    head = before_text(tokenizer)
+    assert chat(tokenizer, "mill", "Who?", "a text")[: len(head)] == head
+    assert tokenizer.decode(head) == "<|im_start|>user\nText:\n"
+    tokenizer.chat_template = None
+    assert tokenizer.decode(before_text(tokenizer)).endswith("Text:\n")
