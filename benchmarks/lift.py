@@ -1,12 +1,14 @@
 """What it is worth to write a document into the weights, method against method, at equal adapter bytes.
 
     python -m benchmarks.lift run OUT --model MODEL [--tokens 2048,8192,32768] [--seeds 0,1,2] [--methods …] [--seconds S]
+    python -m benchmarks.lift run OUT --model MODEL --reader DIR --methods compact,whole,lse    # the same on a reader too
     python -m benchmarks.lift tune OUT --model MODEL                    # each method's learning rate, on two other documents
-    python -m benchmarks.lift ablate OUT --model MODEL                  # what each part of `lse` is worth, on those documents
+    python -m benchmarks.lift ablate OUT --model MODEL [--of compact]   # what each part of a recipe is worth, on these
 
 Made-up documents with 16 single facts and 4 chains of two (`lift.tasks.synthetic_document`), questions in wordings that
 no method was trained on. Closed book: nothing but the weights. `window`: needles with the document around them in the
-window, with the memory on, against off. `others`: questions about another document that stands in the window, with the
+window, with the memory on, against off. `whole`: every key and value of the document as its memory, what the model itself
+finds of it. `others`: questions about another document that stands in the window, with the
 memory on, against off. Each visible GPU takes a fit at a time, or --each of them, whose seconds are then not shown. Every
 result is in OUT/results.json as soon as it is there, with its recipe; the same command goes on, and measures anew what was
 of another recipe, base model or version of lift's code.
@@ -15,28 +17,25 @@ of another recipe, base model or version of lift's code.
 import gc
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import mean
 from typing import Annotated, Any
 
 import torch
 import typer
 from peft import PeftModel, get_peft_model
 from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import lift
+from benchmarks.lift_table import draw, table
 from benchmarks.spread import spread
 from lift import tasks
 from lift.evaluation.evaluate import Settings, evaluate
-from lift.evaluation.results import Results, plot
 from lift.inference.generate import answers, chat
 from lift.library.base_model import fingerprint
 from lift.memory.tuner import gate, layers
@@ -47,13 +46,28 @@ from lift.training.recipes import RECIPES, Recipe, Stage
 from longthread.errors import ConfigError, exit_on_error
 from longthread.files import write_json
 from longthread.model_shape import kv_bytes
-from longthread.statistics import Share
 
 # Found by `tune`: what is not said here is the recipe's own; published-v3's is its authors'.
 TUNED = {"published-v4": 2e-3, "cartridge": 8e-2}
-RATES = {name: TUNED.get(name, each.learning_rate) for name, each in RECIPES.items() if name != "published-v3"}
+UNTUNED = ("published-v3", "compact")  # the authors' own; nothing is trained
+RATES = {name: TUNED.get(name, each.learning_rate) for name, each in RECIPES.items() if name not in UNTUNED}
+WHOLE = "whole"
+METHODS = (*RECIPES, WHOLE)
+READER = "+reader"  # behind a method's name
 STEPS = 10  # times over the questions, for every method that has them
 ABLATIONS: dict[str, dict[str, Any]] = {
+    "compact": {},
+    "compact,whole": {"share": 1.0},
+    "compact,tenth": {"share": 0.1},
+    "compact,sixtieth": {"share": 1 / 60},
+    "compact,no-biases": {"biases": False},
+    "compact,no-values": {"values": False},
+    "compact,eviction": {"biases": False, "values": False},
+    "compact,no-quiet-rows": {"quiet_weight": 0.0},
+    "compact,quieter": {"quiet_weight": 10.0},
+    "compact,half-quiet": {"quiet_weight": 0.1},
+    "compact,no-questions": {"tasks": ()},
+    "compact,more-queries": {"queries": 18_000},
     "lse": {},
     "lse,undistilled": {"distil_steps": 0},
     "lse,no-other-text": {"kl_weight": 0.0, "kl_rows": 0, "neutral_budget": None},
@@ -73,6 +87,8 @@ TOKENS = (2048, 8192, 32_768)
 def recipe(method: str, rate: float | None = None) -> Recipe:
     """A method's recipe with, where it is trained on questions, the same questions as often. All from answers: what a small
     model says with the document open is wrong too often to learn from."""
+    if method == WHOLE:
+        return replace(RECIPES["compact"], share=1.0)
     base = RECIPES[method]
     given = replace(base, learnt="answers", learning_rate=rate or RATES.get(method, base.learning_rate))
     if method == "published-v4":
@@ -148,79 +164,6 @@ def free() -> None:
         torch.cuda.empty_cache()
 
 
-# ---- what it says -----------------------------------------------------------------------------------------------
-
-
-def pooled(rates: Sequence[Share]) -> Share:
-    """All of them together."""
-    return sum(rates, Share())
-
-
-def table(results: dict[str, dict[str, Any]]) -> Table:
-    """A row for each length and method; rates pool the seeds, times are means of the fits that had a GPU alone."""
-    rows: dict[tuple[int, str], list[dict[str, Any]]] = defaultdict(list)
-    for key, value in results.items():
-        tokens, method, _ = key.split()
-        rows[int(tokens), method].append(value)
-    report = Table(title="closed book, in wordings not trained on")
-    heads = (
-        "tokens method seeds needles linked absent cloze window neutral others unrelated fit,s ×prefill MB 1/KV AUROC"
-    )
-    for head in heads.split():
-        report.add_column(head, justify="left" if head == "method" else "right")
-    for (length, method), values in sorted(rows.items(), key=lambda row: row[0][0]):
-        of_seeds = [Results.from_json(value["results"]) for value in values]
-        pool = together(of_seeds)
-        closed = [percent(pool.closed.get(kind, Share())) for kind in ("needle", "linked", "absent", "cloze")]
-        timed = [value for value in values if value["alone"]]  # those that shared a GPU waited for each other
-        aurocs = [r.gate_auroc for r in of_seeds if r.gate_auroc is not None]
-        report.add_row(
-            f"{length}", method, f"{len(values)}", *closed,
-            "/".join(percent(rates.get("needle", Share())) for rates in (pool.window, pool.window_off)),
-            f"{pool.nll - pool.nll_off:+.3f}", f"{percent(pool.other)}/{percent(pool.other_off)}",
-            f"{percent(pool.unrelated)}/{percent(pool.unrelated_off)}",
-            f"{mean(v['seconds'] for v in timed):.1f}" if timed else "–",
-            f"{mean(v['seconds'] / v['prefill'] for v in timed):.0f}" if timed else "–",
-            f"{mean(v['bytes'] for v in values) / 1e6:.1f}", f"{mean(v['kv'] / v['bytes'] for v in values):.0f}",
-            f"{mean(aurocs):.2f}" if aurocs else "",
-        )  # fmt: skip
-    return report
-
-
-def percent(rate: Share) -> str:
-    """The share in per cent."""
-    return f"{100 * rate.right / rate.asked:.0f}" if rate.asked else "–"
-
-
-def by_kind(rates: Sequence[dict[str, Share]]) -> dict[str, Share]:
-    """Shares pooled for each kind of question."""
-    return {kind: pooled([each.get(kind, Share()) for each in rates]) for kind in rates[0]}
-
-
-def together(results: Sequence[Results]) -> Results:
-    """Of several seeds: rates pooled, nats averaged."""
-    low, high = (mean(r.nll_change[i] for r in results) for i in (0, 1))
-    return replace(
-        results[0],
-        closed=by_kind([r.closed for r in results]),
-        window=by_kind([r.window for r in results]), window_off=by_kind([r.window_off for r in results]),
-        other=pooled([r.other for r in results]), other_off=pooled([r.other_off for r in results]),
-        unrelated=pooled([r.unrelated for r in results]), unrelated_off=pooled([r.unrelated_off for r in results]),
-        nll=mean(r.nll for r in results), nll_off=mean(r.nll_off for r in results), nll_change=(low, high),
-    )  # fmt: skip
-
-
-def draw(results: dict[str, dict[str, Any]], out: Path) -> None:
-    """Accuracy against neutral text, a picture a length."""
-    for tokens in sorted({int(key.split()[0]) for key in results}):
-        methods: dict[str, list[Results]] = defaultdict(list)
-        for key, value in results.items():
-            length, name, _ = key.split()
-            if int(length) == tokens:
-                methods[name].append(Results.from_json(value["results"]))
-        plot({name: together(of_seeds) for name, of_seeds in methods.items()}, out / f"lift-{tokens}.png")
-
-
 def code() -> str:
     """SHA-256 of lift's files: a recipe does not say how it is carried out."""
     files = sorted(Path(lift.__file__).parent.rglob("*.py"))
@@ -230,13 +173,15 @@ def code() -> str:
 class Store:
     """A JSON file of results by key, rewritten whenever something was added."""
 
-    def __init__(self, path: Path, base: str):
-        self.path, self.base = path, base
+    def __init__(self, path: Path):
+        self.path = path
         self.results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
 
-    def measure(self, model: Path, jobs: dict[str, tuple[Recipe, int, int]], seconds: float, each: int) -> None:
-        """Whatever of these (recipe, tokens, seed) is not there yet, of this recipe, base model and code."""
-        same = {"base": self.base, "code": code()}
+    def measure(
+        self, model: Path, base: str, jobs: dict[str, tuple[Recipe, int, int]], seconds: float, each: int
+    ) -> None:
+        """Whatever of these (recipe, tokens, seed) is not there yet, of this recipe, code and base (a fingerprint)."""
+        same = {"base": base, "code": code()}
         made_by = {key: {"recipe": json.loads(json.dumps(asdict(job[0]))), **same} for key, job in jobs.items()}
         new = {
             key: (model, *job, self.path.parent / key.replace(" ", "-"))
@@ -278,19 +223,23 @@ def run(
     model: MODEL,
     tokens: Annotated[str, typer.Option(help="Lengths of the documents.")] = ",".join(map(str, TOKENS)),
     seeds: Annotated[str, typer.Option(help="Of documents and fits.")] = "0,1,2",
-    methods: Annotated[str, typer.Option(help="Of lift's recipes.")] = ",".join(RECIPES),
+    methods: Annotated[str, typer.Option(help="Of lift's recipes, and whole.")] = ",".join(RECIPES),
+    reader: Annotated[Path | None, typer.Option(help="Another base model: all methods are measured on it too.")] = None,
     seconds: SECONDS = 1e9,
     each: EACH = 1,
 ) -> None:
     """Fit, ask, print the table."""
-    jobs = {
-        f"{size} {method} {seed}": (recipe(method), size, seed)
-        for seed in map(int, seeds.split(","))
-        for size in map(int, tokens.split(","))
-        for method in known("methods", methods.split(","), RECIPES)
-    }
-    store = Store(out / "results.json", fingerprint(model))
-    store.measure(model, jobs, seconds, each)
+    chosen = known("methods", methods.split(","), METHODS)
+    store = Store(out / "results.json")
+    bases = [("", model, fingerprint(model)), *([(READER, reader, fingerprint(reader))] if reader else [])]
+    for suffix, folder, base in bases:
+        jobs = {
+            f"{size} {method}{suffix} {seed}": (recipe(method), size, seed)
+            for seed in map(int, seeds.split(","))
+            for size in map(int, tokens.split(","))
+            for method in chosen
+        }
+        store.measure(folder, base, jobs, seconds, each)
     Console(width=170).print(table(store.results))
     draw(store.results, out)
 
@@ -319,19 +268,23 @@ def ablate(
     out: OUT,
     model: MODEL,
     tokens: LENGTH = 8192,
-    changes: Annotated[str, typer.Option(help="Separated by spaces.")] = " ".join(ABLATIONS),
+    of: Annotated[str, typer.Option(help="The recipe: lse or compact.")] = "lse",
+    changes: Annotated[str | None, typer.Option(help="Separated by spaces; all otherwise.")] = None,
     seconds: SECONDS = 1e9,
     each: EACH = 1,
 ) -> None:
-    """`lse` without one part, or with more or less of it."""
-    recipes = {n: replace(recipe("lse"), **ABLATIONS[n]) for n in known("changes", changes.split(), ABLATIONS)}
+    """A recipe without one part, or with more or less of it."""
+    mine = [name for name in ABLATIONS if name.partition(",")[0] == of]
+    names = known("changes", changes.split() if changes else mine, mine)
+    recipes = {n: replace(recipe(of), **ABLATIONS[n]) for n in names}
     _aside(out / "ablations.json", model, recipes, tokens, seconds, each)
 
 
 def _aside(path: Path, model: Path, recipes: dict[str, Recipe], tokens: int, seconds: float, each: int) -> None:
-    store = Store(path, fingerprint(model))
+    base = fingerprint(model)
+    store = Store(path)
     jobs = {f"{tokens} {name} {seed}": (given, tokens, seed) for name, given in recipes.items() for seed in TUNED_ON}
-    store.measure(model, jobs, seconds, each)
+    store.measure(model, base, jobs, seconds, each)
     Console(width=170).print(table(store.results))
 
 

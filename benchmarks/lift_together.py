@@ -17,7 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, load, percent
+from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, load
+from benchmarks.lift_table import percent
 from lift import tasks
 from lift.document.document import Document
 from lift.inference.capacity import synchronize

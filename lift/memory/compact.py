@@ -4,12 +4,12 @@ A head puts out o = (1 - g) o_W + g m, (1) of `gated_memory`. Of the document's 
 With p_il = exp(q_i k_l - LSE_i), the whole head's attention to the kept key l of the exact document, biases b = log w and
 values v are those of
 
-    w = argmin sum_i u_i^2 (sum_l w_l p_il - g_i)^2,   u_i = (1 - g_i) |m_i - o_W,i|,   w within `BOX`                        (1)
-    v = argmin sum_i |sum_l x_il v_l - (o_i - (1 - h_i) o_W,i)|^2                                                             (2)
+    w = argmin sum_i u_i^2 (sum_l w_l p_il - g_i)^2,   u_i = (1 - g_i) |m_i - o_W,i|,   w within `BOX`                     (1)
+    v = argmin sum_i |sum_l x_il v_l - (o_i - (1 - h_i) o_W,i)|^2                                                          (2)
 
-with x_il = w_l p_il / (sum_l w_l p_il + 1 - g_i) the head's attention to the memory, and h_i = sum_l x_il its gate. u_i (...) is
-the error of the output in first order. Queries to which the document should say nothing have g_i = 0 and o_i = o_W,i in place
-of the document's own. Both problems are held near a prior: one common weight, and the kept keys' own values.
+with x_il = w_l p_il / (sum_l w_l p_il + 1 - g_i) the head's attention to the memory, and h_i = sum_l x_il its gate. The term
+of (1) is the error of the output in first order. Queries to which the document should say nothing have g_i = 0 and o_i = o_W,i
+in place of the document's own. Both problems are held near a prior: one common weight, and the kept keys' own values.
 
 G: key/value heads of all layers, N: reference queries, T: tokens of the document, S: slots, D: head dimension.
 """
@@ -81,7 +81,7 @@ def compact(reference: Reference, k_GTD: Tensor, v_GTD: Tensor, how: Compaction)
 
 
 def _alike(kept_GT: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield heads with similar numbers of kept keys: their numbers, the tokens of their slots, and which of these are live."""
+    """Yield heads with similar numbers of kept keys: which they are, their slots' tokens, and which of these are live."""
     counts = kept_GT.sum(1)
     order = counts.argsort().tolist()
     sizes = counts.tolist()
@@ -144,7 +144,7 @@ class _Problem:
         return least_squares.ridge(a_GSS, b_GSD, self.v_GSD, self.live_GS, self.how.value_ridge)
 
     def _attention(self, g: slice, n: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return, for a piece of the queries, p of the slots (0 for padding), the window's share 1 - g, and the gate wanted."""
+        """Return, for a piece of the queries, p of the slots (0: padding), the window's share 1 - g, and the gate wanted."""
         scores = self.reference.q_GND[g, n].float() @ self.k_GSD[g].transpose(1, 2)
         lse, lse_window = self.document.lse_GN[g, n], self.reference.lse_window_GN[g, n].float()
         away = torch.sigmoid(lse_window - lse)

@@ -8,7 +8,7 @@ are what (1) of `gated_memory` takes for LSE_C and m, so the gate is exact by co
 b = 0 and its own values this is the document's attention itself; `compact` makes do with a thirtieth (arXiv 2602.16284).
 A document longer than the model's window has one such set for each of its segments; those that are not open are not seen.
 
-B: rows, L: tokens, H: query heads, K: key/value heads, S: slots, padded to those of the head with the most, D: head dimension.
+B: rows, L: tokens, H: query heads, K: key/value heads, S: slots of the head with the most, D: head dimension.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,9 @@ class CompactMemory(nn.Module):
         rows, length, heads, _ = q_BLHD.shape
         share_H = torch.ones(heads, device=q_BLHD.device)
         if not self._slots.numel():
-            return Recalled(torch.zeros_like(q_BLHD, dtype=torch.float32), share_H.expand(rows, length, -1) * NOTHING, share_H)
+            return Recalled(
+                torch.zeros_like(q_BLHD, dtype=torch.float32), share_H.expand(rows, length, -1) * NOTHING, share_H
+            )
         self._seen, self._slots = (x.to(self.keys.device) for x in (self._seen, self._slots))
         k_KSD, v_KSD = self.keys[self._slots].float(), self.values[self._slots].float()
         b_KS = self.biases[self._slots].masked_fill(~self._seen, NOTHING)

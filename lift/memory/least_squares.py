@@ -17,11 +17,13 @@ MARGIN = 1.02  # above what the power iteration has found by then
 JITTER, FACTOR, TRIES = 1.0, 10.0, 6  # times the regularisation: 1, 10, ... until every factorisation succeeds
 
 
-def bounded(a_GSS: Tensor, b_GS: Tensor, prior_GS: Tensor, live_GS: Tensor, limits: tuple[float, float], ridge: float) -> Tensor:
+def bounded(
+    a_GSS: Tensor, b_GS: Tensor, prior_GS: Tensor, live_GS: Tensor, limits: tuple[float, float], ridge: float
+) -> Tensor:
     """Return argmin over `limits` of w A w / 2 - b w + ridge / 2 sum_l A_ll (w_l - prior_l)^2, (G, S).
 
-    By an accelerated projected gradient (FISTA, Beck and Teboulle 2009) on unknowns scaled to a unit diagonal; a problem whose
-    step goes uphill starts its momentum anew (O'Donoghue and Candes 2015).
+    By an accelerated projected gradient (FISTA, Beck and Teboulle 2009) on unknowns scaled to a unit diagonal; a problem
+    whose step goes uphill starts its momentum anew (O'Donoghue and Candes 2015).
     """
     diagonal_GS = a_GSS.diagonal(dim1=1, dim2=2)
     scale_GS = torch.where(live_GS & (diagonal_GS > 0), diagonal_GS, 1.0).sqrt()

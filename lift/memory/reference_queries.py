@@ -1,7 +1,7 @@
 """What a document is asked: queries of every head, with the attention over their windows, of rows that the model reads.
 
-Rows that the document should answer are read with all of it beside the window, exactly, by (1) of `gated_memory`; rows of other
-things without it. The document ends where the window begins: it is read at positions below 0.
+Rows that the document should answer are read with all of it beside the window, exactly, by (1) of `gated_memory`; rows of
+other things without it. The document ends where the window begins: it is read at positions below 0.
 
 B: rows, L: tokens, N: tokens that are kept, H: query heads, K: key/value heads, T: tokens of the document, D: head dimension.
 """
@@ -63,12 +63,16 @@ class ReferenceLayer(nn.Module):
 
 @torch.no_grad()
 def observe(
-    model: AdaptedLM, batches: Iterable[Sequence[Sequence[int]]], document: Sequence[KeysValues] | None, share: float, seed: int
+    model: AdaptedLM,
+    batches: Iterable[Sequence[Sequence[int]]],
+    document: Sequence[KeysValues] | None,
+    share: float,
+    seed: int,
 ) -> list[Queries]:
     """Read batches of rows and return each layer's queries: of a random `share` of the tokens.
 
-    `document` holds its keys and values in each layer, read to end at position -1; None: it is not there. The first token of a
-    row sees no document and is never kept.
+    `document` holds its keys and values in each layer, read to end at position -1; None: it is not there. The first token
+    of a row sees no document and is never kept.
     """
     kept = Kept()
     documents = document or [None] * len(layers(model))
@@ -96,7 +100,9 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int) -> Refer
 
     `parts` holds queries of each layer, and whether these queries should hear the document.
     """
-    joined = [Queries(*map(torch.cat, zip(*of_layer, strict=True))) for of_layer in zip(*(q for q, _ in parts), strict=True)]
+    joined = [
+        Queries(*map(torch.cat, zip(*of_layer, strict=True))) for of_layer in zip(*(q for q, _ in parts), strict=True)
+    ]
 
     def grouped(x_NH: Tensor) -> Tensor:  # (N, H, ...) -> (K, H/K N, ...)
         return x_NH.unflatten(1, (kv_heads, -1)).transpose(0, 1).transpose(1, 2).flatten(1, 2)

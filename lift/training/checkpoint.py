@@ -17,7 +17,7 @@ STATE = "checkpoint.json"
 
 
 def digest_of(parts: Sequence[object], frozen: Iterable[Tensor]) -> str:
-    """Return a SHA-256 (hex) that identifies a fit: by whatever `parts` say, and the first weights of the `frozen` tensors."""
+    """Return a SHA-256 (hex) that identifies a fit: by `parts`, and by the first weights of the `frozen` tensors."""
     base = torch.cat([tensor.detach().flatten()[:16].float().cpu() for tensor in frozen]).numpy().tobytes()
     return hashlib.sha256(json.dumps(parts).encode() + base).hexdigest()
 

@@ -32,7 +32,7 @@ from lift.training.job import FitJob
 from lift.training.reference_rows import ReferenceRows
 from longthread.errors import ConfigError
 from longthread.files import replacing
-from longthread.language_model import AdaptedLM, CausalLM, ModelConfig
+from longthread.language_model import AdaptedLM, ModelConfig
 
 ADAPTER = "default"
 OVERLAP = 8  # a segment shares one part in so many with the next: a fact, or a link, stands whole in one of them
@@ -57,7 +57,7 @@ def check_positions(config: ModelConfig) -> None:
 
 
 def spans_of(tokens: int, most: int, config: ModelConfig) -> list[range]:
-    """Return the segments of a document of so many tokens: of `most` tokens, or of what the model's window leaves room for."""
+    """Return a document's segments: of `most` tokens, or of what the model's window leaves room for."""
     window = getattr(config.get_text_config(), "max_position_embeddings", None) or most + ROOM
     length = max(1, min(most, window - min(ROOM, window // 4)))
     return segments(tokens, length, max(1, length - length // OVERLAP))
@@ -142,18 +142,24 @@ def _segment_memory(model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: ra
         (rows.again(span), True),
         (rows.quiet(span, kept) if recipe.quiet_weight else [], False),
     ]
-    queries = [
-        (observe(model, _batches(part, replied_tokens(model)), document if heard else None, kept / _tokens(part), seed), heard)
-        for part, heard in kinds
-        if part
-    ]  # fmt: skip
-    kv_heads, tokens, dim = document[0].k_KTD.shape
+    queries = []
+    for part, heard in kinds:
+        if part:
+            batches = _batches(part, replied_tokens(model))
+            beside = document if heard else None
+            queries.append((observe(model, batches, beside, kept / _tokens(part), seed), heard))
+    kv_heads = document[0].k_KTD.shape[0]
     scales = [layer.probe.scale for layer in layers(model)]
     k_GTD = torch.cat([scale * each.k_KTD for scale, each in zip(scales, document, strict=True)]).to(_dtype(model))
     v_GTD = torch.cat([each.v_KTD for each in document]).to(_dtype(model))
     del document
     how = Compaction(
-        _slots(recipe.share, k_GTD), recipe.bias_ridge, recipe.value_ridge, recipe.quiet_weight
+        _slots(recipe.share, k_GTD),
+        recipe.bias_ridge,
+        recipe.value_ridge,
+        recipe.quiet_weight,
+        recipe.biases,
+        recipe.values,
     )
     return SegmentMemory.of(compact(by_head(queries, kv_heads), k_GTD, v_GTD, how), len(scales))
 
@@ -191,4 +197,3 @@ def _fill(model: Any, parts: Sequence[SegmentMemory]) -> None:
             getattr(memory, name).copy_(torch.cat([getattr(part, name)[i] for part in parts]))
         layer.gm_memory[ADAPTER] = memory.to(model.device)
         layer.set_adapter([ADAPTER], inference_mode=True)
-

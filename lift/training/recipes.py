@@ -62,7 +62,9 @@ class Recipe:
     share: float = 1 / 30  # of the bytes of the document's keys and values in bf16
     queries: int = 6000  # reference tokens of each kind, at most
     quiet_weight: float = 1.0  # of a query that the document should leave alone
-    bias_ridge: float = 1e-3
+    biases: bool = True
+    values: bool = True
+    bias_ridge: float = 1e-3  # of the mean diagonal of the normal equations
     value_ridge: float = 1e-3
 
 

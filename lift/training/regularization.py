@@ -47,9 +47,8 @@ def other_prompts(tokenizer: ChatTokenizer, count: int, seed: int) -> list[list[
     Of the latter some have their text in the window and some have not.
     """
     rng = Random(f"other prompts {seed}")
-    kinds = cycle((
-        _general_prompts(tokenizer, rng), _prompts_about_text(tokenizer, rng, SENTENCES), _prompts_about_nothing(tokenizer, rng)
-    ))  # fmt: skip
+    about_text = _prompts_about_text(tokenizer, rng, SENTENCES)
+    kinds = cycle((_general_prompts(tokenizer, rng), about_text, _prompts_about_nothing(tokenizer, rng)))
     return [next(kind) for kind in islice(kinds, count)]
 
 

@@ -60,7 +60,7 @@ def test_every_adapter_has_the_same_bytes(config: LlamaConfig) -> None:
     sized = equal(config)
     text = config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     cartridge = sized["slots"] * 2 * text
-    for name in RECIPES.keys() - {"cartridge"}:
+    for name in RECIPES.keys() - {"cartridge", "compact"}:
         assert parameters(config, replace(recipe(name), **sized)) == pytest.approx(cartridge, rel=0.1), name
 
 
@@ -98,7 +98,7 @@ def test_run_goes_on_where_it_was_and_shows_everything(tmp_path: Path, calls: li
         (name, RATES[name], tokens, seed) for name in ("lse", "raw-lora") for tokens in (2048, 8192) for seed in (0, 1)
     )
     assert CliRunner().invoke(app, arguments).exit_code == 0 and len(calls) == 8
-    assert len(Store(tmp_path / "results.json", "m").results) == 8
+    assert len(Store(tmp_path / "results.json").results) == 8
     cells = cells_of(done.output)
     assert cells[:5] == ["2048", "lse", "2", f"{100 * (21 + 25) / 64:.0f}", "50"]  # seeds pooled
     assert cells[7:] == ["72/72", "+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60"]
@@ -124,7 +124,7 @@ def test_what_another_recipe_model_or_code_gave_is_measured_anew(
     CliRunner().invoke(app, [*arguments, "n"])
     assert [rate for _, rate, _, _ in calls[2:]] == [0.5]
     assert {
-        (row["base"], row["recipe"]["learning_rate"]) for row in Store(tmp_path / "results.json", "").results.values()
+        (row["base"], row["recipe"]["learning_rate"]) for row in Store(tmp_path / "results.json").results.values()
     } == {("n", 0.5)}
     monkeypatch.setattr(benchmark, "code", lambda: "another")
     CliRunner().invoke(app, [*arguments, "n"])
@@ -144,7 +144,21 @@ def test_a_fit_that_fails_costs_no_other(tmp_path: Path, calls: list[Any], monke
         app, ["run", str(tmp_path), "--model", "m", "--tokens", "2048,8192", "--seeds", "0", "--methods", "lse"]
     )
     assert done.exit_code == 0 and "2048 lse 0: ValueError: no number" in done.output
-    assert list(Store(tmp_path / "results.json", "m").results) == ["8192 lse 0"]
+    assert list(Store(tmp_path / "results.json").results) == ["8192 lse 0"]
+
+
+def test_each_method_is_measured_on_a_reader_too(tmp_path: Path, calls: list[Any]) -> None:
+    arguments = ["run", str(tmp_path), "--tokens", "2048", "--seeds", "0", "--methods", "compact,whole", "--model", "m"]
+    done = CliRunner().invoke(app, [*arguments, "--reader", "r"])
+    assert done.exit_code == 0, done.output
+    found = {
+        key: (row["base"], row["recipe"]["share"]) for key, row in Store(tmp_path / "results.json").results.items()
+    }
+    assert found == {
+        "2048 compact 0": ("m", 1 / 30), "2048 whole 0": ("m", 1.0), "2048 compact+reader 0": ("r", 1 / 30),
+        "2048 whole+reader 0": ("r", 1.0),
+    }  # fmt: skip
+    assert CliRunner().invoke(app, arguments).exit_code == 0 and len(calls) == 4
 
 
 def test_tune_tries_each_rate_on_documents_of_its_own(tmp_path: Path, calls: list[Any]) -> None:
@@ -159,11 +173,17 @@ def test_ablations_change_one_thing_each(tmp_path: Path, calls: list[Any], monke
     monkeypatch.setattr(benchmark, "measured", lambda *given: made.append(given[1]) or measured(*given))
     done = CliRunner().invoke(app, ["ablate", str(tmp_path), "--model", "m"])
     assert done.exit_code == 0, done.output
-    found = Store(tmp_path / "ablations.json", "m").results
-    assert list(found) == [f"8192 {name} {seed}" for name in benchmark.ABLATIONS for seed in (100, 101)]
-    plain = asdict(recipe("lse"))
-    for given, change in zip(made[::2], benchmark.ABLATIONS.values(), strict=True):
-        assert {key for key, value in asdict(given).items() if value != plain[key]} == set(change)
+    found = Store(tmp_path / "ablations.json").results
+    of_lse = [name for name in benchmark.ABLATIONS if name.startswith("lse")]
+    assert list(found) == [f"8192 {name} {seed}" for name in of_lse for seed in (100, 101)]
+    assert CliRunner().invoke(app, ["ablate", str(tmp_path), "--model", "m", "--of", "compact"]).exit_code == 0
+    assert len(made) == 2 * len(benchmark.ABLATIONS)
+    for given in made[::2]:
+        change = [
+            change for name, change in benchmark.ABLATIONS.items() if replace(recipe(given.name), **change) == given
+        ]
+        plain = asdict(recipe(given.name))
+        assert {key for key, value in asdict(given).items() if value != plain[key]} == set(change[0])
     assert CliRunner().invoke(app, ["ablate", str(tmp_path), "--model", "m", "--changes", "lse,magic"]).exit_code == 2
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from typer.testing import CliRunner
 
 import lift.training.fit
+import lift.training.recipes
 from lift import cli
 from lift.document.document import read
 from lift.evaluation.results import load
@@ -21,8 +23,10 @@ from lift.library.attach import Attached
 from lift.library.base_model import fingerprint
 from lift.library.library import WEIGHTS, Entry, Library
 from lift.library.tables import shown
+from lift.memory.compact_memory import CompactMemory
 from lift.memory.tuner import GatedMemoryConfig
 from lift.training.fit import FitOptions
+from lift.training.recipes import RECIPES
 from longthread.errors import LongthreadError
 from tests.environments.loopback import ChatServer
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
@@ -117,10 +121,10 @@ def test_fit_puts_a_document_into_the_library_and_prints_one_table(
     code, out, err = run(*fitting(book, base, tmp_path / "books", "--name", "the log", "--seed", 3))
     assert code == 0, err
     entry = Library(tmp_path / "books").get("the log")
-    assert (entry.tokens, entry.recipe, entry.seconds) == (1500, "lse", 12.0)
+    assert (entry.tokens, entry.recipe, entry.seconds) == (1500, "compact", 12.0)
     assert entry.words == len(TEXT.split()) and entry.digest == read(book).digest
     assert entry.losses == {"loss": 0.25, "KL": None} and entry.fingerprint == fingerprint(base)
-    assert entry.base_model == str(base.resolve()) and entry.constants["learning_rate"] > 0
+    assert entry.base_model == str(base.resolve()) and entry.constants["share"] == 1 / 30
     for part in ("the log", "1,500 tokens", f"1/{10**6 / entry.bytes:,.1f}", "4.0 × prefill", "0.2500", "not finite"):
         assert part in out
     [call] = fake_fit
@@ -216,7 +220,7 @@ def test_a_fit_whose_name_was_taken_meanwhile_is_kept_and_added_by_the_same_comm
     assert run(*fitting(book, base, tmp_path / "books", "--replace"))[0] == 0
     assert len(fake_fit) == 2  # nothing was trained again
     entry = Library(tmp_path / "books").get("logbook")
-    assert (entry.recipe, entry.tokens) == ("lse", 1500) and entry.losses == {"loss": 0.25, "KL": None}
+    assert (entry.recipe, entry.tokens) == ("compact", 1500) and entry.losses == {"loss": 0.25, "KL": None}
     assert Library(tmp_path / "books").verify() == []
     assert {path.name for path in (tmp_path / "books").glob(".*")} == {".lock"}
 
@@ -283,6 +287,38 @@ def test_a_model_at_an_address_asks_and_answers_too(
         code, _, err = run(*fitting(book, base, tmp_path / "books", "--self-study", server.url))
     assert code == 0, err
     assert fake_fit[0]["questions"] == []  # it says "none" to everything, which is no question
+
+
+def test_fit_and_ask_without_any_stand_in(
+    tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text of several segments, of which a question opens those that name what it asks about."""
+    small = {"compact": replace(RECIPES["compact"], queries=100, items=4, segment=250)}
+    monkeypatch.setattr(lift.training.recipes, "RECIPES", small)
+    code, out, err = run(*fitting(book, base, tmp_path / "books"))
+    assert code == 0 and "compact" in out, err
+    shelf = Library(tmp_path / "books")
+    folder = shelf.path(shelf.get("logbook"))
+    assert {path.name for path in folder.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "segments.json",
+    }
+    assert {path.name for path in shelf.folder.glob(".*")} == {".lock"} and shelf.verify() == []
+    opened: list[Any] = []
+    monkeypatch.setattr(CompactMemory, "open", lambda memory, segments: opened.append(list(segments)))
+    monkeypatch.setattr(
+        CompactMemory, "forward", lambda memory, q: pytest.fail("asked before its segments were chosen")
+    )
+    monkeypatch.setattr(cli, "OPENED", 1)
+    with pytest.raises(pytest.fail.Exception):
+        run(*asking(shelf, "--document", "logbook", "What did Keeper 29 of the tower write?"))
+    assert opened[-1] == [max(opened[0])]  # the last segment, of all that a new memory opens
+    monkeypatch.undo()
+    code, out, err = run(*asking(shelf, "--document", "logbook", "What did Keeper 29 of the tower write?"))
+    assert (code, err) == (0, "") and out.strip()
+    code, out, err = run("remove", "--library", shelf.folder, "--document", "logbook")
+    assert code == 0 and not folder.exists(), err
 
 
 # ---- ask --------------------------------------------------------------------------------------------------------

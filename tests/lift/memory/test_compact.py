@@ -8,11 +8,16 @@ from torch import Tensor
 
 from lift.memory import least_squares, selection
 from lift.memory.compact import BOX, Compaction, compact
-from lift.memory.compact_reference import head_scores, head_values, head_weights
+from lift.memory.compact_reference import ReferenceHead
 from lift.memory.selection import Reference, attend, select
 from longthread.errors import LongthreadError
 
-SIZES = {"groups": st.integers(1, 4), "rows": st.integers(20, 60), "tokens": st.integers(5, 30), "seed": st.integers(0, 999)}
+SIZES = {
+    "groups": st.integers(1, 4),
+    "rows": st.integers(20, 60),
+    "tokens": st.integers(5, 30),
+    "seed": st.integers(0, 999),
+}
 
 
 def drawn(groups: int, rows: int, tokens: int, seed: int, dim: int = 6) -> tuple[Reference, Tensor, Tensor]:
@@ -32,16 +37,16 @@ def test_it_is_its_reference_head_by_head(groups: int, rows: int, tokens: int, s
     how = Compaction(max(1, int(share * groups * tokens)), bias_ridge=1e-2, value_ridge=1e-2, quiet_weight=0.5)
     slots = compact(reference, k, v, how)
     assert sum(len(head.tokens_S) for head in slots) == how.slots
-    scores = torch.stack([head_scores(reference, h, k[h]) for h in range(groups)])
+    right = [ReferenceHead(reference, h, k[h], v[h], how) for h in range(groups)]
+    scores = torch.stack([head.scores() for head in right])
     torch.testing.assert_close(attend(reference, k, v).score_GT.double(), scores, atol=1e-5, rtol=1e-4)
     for h, head in enumerate(slots):
         kept = head.tokens_S
         assert torch.equal(kept, kept.sort().values) and torch.equal(head.k_SD, k[h, kept])
         if not len(kept):
             continue
-        w = head_weights(reference, h, kept, k[h], v[h], how)
-        torch.testing.assert_close(head.b_S.exp().double(), w, atol=2e-2, rtol=2e-2)
-        fitted = head_values(reference, h, kept, head.b_S.exp(), k[h], v[h], how)
+        torch.testing.assert_close(head.b_S.exp().double(), right[h].weights(kept), atol=2e-2, rtol=2e-2)
+        fitted = right[h].values(kept, head.b_S.exp())
         torch.testing.assert_close(head.v_SD.double(), fitted, atol=2e-3, rtol=2e-3)
 
 

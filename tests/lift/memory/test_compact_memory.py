@@ -186,12 +186,16 @@ def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None
     assert torch.equal(alone[0].q_NHD, together[0].q_NHD) and not torch.allclose(alone[1].q_NHD, together[1].q_NHD)
     reference = by_head([(together, True), (alone, False)], 2)
     assert reference.q_GND.shape == (4, 2 * 26, 8) and reference.heard_N.tolist() == 2 * ([True] * 13 + [False] * 13)
-    assert torch.equal(reference.q_GND[3, 26:39], together[1].q_NHD[:, 3])  # layer 1, key/value head 1, its second query head
+    assert torch.equal(
+        reference.q_GND[3, 26:39], together[1].q_NHD[:, 3]
+    )  # layer 1, key/value head 1, its second query head
     assert torch.equal(reference.lse_window_GN[0, 13:26], alone[0].lse_window_NH[:, 0])
     assert 0 < len(observe(model, [rows], document, 0.5, 0)[0].q_NHD) < 13
 
 
-@pytest.mark.parametrize(("wrong", "line"), [({"precision": "int8"}, "precision must be one of"), ({"gate": "query"}, "gate lse")])
+@pytest.mark.parametrize(
+    ("wrong", "line"), [({"precision": "int8"}, "precision must be one of"), ({"gate": "query"}, "gate lse")]
+)
 def test_wrong_settings_are_one_line(wrong: dict[str, Any], line: str) -> None:
     with pytest.raises(LongthreadError, match=line):
         GatedMemoryConfig(**CONFIG | wrong)

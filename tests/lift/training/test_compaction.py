@@ -28,14 +28,19 @@ from tests.environments.tiny_model import tiny_config, tiny_model, tiny_tokenize
 PEOPLE = ("Maro Fenth", "Lisa Kord", "Timo Varga", "Anna Selim", "Josef Brandt", "Nora Quist")
 DOCUMENT = Document(
     "mill",
-    " ".join(f"The combination that {person} uses for the safe is {4829104756 + 7919 * i}." for i, person in enumerate(PEOPLE)),
+    " ".join(
+        f"The combination that {person} uses for the safe is {4829104756 + 7919 * i}."
+        for i, person in enumerate(PEOPLE)
+    ),
 )
 
 SHORT = Document("mill", DOCUMENT.text[:300])  # one segment of the toy's window
 
 
 def toy(**changes: Any) -> Recipe:
-    return replace(RECIPES["compact"], **{"queries": 150, "items": 8, "share": 0.2, "tasks": ("needle", "absent")} | changes)
+    return replace(
+        RECIPES["compact"], **{"queries": 150, "items": 8, "share": 0.2, "tasks": ("needle", "absent")} | changes
+    )
 
 
 def fitted(out: Path, document: Document = DOCUMENT, recipe: Recipe | None = None, **changes: Any) -> Any:
@@ -162,7 +167,7 @@ def test_rows_ask_about_the_segment_and_are_quiet_about_others() -> None:
     job = FitJob(DOCUMENT, ids, tokenizer, toy(queries=2000), FitOptions(Path("unused")))
     encoder = AnswerEncoder(DOCUMENT, tokenizer, model)
     rows = ReferenceRows(job, model, encoder, 2)
-    half = range(0, len(ids) // 2)
+    half = range(len(ids) // 2)
     asked, quiet = (tokenizer.decode(sum(part, [])) for part in (rows.asked(half, 10**6), rows.quiet(half, 10**6)))
     answers = {item.answer for item in rows.items if item.kind == "needle"}
     inside = {answer for answer in answers if DOCUMENT.text.index(answer) + len(answer) < half.stop}
