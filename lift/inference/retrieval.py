@@ -27,7 +27,7 @@ def ranked(of_texts: Sequence[list[str]], question: str, k: int) -> list[int]:
     try:
         import bm25s
     except ImportError:
-        raise ConfigError("retrieval needs bm25s: pip install bm25s", setting="retrieve") from None
+        raise ConfigError("retrieval needs bm25s: pip install bm25s") from None
     index = bm25s.BM25()
     index.index(list(of_texts), show_progress=False)
     best, _ = index.retrieve([terms(question)], k=min(k, len(of_texts)), show_progress=False)

@@ -8,8 +8,9 @@ values v are those of
     v = argmin sum_i |sum_l x_il v_l - (o_i - (1 - h_i) o_W,i)|^2                                                          (2)
 
 with x_il = w_l p_il / (sum_l w_l p_il + 1 - g_i) the head's attention to the memory, and h_i = sum_l x_il its gate. The term
-of (1) is the error of the output in first order. Queries to which the document should say nothing have g_i = 0 and o_i = o_W,i
-in place of the document's own. Both problems are held near a prior: one common weight, and the kept keys' own values.
+of (1) is the error of the output in first order. Queries to which the document should say nothing have g_i = 0 and
+o_i = o_W,i in place of the document's own. Both problems are held near a prior: one common weight, and the kept keys' own
+values.
 
 G: key/value heads of all layers, N: reference queries, T: tokens of the document, S: slots, D: head dimension.
 """

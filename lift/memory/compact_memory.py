@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from lift.memory.gated_memory import Recalled
 from lift.memory.log_sum_exp import NOTHING, SCORES
@@ -44,18 +45,17 @@ class CompactMemory(nn.Module):
 
     def open(self, segments: Sequence[int]) -> None:
         """Let queries see the slots of these segments alone. A new memory has all segments open."""
-        kv_heads = len(self.slots[0]) if self.slots else 1
-        starts, at = [], 0
-        for counts in self.slots:
-            starts.append([at + sum(counts[:head]) for head in range(kv_heads)])
-            at += sum(counts)
-        rows = [
-            [slot for s in segments for slot in range(starts[s][head], starts[s][head] + self.slots[s][head])]
-            for head in range(kv_heads)
-        ]
-        width = max(map(len, rows))
-        self._seen = torch.tensor([[len(row) > i for i in range(width)] for row in rows])
-        self._slots = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.long)
+        n_kv_heads = len(self.slots[0]) if self.slots else 1
+        of_head: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in range(n_kv_heads)]
+        first = 0
+        for segment, counts in enumerate(self.slots):
+            for head, count in enumerate(counts):
+                if segment in segments:
+                    of_head[head].append(torch.arange(first, first + count))
+                first += count
+        rows = [torch.cat(slots) for slots in of_head]
+        self._slots = pad_sequence(rows, batch_first=True)
+        self._seen = torch.arange(self._slots.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
 
     def forward(self, q_BLHD: Tensor) -> Recalled:
         """Return memory m, score s and a share of 1 for queries after RoPE, (B, L, H, D)."""

@@ -67,9 +67,7 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
     check_length(len(ids), model, slots + LONG if recipe.kl_rows or recipe.window_rows else 0)
     torch.manual_seed(options.seed)
     accelerator = Accelerator()
-    if getattr(model, "hf_quantizer", None) is None:  # a quantised model may not be moved
-        model = model.to(accelerator.device)
-    model.eval()
+    model = _ready(model, accelerator.device)
     prefill = prefill_seconds(model, ids)
     began = time.perf_counter()
     job = FitJob(document, ids, tokenizer, recipe, options)
@@ -99,8 +97,7 @@ def _compacted(
     check_length(len(spans[0]), model)
     torch.manual_seed(options.seed)
     accelerator = Accelerator()
-    model = model.to(accelerator.device)
-    model.eval()
+    model = _ready(model, accelerator.device)
     prefill = prefill_seconds(model, ids[: len(spans[0])]) * len(ids) / len(spans[0])
     began = time.perf_counter()
     adapted = add_adapter(model, tokenizer, recipe, document)
@@ -113,6 +110,11 @@ def _compacted(
     seconds = time.perf_counter() - began
     size = (options.out / "adapter_model.safetensors").stat().st_size
     return Fitted(options.out, seconds, prefill, len(ids), size, kv_bytes(adapted.config, len(ids)), 0, {})
+
+
+def _ready(model: CausalLM, device: torch.device) -> CausalLM:
+    """Return the model on the device, without dropout. A quantised model may not be moved."""
+    return (model if getattr(model, "hf_quantizer", None) else model.to(device)).eval()
 
 
 def adapter_config(recipe: Recipe) -> PeftConfig:
