@@ -74,10 +74,10 @@ class SegmentMemory:
 
     @classmethod
     def of(cls, heads: Sequence[Slots], n_layers: int) -> "SegmentMemory":
-        """Put the slots of all layers' heads together, layer by layer."""
+        """Put the slots of all layers' heads together, layer by layer, in the computer's own memory."""
         per_layer = len(heads) // n_layers
         by_layer = [heads[first : first + per_layer] for first in range(0, len(heads), per_layer)]
-        parts = [[torch.cat([head[i] for head in of_layer]) for of_layer in by_layer] for i in range(3)]
+        parts = [[torch.cat([head[i] for head in of_layer]).cpu() for of_layer in by_layer] for i in range(3)]
         return cls(*parts, [[len(head.b_S) for head in of_layer] for of_layer in by_layer])
 
     def save(self, path: Path, digest: str) -> None:
@@ -108,12 +108,14 @@ def fit_compact(model: AdaptedLM, job: FitJob, spans: Sequence[range]) -> None:
     done = []
     bar = tqdm(spans, desc=job.document.name, unit="segment", disable=not job.options.progress)
     for number, span in enumerate(bar):
-        path, digest = out / f"segment-{number}.safetensors", _digest(model, job, span)
-        found = SegmentMemory.load(path, digest) or _segment_memory(model, job, rows, span)
-        if len(spans) > 1 and not path.exists():
-            out.mkdir(parents=True, exist_ok=True)
-            found.save(path, digest)
-        done.append(found)
+        path, digest = out / f"checkpoint-segment-{number}.safetensors", _digest(model, job, span)
+        memory = SegmentMemory.load(path, digest)
+        if memory is None:
+            memory = _segment_memory(model, job, rows, span)
+            if len(spans) > 1:
+                out.mkdir(parents=True, exist_ok=True)
+                memory.save(path, digest)
+        done.append(memory)
     _fill(model, done)
     if len(spans) > 1:
         stretches = [encoder.spans.characters((span.start, span.stop)) for span in spans]

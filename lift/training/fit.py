@@ -106,6 +106,7 @@ def _compacted(
         fit_compact(adapted, FitJob(document, ids, tokenizer, recipe, options), spans)
         options.out.mkdir(parents=True, exist_ok=True)
         adapted.save_pretrained(options.out)
+        checkpoint.remove(options.out)
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began
     size = (options.out / "adapter_model.safetensors").stat().st_size
