@@ -69,7 +69,8 @@ def compact(reference: Reference, k_GTD: Tensor, v_GTD: Tensor, how: Compaction)
         return [Slots(k_TD, none, v_TD.float(), every) for k_TD, v_TD in zip(k_GTD, v_GTD, strict=True)]
     slots: dict[int, Slots] = {}
     for heads, tokens_GS, live_GS in _alike(kept_GT):
-        part = Reference(*(x[heads] for x in reference[:3]), reference.heard_N)
+        q_GND, window_GND, lse_GN, heard_N = reference
+        part = Reference(q_GND[heads], window_GND[heads], lse_GN[heads], heard_N)
         seen = DocumentAttention(*(x[heads] for x in document))
         k_GSD, v_GSD = (x[heads].gather(1, tokens_GS[..., None].expand(-1, -1, x.shape[-1])) for x in (k_GTD, v_GTD))
         problem = _Problem(part, seen, k_GSD.float(), v_GSD.float(), live_GS, how)
