@@ -75,7 +75,7 @@ def observe(
     of a row sees no document and is never kept.
     """
     kept = Kept()
-    documents = document or [None] * len(layers(model))
+    documents: Sequence[KeysValues | None] = document or [None] * len(layers(model))
     recording = [ReferenceLayer(layer, each, kept) for layer, each in zip(layers(model), documents, strict=True)]
     rng = torch.Generator().manual_seed(seed)
     with standing_in(model, recording):
@@ -108,6 +108,6 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int) -> Refer
         return x_NH.unflatten(1, (kv_heads, -1)).transpose(0, 1).transpose(1, 2).flatten(1, 2)
 
     heard_N = torch.cat([torch.full((len(queries[0].q_NHD),), heard) for queries, heard in parts])
-    tensors = (torch.cat([grouped(layer[i]) for layer in joined]) for i in range(3))
+    q_GND, window_GND, lse_GN = (torch.cat([grouped(layer[i]) for layer in joined]) for i in range(3))
     repeated = joined[0].q_NHD.shape[1] // kv_heads
-    return Reference(*tensors, heard_N.repeat(repeated).to(joined[0].q_NHD.device))
+    return Reference(q_GND, window_GND, lse_GN, heard_N.repeat(repeated).to(q_GND.device))

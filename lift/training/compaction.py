@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,8 +77,8 @@ class SegmentMemory:
         """Put the slots of all layers' heads together, layer by layer, in the computer's own memory."""
         per_layer = len(heads) // n_layers
         by_layer = [heads[first : first + per_layer] for first in range(0, len(heads), per_layer)]
-        parts = [[torch.cat([head[i] for head in of_layer]).cpu() for of_layer in by_layer] for i in range(3)]
-        return cls(*parts, [[len(head.b_S) for head in of_layer] for of_layer in by_layer])
+        keys, biases, values = ([torch.cat([head[i] for head in part]).cpu() for part in by_layer] for i in range(3))
+        return cls(keys, biases, values, [[len(head.b_S) for head in part] for part in by_layer])
 
     def save(self, path: Path, digest: str) -> None:
         """Write the segment atomically, under the digest of its fit."""
@@ -95,7 +95,8 @@ class SegmentMemory:
                 if stated["of"] != digest:
                     return None
                 slots = json.loads(stated["slots"])
-                return cls(*([file.get_tensor(f"{n}.{i}") for i in range(len(slots))] for n in STORED), slots)
+                keys, biases, values = ([file.get_tensor(f"{n}.{i}") for i in range(len(slots))] for n in STORED)
+                return cls(keys, biases, values, slots)
         except (OSError, ValueError, LookupError, TypeError, SafetensorError):
             return None
 
@@ -174,7 +175,7 @@ def _slots(share: float, k_GTD: Tensor) -> int:
 
 
 def _dtype(model: AdaptedLM) -> torch.dtype:
-    return next(iter(layers(model)[0].gm_memory.values())).dtype
+    return cast(CompactMemory, layers(model)[0].gm_memory[ADAPTER]).dtype
 
 
 def _tokens(rows: Sequence[Sequence[int]]) -> int:
@@ -193,8 +194,7 @@ def _fill(model: Any, parts: Sequence[SegmentMemory]) -> None:
     config.slots = {}
     for i, layer in enumerate(layers(model)):
         slots = config.slots[str(layer.index)] = [part.slots[i] for part in parts]
-        empty = layer.gm_memory[ADAPTER]
-        memory = CompactMemory(layer.heads, parts[0].keys[i].shape[-1], slots, empty.dtype)
+        memory = CompactMemory(layer.heads, parts[0].keys[i].shape[-1], slots, _dtype(model))
         for name in STORED:
             getattr(memory, name).copy_(torch.cat([getattr(part, name)[i] for part in parts]))
         layer.gm_memory[ADAPTER] = memory.to(model.device)

@@ -40,9 +40,9 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
             raise ConfigError(f"gate {config.gate} beside an adapter of gate {self.gate}: ask one document at a time")
         self.gate = cast(Gate, config.gate)
         dim = base.in_features // self.heads
-        self.gm_memory[name] = self._new_memory(dim, config)
+        self.gm_memory[name] = memory = self._new_memory(dim, config)
         self._move_adapter_to_device_of_base_layer(name)
-        self.gm_memory[name].keep_dtype()  # which PEFT has just made the base model's
+        memory.keep_dtype()  # which PEFT has just made the base model's
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def _new_memory(self, dim: int, config: GatedMemoryConfig) -> GatedMemory | CompactMemory:
@@ -77,9 +77,9 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
             raise ConfigError(
                 f"the model's attention was changed after its memory was attached: set_attn_implementation({PROBED!r})"
             )
-        recalled = []
-        for memory in (self.gm_memory[name] for name in names):
-            recalled.append(memory(q_rope_BHLD.transpose(1, 2) if memory.after_rope else q_BLHD))
+        queries = {False: q_BLHD} if q_rope_BHLD is None else {False: q_BLHD, True: q_rope_BHLD.transpose(1, 2)}
+        memories = [cast(GatedMemory | CompactMemory, self.gm_memory[name]) for name in names]
+        recalled = [memory(queries[memory.after_rope]) for memory in memories]
         if self.records_gates:
             self.recorded_BLH = torch.stack(gates(recalled, self.gate, lse_BLH)).sum(0).detach()
         o_BLHD = mix(x.unflatten(-1, (self.heads, -1)), recalled, self.gate, lse_BLH)
