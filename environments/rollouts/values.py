@@ -38,7 +38,7 @@ _LATEX_MARK = re.compile(r"(?<=\d)(?:\{,\}|\\[,;: !])(?=\d)")
 _GROUPED = re.compile(
     r"(?<![\w,.'-])(?<!\d )\d{1,3}(?:([ ,'_])\d{3}(?:\1\d{3})*+|\.\d{3}(?:\.\d{3})++)(?![\w-])(?![ ,'.]?\d)"
 )
-SHORT = 100  # characters: longer ones are no values, and would be kept in memory
+SHORT = 1000  # characters: longer ones are no values, and would be kept in memory
 ROUNDS = 5  # at most, until a value is in its final form; two do for all that is not made to need more
 
 
@@ -74,6 +74,8 @@ def _normalise_once(value: str) -> str:
 
 
 def _without_latex(text: str) -> str:
+    if "\\" not in text and "{,}" not in text:
+        return text
     return _LATEX_MARK.sub(lambda mark: "," if mark.group() == "{,}" else " ", _LATEX.sub("", text))
 
 
@@ -139,7 +141,9 @@ def find_values(text: str, answer: Answer) -> list[str]:
     kind = answer.value_kind
     if kind not in _RUNNING:
         return [value for value in answer.values if _stands_in(text, value)]
-    text = _EMPHASIS.sub(" ", _without_latex(fold(text)))
+    text = _without_latex(fold(text))
+    if "_" in text:
+        text = _EMPHASIS.sub(" ", text)
     if kind == "numbers":
         text = _GROUPED.sub(_joined, text)
     elif kind == "dates":
@@ -218,12 +222,15 @@ _DENIAL = re.compile(
 def denies(text: str) -> bool:
     """Return whether a text begins by saying that there is no answer."""
     reply = normalise(text[:1000])
-    return denies_outright(reply) or _DENIAL.match(reply) is not None
+    return _denies_outright(reply) or _DENIAL.match(reply) is not None
 
 
 def denies_outright(text: str) -> bool:
     """Return whether a text begins with "none", or by saying of the text that it does not say; or is a usual denial."""
-    reply = normalise(text[:1000])
+    return _denies_outright(normalise(text[:1000]))
+
+
+def _denies_outright(reply: str) -> bool:
     return reply in _ABSTENTIONS or reply.startswith((f"{NONE}.", f"{NONE} ")) or _TEXT_DENIES.match(reply) is not None
 
 
