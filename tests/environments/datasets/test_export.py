@@ -183,6 +183,7 @@ def test_no_completion_is_lost_from_the_count(made: dict[str, Any], tmp_path: Pa
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_row_fits_the_sequence_len_that_is_named(made: dict[str, Any], tmp_path: Path, kind: str) -> None:
+    """axolotl-ai-cloud/axolotl 3547, PR 2211: rows above sequence_len are dropped, or cut, without a line."""
     tokenizer = tiny_tokenizer()
     outcome = export(ExportJob(kind, (made["full"],), tmp_path / "a.jsonl", SelectionRules(min_score=0.01), tokenizer))
     for row in rows_of(tmp_path / "a.jsonl"):
