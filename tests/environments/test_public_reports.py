@@ -108,7 +108,7 @@ def test_samples_are_made_without_a_network(gpt2: Any, monkeypatch: pytest.Monke
 
 
 def test_each_tokenizer_counts_for_itself(haystacks_of: Any) -> None:
-    """gkamradt/needle-in-a-haystack 25, 0xBakeer/inference-atlas PR 27: one tokenizer, or characters over 4, counted for all."""
+    """gkamradt/needle-in-a-haystack 25, 0xBakeer/inference-atlas PR 27: one tokenizer, or characters over 4, for all."""
     texts = {}
     for name in ("gpt2", "mistral"):
         haystacks = haystacks_of(name)
