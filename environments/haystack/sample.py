@@ -17,7 +17,7 @@ import numpy as np
 
 from environments.haystack import recipe as recipes
 from environments.haystack.decoys import Bank
-from environments.haystack.depths import draw_depths, stretch
+from environments.haystack.depths import draw_depths, in_order, stretch
 from environments.haystack.exact_fit import fit
 from environments.haystack.facts import BY_KIND, SPLITS
 from environments.haystack.filler.pool import Pool
@@ -51,7 +51,7 @@ class Needle:
     """
 
     text: str
-    role: str  # answer | link | superseded | distractor | decoy
+    role: str  # answer | link | superseded | distractor | decoy | heading
     token_start: int
     token_end: int
     depth: float
@@ -136,7 +136,8 @@ class Haystacks:
         chains = TASKS[task].linked and not TASKS[task].source
         bank = self.pools.decoys(self.options, split, seed) if chains else None
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
-        hidden = self._hide(quiz, self._decoys(quiz, bank, length, rng), depths or (), rng)
+        decoys = self._decoys(quiz, bank, length, rng)
+        hidden = self._hide(quiz, decoys, depths or (), TASKS[task].told_in_order, rng)
         recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.chat.variables)
         return self._build(quiz, hidden, pool, recipe, rng)
 
@@ -175,13 +176,21 @@ class Haystacks:
         kind = quiz.answer.value_kind if quiz.answer.value_kind in BY_KIND else rng.choice(list(BY_KIND))
         return bank.draw(n, kind, hops, quiz.values, rng)
 
-    def _hide(self, quiz: Quiz, decoys: tuple[list[str], np.ndarray], asked: Sequence[float], rng: Random) -> Hidden:
-        """Return all sentences to hide, with depths: needed needles as `asked`, then by `placement`; decoys anywhere."""
+    def _hide(  # noqa: PLR0913
+        self, quiz: Quiz, decoys: tuple[list[str], np.ndarray], asked: Sequence[float], in_quiz_order: bool, rng: Random
+    ) -> Hidden:
+        """Return all sentences to hide, with depths: needed needles as `asked`, then by `placement`; decoys anywhere.
+
+        `in_quiz_order`: the needles stand in the text in the order of the quiz; those not asked for give way.
+        """
         needed = [i for i, (_, role) in enumerate(quiz.needles) if role in NEEDED]
         depths = draw_depths(self.options.placement, len(quiz.needles), rng)
         spread = stretch([depths[i] for i in needed], self.options.min_span, rng)
         for place, (i, depth) in enumerate(zip(needed, spread, strict=True)):
             depths[i] = asked[place] if place < len(asked) else depth
+        if in_quiz_order:
+            opening = {0: 0.0} if quiz.needles[0][1] == "heading" else {}
+            depths = in_order(depths, opening | dict(zip(needed, sorted(asked), strict=False)))
         texts, costs = decoys
         depths += [rng.random() for _ in texts]
         return Hidden([*(text for text, _ in quiz.needles), *texts], depths, costs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from environments.haystack.filler import corpora, prose
+from environments.haystack.filler import corpora, dialogue, prose
 
 Passage = list[list[str]]  # paragraphs, each a list of sentences
 
@@ -59,6 +59,10 @@ def _dataset(text: Text, forbidden: Sequence[str]) -> Iterator[Passage]:
     return _in_mode(text, corpora.dataset_passages(name, column, forbidden=forbidden, sentences=how))
 
 
+def _dialogue(text: Text, forbidden: Sequence[str]) -> Iterator[Passage]:
+    return dialogue.passages(text.number, text.split)
+
+
 def _in_mode(text: Text, passages: Iterator[Passage]) -> Iterator[Passage]:
     return prose.shuffled(passages, text.number) if text.filler_mode == "shuffled" else passages
 
@@ -67,4 +71,5 @@ SOURCES = {
     "prose": Source(_prose),
     "folder": Source(_folder, endless=False),
     "dataset": Source(_dataset, endless=False),
+    "dialogue": Source(_dialogue, between=True),
 }
