@@ -40,7 +40,9 @@ def turns(draw: Draw, absent: bool) -> Quiz:
     rng, n = draw.rng, draw.number("matches")
     form, place = rng.choice(FORMS), rng.choice(PLACES)
     i = rng.randrange(n)
-    kinds = [(form, place, "superseded")] * (i if absent else n) + _near_kinds(draw, form, place)
+    kinds = [(form, place, "superseded")] * (i if absent else n) + _near_kinds(
+        draw, form, place, draw.options.distractors or absent
+    )
     rng.shuffle(kinds)
     needles: Needles = []
     pieces: dict[str, str] = {}  # with the role of each
@@ -59,11 +61,11 @@ def turns(draw: Draw, absent: bool) -> Quiz:
     return Quiz(tuple(needles), tuple(pieces), question, answer_or_none(absent, "one", [answer], "verbatim"))
 
 
-def _near_kinds(draw: Draw, form: Form, place: tuple[str, str]) -> list[tuple[Form, tuple[str, str], str]]:
-    """Return kinds of which either form or place is the one asked for, but not both."""
+def _near_kinds(draw: Draw, form: Form, place: tuple[str, str], n: int) -> list[tuple[Form, tuple[str, str], str]]:
+    """Return `n` kinds of which either form or place is the one asked for, but not both."""
     rng = draw.rng
     near = []
-    for i in range(draw.options.distractors):
+    for i in range(n):
         if i % 2:
             near.append((rng.choice([other for other in FORMS if other is not form]), place, "distractor"))
         else:

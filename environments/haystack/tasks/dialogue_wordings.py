@@ -3,6 +3,7 @@
 As in `linked_wordings.py`, each is worded for the text and for the question, with the text's words and without (`gap`).
 """
 
+import re
 from dataclasses import dataclass
 from random import Random
 
@@ -52,6 +53,9 @@ ORDINALS = (
 ).split()
 
 
+ARTICLE = re.compile(r"(?<=\b[Aa])(?= [aeiou])")
+
+
 def ordinal(n: int) -> str:
     """Return "first", "second", …; from 21 on "21st", …"""
     if n <= len(ORDINALS):
@@ -65,10 +69,8 @@ def draw_piece(form: Form, split: str, rng: Random) -> str:
     def draw() -> str:
         words = rng.sample(WORDS, 8)
         lines = rng.sample(form.lines, 2)
-        return " ".join(
-            line.format(**dict(zip("abcd", words[i : i + 4], strict=True)))
-            for line, i in zip(lines, (0, 4), strict=True)
-        )
+        slots = dict(zip("abcd", words[:4], strict=True)), dict(zip("abcd", words[4:], strict=True))
+        return ARTICLE.sub("n", " ".join(line.format(**slot) for line, slot in zip(lines, slots, strict=True)))
 
     return first_drawn(draw, lambda piece: in_split(piece, split), f"a {form.told} in {split}")
 
