@@ -27,7 +27,9 @@ from environments.haystack.tasks import absent_twin
 from environments.rollouts.scoring import score
 
 TASKS = ("single", "multi_key", "multi_value", "multi_query")
-LINKED_TASKS = ("chain", "update", "find_all", "count", "order", "join")
+LINKED_TASKS = (
+    "chain", "update", "find_all", "count", "order", "join", "graph", "hidden_question", "turns", "sessions",
+)  # fmt: skip
 ABSENT = 0.15  # share of the mix whose fact is not in the text
 LENGTH = 2048
 DISTRACTORS = 3
@@ -44,7 +46,7 @@ def draw_samples(haystacks: Haystacks, n: int) -> dict[str, list[Sample]]:
 
 
 def draw_linked(haystacks: Haystacks, n: int) -> dict[str, list[Sample]]:
-    """The linked mix: six tasks in turn, of which a share asks for what is not there."""
+    """The linked mix: ten tasks in turn, of which a share asks for what is not there."""
     rng = Random(0)
     drawn: dict[str, list[Sample]] = {task: [] for task in (*LINKED_TASKS, "absent")}
     for seed in range(n):

@@ -136,6 +136,8 @@ class HaystackEnvConfig(AtroposSettings):
     decoys: int = _option("decoys")
     versions: str = _option("versions")
     update_ask: str = _option("update_ask")
+    graph_ask: str = _option("graph_ask")
+    session_ask: str = _option("session_ask")
     matches: str = _option("matches")
     partial_order: bool = _option("partial_order")
     min_span: float = _option("min_span")

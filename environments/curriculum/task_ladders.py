@@ -17,6 +17,11 @@ from environments.haystack.tasks import TASKS, absent_twin
 KNOBS = {
     "single": ("length", "lexical_gap"),
     "chain": ("length", "hops", "decoys", "distractors", "lexical_gap"),
+    "graph": ("length", "hops", "decoys", "distractors", "lexical_gap"),
+    "hidden_question": ("length", "hops", "decoys", "distractors", "lexical_gap"),
+    # A chat holds no chains of other people.
+    "turns": ("length", "distractors", "lexical_gap"),
+    "sessions": ("length", "distractors", "lexical_gap"),
 }
 LINKED_KNOBS = ("length", "decoys", "distractors", "lexical_gap")
 NEEDLE_KNOBS = ("length", "distractors", "lexical_gap")

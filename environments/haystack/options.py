@@ -14,11 +14,15 @@ from longthread.errors import ConfigError
 
 ANY = "any"
 UPDATE_ASKS = ("current", "then", "times")
+GRAPH_ASKS = ("within", "parents", "common")
+SESSION_ASKS = ("current", "then")
 FORMATS = ("tags", "plain")
 FILLERS = ("prose", "folder", "dataset")
 CHOICES = {
     "value_kind": (*VALUE_KINDS, ANY),
     "update_ask": (*UPDATE_ASKS, ANY),
+    "graph_ask": (*GRAPH_ASKS, ANY),
+    "session_ask": (*SESSION_ASKS, ANY),
     "filler": FILLERS,
     "filler_mode": ("coherent", "shuffled"),
     "filler_sentences": ("auto", "script", "lines"),
@@ -59,12 +63,12 @@ class Options:
     values: int = _option(3, "needles to find in multi_value")
     queries: int = _option(3, "entities asked for in multi_query")
     lexical_gap: bool = _option(False, "the question shares no content word with the needle")
-    hops: str = _option("2-4", "facts from the head of a chain to its value: a number or a range")
+    hops: str = _option("2-4", "facts from the head of a chain to its value, or steps in graph: a number or a range")
     # 4 for each 1,024 tokens is LoongRL's density; -1 keeps them within `sample.DECOY_SHARE` of the text.
     decoys: int = _option(-1, "chains of other people in linked tasks; -1 is 4 for each 1,024 tokens")
-    versions: str = _option("2-5", "values that one key takes in update")
+    versions: str = _option("2-5", "values that one key takes in update and sessions")
     update_ask: str = _option(ANY, "update asks for the current value, the one then, how many times, or any")
-    matches: str = _option("2-8", "people who meet the condition in find_all, count and order")
+    matches: str = _option("2-8", "people who meet the condition in find_all, count, order and graph; times in turns")
     partial_order: bool = _option(False, "order pays for what is in order, not only for all of it")
     min_span: float = _option(0.0, "least share of the text between the first and the last fact needed")
     needle: str = _option("", "task custom: the sentence to hide")
@@ -83,6 +87,10 @@ class Options:
     may_abstain: bool = _option(True, "the prompt says what to reply when the text does not hold the answer")
     answer_format: str = _option("tags", "tags (<answer>) or plain (models that know no tags)")
     placement: str = _option("uniform", "depths of needles in rollouts: uniform, sigmoid, a list or a grid")
+    graph_ask: str = _option(
+        ANY, "graph asks for people within some steps of one, parents of one, common neighbours of two, or any"
+    )
+    session_ask: str = _option(ANY, "sessions asks for the current value, the one then, or any")
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():

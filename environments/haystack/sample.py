@@ -17,7 +17,7 @@ import numpy as np
 
 from environments.haystack import recipe as recipes
 from environments.haystack.decoys import Bank
-from environments.haystack.depths import draw_depths, stretch
+from environments.haystack.depths import draw_depths, in_order, stretch
 from environments.haystack.exact_fit import fit
 from environments.haystack.facts import BY_KIND, SPLITS
 from environments.haystack.filler.pool import Pool
@@ -51,7 +51,7 @@ class Needle:
     """
 
     text: str
-    role: str  # answer | link | superseded | distractor | decoy
+    role: str  # answer | link | superseded | distractor | decoy | heading
     token_start: int
     token_end: int
     depth: float
@@ -117,9 +117,9 @@ class Haystacks:
         """Return a builder of samples under other options; both share their filler where they ask for the same."""
         return self._variant(options)
 
-    def pool(self, split: str, seed: int) -> Pool:
-        """Return the pool of filler for samples of that seed."""
-        return self.pools.pool(self.options, split, seed)
+    def pool(self, split: str, seed: int, task: str = "") -> Pool:
+        """Return the pool of filler for samples of that seed; for a task with a text of its own, the pool of that text."""
+        return self.pools.pool(self.options, split, seed, TASKS[task].source if task in TASKS else "")
 
     def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
         """Build the sample of that seed, split, task and length.
@@ -131,10 +131,13 @@ class Haystacks:
         request = Request(seed, split, task, length, depths)
         self._check(request)
         rng = Random(f"longthread {VERSION} {split} {task} {length} {seed}")
-        pool = self.pool(split, seed)
-        bank = self.pools.decoys(self.options, split, seed) if TASKS[task].linked else None
+        pool = self.pool(split, seed, task)
+        # A task with a text of its own has decoys of its own too: chains of people are facts for prose.
+        chains = TASKS[task].linked and not TASKS[task].source
+        bank = self.pools.decoys(self.options, split, seed) if chains else None
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
-        hidden = self._hide(quiz, self._decoys(quiz, bank, length, rng), depths or (), rng)
+        decoys = self._decoys(quiz, bank, length, rng)
+        hidden = self._hide(quiz, decoys, depths or (), TASKS[task].told_in_order, rng)
         recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.chat.variables)
         return self._build(quiz, hidden, pool, recipe, rng)
 
@@ -173,13 +176,21 @@ class Haystacks:
         kind = quiz.answer.value_kind if quiz.answer.value_kind in BY_KIND else rng.choice(list(BY_KIND))
         return bank.draw(n, kind, hops, quiz.values, rng)
 
-    def _hide(self, quiz: Quiz, decoys: tuple[list[str], np.ndarray], asked: Sequence[float], rng: Random) -> Hidden:
-        """Return all sentences to hide, with depths: needed needles as `asked`, then by `placement`; decoys anywhere."""
+    def _hide(  # noqa: PLR0913
+        self, quiz: Quiz, decoys: tuple[list[str], np.ndarray], asked: Sequence[float], in_quiz_order: bool, rng: Random
+    ) -> Hidden:
+        """Return all sentences to hide, with depths: needed needles as `asked`, then by `placement`; decoys anywhere.
+
+        `in_quiz_order`: the needles stand in the text in the order of the quiz; those not asked for give way.
+        """
         needed = [i for i, (_, role) in enumerate(quiz.needles) if role in NEEDED]
         depths = draw_depths(self.options.placement, len(quiz.needles), rng)
         spread = stretch([depths[i] for i in needed], self.options.min_span, rng)
         for place, (i, depth) in enumerate(zip(needed, spread, strict=True)):
             depths[i] = asked[place] if place < len(asked) else depth
+        if in_quiz_order:
+            opening = {0: 0.0} if quiz.needles[0][1] == "heading" else {}
+            depths = in_order(depths, opening | dict(zip(needed, sorted(asked), strict=False)))
         texts, costs = decoys
         depths += [rng.random() for _ in texts]
         return Hidden([*(text for text, _ in quiz.needles), *texts], depths, costs)
@@ -265,5 +276,5 @@ def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
     own = fingerprint(tokenizer, recipe)
     request, options = recipes.read(recipe, own)
     haystacks = _haystacks(own, tokenizer, _variables(recipe)).variant(options)
-    recipes.check_filler(recipe, haystacks.pool(request.split, request.seed).digest)
+    recipes.check_filler(recipe, haystacks.pool(request.split, request.seed, request.task).digest)
     return haystacks.sample(*request)

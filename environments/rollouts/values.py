@@ -16,6 +16,7 @@ from environments.haystack.tasks.task import NONE, Answer
 from environments.rollouts.dates import MOMENT, canonical_moment
 from environments.rollouts.typography import BULLET, LONG_DASH, fold
 
+WHOLE = ("text", "verbatim")  # kinds without a form of their own: the whole region is one value
 CUSTOM_REPLY = 400  # characters, beside twice the value's, of a plain reply to a custom needle
 
 _SMALL = (
@@ -104,10 +105,10 @@ _BETWEEN = re.compile(r";|\n|,(?!\d{3}(?!\d))(?! \d\d:)|(?:(?<=\s)|^)(?:and|&)(?
 def split_values(region: str, kind: str) -> list[str]:
     """Return the values of an answer region, normalised: split at semicolons, commas, line ends and "and".
 
-    A comma inside a number or a date does not separate. Bullets and numbering are dropped. A custom needle has one value
-    ("text"), which may hold all of these itself.
+    A comma inside a number or a date does not separate. Bullets and numbering are dropped. A custom needle and
+    words to be copied are one value (`WHOLE`), which may hold all of these itself.
     """
-    if kind == "text":
+    if kind in WHOLE:
         parts = [_FENCE.sub("", fold(region))]
     else:
         text = _GROUPED.sub(_joined, _without_latex(_FENCE.sub("", fold(region))))
@@ -136,9 +137,12 @@ def find_values(text: str, answer: Answer) -> list[str]:
     """Return every value in the text that has the form of the answer's kind, `fold`ed, from word boundary to word boundary.
 
     Names and people have the form of capitalised words or, where none stand in the text, of whole phrases in one case.
-    For a custom needle: the value itself, if it stands there between word boundaries.
+    For a custom needle: the value itself, if it stands there between word boundaries. For words to be copied: the whole
+    text, since what stands beside the copy may be other candidates.
     """
     kind = answer.value_kind
+    if kind == "verbatim":
+        return [text] if text.strip() and not denies_outright(text) else []
     if kind not in _RUNNING:
         return [value for value in answer.values if _stands_in(text, value)]
     text = _without_latex(fold(text))
@@ -238,6 +242,6 @@ def abstains(region: str, values: list[str], answer: Answer) -> bool:
     """Return whether an answer region, split into `values`, says that there is no answer and names none."""
     if values and all(value in _ABSTENTIONS for value in values):
         return not set(values) <= set(map(normalise, answer.values))  # a custom needle may well say "nothing"
-    if answer.value_kind == "text" or not values:
+    if answer.value_kind in WHOLE or not values:
         return False
     return denies(region) and not find_values(region, answer)

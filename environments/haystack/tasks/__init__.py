@@ -1,6 +1,6 @@
 """The tasks, by the names that users type."""
 
-from environments.haystack.tasks import independent, linked
+from environments.haystack.tasks import dialogue, graph, hidden_question, independent, linked
 from environments.haystack.tasks.task import Task
 
 _TASKS = (
@@ -22,6 +22,29 @@ _TASKS = (
     Task("absent_count", "count", linked.count, linked=True, absent=True),
     Task("absent_order", "order", linked.order, linked=True, absent=True),
     Task("absent_join", "join", linked.join, linked=True, absent=True),
+    Task("graph", "graph", graph.graph, linked=True),
+    Task("hidden_question", "hidden_question", hidden_question.hidden_question, linked=True, ordered=True),
+    Task("turns", "turns", dialogue.turns, linked=True, source="dialogue", told_in_order=True),
+    Task("sessions", "sessions", dialogue.sessions, linked=True, source="dialogue", told_in_order=True),
+    Task("absent_graph", "graph", graph.graph, linked=True, absent=True),
+    Task(
+        "absent_hidden_question",
+        "hidden_question",
+        hidden_question.hidden_question,
+        linked=True,
+        absent=True,
+        ordered=True,
+    ),
+    Task("absent_turns", "turns", dialogue.turns, linked=True, absent=True, source="dialogue", told_in_order=True),
+    Task(
+        "absent_sessions",
+        "sessions",
+        dialogue.sessions,
+        linked=True,
+        absent=True,
+        source="dialogue",
+        told_in_order=True,
+    ),
 )
 TASKS = {task.name: task for task in _TASKS}
 

@@ -21,14 +21,21 @@ class Answer:
 
     `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order); "partial_order"
     (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of `facts.VALUE_KINDS`,
-    "people", "count", or "text" for a custom needle. `steps` are the people passed on the way, which a model may show
-    for partial credit.
+    "people", "count", "text" for a custom needle, or "verbatim" for words to be copied. `steps` are the people passed
+    on the way, which a model may show for partial credit.
     """
 
     kind: str
     values: tuple[str, ...]
     value_kind: str
     steps: tuple[str, ...] = ()
+
+
+def answer_or_none(
+    absent: bool, kind: str, values: Sequence[str], value_kind: str, steps: Sequence[str] = ()
+) -> Answer:
+    """Return the answer of these values, or, where it is absent from the text, that there is none."""
+    return Answer("absent", (), value_kind) if absent else Answer(kind, tuple(values), value_kind, tuple(steps))
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,9 @@ class Task:
     absent: bool = False
     linked: bool = False  # its facts belong together, and stand among chains of other people
     ordered: bool = False  # its facts have an order of their own
+    told_in_order: bool = False  # its needles stand in the text in the order of the quiz
     fixed: bool = False  # its facts are the user's, not drawn
+    source: str = ""  # name in `filler.sources.SOURCES` of the text it is hidden in, in place of the option `filler`
 
     def quiz(self, draw: Draw) -> Quiz:
         """Draw a quiz of this task: facts, a question and its answer."""
