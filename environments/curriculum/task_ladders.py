@@ -17,6 +17,8 @@ from environments.haystack.tasks import TASKS, absent_twin
 KNOBS = {
     "single": ("length", "lexical_gap"),
     "chain": ("length", "hops", "decoys", "distractors", "lexical_gap"),
+    "variable_tracking": ("length", "hops", "distractors"),
+    **dict.fromkeys((name for name, task in TASKS.items() if task.items), ("length",)),
 }
 LINKED_KNOBS = ("length", "decoys", "distractors", "lexical_gap")
 NEEDLE_KNOBS = ("length", "distractors", "lexical_gap")

@@ -14,11 +14,13 @@ from longthread.errors import ConfigError
 
 ANY = "any"
 UPDATE_ASKS = ("current", "then", "times")
+AGGREGATE_ASKS = ("count", "most", "total", "first", "last", "compare")
 FORMATS = ("tags", "plain")
 FILLERS = ("prose", "folder", "dataset")
 CHOICES = {
     "value_kind": (*VALUE_KINDS, ANY),
     "update_ask": (*UPDATE_ASKS, ANY),
+    "aggregate_ask": (*AGGREGATE_ASKS, ANY),
     "filler": FILLERS,
     "filler_mode": ("coherent", "shuffled"),
     "filler_sentences": ("auto", "script", "lines"),
@@ -64,6 +66,7 @@ class Options:
     decoys: int = _option(-1, "chains of other people in linked tasks; -1 is 4 for each 1,024 tokens")
     versions: str = _option("2-5", "values that one key takes in update")
     update_ask: str = _option(ANY, "update asks for the current value, the one then, how many times, or any")
+    aggregate_ask: str = _option(ANY, "aggregation asks for the count, most, total, first, last, compare, or any")
     matches: str = _option("2-8", "people who meet the condition in find_all, count and order")
     partial_order: bool = _option(False, "order pays for what is in order, not only for all of it")
     min_span: float = _option(0.0, "least share of the text between the first and the last fact needed")
@@ -117,6 +120,12 @@ class Options:
         if not low <= least <= most <= high:
             raise ConfigError(f"{name} {spec!r} is outside {low} to {high}", setting=name)
         return least, most
+
+
+def refuse_lexical_gap(options: Options, task: str, reason: str) -> None:
+    """Raise `ConfigError` if the options ask for a lexical gap, which the task cannot have for that reason."""
+    if options.lexical_gap:
+        raise ConfigError(f"task {task} has no lexical gap: {reason}; set lexical_gap to false", setting="lexical_gap")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
