@@ -18,6 +18,7 @@ from environments.haystack.depths import parse_depths
 from environments.haystack.options import Options
 from environments.haystack.tasks import TASKS
 from environments.inference.token_servers import TOKEN_SERVERS
+from environments.presets import PRESETS, VARIANTS, defaults
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
 
@@ -110,6 +111,7 @@ class HaystackEnvConfig(AtroposSettings):
     """Settings of a haystack environment, beside those of Atropos. Lists are comma strings, as on the command line."""
 
     tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
+    preset: str = Field("", description="tasks and lengths of a benchmark: " + ", ".join(PRESETS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
     depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
     repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
@@ -136,6 +138,7 @@ class HaystackEnvConfig(AtroposSettings):
     decoys: int = _option("decoys")
     versions: str = _option("versions")
     update_ask: str = _option("update_ask")
+    aggregate_ask: str = _option("aggregate_ask")
     matches: str = _option("matches")
     partial_order: bool = _option("partial_order")
     min_span: float = _option("min_span")
@@ -155,7 +158,11 @@ class HaystackEnvConfig(AtroposSettings):
     @model_validator(mode="before")
     @classmethod
     def _as_comma_strings(cls, values: JsonObject) -> JsonObject:
-        """Turn lists, numbers and mappings, as YAML has them, into text for the settings that are text."""
+        """Turn lists, numbers and mappings, as YAML has them, into text for the settings that are text.
+
+        What a preset sets stands below what is given.
+        """
+        values = {**defaults(str(values.get("preset") or "")), **values}
         return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
 
 
@@ -213,7 +220,14 @@ def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     if not grid.tasks:
         raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
     for task in grid.tasks:
-        _check_choice("tasks", task, list(TASKS))
+        _check_choice("tasks", task, [*TASKS, *VARIANTS])
+    if config.preset:
+        _check_choice("preset", config.preset, list(PRESETS))
+    if config.curriculum and (named := next((task for task in grid.tasks if task in VARIANTS), "")):
+        raise ConfigError(
+            f"the curriculum has no ladder for {named}, whose options are fixed; ask for the task {VARIANTS[named].task}",
+            setting=("curriculum", "tasks"),
+        )
     if not config.tokenizer_name:
         raise ConfigError(
             "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "

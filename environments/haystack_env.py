@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import threading
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from random import Random
 
@@ -24,7 +24,7 @@ from environments.curriculum.policy import Curriculum
 from environments.haystack.layout import LayoutError
 from environments.haystack.recipe import without_later_defaults
 from environments.haystack.sample import Haystacks, Options, Sample
-from environments.haystack.tasks import TASKS, absent_twin
+from environments.haystack.tasks import absent_twin
 from environments.haystack.tokens import PLACEHOLDER, load_tokenizer
 from environments.inference.completions import request_group
 from environments.inference.contracts import Completion, CompletionRequest
@@ -33,6 +33,7 @@ from environments.inference.errors import RequestRejected
 from environments.inference.finish_reason import Ending, ending
 from environments.inference.preflight import check_server
 from environments.inference.token_servers import TOKEN_SERVERS
+from environments.presets import VARIANTS, options_of, task_of
 from environments.reports import wandb_log, wandb_run
 from environments.rollouts import requests, row_log
 from environments.rollouts.first_replies import FirstReplies
@@ -82,7 +83,7 @@ class HaystackEnv(BaseEnv):
     ):
         self.grid = check(config, servers)
         wandb_run.check_login(config)
-        self.options = _options(config, self.grid)
+        self.options, self._given = _options(config, self.grid), frozenset(config.model_fields_set)
         self.request_fields = request_fields(config.request)
         template = self.request_fields.get("chat_template_kwargs")
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options, template=template)
@@ -107,13 +108,20 @@ class HaystackEnv(BaseEnv):
     def _probe(self) -> None:
         """Build a sample of every task at the shortest and the longest length, so that what cannot work fails at once."""
         tasks = self.grid.tasks
-        for task in dict.fromkeys([*tasks, *map(absent_twin, tasks if self.options.may_abstain else [])]):
+        twins = [absent_twin(task_of(task).name) for task in tasks if self.options.may_abstain]
+        for task in dict.fromkeys([*tasks, *twins]):
             for length in (min(self.grid.lengths), max(self.grid.lengths)):
                 try:
-                    self.haystacks.sample(0, "train", task, length)
+                    self._haystacks_of(task).sample(0, "train", task_of(task).name, length)
                 except LayoutError as error:
                     message = f"task {task} at {length} tokens: {error.message}"
                     raise ConfigError(message, setting=error.settings) from None
+
+    def _haystacks_of(self, task: str) -> Haystacks:
+        """Return the builder of samples of a task by the name in the settings: a benchmark's has options of its own."""
+        return (
+            self.haystacks.variant(options_of(task, self.options, self._given)) if task in VARIANTS else self.haystacks
+        )
 
     async def setup(self) -> None:
         """Ask every server whether it is there. Raises `ConfigError` if one is not."""
@@ -147,6 +155,10 @@ class HaystackEnv(BaseEnv):
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
         if not self.request_fields:
             del shaping["request"]  # as runs were named before there was this setting
+        if not self.config.preset:
+            del shaping["preset"]
+        if variants := {task: asdict(self._haystacks_of(task).options) for task in self.grid.tasks if task in VARIANTS}:
+            shaping["variants"] = variants
         shaping["token_exact"] = self.servers[0].server_type in TOKEN_SERVERS
         return row_log.digest({**without_later_defaults(shaping), "tokenizer": self.haystacks.tokens.fingerprint})
 
@@ -163,11 +175,11 @@ class HaystackEnv(BaseEnv):
     def build(self, request: RolloutRequest) -> tuple[Sample, list[int]]:
         """Return the request's sample and its prompt's token ids. Runs in worker threads; builds one sample at a time."""
         with self._building:
-            haystacks = self.haystacks
+            haystacks = self._haystacks_of(request.task)
             if request.difficulty:
                 haystacks = haystacks.variant(task_ladders.options(self.options, request.difficulty))
             depths = None if request.depth is None else [request.depth]
-            sample = haystacks.sample(request.seed, request.split, request.task, request.length, depths)
+            sample = haystacks.sample(request.seed, request.split, task_of(request.task).name, request.length, depths)
         tokens = self.haystacks.tokens
         return sample, tokens.encode_prompt(tokens.render(sample.messages), sample.length)
 
@@ -316,7 +328,7 @@ class HaystackEnv(BaseEnv):
 def _options(config: HaystackEnvConfig, grid: Grid) -> Options:
     return Options(
         pool_tokens=max(Options.pool_tokens, 2 * max(grid.lengths)),
-        may_abstain=config.absent_share > 0 or any(TASKS[task].absent for task in grid.tasks),
+        may_abstain=config.absent_share > 0 or any(task_of(task).absent for task in grid.tasks),
         **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
     )
 

@@ -16,7 +16,7 @@ ANY = "any"
 UPDATE_ASKS = ("current", "then", "times")
 AGGREGATE_ASKS = ("count", "most", "total", "first", "last", "compare")
 FORMATS = ("tags", "plain")
-FILLERS = ("prose", "folder", "dataset")
+FILLERS = ("prose", "folder", "dataset", "noise", "facts")
 CHOICES = {
     "value_kind": (*VALUE_KINDS, ANY),
     "update_ask": (*UPDATE_ASKS, ANY),
@@ -73,7 +73,7 @@ class Options:
     needle: str = _option("", "task custom: the sentence to hide")
     question: str = _option("", "task custom: what is asked")
     expected: str = _option("", "task custom: the right answer, a part of the needle")
-    filler: str = _option("prose", "prose, folder or dataset")
+    filler: str = _option("prose", "prose, folder, dataset, noise (the same few sentences) or facts (of other people)")
     # Sentences out of order are easier (Chroma, "Context Rot").
     filler_mode: str = _option("coherent", "coherent or shuffled")
     filler_path: str = _option("", "folder of text files or one file, or name of a Hugging Face dataset")
@@ -93,7 +93,7 @@ class Options:
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} {getattr(self, name)} is outside {low} to {high}", setting=name)
-        if self.filler != "prose" and not self.filler_path:
+        if self.filler in ("folder", "dataset") and not self.filler_path:
             raise ConfigError(
                 f"filler {self.filler} needs the folder, or the name of the dataset", setting="filler_path"
             )

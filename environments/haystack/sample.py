@@ -178,8 +178,11 @@ class Haystacks:
     def _quiz(self, task: Task, split: str, pool: Pool, bank: Bank | None, rng: Random) -> Quiz:
         """Draw a quiz none of whose values stands in the filler, or the answer would not be unique."""
         for _ in range(1 if task.fixed else REDRAWS):
-            quiz = task.quiz(Draw(self.options, split, rng, bank.names if bank else frozenset()))
-            clash = next((value for value in quiz.values if pool.contains(value)), None)
+            draw = Draw(self.options, split, rng, bank.names if bank else frozenset())
+            quiz = task.quiz(draw)
+            # Filler of facts has people of its own, who must not be asked about.
+            drawn = (*quiz.values, *(sorted(draw.used) if self.options.filler == "facts" else ()))
+            clash = next((value for value in drawn if pool.contains(value)), None)
             if clash is None:
                 return quiz
         raise ConfigError(

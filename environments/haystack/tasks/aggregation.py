@@ -45,8 +45,7 @@ class Ledger(Items):
             people.setdefault(draw_entity(split, False, rng).told)
         self.people = list(people)
         lines = [
-            _delivery(self.people[i % PEOPLE], GOODS[i % len(GOODS)], 1 + i % MOST_SACKS, EPOCH)
-            for i in range(MEASURED)
+            _delivery(self.people[i % PEOPLE], GOODS[i % len(GOODS)], 1 + i % MOST_SACKS, EPOCH) for i in range(99)
         ]
         self.deliveries = int(at_least / float(np.mean(tokens.mid(lines)))) + FEWEST
         drawn = [
