@@ -18,6 +18,7 @@ from environments.haystack.depths import parse_depths
 from environments.haystack.options import Options
 from environments.haystack.tasks import TASKS
 from environments.inference.token_servers import TOKEN_SERVERS
+from environments.presets import PRESETS, VARIANTS, defaults, task_of
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
 
@@ -110,6 +111,7 @@ class SampleSettings(BaseModel):
     """Settings of what is asked, whoever asks it. Lists are comma strings, as on the command line."""
 
     tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
+    preset: str = Field("", description="tasks and lengths of a benchmark: " + ", ".join(PRESETS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
     absent_share: float = Field(0.15, description="share of samples whose fact is not in the text")
     seed: int = Field(0, description="everything drawn follows from it")
@@ -124,6 +126,7 @@ class SampleSettings(BaseModel):
     update_ask: str = _option("update_ask")
     graph_ask: str = _option("graph_ask")
     session_ask: str = _option("session_ask")
+    aggregate_ask: str = _option("aggregate_ask")
     matches: str = _option("matches")
     partial_order: bool = _option("partial_order")
     min_span: float = _option("min_span")
@@ -143,7 +146,11 @@ class SampleSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_comma_strings(cls, values: JsonObject) -> JsonObject:
-        """Turn lists, numbers and mappings, as YAML has them, into text for the settings that are text."""
+        """Turn lists, numbers and mappings, as YAML has them, into text for the settings that are text.
+
+        What a preset sets stands below what is given.
+        """
+        values = {**defaults(str(values.get("preset") or "")), **values}
         return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
 
 
@@ -217,6 +224,11 @@ class Grid:
 def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     """Return the tasks, lengths and depths of a config. Raises `ConfigError`, one line, for whatever cannot work."""
     grid = replace(check_samples(config, config.tokenizer_name), depths=parse_depths(config.depths))
+    if config.curriculum and (named := next((task for task in grid.tasks if task in VARIANTS), "")):
+        raise ConfigError(
+            f"the curriculum has no ladder for {named}, whose options are fixed; ask for the task {VARIANTS[named].task}",
+            setting=("curriculum", "tasks"),
+        )
     if config.max_num_workers != -1 and config.max_num_workers < 1:
         raise ConfigError(
             f"max_num_workers must be 1 or more, or -1 for {config.max_num_workers_per_node} a server "
@@ -238,7 +250,9 @@ def check_samples(config: SampleSettings, tokenizer: str) -> Grid:
     if not grid.tasks:
         raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
     for task in grid.tasks:
-        _check_choice("tasks", task, list(TASKS))
+        _check_choice("tasks", task, [*TASKS, *VARIANTS])
+    if config.preset:
+        _check_choice("preset", config.preset, list(PRESETS))
     if not tokenizer:
         raise ConfigError(
             "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "
@@ -255,7 +269,7 @@ def sample_options(config: SampleSettings, grid: Grid) -> Options:
     """Return the options of the samples of a run: the settings', and those that follow from its tasks and lengths."""
     return Options(
         pool_tokens=max(Options.pool_tokens, 2 * max(grid.lengths)),
-        may_abstain=config.absent_share > 0 or any(TASKS[task].absent for task in grid.tasks),
+        may_abstain=config.absent_share > 0 or any(task_of(task).absent for task in grid.tasks),
         **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
     )
 

@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 
@@ -38,6 +38,7 @@ from environments.inference.errors import RequestRejected
 from environments.inference.finish_reason import Ending, ending
 from environments.inference.preflight import check_server
 from environments.inference.token_servers import TOKEN_SERVERS
+from environments.presets import VARIANTS, haystacks_of, task_of
 from environments.reports import wandb_log, wandb_run
 from environments.rollouts import requests, row_log
 from environments.rollouts.first_replies import FirstReplies
@@ -87,7 +88,7 @@ class HaystackEnv(BaseEnv):
     ):
         self.grid = check(config, servers)
         wandb_run.check_login(config)
-        self.options = sample_options(config, self.grid)
+        self.options, self._given = sample_options(config, self.grid), frozenset(config.model_fields_set)
         self.request_fields = request_fields(config.request)
         template = self.request_fields.get("chat_template_kwargs")
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options, template=template)
@@ -110,7 +111,11 @@ class HaystackEnv(BaseEnv):
         self.curriculum_state: JsonObject = {}
 
     def _probe(self) -> None:
-        requests.probe(self.haystacks, self.grid, "train")
+        requests.probe(self.haystacks, self.grid, "train", self._given)
+
+    def _haystacks_of(self, task: str) -> Haystacks:
+        """Return the builder of samples of a task by the name in the settings: a benchmark's has options of its own."""
+        return haystacks_of(self.haystacks, task, self._given)
 
     async def setup(self) -> None:
         """Ask every server whether it is there. Raises `ConfigError` if one is not."""
@@ -144,6 +149,10 @@ class HaystackEnv(BaseEnv):
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
         if not self.request_fields:
             del shaping["request"]  # as runs were named before there was this setting
+        if not self.config.preset:
+            del shaping["preset"]
+        if variants := {task: asdict(self._haystacks_of(task).options) for task in self.grid.tasks if task in VARIANTS}:
+            shaping["variants"] = variants
         shaping["token_exact"] = self.servers[0].server_type in TOKEN_SERVERS
         return row_log.digest({**without_later_defaults(shaping), "tokenizer": self.haystacks.tokens.fingerprint})
 
@@ -160,11 +169,11 @@ class HaystackEnv(BaseEnv):
     def build(self, request: RolloutRequest) -> tuple[Sample, list[int]]:
         """Return the request's sample and its prompt's token ids. Runs in worker threads; builds one sample at a time."""
         with self._building:
-            haystacks = self.haystacks
+            haystacks = self._haystacks_of(request.task)
             if request.difficulty:
                 haystacks = haystacks.variant(task_ladders.options(self.options, request.difficulty))
             depths = None if request.depth is None else [request.depth]
-            sample = haystacks.sample(request.seed, request.split, request.task, request.length, depths)
+            sample = haystacks.sample(request.seed, request.split, task_of(request.task).name, request.length, depths)
         tokens = self.haystacks.tokens
         return sample, tokens.encode_prompt(tokens.render(sample.messages), sample.length)
 

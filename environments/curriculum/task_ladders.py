@@ -22,6 +22,8 @@ KNOBS = {
     # A chat holds no chains of other people.
     "turns": ("length", "distractors", "lexical_gap"),
     "sessions": ("length", "distractors", "lexical_gap"),
+    "variable_tracking": ("length", "hops", "distractors"),
+    **dict.fromkeys((name for name, task in TASKS.items() if task.items), ("length",)),
 }
 LINKED_KNOBS = ("length", "decoys", "distractors", "lexical_gap")
 NEEDLE_KNOBS = ("length", "distractors", "lexical_gap")

@@ -16,13 +16,15 @@ ANY = "any"
 UPDATE_ASKS = ("current", "then", "times")
 GRAPH_ASKS = ("within", "parents", "common")
 SESSION_ASKS = ("current", "then")
+AGGREGATE_ASKS = ("count", "most", "total", "first", "last", "compare")
 FORMATS = ("tags", "plain")
-FILLERS = ("prose", "folder", "dataset")
+FILLERS = ("prose", "folder", "dataset", "noise", "facts")
 CHOICES = {
     "value_kind": (*VALUE_KINDS, ANY),
     "update_ask": (*UPDATE_ASKS, ANY),
     "graph_ask": (*GRAPH_ASKS, ANY),
     "session_ask": (*SESSION_ASKS, ANY),
+    "aggregate_ask": (*AGGREGATE_ASKS, ANY),
     "filler": FILLERS,
     "filler_mode": ("coherent", "shuffled"),
     "filler_sentences": ("auto", "script", "lines"),
@@ -68,13 +70,14 @@ class Options:
     decoys: int = _option(-1, "chains of other people in linked tasks; -1 is 4 for each 1,024 tokens")
     versions: str = _option("2-5", "values that one key takes in update and sessions")
     update_ask: str = _option(ANY, "update asks for the current value, the one then, how many times, or any")
+    aggregate_ask: str = _option(ANY, "aggregation asks for the count, most, total, first, last, compare, or any")
     matches: str = _option("2-8", "people who meet the condition in find_all, count, order and graph; times in turns")
     partial_order: bool = _option(False, "order pays for what is in order, not only for all of it")
     min_span: float = _option(0.0, "least share of the text between the first and the last fact needed")
     needle: str = _option("", "task custom: the sentence to hide")
     question: str = _option("", "task custom: what is asked")
     expected: str = _option("", "task custom: the right answer, a part of the needle")
-    filler: str = _option("prose", "prose, folder or dataset")
+    filler: str = _option("prose", "prose, folder, dataset, noise (the same few sentences) or facts (of other people)")
     # Sentences out of order are easier (Chroma, "Context Rot").
     filler_mode: str = _option("coherent", "coherent or shuffled")
     filler_path: str = _option("", "folder of text files or one file, or name of a Hugging Face dataset")
@@ -98,7 +101,7 @@ class Options:
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} {getattr(self, name)} is outside {low} to {high}", setting=name)
-        if self.filler != "prose" and not self.filler_path:
+        if self.filler in ("folder", "dataset") and not self.filler_path:
             raise ConfigError(
                 f"filler {self.filler} needs the folder, or the name of the dataset", setting="filler_path"
             )
@@ -125,6 +128,12 @@ class Options:
         if not low <= least <= most <= high:
             raise ConfigError(f"{name} {spec!r} is outside {low} to {high}", setting=name)
         return least, most
+
+
+def refuse_lexical_gap(options: Options, task: str, reason: str) -> None:
+    """Raise `ConfigError` if the options ask for a lexical gap, which the task cannot have for that reason."""
+    if options.lexical_gap:
+        raise ConfigError(f"task {task} has no lexical gap: {reason}; set lexical_gap to false", setting="lexical_gap")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

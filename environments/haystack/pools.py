@@ -5,7 +5,9 @@ from functools import lru_cache
 from environments.haystack.decoys import Bank
 from environments.haystack.filler.pool import Pool, PoolError
 from environments.haystack.filler.sources import SOURCES, Text
+from environments.haystack.listing import Items
 from environments.haystack.options import Options
+from environments.haystack.tasks.task import ItemMaker
 from environments.haystack.tokens import Tokens
 from longthread.errors import DataError
 
@@ -19,6 +21,7 @@ class Pools:
         self.tokens = tokens
         self._pool = lru_cache(maxsize=POOLS)(self._make_pool)
         self._bank = lru_cache(maxsize=BANKS)(self._make_bank)
+        self._items = lru_cache(maxsize=POOLS)(self._make_items)
 
     def pool(self, options: Options, split: str, seed: int, source: str = "") -> Pool:
         """Return the pool of filler for samples of that seed; `source` names a text in place of the option `filler`.
@@ -31,6 +34,13 @@ class Pools:
         """Return the bank of decoys that belongs to that seed's pool of filler."""
         number = seed // options.seeds_per_pool
         return self._bank(self._text(options, split, seed), split, options.lexical_gap, number)
+
+    def items(self, make: ItemMaker, options: Options, split: str, seed: int) -> Items:
+        """Return the items that texts of that seed consist of, for tasks whose facts fill the whole text."""
+        return self._items(make, split, seed // options.seeds_per_pool, options.pool_tokens)
+
+    def _make_items(self, make: ItemMaker, split: str, number: int, at_least: int) -> Items:
+        return make(self.tokens, split, number, at_least)
 
     @staticmethod
     def _text(options: Options, split: str, seed: int, source: str = "") -> Text:

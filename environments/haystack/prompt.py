@@ -23,7 +23,7 @@ class Prompt:
         if self._options.may_abstain:
             reply = f"reply <answer>{NONE}</answer>." if tags else f"reply: {NONE}."
             form += f" If the text does not say, {reply}"
-        if quiz.hops > 1 and not quiz.several and tags:
+        if quiz.hops > 1 and quiz.names_way and not quiz.several and tags:
             form += (
                 " Before it, name the people you passed on the way, in order and without the first, like this: "
                 "<steps>...; ...</steps>."

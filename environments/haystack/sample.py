@@ -18,10 +18,11 @@ import numpy as np
 from environments.haystack import recipe as recipes
 from environments.haystack.decoys import Bank
 from environments.haystack.depths import draw_depths, in_order, stretch
-from environments.haystack.exact_fit import fit
+from environments.haystack.exact_fit import Frame, fit, fit_listing
 from environments.haystack.facts import BY_KIND, SPLITS
 from environments.haystack.filler.pool import Pool
-from environments.haystack.layout import Hidden
+from environments.haystack.layout import Hidden, Layout
+from environments.haystack.listing import Items
 from environments.haystack.options import MAX_DECOYS, Options, check_choice
 from environments.haystack.pools import Pools
 from environments.haystack.prompt import Prompt
@@ -131,6 +132,8 @@ class Haystacks:
         request = Request(seed, split, task, length, depths)
         self._check(request)
         rng = Random(f"longthread {VERSION} {split} {task} {length} {seed}")
+        if make := TASKS[task].items:
+            return self._whole(request, self.pools.items(make, self.options, split, seed), rng)
         pool = self.pool(split, seed, task)
         # A task with a text of its own has decoys of its own too: chains of people are facts for prose.
         chains = TASKS[task].linked and not TASKS[task].source
@@ -138,8 +141,28 @@ class Haystacks:
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
         decoys = self._decoys(quiz, bank, length, rng)
         hidden = self._hide(quiz, decoys, depths or (), TASKS[task].told_in_order, rng)
-        recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.chat.variables)
-        return self._build(quiz, hidden, pool, recipe, rng)
+        frame = self._prompt.frame(self._prompt.question(quiz), length)
+        return self._sample(
+            request, quiz, hidden, fit(pool, frame, hidden, self.options.numbered, rng), frame, pool.digest
+        )
+
+    def _whole(self, request: Request, items: Items, rng: Random) -> Sample:
+        """Build a sample whose text consists of items, all of which matter."""
+
+        def room(question: str, several: bool) -> int:
+            quiz = Quiz((), (), question, Answer("absent", (), ""), several=several)
+            return self._prompt.frame(self._prompt.question(quiz), request.length).room
+
+        quiz = TASKS[request.task].quiz(Draw(self.options, request.split, rng, items=items, room=room))
+        assert quiz.listing is not None, f"task {request.task} has items and no listing"
+        frame = self._prompt.frame(self._prompt.question(quiz), request.length)
+        return self._sample(request, quiz, Hidden((), ()), fit_listing(quiz.listing, frame, rng), frame, items.digest)
+
+    def digest(self, request: Request) -> str:
+        """Return the digest of the text that the request's sample is made of: of its filler, or of its items."""
+        if make := TASKS[request.task].items:
+            return self.pools.items(make, self.options, request.split, request.seed).digest
+        return self.pool(request.split, request.seed, request.task).digest
 
     def _check(self, request: Request) -> None:
         check_choice("split", request.split, SPLITS)
@@ -156,8 +179,11 @@ class Haystacks:
     def _quiz(self, task: Task, split: str, pool: Pool, bank: Bank | None, rng: Random) -> Quiz:
         """Draw a quiz none of whose values stands in the filler, or the answer would not be unique."""
         for _ in range(1 if task.fixed else REDRAWS):
-            quiz = task.quiz(Draw(self.options, split, rng, bank.names if bank else frozenset()))
-            clash = next((value for value in quiz.values if pool.contains(value)), None)
+            draw = Draw(self.options, split, rng, bank.names if bank else frozenset())
+            quiz = task.quiz(draw)
+            # Filler of facts has people of its own, who must not be asked about.
+            drawn = (*quiz.values, *(sorted(draw.used) if self.options.filler == "facts" else ()))
+            clash = next((value for value in drawn if pool.contains(value)), None)
             if clash is None:
                 return quiz
         raise ConfigError(
@@ -195,10 +221,11 @@ class Haystacks:
         depths += [rng.random() for _ in texts]
         return Hidden([*(text for text, _ in quiz.needles), *texts], depths, costs)
 
-    def _build(self, quiz: Quiz, hidden: Hidden, pool: Pool, recipe: JsonObject, rng: Random) -> Sample:
+    def _sample(  # noqa: PLR0913
+        self, request: Request, quiz: Quiz, hidden: Hidden, layout: Layout, frame: Frame, digest: str
+    ) -> Sample:
         question = self._prompt.question(quiz)
-        frame = self._prompt.frame(question, recipe["length"])
-        layout = fit(pool, frame, hidden, self.options.numbered, rng)
+        recipe = recipes.write(request, self.options, self.tokens.fingerprint, digest, self.tokens.chat.variables)
         needles = [
             Needle(
                 text=text,
@@ -276,5 +303,5 @@ def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
     own = fingerprint(tokenizer, recipe)
     request, options = recipes.read(recipe, own)
     haystacks = _haystacks(own, tokenizer, _variables(recipe)).variant(options)
-    recipes.check_filler(recipe, haystacks.pool(request.split, request.seed, request.task).digest)
+    recipes.check_filler(recipe, haystacks.digest(request))
     return haystacks.sample(*request)

@@ -76,6 +76,7 @@ class RolloutGroup:
         return {
             **(self.scored_data() if full else self._scored_data([], compact)),
             "store": "full" if full else "compact",
+            "task": self.request.task,
             **self._sample_fields(),
             "profile": self.sample.to_json()["profile"],
             "completions": [c.text for c in self.completions],

@@ -153,7 +153,7 @@ def f_beta(predicted: Collection[int], right: Collection[int], beta: float = 2.0
 def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tuple[float, bool]:
     gold = [normalise(value) for value in answer.values]
     if answer.kind == "absent":
-        none = abstained or (answer.value_kind == "count" and predicted == ["0"])
+        none = abstained or (answer.value_kind in ("count", "amount") and predicted == ["0"])
         return float(none), none
     if abstained:
         return ABSTAIN, False

@@ -12,7 +12,10 @@ from functools import lru_cache
 from itertools import dropwhile
 
 from environments.haystack.facts import VALUE_KINDS
+from environments.haystack.tasks.aggregation import GOODS
 from environments.haystack.tasks.task import NONE, Answer
+from environments.haystack.tasks.variables import LETTERS
+from environments.haystack.tasks.words import CODE_LETTERS, CONSONANTS
 from environments.rollouts.dates import MOMENT, canonical_moment
 from environments.rollouts.typography import BULLET, LONG_DASH, fold
 
@@ -122,6 +125,11 @@ def split_values(region: str, kind: str) -> list[str]:
 _COUNT = "|".join(sorted((*NUMBERS, *(word.replace("-", " ") for word in NUMBERS)), key=len, reverse=True))
 _RUNNING = {kind: value_kind.pattern for kind, value_kind in VALUE_KINDS.items()} | {
     "dates": MOMENT,
+    "variables": re.compile(rf"(?<![\w-])[A-Z]{{{LETTERS}}}(?![\w-])"),
+    "pairs": re.compile(r"(?<![\w-])[a-z]+-[a-z]+(?![\w-])", re.IGNORECASE),
+    "codes": re.compile(rf"(?<![\w-])[{CONSONANTS}]{{{CODE_LETTERS}}}(?![\w-])", re.IGNORECASE),
+    "goods": re.compile(rf"(?<![\w-])(?:{'|'.join(GOODS)})(?![\w-])", re.IGNORECASE),
+    "amount": re.compile(r"(?<![\w.-])\d{1,9}(?![\w-])(?![.,]\d)"),
     "people": re.compile(r"(?<!\w)[A-Z][a-z]+ [A-Z][a-z]+(?!\w)"),
     "count": re.compile(rf"(?<![\w.-])(?:\d{{1,3}}|{_COUNT})(?![\w-])(?![.,]\d)", re.IGNORECASE),
 }
@@ -145,15 +153,7 @@ def find_values(text: str, answer: Answer) -> list[str]:
         return [text] if text.strip() and not denies_outright(text) else []
     if kind not in _RUNNING:
         return [value for value in answer.values if _stands_in(text, value)]
-    text = _without_latex(fold(text))
-    if "_" in text:
-        text = _EMPHASIS.sub(" ", text)
-    if kind == "numbers":
-        text = _GROUPED.sub(_joined, text)
-    elif kind == "dates":
-        text = text.replace(LONG_DASH, "-")
-    if LONG_DASH in text:
-        text = _DASHED.sub(lambda token: _with_hyphens(token.group(), _RUNNING[kind]), text)
+    text = _readable(text, kind)
     found = [match.group() for match in _RUNNING[kind].finditer(text)]
     if kind == "dates":
         return [moment for moment in found if canonical_moment(moment)]
@@ -163,6 +163,20 @@ def find_values(text: str, answer: Answer) -> list[str]:
         if not found and not denies(text):
             found = list(_phrases(text, 3 if kind == "names" else 2))
     return found
+
+
+def _readable(text: str, kind: str) -> str:
+    """Return the text in one typography, without emphasis, and with what values of the kind vary in written in one way."""
+    text = _without_latex(fold(text))
+    if "_" in text:
+        text = _EMPHASIS.sub(" ", text)
+    if kind in ("numbers", "amount"):
+        text = _GROUPED.sub(_joined, text)
+    elif kind == "dates":
+        text = text.replace(LONG_DASH, "-")
+    if LONG_DASH in text:
+        text = _DASHED.sub(lambda token: _with_hyphens(token.group(), _RUNNING[kind]), text)
+    return text
 
 
 def _with_hyphens(token: str, form: re.Pattern[str]) -> str:

@@ -25,6 +25,7 @@ from environments.haystack.options import check_choice
 from environments.haystack.sample import NEEDED, Haystacks, Sample, rebuild
 from environments.haystack.tasks.task import NONE, Answer
 from environments.haystack.tokens import PLACEHOLDER, Tokens, load_tokenizer
+from environments.presets import haystacks_of, task_of
 from environments.rollouts.requests import probe, training_request
 from environments.rollouts.scoring import Score, score
 from environments.rollouts.thinking import opened_in_reply, opened_thinking
@@ -77,12 +78,14 @@ class Rows:
         check_choice("split", config.split, SPLITS)
         self.options = sample_options(config, self.grid)
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer), self.options, template=config.template)
-        probe(self.haystacks, self.grid, config.split)
+        self._given = frozenset(config.model_fields_set)
+        probe(self.haystacks, self.grid, config.split, self._given)
         self._opened = opened_thinking(self.haystacks.tokens.frame(PLACEHOLDER)[1])
 
     def __getitem__(self, index: int) -> Row:
         request = training_request(self.config, self.grid, index, self.config.split)
-        return self._row(self.haystacks.sample(request.seed, request.split, request.task, request.length))
+        haystacks = haystacks_of(self.haystacks, request.task, self._given)
+        return self._row(haystacks.sample(request.seed, request.split, task_of(request.task).name, request.length))
 
     def __iter__(self) -> Iterator[Row]:
         return map(self.__getitem__, count())

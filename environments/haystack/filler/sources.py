@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from environments.haystack.filler import corpora, dialogue, prose
+from environments.haystack.filler import corpora, dialogue, prose, statements
 
 Passage = list[list[str]]  # paragraphs, each a list of sentences
 
@@ -67,8 +67,18 @@ def _in_mode(text: Text, passages: Iterator[Passage]) -> Iterator[Passage]:
     return prose.shuffled(passages, text.number) if text.filler_mode == "shuffled" else passages
 
 
+def _noise(text: Text, forbidden: Sequence[str]) -> Iterator[Passage]:
+    return statements.noise()
+
+
+def _facts(text: Text, forbidden: Sequence[str]) -> Iterator[Passage]:
+    return statements.facts(text.split, text.number)
+
+
 SOURCES = {
     "prose": Source(_prose),
+    "noise": Source(_noise),
+    "facts": Source(_facts),
     "folder": Source(_folder, endless=False),
     "dataset": Source(_dataset, endless=False),
     "dialogue": Source(_dialogue, between=True),

@@ -1,6 +1,15 @@
 """The tasks, by the names that users type."""
 
-from environments.haystack.tasks import dialogue, graph, hidden_question, independent, linked
+from environments.haystack.tasks import (
+    aggregation,
+    dialogue,
+    graph,
+    hidden_question,
+    independent,
+    linked,
+    variables,
+    words,
+)
 from environments.haystack.tasks.task import Task
 
 _TASKS = (
@@ -45,6 +54,12 @@ _TASKS = (
         source="dialogue",
         told_in_order=True,
     ),
+    Task("variable_tracking", "variable_tracking", variables.variable_tracking, ordered=True),
+    Task("absent_variable_tracking", "variable_tracking", variables.variable_tracking, absent=True, ordered=True),
+    Task("common_words", "common_words", words.common_words, items=words.word_items),
+    Task("frequent_words", "frequent_words", words.frequent_words, items=words.code_items),
+    Task("aggregation", "aggregation", aggregation.aggregation, items=aggregation.Ledger),
+    Task("absent_aggregation", "aggregation", aggregation.aggregation, items=aggregation.Ledger, absent=True),
 )
 TASKS = {task.name: task for task in _TASKS}
 

@@ -3,13 +3,15 @@
 To add one, write a function from a `Draw` to a `Quiz` and enter it in `tasks.TASKS`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 from environments.haystack.facts import RELATION, Entity, draw_entity, draw_values, first_drawn, near_duplicate
+from environments.haystack.listing import Items, Listing
 from environments.haystack.options import ANY, Options
+from environments.haystack.tokens import Tokens
 
 NONE = "none"  # what a model answers when the text does not say
 Needles = list[tuple[str, str]]  # (sentence, role)
@@ -21,8 +23,8 @@ class Answer:
 
     `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order); "partial_order"
     (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of `facts.VALUE_KINDS`,
-    "people", "count", "text" for a custom needle, or "verbatim" for words to be copied. `steps` are the people passed
-    on the way, which a model may show for partial credit.
+    "people", "count", "amount", "variables", "pairs", "codes", "goods", "text" for a custom needle, or "verbatim" for
+    words to be copied. `steps` are the people passed on the way, which a model may show for partial credit.
     """
 
     kind: str
@@ -48,17 +50,25 @@ class Quiz:
     answer: Answer
     hops: int = 1  # facts that have to be followed one after the other
     several: bool = False  # the reply is a list; said even where nothing is to be found, or it would tell
+    names_way: bool = True  # the reply may name the people on the way, where there are several hops
+    listing: Listing | None = None  # what the whole text consists of, in place of needles in filler
 
 
 @dataclass
 class Draw:
-    """Draws the people and values of one quiz. `taken` holds the names of the decoys' people, whom it never draws."""
+    """Draws the people and values of one quiz. `taken` holds the names of the decoys' people, whom it never draws.
+
+    For tasks whose facts fill the whole text: the bank of `items`, and `room`, which returns the tokens of the text under
+    a question with one answer, or with several.
+    """
 
     options: Options
     split: str
     rng: Random
     taken: frozenset[str] = frozenset()
     used: set[str] = field(default_factory=set)
+    items: Items | None = None
+    room: Callable[[str, bool], int] | None = None
 
     @property
     def gap(self) -> bool:
@@ -97,6 +107,10 @@ class Draw:
         return self.rng.randint(*self.options.bounds(name))
 
 
+# Writes the bank of items of a split and a number for one tokenizer; enough for texts of half of so many tokens.
+ItemMaker = Callable[[Tokens, str, int, int], Items]
+
+
 class QuizMaker(Protocol):
     """Draws the facts and the question of a task; `absent`: of a text that does not hold the answer."""
 
@@ -117,6 +131,7 @@ class Task:
     told_in_order: bool = False  # its needles stand in the text in the order of the quiz
     fixed: bool = False  # its facts are the user's, not drawn
     source: str = ""  # name in `filler.sources.SOURCES` of the text it is hidden in, in place of the option `filler`
+    items: ItemMaker | None = None  # for a text that consists of its facts alone
 
     def quiz(self, draw: Draw) -> Quiz:
         """Draw a quiz of this task: facts, a question and its answer."""
