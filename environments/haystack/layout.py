@@ -108,7 +108,7 @@ def _filling(
     pool: Pool, hidden: Hidden, paragraphs: Sequence[int], budget: int, rng: Random, numbered: bool
 ) -> tuple[Filling, np.ndarray]:
     """Return the filler between the needles, and the tokens of each needle in it. Raises `LayoutError`."""
-    costs = _costs(pool, hidden, paragraphs)
+    costs = _costs(pool, hidden, range(len(hidden.texts)) if pool.between else paragraphs)
     if filling := pool.fill(budget - int(costs.sum()), rng, numbered):
         return filling, costs
     if pool.source:

@@ -117,9 +117,9 @@ class Haystacks:
         """Return a builder of samples under other options; both share their filler where they ask for the same."""
         return self._variant(options)
 
-    def pool(self, split: str, seed: int) -> Pool:
-        """Return the pool of filler for samples of that seed."""
-        return self.pools.pool(self.options, split, seed)
+    def pool(self, split: str, seed: int, task: str = "") -> Pool:
+        """Return the pool of filler for samples of that seed; for a task with a text of its own, the pool of that text."""
+        return self.pools.pool(self.options, split, seed, TASKS[task].source if task in TASKS else "")
 
     def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
         """Build the sample of that seed, split, task and length.
@@ -131,8 +131,10 @@ class Haystacks:
         request = Request(seed, split, task, length, depths)
         self._check(request)
         rng = Random(f"longthread {VERSION} {split} {task} {length} {seed}")
-        pool = self.pool(split, seed)
-        bank = self.pools.decoys(self.options, split, seed) if TASKS[task].linked else None
+        pool = self.pool(split, seed, task)
+        # A task with a text of its own has decoys of its own too: chains of people are facts for prose.
+        chains = TASKS[task].linked and not TASKS[task].source
+        bank = self.pools.decoys(self.options, split, seed) if chains else None
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
         hidden = self._hide(quiz, self._decoys(quiz, bank, length, rng), depths or (), rng)
         recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.chat.variables)
@@ -265,5 +267,5 @@ def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
     own = fingerprint(tokenizer, recipe)
     request, options = recipes.read(recipe, own)
     haystacks = _haystacks(own, tokenizer, _variables(recipe)).variant(options)
-    recipes.check_filler(recipe, haystacks.pool(request.split, request.seed).digest)
+    recipes.check_filler(recipe, haystacks.pool(request.split, request.seed, request.task).digest)
     return haystacks.sample(*request)

@@ -38,7 +38,7 @@ class Filling(NamedTuple):
 
     passages: list[Passage]
     labels: np.ndarray
-    between: bool = False  # needles are paragraphs of their own, because few paragraphs have a cut
+    between: bool = False  # needles are paragraphs of their own: few paragraphs have a cut, or none may be cut
 
 
 class PoolError(ConfigError):
@@ -48,12 +48,20 @@ class PoolError(ConfigError):
 class Pool:
     """Passages of filler with exact token counts. `passages` are lists of paragraphs, each a list of sentences.
 
-    `source` names the corpus in errors; without one, the text is written for this project and always fits.
+    `source` names the corpus in errors; without one, the text is written for this project and always fits. `between`:
+    needles stand between its paragraphs alone.
     Raises `PoolError` when the passages hold fewer than `at_least` tokens.
     """
 
-    def __init__(self, tokens: Tokens, passages: Iterable[list[list[str]]], at_least: int, source: str = ""):
-        self.tokens, self.source = tokens, source
+    def __init__(
+        self,
+        tokens: Tokens,
+        passages: Iterable[list[list[str]]],
+        at_least: int,
+        source: str = "",
+        between: bool = False,
+    ):
+        self.tokens, self.source, self.between = tokens, source, between
         self.passages: list[Passage] = []
         self._mids: dict[int, list[tuple[int, str]]] = defaultdict(list)
         self._finals: dict[int, list[tuple[int, str]]] = defaultdict(list)
@@ -156,7 +164,9 @@ class Pool:
                     continue
                 room = tokens - (int(ends[k - 1]) if k else 0) - int(labels[k])
                 if last := self._closed(self.passages[order[k]], room, set(order[: k + 1]), rng):
-                    return Filling([*(self.passages[i] for i in order[:k]), last], labels[: k + 1])
+                    if self.between and not k and not len(last.break_chars):
+                        continue  # no place for a needle
+                    return Filling([*(self.passages[i] for i in order[:k]), last], labels[: k + 1], self.between)
         return None
 
     def fill_paragraphs(self, tokens: int, rng: Random, numbered: bool) -> Filling | None:

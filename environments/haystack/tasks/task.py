@@ -108,6 +108,7 @@ class Task:
     linked: bool = False  # its facts belong together, and stand among chains of other people
     ordered: bool = False  # its facts have an order of their own
     fixed: bool = False  # its facts are the user's, not drawn
+    source: str = ""  # name in `filler.sources.SOURCES` of the text it is hidden in, in place of the option `filler`
 
     def quiz(self, draw: Draw) -> Quiz:
         """Draw a quiz of this task: facts, a question and its answer."""
