@@ -109,7 +109,7 @@ def _option(name: str) -> Any:
 class HaystackEnvConfig(AtroposSettings):
     """Settings of a haystack environment, beside those of Atropos. Lists are comma strings, as on the command line."""
 
-    tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
+    tasks: str = Field("single", description=f"tasks to draw from: {', '.join(task.name for task in TASKS.own)}")
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
     depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
     repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
@@ -139,6 +139,7 @@ class HaystackEnvConfig(AtroposSettings):
     matches: str = _option("matches")
     partial_order: bool = _option("partial_order")
     min_span: float = _option("min_span")
+    gaps: str = _option("gaps")
     lexical_gap: bool = _option("lexical_gap")
     needle: str = _option("needle")
     question: str = _option("question")
@@ -149,6 +150,7 @@ class HaystackEnvConfig(AtroposSettings):
     filler_column: str = _option("filler_column")
     filler_sentences: str = _option("filler_sentences")
     numbered: bool = _option("numbered")
+    no_context: bool = _option("no_context")
     answer_format: str = _option("answer_format")
     placement: str = _option("placement")
 

@@ -71,7 +71,11 @@ class Decoys(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one text. `length` counts the tokens of the rendered chat prompt, exactly."""
+    """One question about one text. `length` counts the tokens of the rendered chat prompt, exactly.
+
+    Under the option `no_context` the text is left out: `length` is then that of the short prompt, and the recipe's is that of
+    the text which the question is about.
+    """
 
     messages: list[dict[str, str]]
     question: str
@@ -85,6 +89,11 @@ class Sample:
     def to_json(self) -> JsonObject:
         """Return the sample as JSON values."""
         return asdict(self) | {"decoys": self.decoys._asdict()}
+
+    @property
+    def no_context(self) -> bool:
+        """Whether the question is asked without its text."""
+        return bool(self.recipe["options"].get("no_context"))
 
     @property
     def evidence(self) -> set[int]:
@@ -119,7 +128,11 @@ class Haystacks:
 
     def pool(self, split: str, seed: int, task: str = "") -> Pool:
         """Return the pool of filler for samples of that seed; for a task with a text of its own, the pool of that text."""
-        return self.pools.pool(self.options, split, seed, TASKS[task].source if task in TASKS else "")
+        return self.pools.pool(self.options, split, seed, self._source(TASKS[task]) if task else "")
+
+    def _source(self, task: Task) -> str:
+        own = task.replaceable and self.options.filler != "prose"
+        return "" if own else task.source
 
     def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
         """Build the sample of that seed, split, task and length.
@@ -136,8 +149,10 @@ class Haystacks:
         chains = TASKS[task].linked and not TASKS[task].source
         bank = self.pools.decoys(self.options, split, seed) if chains else None
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
-        hidden = self._hide(quiz, self._decoys(quiz, bank, length, rng), depths or (), rng)
         recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.chat.variables)
+        if self.options.no_context:
+            return self._bare(quiz, recipe)
+        hidden = self._hide(quiz, self._decoys(quiz, bank, length, rng), depths or (), rng)
         return self._build(quiz, hidden, pool, recipe, rng)
 
     def _check(self, request: Request) -> None:
@@ -155,7 +170,7 @@ class Haystacks:
     def _quiz(self, task: Task, split: str, pool: Pool, bank: Bank | None, rng: Random) -> Quiz:
         """Draw a quiz none of whose values stands in the filler, or the answer would not be unique."""
         for _ in range(1 if task.fixed else REDRAWS):
-            quiz = task.quiz(Draw(self.options, split, rng, bank.names if bank else frozenset()))
+            quiz = task.quiz(Draw(self.options, split, rng, bank.names if bank else frozenset(), pool))
             clash = next((value for value in quiz.values if pool.contains(value)), None)
             if clash is None:
                 return quiz
@@ -184,7 +199,15 @@ class Haystacks:
             depths[i] = asked[place] if place < len(asked) else depth
         texts, costs = decoys
         depths += [rng.random() for _ in texts]
-        return Hidden([*(text for text, _ in quiz.needles), *texts], depths, costs)
+        needles = [text for text, _ in quiz.needles]
+        return Hidden([*needles, *texts], depths, costs, quiz.between or bool(quiz.around), quiz.around, quiz.without)
+
+    def _bare(self, quiz: Quiz, recipe: JsonObject) -> Sample:
+        question = self._prompt.question(quiz)
+        messages = [{"role": "user", "content": self._prompt.bare_content(question)}]
+        length = len(self.tokens.encode(self.tokens.render(messages)))
+        profile = _profile(quiz, [], 0, TASKS[recipe["task"]].ordered, 1)
+        return Sample(messages, quiz.question, quiz.answer, [], Decoys([], [], []), length, profile, recipe)
 
     def _build(self, quiz: Quiz, hidden: Hidden, pool: Pool, recipe: JsonObject, rng: Random) -> Sample:
         question = self._prompt.question(quiz)
@@ -266,6 +289,10 @@ def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
     """Build the sample of a recipe again, byte for byte. Raises `ConfigError` when this machine would build another."""
     own = fingerprint(tokenizer, recipe)
     request, options = recipes.read(recipe, own)
+    if request.task not in TASKS:
+        raise ConfigError(
+            f"the recipe's task {request.task!r} is not among those installed here: install the package that brings it"
+        )
     haystacks = _haystacks(own, tokenizer, _variables(recipe)).variant(options)
     recipes.check_filler(recipe, haystacks.pool(request.split, request.seed, request.task).digest)
     return haystacks.sample(*request)

@@ -1,6 +1,7 @@
 """A task: which facts a text states, what is asked of them, and the answer.
 
-To add one, write a function from a `Draw` to a `Quiz` and enter it in `tasks.TASKS`.
+To add one, write a function from a `Draw` to a `Quiz` and enter it in `tasks.TASKS`, or in a package of your own
+(`tasks/__init__.py`).
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from random import Random
 from typing import Protocol
 
 from environments.haystack.facts import RELATION, Entity, draw_entity, draw_values, first_drawn, near_duplicate
+from environments.haystack.filler.pool import Pool
 from environments.haystack.options import ANY, Options
 
 NONE = "none"  # what a model answers when the text does not say
@@ -21,7 +23,7 @@ class Answer:
 
     `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order); "partial_order"
     (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of `facts.VALUE_KINDS`,
-    "people", "count", or "text" for a custom needle. `steps` are the people passed on the way, which a model may show
+    "people", "count", "word" for a word of the text itself, or "text" for a custom needle. `steps` are the people passed on the way, which a model may show
     for partial credit.
     """
 
@@ -41,16 +43,24 @@ class Quiz:
     answer: Answer
     hops: int = 1  # facts that have to be followed one after the other
     several: bool = False  # the reply is a list; said even where nothing is to be found, or it would tell
+    passed: str = "people"  # what is passed on the way, where there are several hops
+    between: bool = False  # needles stand between paragraphs alone
+    around: tuple[tuple[str, str], ...] = ()  # what stands before and behind each needle in a text hidden with it
+    without: frozenset[int] = frozenset()  # passages of the filler that must not stand in the text beside
 
 
 @dataclass
 class Draw:
-    """Draws the people and values of one quiz. `taken` holds the names of the decoys' people, whom it never draws."""
+    """Draws the people and values of one quiz. `taken` holds the names of the decoys' people, whom it never draws.
+
+    `pool` holds the text, for questions about the text itself.
+    """
 
     options: Options
     split: str
     rng: Random
     taken: frozenset[str] = frozenset()
+    pool: Pool | None = None
     used: set[str] = field(default_factory=set)
 
     @property
@@ -109,6 +119,7 @@ class Task:
     ordered: bool = False  # its facts have an order of their own
     fixed: bool = False  # its facts are the user's, not drawn
     source: str = ""  # name in `filler.sources.SOURCES` of the text it is hidden in, in place of the option `filler`
+    replaceable: bool = False  # a corpus of the user's own takes the place of `source`
 
     def quiz(self, draw: Draw) -> Quiz:
         """Draw a quiz of this task: facts, a question and its answer."""
