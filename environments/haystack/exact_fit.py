@@ -33,14 +33,14 @@ def fit(pool: Pool, frame: Frame, hidden: Hidden, numbered: bool, rng: Random) -
     and the layout tried again; `Layout.starts` and `.ends` are then those of the tokenised prompt.
     """
     if pool.additive:
-        return in_blocks(lay_out(pool, hidden, frame.room, rng, numbered), hidden, pool.tokens)
+        return in_blocks(lay_out(pool, hidden, frame.room, rng, numbered), hidden)
     for attempt in range(CORRECTIONS):
         if attempt % TRIES_PER_ORDER == 0:
             order, budget = rng.getrandbits(64), frame.room
         layout = lay_out(pool, hidden, budget, Random(order), numbered)
         ids, offsets = pool.tokens.offsets(BREAK.join([frame.before, layout.text, frame.after]))
         if len(ids) == frame.length:
-            layout = in_blocks(layout, hidden, pool.tokens)
+            layout = in_blocks(layout, hidden)
             starts, ends = _tokens_of(layout, hidden, frame, offsets)
             return replace(layout, starts=starts, ends=ends)
         budget += frame.length - len(ids)

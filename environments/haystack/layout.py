@@ -17,10 +17,10 @@ from random import Random
 
 import numpy as np
 
-from environments.haystack.filler.counted_passage import Passage
+from environments.haystack.filler.counted_passage import Block, Passage
 from environments.haystack.filler.paragraph_filling import REACH
 from environments.haystack.filler.pool import Filling, Pool
-from environments.haystack.tokens import BREAK, Tokens
+from environments.haystack.tokens import BREAK
 from longthread.errors import ConfigError
 
 FILLER_ENOUGH = 256  # tokens beside the needles for which any corpus should have an ending
@@ -34,24 +34,23 @@ class LayoutError(ConfigError):
 class Hidden:
     """Sentences to hide, and the depth of each. `known`: tokens of the last sentences, where those were counted before.
 
-    Such a count is that of a sentence between two spaces. `between`: they stand between paragraphs alone. `around`: what
-    stands before and behind each of them in its own text, which is hidden with it. `without`: passages of the pool that must
-    not stand beside them.
+    Such a count is that of a sentence between two spaces. `between`: they stand between paragraphs alone. `blocks`: the
+    passage that each of them stands in, which is hidden with it. `without`: passages of the pool that must not stand beside.
     """
 
     texts: Sequence[str]
     depths: Sequence[float]
     known: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     between: bool = False
-    around: Sequence[tuple[str, str]] = ()
+    blocks: Sequence[Block] = ()
     without: frozenset[int] = frozenset()
 
     @property
-    def blocks(self) -> Sequence[str]:
-        """Each sentence with what stands around it: what goes into the haystack in one piece."""
-        if not self.around:
+    def pieces(self) -> Sequence[str]:
+        """What goes into the haystack in one piece: each sentence, or the passage that it stands in."""
+        if not self.blocks:
             return self.texts
-        return [f"{before}{text}{after}" for (before, after), text in zip(self.around, self.texts, strict=True)]
+        return [f"{block.before}{text}{block.after}" for block, text in zip(self.blocks, self.texts, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def lay_out(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool
     `LayoutError` when the needles do not fit.
     """
     first, last = _edges(hidden.depths, numbered)
-    blocks = hidden.blocks
+    texts = hidden.pieces
     filling, costs = _filling(pool, hidden, [*first, *last], budget, rng, numbered)
     places = _places(filling)
     # Needles at one place stand in random order: given in theirs, the answer would always be the first of its cluster.
@@ -89,10 +88,10 @@ def lay_out(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool
     counts = [len(first), len(inside), len(last)]
     end = len(places.tokens) - 1
     place = np.concatenate([np.zeros(counts[0], np.int64), nearest[by_place], np.full(counts[2], end)])
-    pieces = [f"{blocks[i]}{BREAK}" for i in first]
+    pieces = [f"{texts[i]}{BREAK}" for i in first]
     glue = BREAK if filling.between else " "
-    pieces += [f"{glue}{blocks[i]}" for i in inside[by_place].tolist()]
-    pieces += [f"{BREAK}{blocks[i]}" for i in last]
+    pieces += [f"{glue}{texts[i]}" for i in inside[by_place].tolist()]
+    pieces += [f"{BREAK}{texts[i]}" for i in last]
     offsets = np.repeat([0, len(glue), len(BREAK)], counts)  # of the needle in its piece
 
     starts, chars, passages = (np.empty(len(order), dtype=np.int64) for _ in range(3))
@@ -110,10 +109,15 @@ def _edges(depths: Sequence[float], numbered: bool) -> tuple[list[int], list[int
 
 def _costs(pool: Pool, hidden: Hidden, paragraphs: Sequence[int]) -> np.ndarray:
     """Return the tokens of each needle where it stands, int64: between spaces, or as one of the `paragraphs`."""
-    uncounted = hidden.blocks[: len(hidden.texts) - len(hidden.known)]
+    if hidden.blocks:
+        return np.array([block.tokens for block in hidden.blocks], dtype=np.int64)
+    texts, edge = hidden.texts, sorted(paragraphs)
+    if len(edge) == len(texts):
+        return np.array(pool.tokens.alone(texts) if edge else [], dtype=np.int64)
+    uncounted = texts[: len(texts) - len(hidden.known)]
     costs = np.concatenate([pool.tokens.mid(uncounted) if uncounted else [], hidden.known]).astype(np.int64)
-    if edge := sorted(paragraphs):
-        costs[edge] = pool.tokens.alone([hidden.blocks[i] for i in edge])
+    if edge:
+        costs[edge] = pool.tokens.alone([texts[i] for i in edge])
     return costs
 
 
@@ -126,7 +130,7 @@ def _filling(
     if filling := pool.fill(budget - int(costs.sum()), rng, numbered, hidden.without, between):
         return filling, costs
     if pool.source or pool.between:
-        alone = costs if between else np.array(pool.tokens.alone(hidden.blocks), dtype=np.int64)
+        alone = costs if between else np.array(pool.tokens.alone(hidden.texts), dtype=np.int64)
         if filling := pool.fill_paragraphs(budget - int(alone.sum()), rng, numbered, hidden.without):
             return filling, alone
     needles = int(costs.sum())
@@ -186,11 +190,7 @@ def _places_of(passage: Passage, between: bool) -> tuple[np.ndarray, np.ndarray]
     """Return the tokens and the characters before each place of a passage; its end is one where needles stand between."""
     if not between:
         return passage.cut_tokens, passage.cut_chars
-    ends = passage.tokens, len(passage.text)
-    tokens, chars = (
-        np.append(at, end) for at, end in zip((passage.break_tokens, passage.break_chars), ends, strict=True)
-    )
-    return tokens, chars
+    return passage.end_tokens, passage.end_chars
 
 
 def _before(sizes: np.ndarray) -> np.ndarray:
@@ -213,23 +213,12 @@ def _insert(text: str, at: list[int], pieces: list[str]) -> str:
     return "".join(parts)
 
 
-def in_blocks(layout: Layout, hidden: Hidden, tokens: Tokens) -> Layout:
-    """Return where the sentences stand, given the layout of the blocks that hold them (`Hidden.around`)."""
-    if not hidden.around:
+def in_blocks(layout: Layout, hidden: Hidden) -> Layout:
+    """Return where the sentences stand, given the layout of the passages that they stand in (`Hidden.blocks`)."""
+    if not hidden.blocks:
         return layout
-    starts, ends, chars = layout.starts.copy(), layout.starts.copy(), layout.chars.copy()
-    for i, ((before, after), text) in enumerate(zip(hidden.around, hidden.texts, strict=True)):
-        starts[i] += _up_to(before, tokens) if before else 0
-        ends[i] += _up_to(f"{before}{text}{'' if after.startswith(' ') else BREAK}", tokens)
-        chars[i] += len(before)
-    return Layout(layout.text, starts, ends, chars, layout.passages)
-
-
-def _up_to(text: str, tokens: Tokens) -> int:
-    """Return the tokens of the beginning of a paragraph or of several: without the space, with the blank line, at its end."""
-    if text.endswith(BREAK):
-        return tokens.alone([text.removesuffix(BREAK)])[0]
-    return tokens.initial([text.removesuffix(" ")])[0]
+    chars, starts, ends = np.array([(len(block.before), block.start, block.end) for block in hidden.blocks]).T
+    return Layout(layout.text, layout.starts + starts, layout.starts + ends, layout.chars + chars, layout.passages)
 
 
 # ---- the specification ----
@@ -259,13 +248,13 @@ def reference_layout(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbe
     targets = {i: hidden.depths[i] * running[-1] for i in inside}
     at = {i: min(places, key=lambda k, target=targets[i]: abs(running[k] - target)) for i in inside}  # type: ignore[misc]
 
-    pieces = [Piece(hidden.blocks[i] + BREAK, int(costs[i]), 1, i) for i in first]
+    pieces = [Piece(hidden.pieces[i] + BREAK, int(costs[i]), 1, i) for i in first]
     for k, piece in enumerate(filler):
         for i in sorted((i for i in inside if at[i] == k), key=lambda i: (hidden.depths[i], ties[i])):
             passage = filler[k - 1].passage if filling.between else piece.passage
-            pieces.append(Piece(hidden.blocks[i].join(glue), int(costs[i]), passage, i))
+            pieces.append(Piece(hidden.pieces[i].join(glue), int(costs[i]), passage, i))
         pieces.append(piece)
-    pieces += [Piece(hidden.blocks[i] + BREAK, int(costs[i]), filler[-1].passage, i) for i in last]
+    pieces += [Piece(hidden.pieces[i] + BREAK, int(costs[i]), filler[-1].passage, i) for i in last]
 
     starts, ends, chars, passages = np.zeros((4, len(costs)), dtype=np.int64)
     tokens = characters = 0

@@ -200,7 +200,7 @@ class Haystacks:
         texts, costs = decoys
         depths += [rng.random() for _ in texts]
         needles = [text for text, _ in quiz.needles]
-        return Hidden([*needles, *texts], depths, costs, quiz.between or bool(quiz.around), quiz.around, quiz.without)
+        return Hidden([*needles, *texts], depths, costs, quiz.between or bool(quiz.blocks), quiz.blocks, quiz.without)
 
     def _bare(self, quiz: Quiz, recipe: JsonObject) -> Sample:
         question = self._prompt.question(quiz)

@@ -10,10 +10,11 @@ passage that is left out. Train and eval ask for different sentences.
 """
 
 from bisect import bisect_right
+from functools import lru_cache
 from typing import NamedTuple
 
 from environments.haystack.facts import in_split
-from environments.haystack.filler.counted_passage import Passage
+from environments.haystack.filler.counted_passage import Block, Passage, Span
 from environments.haystack.filler.pool import Pool
 from environments.haystack.filler.word_index import FEW, TOKEN, words
 from environments.haystack.tasks.task import Answer, Draw, Quiz
@@ -98,7 +99,7 @@ def reconstruct(draw: Draw, absent: bool) -> Quiz:
         question,
         Answer(kind, answer, "count"),
         several=True,
-        around=tuple((gap.before, gap.after) for gap in gaps),
+        blocks=tuple(_block(pool, gap, i) for i, gap in enumerate(gaps, 1)),
         without=frozenset(index for gap in gaps for index in gap.without),
     )
 
@@ -137,7 +138,7 @@ def _quiz(passage: Passage, index: int, span: tuple[int, int], question: str, va
         (),
         question,
         Answer("one", (value,), "word"),
-        around=((passage.text[:start], passage.text[end:]),),
+        blocks=(Block(passage.text[:start], passage.text[end:], passage.tokens, *map(passage.tokens_at, span)),),
         without=frozenset([index]),
     )
 
@@ -163,11 +164,10 @@ def _is_alone(value: str, rest: str) -> bool:
 
 
 class _Gap(NamedTuple):
-    """A paragraph taken out of a passage, what stands before and behind it, and the passages that must not stand beside."""
+    """A paragraph taken out of a passage, and the passages that must not stand in the text beside it."""
 
     passage: int
-    before: str
-    after: str
+    span: Span  # of the paragraph, in characters of the passage
     paragraph: str
     words: frozenset[str]  # of the paragraph
     beside: frozenset[str]  # words of the paragraphs before and behind the gap
@@ -187,10 +187,19 @@ def _gap(pool: Pool, index: int, draw: Draw) -> _Gap | None:
         if "\n" in paragraph or not pool.index.stands_once(paragraph):
             continue
         elsewhere = min((pool.index.passages_of[word] for word in shared), key=len)
-        return _Gap(index, text[:start], text[end:], paragraph, own, beside, frozenset([index, *elsewhere]))
+        return _Gap(index, (start, end), paragraph, own, beside, frozenset([index, *elsewhere]))
     return None
 
 
+def _block(pool: Pool, gap: _Gap, number: int) -> Block:
+    """Return the passage with the mark of its gap in place of the paragraph."""
+    passage, (start, end) = pool.passages[gap.passage], gap.span
+    before, behind = passage.tokens_at(start), passage.tokens_at(end)
+    (mark,) = pool.tokens.alone([f"[gap {number}]"])
+    return Block(passage.text[:start], passage.text[end:], passage.tokens - behind + before + mark, before, before + mark)
+
+
+@lru_cache(maxsize=8192)  # the paragraphs of a pool
 def _words_of(text: str) -> frozenset[str]:
     return frozenset(text[start:end].casefold() for start, end in words(text))
 

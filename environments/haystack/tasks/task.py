@@ -10,6 +10,7 @@ from random import Random
 from typing import Protocol
 
 from environments.haystack.facts import RELATION, Entity, draw_entity, draw_values, first_drawn, near_duplicate
+from environments.haystack.filler.counted_passage import Block
 from environments.haystack.filler.pool import Pool
 from environments.haystack.options import ANY, Options
 
@@ -45,7 +46,7 @@ class Quiz:
     several: bool = False  # the reply is a list; said even where nothing is to be found, or it would tell
     passed: str = "people"  # what is passed on the way, where there are several hops
     between: bool = False  # needles stand between paragraphs alone
-    around: tuple[tuple[str, str], ...] = ()  # what stands before and behind each needle in a text hidden with it
+    blocks: tuple[Block, ...] = ()  # the passage of the filler that each needle stands in, and which is hidden with it
     without: frozenset[int] = frozenset()  # passages of the filler that must not stand in the text beside
 
 
