@@ -110,7 +110,7 @@ def _option(name: str) -> Any:
 class SampleSettings(BaseModel):
     """Settings of what is asked, whoever asks it. Lists are comma strings, as on the command line."""
 
-    tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
+    tasks: str = Field("single", description=f"tasks to draw from: {', '.join(task.name for task in TASKS.own)}")
     preset: str = Field("", description="tasks and lengths of a benchmark: " + ", ".join(PRESETS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
     absent_share: float = Field(0.15, description="share of samples whose fact is not in the text")
@@ -130,6 +130,7 @@ class SampleSettings(BaseModel):
     matches: str = _option("matches")
     partial_order: bool = _option("partial_order")
     min_span: float = _option("min_span")
+    gaps: str = _option("gaps")
     lexical_gap: bool = _option("lexical_gap")
     needle: str = _option("needle")
     question: str = _option("question")
@@ -140,6 +141,7 @@ class SampleSettings(BaseModel):
     filler_column: str = _option("filler_column")
     filler_sentences: str = _option("filler_sentences")
     numbered: bool = _option("numbered")
+    no_context: bool = _option("no_context")
     answer_format: str = _option("answer_format")
     placement: str = _option("placement")
 

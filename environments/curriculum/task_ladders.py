@@ -16,6 +16,9 @@ from environments.haystack.tasks import TASKS, absent_twin
 
 KNOBS = {
     "single": ("length", "lexical_gap"),
+    **dict.fromkeys(("cloze", "entity", "reconstruct"), ("length",)),
+    "code_constant": ("length", "distractors"),
+    "code_chain": ("length", "hops", "distractors"),
     "chain": ("length", "hops", "decoys", "distractors", "lexical_gap"),
     "graph": ("length", "hops", "decoys", "distractors", "lexical_gap"),
     "hidden_question": ("length", "hops", "decoys", "distractors", "lexical_gap"),

@@ -72,6 +72,11 @@ def parse_row(value: object, where: str) -> ProcessRow:
         raise DataError(
             f"{where}: a row of the split {recipe.get('split')!r}; what is evaluated on must not be trained on: {WANTED}"
         )
+    if isinstance(recipe, dict) and (recipe.get("options") or {}).get("no_context"):
+        raise DataError(
+            f"{where}: a row of a run with no_context, whose questions were asked without their text; nothing is learned from "
+            f"guesses: {WANTED} without it"
+        )
     try:
         return ProcessRow.model_validate(value)
     except ValidationError as error:

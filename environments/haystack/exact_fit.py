@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 
 from environments.haystack.filler.pool import Pool
-from environments.haystack.layout import Hidden, Layout, LayoutError, lay_out
+from environments.haystack.layout import Hidden, Layout, LayoutError, in_blocks, lay_out
 from environments.haystack.listing import Listing
 from environments.haystack.tokens import BREAK, Tokens
 
@@ -35,8 +35,8 @@ def fit(pool: Pool, frame: Frame, hidden: Hidden, numbered: bool, rng: Random) -
     and the layout tried again; `Layout.starts` and `.ends` are then those of the tokenised prompt.
     """
     if pool.additive:
-        return lay_out(pool, hidden, frame.room, rng, numbered)
-    made = lambda budget, order: lay_out(pool, hidden, budget, order, numbered)  # noqa: E731
+        return in_blocks(lay_out(pool, hidden, frame.room, rng, numbered), hidden)
+    made = lambda budget, order: in_blocks(lay_out(pool, hidden, budget, order, numbered), hidden)  # noqa: E731
     return _corrected(pool.tokens, frame, made, hidden.texts, rng)
 
 

@@ -27,7 +27,7 @@ CHOICES = {
     "aggregate_ask": (*AGGREGATE_ASKS, ANY),
     "filler": FILLERS,
     "filler_mode": ("coherent", "shuffled"),
-    "filler_sentences": ("auto", "script", "lines"),
+    "filler_sentences": ("auto", "script", "lines", "code"),
     "answer_format": FORMATS,
 }
 MAX_DECOYS = 512
@@ -38,7 +38,7 @@ LIMITS = {
     "decoys": (-1, MAX_DECOYS),
     "min_span": (0, 0.9),
 }
-RANGES = {"hops": (2, 8), "versions": (2, 16), "matches": (2, 64)}  # of options like "3" or "2-8"
+RANGES = {"hops": (2, 8), "versions": (2, 16), "matches": (2, 64), "gaps": (2, 8)}  # of options like "3" or "2-8"
 
 T = TypeVar("T")
 
@@ -74,6 +74,7 @@ class Options:
     matches: str = _option("2-8", "people who meet the condition in find_all, count, order and graph; times in turns")
     partial_order: bool = _option(False, "order pays for what is in order, not only for all of it")
     min_span: float = _option(0.0, "least share of the text between the first and the last fact needed")
+    gaps: str = _option("2-4", "paragraphs taken out of the text in reconstruct")
     needle: str = _option("", "task custom: the sentence to hide")
     question: str = _option("", "task custom: what is asked")
     expected: str = _option("", "task custom: the right answer, a part of the needle")
@@ -83,10 +84,13 @@ class Options:
     filler_path: str = _option("", "folder of text files or one file, or name of a Hugging Face dataset")
     filler_column: str = _option("text", "column of the dataset")
     # English rules, and what else finds text where they find none; see `filler/corpora.py`.
-    filler_sentences: str = _option("auto", "auto, script (each paragraph by its script) or lines (as they stand)")
+    filler_sentences: str = _option(
+        "auto", "auto, script (each paragraph by its script), lines (as they stand) or code"
+    )
     pool_tokens: int = _option(262_144, "filler kept in memory, in tokens; at least twice the longest haystack")
     seeds_per_pool: int = _option(1024, "samples that share a pool of prose before a new one is written")
     numbered: bool = _option(False, "number the passages and score cited evidence")
+    no_context: bool = _option(False, "ask the question without the text: what guessing earns")
     may_abstain: bool = _option(True, "the prompt says what to reply when the text does not hold the answer")
     answer_format: str = _option("tags", "tags (<answer>) or plain (models that know no tags)")
     placement: str = _option("uniform", "depths of needles in rollouts: uniform, sigmoid, a list or a grid")
@@ -107,6 +111,11 @@ class Options:
             )
         if self.seeds_per_pool < 1:
             raise ConfigError(f"seeds_per_pool {self.seeds_per_pool} must be at least 1", setting="seeds_per_pool")
+        if self.no_context and self.numbered:
+            raise ConfigError(
+                "no_context leaves no passages to number or to cite; leave numbered out",
+                setting=("no_context", "numbered"),
+            )
         draw_depths(self.placement, 1, Random(0))  # raises on a bad rule
 
     @classmethod

@@ -72,7 +72,11 @@ class Decoys(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one text. `length` counts the tokens of the rendered chat prompt, exactly."""
+    """One question about one text. `length` counts the tokens of the rendered chat prompt, exactly.
+
+    Under the option `no_context` the text is left out: `length` is then that of the short prompt, and the recipe's is that of
+    the text which the question is about.
+    """
 
     messages: list[dict[str, str]]
     question: str
@@ -86,6 +90,11 @@ class Sample:
     def to_json(self) -> JsonObject:
         """Return the sample as JSON values."""
         return asdict(self) | {"decoys": self.decoys._asdict()}
+
+    @property
+    def no_context(self) -> bool:
+        """Whether the question is asked without its text."""
+        return bool(self.recipe["options"].get("no_context"))
 
     @property
     def evidence(self) -> set[int]:
@@ -120,7 +129,11 @@ class Haystacks:
 
     def pool(self, split: str, seed: int, task: str = "") -> Pool:
         """Return the pool of filler for samples of that seed; for a task with a text of its own, the pool of that text."""
-        return self.pools.pool(self.options, split, seed, TASKS[task].source if task in TASKS else "")
+        return self.pools.pool(self.options, split, seed, self._source(TASKS[task]) if task else "")
+
+    def _source(self, task: Task) -> str:
+        own = task.replaceable and self.options.filler != "prose"
+        return "" if own else task.source
 
     def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
         """Build the sample of that seed, split, task and length.
@@ -139,12 +152,13 @@ class Haystacks:
         chains = TASKS[task].linked and not TASKS[task].source
         bank = self.pools.decoys(self.options, split, seed) if chains else None
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
+        if self.options.no_context:
+            return self._bare(request, quiz, pool.digest)
         decoys = self._decoys(quiz, bank, length, rng)
         hidden = self._hide(quiz, decoys, depths or (), TASKS[task].told_in_order, rng)
         frame = self._prompt.frame(self._prompt.question(quiz), length)
-        return self._sample(
-            request, quiz, hidden, fit(pool, frame, hidden, self.options.numbered, rng), frame, pool.digest
-        )
+        layout = fit(pool, frame, hidden, self.options.numbered, rng)
+        return self._sample(request, quiz, hidden, layout, frame, pool.digest)
 
     def _whole(self, request: Request, items: Items, rng: Random) -> Sample:
         """Build a sample whose text consists of items, all of which matter."""
@@ -154,6 +168,8 @@ class Haystacks:
             return self._prompt.frame(self._prompt.question(quiz), request.length).room
 
         quiz = TASKS[request.task].quiz(Draw(self.options, request.split, rng, items=items, room=room))
+        if self.options.no_context:
+            return self._bare(request, quiz, items.digest)
         assert quiz.listing is not None, f"task {request.task} has items and no listing"
         frame = self._prompt.frame(self._prompt.question(quiz), request.length)
         return self._sample(request, quiz, Hidden((), ()), fit_listing(quiz.listing, frame, rng), frame, items.digest)
@@ -179,7 +195,7 @@ class Haystacks:
     def _quiz(self, task: Task, split: str, pool: Pool, bank: Bank | None, rng: Random) -> Quiz:
         """Draw a quiz none of whose values stands in the filler, or the answer would not be unique."""
         for _ in range(1 if task.fixed else REDRAWS):
-            draw = Draw(self.options, split, rng, bank.names if bank else frozenset())
+            draw = Draw(self.options, split, rng, bank.names if bank else frozenset(), pool)
             quiz = task.quiz(draw)
             # Filler of facts has people of its own, who must not be asked about.
             drawn = (*quiz.values, *(sorted(draw.used) if self.options.filler == "facts" else ()))
@@ -219,13 +235,24 @@ class Haystacks:
             depths = in_order(depths, opening | dict(zip(needed, sorted(asked), strict=False)))
         texts, costs = decoys
         depths += [rng.random() for _ in texts]
-        return Hidden([*(text for text, _ in quiz.needles), *texts], depths, costs)
+        needles = [text for text, _ in quiz.needles]
+        return Hidden([*needles, *texts], depths, costs, quiz.between or bool(quiz.blocks), quiz.blocks, quiz.without)
+
+    def _bare(self, request: Request, quiz: Quiz, digest: str) -> Sample:
+        """Build a sample of the question alone, without its text; `length` is that of the prompt."""
+        messages = [{"role": "user", "content": self._prompt.bare_content(self._prompt.question(quiz))}]
+        length = len(self.tokens.encode(self.tokens.render(messages)))
+        profile = _profile(quiz, [], 0, TASKS[request.task].ordered, 1)
+        recipe = self._recipe(request, digest)
+        return Sample(messages, quiz.question, quiz.answer, [], Decoys([], [], []), length, profile, recipe)
+
+    def _recipe(self, request: Request, digest: str) -> JsonObject:
+        return recipes.write(request, self.options, self.tokens.fingerprint, digest, self.tokens.chat.variables)
 
     def _sample(  # noqa: PLR0913
         self, request: Request, quiz: Quiz, hidden: Hidden, layout: Layout, frame: Frame, digest: str
     ) -> Sample:
         question = self._prompt.question(quiz)
-        recipe = recipes.write(request, self.options, self.tokens.fingerprint, digest, self.tokens.chat.variables)
         needles = [
             Needle(
                 text=text,
@@ -249,8 +276,8 @@ class Haystacks:
             needles=needles,
             decoys=decoys,
             length=frame.length,
-            profile=_profile(quiz, needles, len(decoys.texts), TASKS[recipe["task"]].ordered, frame.room),
-            recipe=recipe,
+            profile=_profile(quiz, needles, len(decoys.texts), TASKS[request.task].ordered, frame.room),
+            recipe=self._recipe(request, digest),
         )
 
 
@@ -302,6 +329,10 @@ def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
     """Build the sample of a recipe again, byte for byte. Raises `ConfigError` when this machine would build another."""
     own = fingerprint(tokenizer, recipe)
     request, options = recipes.read(recipe, own)
+    if request.task not in TASKS:
+        raise ConfigError(
+            f"the recipe's task {request.task!r} is not among those installed here: install the package that brings it"
+        )
     haystacks = _haystacks(own, tokenizer, _variables(recipe)).variant(options)
     recipes.check_filler(recipe, haystacks.digest(request))
     return haystacks.sample(*request)

@@ -41,6 +41,11 @@ def is_failure(record: Record) -> bool:
     return record.get("error") is not None or lacks_score or bool(record.get("missing"))
 
 
+def without_text(records: Iterable[Record]) -> bool:
+    """Return whether the questions were asked without their text (`no_context`): their scores say what guessing earns."""
+    return any(record.get("no_context") for record in records)
+
+
 def present(records: Iterable[Record]) -> list[Record]:
     """Return the scored records whose fact is in the text."""
     return [record for record in records if not is_failure(record) and record.get("present", True)]
@@ -135,8 +140,12 @@ def effective_length(records: Iterable[Record], share: float = 0.85) -> Effectiv
     Only scored records whose fact is in the text count. The score of a length is the mean over all its records. The
     base is the best score among the tested lengths of at most 1,024 tokens or, when all are longer, the score at the
     shortest. The effective length is the longest tested one such that it and every shorter tested length score at
-    least `share * base`; None when the shortest already does not, or when the base is 0. No records give None.
+    least `share * base`; None when the shortest already does not, or when the base is 0. No records give None, and
+    neither do questions asked without their text.
     """
+    records = list(records)
+    if without_text(records):
+        return None
     means = {int(length): score.mean for length, score in by(present(records), "length").items()}
     if not means:
         return None
@@ -266,11 +275,13 @@ def summary(records: Sequence[Record]) -> str:
 def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     scored, wrong = present(records), false_answers(records)
     reach, failed = effective_length(records), failures(records)
+    if without_text(records):
+        yield "no context", "every question was asked without its text: this is what guessing earns"
     yield "mean score", f"{estimate(r['score'] for r in scored)} of {len(scored):,} samples whose fact is in the text"
     tasks = by(scored, "task")
     if len(tasks) > 1:
         yield "by task", ", ".join(f"{one_line(str(task), 40)} {score}" for task, score in tasks.items())
-    yield "effective length", f"{reach.label}: {reach.reason}" if reach else "–: no scored sample"
+    yield "effective length", f"{reach.label}: {reach.reason}" if reach else "–: no sample scored with its text"
     yield (
         "false answers",
         f"answered {wrong.invented} of {wrong.invented.n:,} samples whose fact is absent; "

@@ -84,7 +84,7 @@ def _group(row: object) -> _Group:
     fields = (for_each_score(name) for name in ("finish_reasons", "missing", "details"))
     rollouts = zip(scores, completions, *fields, strict=True)
     return _Group(
-        task=short(row.get("task", recipe.get("task"))),
+        task=short(row.get("task", recipe.get("task"))) + (" without its text" if row.get("no_context") else ""),
         length=row.get("length", recipe.get("length")),
         question=row.get("question"),
         answer=row.get("answer"),

@@ -107,9 +107,10 @@ class RolloutGroup:
         }
 
     def _sample_fields(self) -> JsonObject:
-        """Return the fields of the sample that rows and records both have."""
-        sample = self.sample.to_json()
-        return {name: sample[name] for name in ("length", "recipe", "question", "answer", "needles")}
+        """Return the fields of the sample that rows and records both have. `length` is that of the text asked about."""
+        sample = self.sample.to_json() | {"length": self.sample.recipe["length"]}
+        marked = {"no_context": True} if self.sample.no_context else {}
+        return {**{name: sample[name] for name in ("length", "recipe", "question", "answer", "needles")}, **marked}
 
     def _windows(self) -> str:
         content = self.sample.messages[0]["content"]

@@ -16,6 +16,7 @@ from environments.haystack.tasks.aggregation import GOODS
 from environments.haystack.tasks.task import NONE, Answer
 from environments.haystack.tasks.variables import LETTERS
 from environments.haystack.tasks.words import CODE_LETTERS, CONSONANTS
+from environments.haystack.wording import BESIDE_AN_ANSWER
 from environments.rollouts.dates import MOMENT, canonical_moment
 from environments.rollouts.typography import BULLET, LONG_DASH, fold
 
@@ -145,12 +146,15 @@ def find_values(text: str, answer: Answer) -> list[str]:
     """Return every value in the text that has the form of the answer's kind, `fold`ed, from word boundary to word boundary.
 
     Names and people have the form of capitalised words or, where none stand in the text, of whole phrases in one case.
-    For a custom needle: the value itself, if it stands there between word boundaries. For words to be copied: the whole
-    text, since what stands beside the copy may be other candidates.
+    A word of the text itself has none, so phrases of one word are read. For a custom needle: the value itself, if it stands
+    there between word boundaries. For words to be copied: the whole text, since what stands beside the copy may be other
+    candidates.
     """
     kind = answer.value_kind
     if kind == "verbatim":
         return [text] if text.strip() and not denies_outright(text) else []
+    if kind == "word":
+        return list(_single_words(fold(text)))
     if kind not in _RUNNING:
         return [value for value in answer.values if _stands_in(text, value)]
     text = _readable(text, kind)
@@ -196,20 +200,25 @@ _PHRASE_END = re.compile(
     r"[^\w' -]+|\b(?:and|or|but|nor|then|also|not|who|which|that|because|since|as)\b", re.IGNORECASE
 )
 _COPULA = re.compile(r"\b(?:is|are|was|were|be|named|names|called|to)\b", re.IGNORECASE)
-_NO_NAME = frozenset(
-    "a an the first second third next last finally it its he she they them this that these those there here by of in on at "
-    "for from with only both probably perhaps maybe mr mrs ms dr sure answer final my i you we do does did has have had no "
-    "yes text question name names person people heir heirs".split()
-)
 
 
 def _phrases(text: str, words: int) -> Iterator[str]:
     """Yield the phrases of so many words that may be a name: whole ones, or what follows "is"."""
     for phrase in _PHRASE_END.split(text):
         said = [word for word in _COPULA.split(phrase)[-1].split() if word != "-"]
-        said = list(dropwhile(lambda word: word.casefold() in _NO_NAME, said))
-        if len(said) == words and all(word.isalpha() and word.casefold() not in _NO_NAME for word in said):
+        said = list(dropwhile(lambda word: word.casefold() in BESIDE_AN_ANSWER, said))
+        if len(said) == words and all(word.isalpha() and word.casefold() not in BESIDE_AN_ANSWER for word in said):
             yield " ".join(said)
+
+
+def _single_words(text: str) -> Iterator[str]:
+    """Yield the phrases of one word, in any script: whole ones, or what follows "is"."""
+    text = _GROUPED.sub(_joined, text)
+    bare = "".join(c if c in "' -" or unicodedata.category(c)[0] in "LMN" else ";" for c in text)
+    for phrase in re.split(f";|{_PHRASE_END.pattern.partition('|')[2]}", bare, flags=re.IGNORECASE):
+        said = list(dropwhile(lambda word: word.casefold() in BESIDE_AN_ANSWER, _COPULA.split(phrase)[-1].split()))
+        if len(said) == 1 and said[0] != "-":
+            yield said[0]
 
 
 # ---- denials ----

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from environments.haystack.filler import corpora, dialogue, prose, statements
+from environments.haystack.filler import code, corpora, dialogue, prose, statements
 
 Passage = list[list[str]]  # paragraphs, each a list of sentences
 
@@ -49,6 +49,10 @@ def _prose(text: Text, forbidden: Sequence[str]) -> Iterator[Passage]:
     return prose.passages(text.number, text.split, text.filler_mode)
 
 
+def _code(text: Text, forbidden: Sequence[str]) -> Iterator[Passage]:
+    return code.passages(text.number, text.split)
+
+
 def _folder(text: Text, forbidden: Sequence[str]) -> Iterator[Passage]:
     path = Path(text.filler_path)
     return _in_mode(text, corpora.folder_passages(path, forbidden, text.filler_sentences, text.filler_column))
@@ -79,7 +83,8 @@ SOURCES = {
     "prose": Source(_prose),
     "noise": Source(_noise),
     "facts": Source(_facts),
+    "dialogue": Source(_dialogue, between=True),
+    "code": Source(_code, between=True),
     "folder": Source(_folder, endless=False),
     "dataset": Source(_dataset, endless=False),
-    "dialogue": Source(_dialogue, between=True),
 }

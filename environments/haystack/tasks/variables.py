@@ -34,7 +34,7 @@ def variable_tracking(draw: Draw, absent: bool) -> Quiz:
         f"Which variables hold the number {number}, be it assigned to them or to a variable from which they take it, over "
         "however many steps? Name all of them."
     )
-    return Quiz(tuple(needles), values, question, answer, hops, several=True, names_way=False)
+    return Quiz(tuple(needles), values, question, answer, hops, several=True, passed="")
 
 
 def _assignments(variables: Sequence[str], number: str) -> list[str]:
