@@ -11,8 +11,9 @@ from longthread.files import JsonObject
 VERSION = 1  # raised whenever the same recipe would build another text
 
 
-# Options that came after the first recipes. At the default they change nothing, and a recipe does not name them.
-LATER = {"filler_sentences": "auto"}
+# Options that came after the first recipes. At the default they change nothing, and a recipe does not name them. Nor do
+# settings of a run, by which a run is named, that came after the first runs.
+LATER = {"filler_sentences": "auto", "reading": "off", "reading_turns": 8, "reading_tokens": 4096}
 
 
 class Request(NamedTuple):
