@@ -61,9 +61,10 @@ def route(question: str) -> tuple[str, list[str]]:
     """Whom a question starts with, and the names of the links and of the relation to follow from there."""
     person = re.search(PERSON, question.split("Start with", 1)[-1])
     asked = question.partition("\n")[0]
-    steps = [(asked.find(link.asked.format(x="that person")), link.name) for link in LINKS]
+    links = {link.asked.format(x="that person"): link.name for link in LINKS}
+    steps = [links[clause] for clause in re.findall(r"Go to (.+?)\.", asked)]
     relation = next(r.name for r in RELATIONS if re.search(_pattern(r.asked), asked))
-    return person.group() if person else "", [*(name for at, name in sorted(steps) if at >= 0), relation]
+    return person.group() if person else "", [*steps, relation]
 
 
 def _pattern(asked: str) -> str:
