@@ -8,7 +8,7 @@ differs from Atropos', the reason stands beside it.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -106,33 +106,13 @@ def _option(name: str) -> Any:
     return Field(_OPTIONS[name].default, description=_OPTIONS[name].description)
 
 
-class HaystackEnvConfig(AtroposSettings):
-    """Settings of a haystack environment, beside those of Atropos. Lists are comma strings, as on the command line."""
+class SampleSettings(BaseModel):
+    """Settings of what is asked, whoever asks it. Lists are comma strings, as on the command line."""
 
     tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
-    depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
-    repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
     absent_share: float = Field(0.15, description="share of samples whose fact is not in the text")
     seed: int = Field(0, description="everything drawn follows from it")
-    temperature: float = Field(1.0, description="of rollouts")
-    eval_temperature: float = Field(0.0, description="of evaluation")
-    max_new_tokens: int = Field(128, description="longest completion, in tokens")
-    request: str = Field(
-        "{}",
-        description='more fields of each request, as JSON, like {"chat_template_kwargs": {"enable_thinking": false}}',
-    )
-    reading: str = Field(
-        "off",
-        description="look the text up instead of being given it: off, tools (OpenAI's) or plain (tags in replies)",
-    )
-    reading_turns: int = Field(8, description="reading: replies of an episode, the answer included")
-    reading_tokens: int = Field(4096, description="reading: tokens of the text that an episode may read")
-    max_failures: int = Field(20, description="items that may fail before the run stops")
-    curriculum: bool = Field(
-        False, description="serve climbs from easy to these settings, task by task, as scores allow"
-    )
-    store: str = Field("compact", description="process keeps recipe and completions (compact) or all tokens too (full)")
     # The options of a sample, whose defaults and meanings stand in haystack/options.py.
     value_kind: str = _option("value_kind")
     distractors: int = _option("distractors")
@@ -165,7 +145,32 @@ class HaystackEnvConfig(AtroposSettings):
         return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
 
 
-def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:
+class HaystackEnvConfig(SampleSettings, AtroposSettings):
+    """Settings of a haystack environment, beside those of Atropos."""
+
+    depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
+    repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
+    temperature: float = Field(1.0, description="of rollouts")
+    eval_temperature: float = Field(0.0, description="of evaluation")
+    max_new_tokens: int = Field(128, description="longest completion, in tokens")
+    request: str = Field(
+        "{}",
+        description='more fields of each request, as JSON, like {"chat_template_kwargs": {"enable_thinking": false}}',
+    )
+    reading: str = Field(
+        "off",
+        description="look the text up instead of being given it: off, tools (OpenAI's) or plain (tags in replies)",
+    )
+    reading_turns: int = Field(8, description="reading: replies of an episode, the answer included")
+    reading_tokens: int = Field(4096, description="reading: tokens of the text that an episode may read")
+    max_failures: int = Field(20, description="items that may fail before the run stops")
+    curriculum: bool = Field(
+        False, description="serve climbs from easy to these settings, task by task, as scores allow"
+    )
+    store: str = Field("compact", description="process keeps recipe and completions (compact) or all tokens too (full)")
+
+
+def _is_text(settings: type[SampleSettings], name: str) -> bool:
     return name in settings.model_fields and settings.model_fields[name].annotation is str
 
 
@@ -218,20 +223,7 @@ class Grid:
 
 def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     """Return the tasks, lengths and depths of a config. Raises `ConfigError`, one line, for whatever cannot work."""
-    grid = Grid(_parts(config.tasks), parse_lengths(config.lengths), parse_depths(config.depths))
-    if not grid.tasks:
-        raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
-    for task in grid.tasks:
-        _check_choice("tasks", task, list(TASKS))
-    if not config.tokenizer_name:
-        raise ConfigError(
-            "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "
-            "tokenizer that the server uses",
-            setting="tokenizer_name",
-        )
-    for name, (low, high) in LIMITS.items():
-        if not low <= (value := getattr(config, name)) <= high:
-            raise ConfigError(f"{name} must be from {low} to {high} (got {value})", setting=name)
+    grid = replace(check_samples(config, config.tokenizer_name), depths=parse_depths(config.depths))
     if config.max_num_workers != -1 and config.max_num_workers < 1:
         raise ConfigError(
             f"max_num_workers must be 1 or more, or -1 for {config.max_num_workers_per_node} a server "
@@ -264,6 +256,34 @@ def _check_reading(config: HaystackEnvConfig, servers: Sequence[ServerSettings])
             "plain",
             setting=("store", "reading"),
         )
+
+
+def check_samples(config: SampleSettings, tokenizer: str) -> Grid:
+    """Return the tasks and lengths to draw from, without depths. `tokenizer`: its name. Raises `ConfigError`."""
+    grid = Grid(_parts(config.tasks), parse_lengths(config.lengths), [])
+    if not grid.tasks:
+        raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
+    for task in grid.tasks:
+        _check_choice("tasks", task, list(TASKS))
+    if not tokenizer:
+        raise ConfigError(
+            "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "
+            "tokenizer that the server uses",
+            setting="tokenizer_name",
+        )
+    for name, (low, high) in LIMITS.items():
+        if name in type(config).model_fields and not low <= (value := getattr(config, name)) <= high:
+            raise ConfigError(f"{name} must be from {low} to {high} (got {value})", setting=name)
+    return grid
+
+
+def sample_options(config: SampleSettings, grid: Grid) -> Options:
+    """Return the options of the samples of a run: the settings', and those that follow from its tasks and lengths."""
+    return Options(
+        pool_tokens=max(Options.pool_tokens, 2 * max(grid.lengths)),
+        may_abstain=config.absent_share > 0 or any(TASKS[task].absent for task in grid.tasks),
+        **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
+    )
 
 
 def request_fields(text: str) -> JsonObject:

@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import threading
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -17,14 +17,19 @@ from environments.atropos.evaluate import evaluate
 from environments.atropos.process import process
 from environments.atropos.serve import ScoredGroup, ServeSession, check_trainer
 from environments.cli import Command, main
-from environments.config import AtroposSettings, Grid, HaystackEnvConfig, ServerSettings, check, request_fields
+from environments.config import (
+    AtroposSettings,
+    HaystackEnvConfig,
+    ServerSettings,
+    check,
+    request_fields,
+    sample_options,
+)
 from environments.curriculum import task_ladders
 from environments.curriculum.ladder import Ladder
 from environments.curriculum.policy import Curriculum
-from environments.haystack.layout import LayoutError
 from environments.haystack.recipe import without_later_defaults
-from environments.haystack.sample import Haystacks, Options, Sample
-from environments.haystack.tasks import TASKS, absent_twin
+from environments.haystack.sample import Haystacks, Sample
 from environments.haystack.tokens import PLACEHOLDER, load_tokenizer
 from environments.inference.completions import request_group
 from environments.inference.contracts import Completion, CompletionRequest
@@ -82,7 +87,7 @@ class HaystackEnv(BaseEnv):
     ):
         self.grid = check(config, servers)
         wandb_run.check_login(config)
-        self.options = _options(config, self.grid)
+        self.options = sample_options(config, self.grid)
         self.request_fields = request_fields(config.request)
         template = self.request_fields.get("chat_template_kwargs")
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options, template=template)
@@ -106,17 +111,9 @@ class HaystackEnv(BaseEnv):
         self.curriculum_state: JsonObject = {}
 
     def _probe(self) -> None:
-        """Build a sample of every task at the shortest and the longest length, so that what cannot work fails at once."""
-        tasks = self.grid.tasks
-        for task in dict.fromkeys([*tasks, *map(absent_twin, tasks if self.options.may_abstain else [])]):
-            for length in (min(self.grid.lengths), max(self.grid.lengths)):
-                try:
-                    sample = self.haystacks.sample(0, "train", task, length)
-                except LayoutError as error:
-                    message = f"task {task} at {length} tokens: {error.message}"
-                    raise ConfigError(message, setting=error.settings) from None
-                if self.episodes:
-                    self.episodes.probe(sample)
+        requests.probe(self.haystacks, self.grid, "train")
+        if self.episodes:
+            self.episodes.probe(self.haystacks.sample(0, "train", self.grid.tasks[0], max(self.grid.lengths)))
 
     async def setup(self) -> None:
         """Ask every server whether it is there. Raises `ConfigError` if one is not."""
@@ -326,14 +323,6 @@ class HaystackEnv(BaseEnv):
         least, most = self.options.bounds("hops")
         hops = tuple(range(least, most + 1))
         return task_ladders.ladders(self.config, self.grid.tasks, self.grid.lengths, hops)
-
-
-def _options(config: HaystackEnvConfig, grid: Grid) -> Options:
-    return Options(
-        pool_tokens=max(Options.pool_tokens, 2 * max(grid.lengths)),
-        may_abstain=config.absent_share > 0 or any(TASKS[task].absent for task in grid.tasks),
-        **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
-    )
 
 
 def _server_config(server: ServerSettings, tokenizer_name: str) -> APIServerConfig:

@@ -8,7 +8,7 @@ from environments.haystack.sample import Sample
 from environments.inference.contracts import Completion
 from environments.inference.finish_reason import Ending, ending
 from environments.rollouts.scoring import Score, score
-from environments.rollouts.thinking import without_thinking
+from environments.rollouts.thinking import opened_in_reply, without_thinking
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,7 @@ class CompletionScorer:
         return without_thinking(completion.text, self.opened_for(completion))
 
     def opened_for(self, completion: Completion) -> str:
-        """Return the marker with which the prompt opened thinking, if this completion goes on inside it.
-
-        A reply without the thinking does not, and many chat servers take it out silently: what is finished there,
-        and never closes the thinking, is the reply behind it.
-        """
-        text, chat = completion.text, completion.logprobs is None
-        finished = ending(completion.finish_reason) is Ending.FINISHED
-        silent = chat and finished and not without_thinking(text, self.opened)
-        return "" if completion.thought or silent else self.opened
+        """Return the marker with which the prompt opened thinking, if this completion goes on inside it."""
+        if completion.thought or completion.logprobs is not None:
+            return "" if completion.thought else self.opened
+        return opened_in_reply(completion.text, self.opened, ending(completion.finish_reason) is Ending.FINISHED)

@@ -2,16 +2,33 @@
 
 from random import Random
 
-from environments.config import SEEDS, Grid, HaystackEnvConfig
+from environments.config import SEEDS, Grid, HaystackEnvConfig, SampleSettings
+from environments.haystack.layout import LayoutError
+from environments.haystack.sample import Haystacks
 from environments.haystack.tasks import TASKS, absent_twin
 from environments.rollouts.rollout import RolloutRequest
+from longthread.errors import ConfigError
 
 
-def training_request(config: HaystackEnvConfig, grid: Grid, index: int) -> RolloutRequest:
+def probe(haystacks: Haystacks, grid: Grid, split: str) -> None:
+    """Build a sample of every task at the shortest and the longest length, so that what cannot work fails at once.
+
+    Raises `ConfigError`.
+    """
+    for task in dict.fromkeys([*grid.tasks, *map(absent_twin, grid.tasks if haystacks.options.may_abstain else [])]):
+        for length in (min(grid.lengths), max(grid.lengths)):
+            try:
+                haystacks.sample(0, split, task, length)
+            except LayoutError as error:
+                message = f"task {task} at {length} tokens: {error.message}"
+                raise ConfigError(message, setting=error.settings) from None
+
+
+def training_request(config: SampleSettings, grid: Grid, index: int, split: str = "train") -> RolloutRequest:
     """Return request number `index` of a run: the tasks take turns, and the length is drawn by the seed and the index."""
     task = training_task(grid.tasks, config.absent_share, index)
-    length = Random(f"{config.seed} train {index}").choice(grid.lengths)
-    return RolloutRequest(index, config.seed * SEEDS + index, "train", task, length)
+    length = Random(f"{config.seed} {split} {index}").choice(grid.lengths)
+    return RolloutRequest(index, config.seed * SEEDS + index, split, task, length)
 
 
 def training_task(tasks: list[str], absent_share: float, index: int) -> str:

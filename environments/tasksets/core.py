@@ -1,0 +1,224 @@
+"""Rows and their scores, as every framework takes them: `samples(config)` draws, `score_row(text, row)` pays.
+
+    config = TasksetConfig(tokenizer="…", tasks="single,chain", lengths="4096")
+    row = next(samples(config))
+    score_row("<answer>…</answer>", row).score
+
+A row is JSON. Its recipe builds the same text again; `solve` reads the answer back from it, so that a row can be proved
+without a model.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from itertools import count
+from typing import Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+
+from environments.config import SampleSettings, check_samples, sample_options
+from environments.haystack.facts import SPLITS
+from environments.haystack.options import check_choice
+from environments.haystack.sample import NEEDED, Haystacks, Sample, rebuild
+from environments.haystack.tasks.task import NONE, Answer
+from environments.haystack.tokens import PLACEHOLDER, Tokens, load_tokenizer
+from environments.rollouts.requests import probe, training_request
+from environments.rollouts.scoring import Score, score
+from environments.rollouts.thinking import opened_in_reply, opened_thinking
+from longthread.errors import DataError
+from longthread.files import Json, JsonObject
+from longthread.language_model import PromptTokenizer
+
+AGAIN = "make the row again with environments.tasksets"
+
+
+class TasksetConfig(SampleSettings):
+    """What rows to draw: the tasks, their lengths, the seed, and each option of a sample under its own name."""
+
+    tokenizer: str = Field("", description="of the model that is asked: a local folder or a hub name")
+    split: str = Field("train", description=f"{' or '.join(SPLITS)}: their facts and fillers never meet")
+    template: JsonObject = Field({}, description='variables of the chat template, like {"enable_thinking": false}')
+
+
+class Target(TypedDict):
+    """All of a row that scoring reads. `digest` is made of the other fields: it names the row, and tells a changed one."""
+
+    question: str
+    answer: JsonObject  # `Answer`
+    evidence: list[int] | None  # passages to cite, where the prompt asks for them
+    answer_format: str
+    opened: str  # the marker with which the prompt opens thinking; ""
+    task: str
+    length: int  # tokens of the rendered prompt
+    recipe: JsonObject
+    digest: str
+
+
+class Row(Target):
+    """One question about one text, as JSON: the messages to ask, and what their reply is scored against."""
+
+    messages: list[dict[str, str]]
+
+
+_TARGET = TypeAdapter(Target)
+
+
+class Rows:
+    """The endless rows of a config, by number. The same config has the same rows on every machine.
+
+    Raises `ConfigError` for settings with which some row could not be made.
+    """
+
+    def __init__(self, config: TasksetConfig):
+        self.config, self.grid = config, check_samples(config, config.tokenizer)
+        check_choice("split", config.split, SPLITS)
+        self.options = sample_options(config, self.grid)
+        self.haystacks = Haystacks(load_tokenizer(config.tokenizer), self.options, template=config.template)
+        probe(self.haystacks, self.grid, config.split)
+        self._opened = opened_thinking(self.haystacks.tokens.frame(PLACEHOLDER)[1])
+
+    def __getitem__(self, index: int) -> Row:
+        request = training_request(self.config, self.grid, index, self.config.split)
+        return self._row(self.haystacks.sample(request.seed, request.split, request.task, request.length))
+
+    def __iter__(self) -> Iterator[Row]:
+        return map(self.__getitem__, count())
+
+    def _row(self, sample: Sample) -> Row:
+        fields = sample.to_json()
+        target: JsonObject = {
+            "question": sample.question,
+            "answer": {**fields["answer"], "values": [*sample.answer.values], "steps": [*sample.answer.steps]},
+            "evidence": sorted(sample.evidence) if self.options.numbered else None,
+            "answer_format": self.options.answer_format,
+            "opened": self._opened,
+            "task": sample.recipe["task"],
+            "length": sample.length,
+            "recipe": sample.recipe,
+        }
+        row: Row = {**target, "digest": _digest(target), "messages": sample.messages}  # type: ignore[typeddict-item]
+        return row
+
+
+def samples(config: TasksetConfig) -> Iterator[Row]:
+    """Yield rows without end: the tasks take turns, with the config's share of absent facts. Raises `ConfigError`."""
+    return iter(Rows(config))
+
+
+def target_of(row: Mapping[str, Json]) -> Target:
+    """Return a row without its messages, checked. Raises `DataError` for a row that is none, or that was changed."""
+    fields = {name: row[name] for name in Target.__annotations__ if name in row}
+    try:
+        target = _TARGET.validate_python(fields, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise DataError(f"not a row ({'.'.join(map(str, first['loc']))}: {first['msg']}); {AGAIN}") from None
+    if target["digest"] != (made := _digest(fields)):
+        raise DataError(f"the row was changed: its digest is {target['digest']}, its fields make {made}; {AGAIN}")
+    return target
+
+
+def score_row(text: str, row: Mapping[str, Json], finished: bool | None = None) -> Score:
+    """Return the score of a reply to the row, which may have lost its messages. Raises `DataError`.
+
+    `finished`: of a chat server, which may have taken the thinking out of the text: whether the reply ended by itself.
+    None: the text is all that the model wrote.
+    """
+    target = target_of(row)
+    opened = target["opened"] if finished is None else opened_in_reply(text, target["opened"], finished)
+    return score(text, Answer(**target["answer"]), target["answer_format"], target["evidence"], opened)
+
+
+def reply_text(completion: Json) -> str:
+    """Return the text of a completion in any form that trainers give: a string, a message, messages, parts of text, None.
+
+    Of messages it is the last one, and it must be the assistant's: a call of a tool is no reply.
+    """
+    if isinstance(completion, Mapping):
+        parts = completion.get("content") if completion.get("role", "assistant") == "assistant" else None
+        return _content(parts)
+    if isinstance(completion, list | tuple):
+        return reply_text(completion[-1]) if completion else ""
+    return completion if isinstance(completion, str) else ""
+
+
+def _content(content: Json) -> str:
+    if not isinstance(content, list | tuple):
+        return content if isinstance(content, str) else ""
+    return "".join(
+        part if isinstance(part, str) else str(part.get("text") or "")
+        for part in content
+        if isinstance(part, str) or (isinstance(part, Mapping) and part.get("type") in ("text", "output_text"))
+    )
+
+
+def _digest(target: Mapping[str, Json]) -> str:
+    """Return 32 hex digits of SHA-256 over all fields but the digest itself."""
+    fields = {name: value for name, value in target.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:32]
+
+
+# ---- a row proved without a model ----
+
+
+@cache
+def _tokenizer(name: str) -> PromptTokenizer:
+    return load_tokenizer(name)
+
+
+def solve(row: Mapping[str, Any], tokenizer: str) -> str:
+    """Return the reply that the row's own text supports, found by where the recipe's needles stand in it.
+
+    Raises `DataError` where the text is not the recipe's, has another length, where a needle is not at its place, or where
+    a value of the answer also stands elsewhere; `ConfigError` for another tokenizer than the row's.
+    """
+    target = target_of(row)
+    sample = rebuild(target["recipe"], _tokenizer(tokenizer))
+    if row["messages"] != sample.messages:
+        raise DataError(f"the row was changed: its messages are not those of its recipe; {AGAIN}")
+    tokens = Tokens(_tokenizer(tokenizer), target["recipe"].get("template"))
+    rendered = tokens.render(row["messages"])
+    ids = tokens.encode(rendered)
+    if len(ids) != target["length"]:
+        raise DataError(f"the row's prompt has {len(ids)} tokens, not {target['length']}; {AGAIN}")
+    for needle in sample.needles:
+        there = tokens.decode(ids[needle.token_start : needle.token_end])
+        if needle.text not in there or rendered.count(needle.text) != 1:
+            raise DataError(f"the needle {needle.text!r} does not stand at its place, alone, in the text; {AGAIN}")
+    return _reply(sample, rendered, target)
+
+
+def _reply(sample: Sample, rendered: str, target: Target) -> str:
+    needed = [needle.text for needle in sample.needles if needle.role in NEEDED]
+    values = [str(len(needed))] if sample.answer.value_kind == "count" and needed else _values(sample, rendered, needed)
+    said = "; ".join(values) or NONE
+    if target["answer_format"] == "plain":
+        return said
+    cited = {number for text in needed for number in _passage(rendered, text)} if target["evidence"] is not None else ()
+    evidence = f"<evidence>{', '.join(map(str, sorted(cited)))}</evidence> " if cited else ""
+    return f"{evidence}<answer>{said}</answer>"
+
+
+def _values(sample: Sample, rendered: str, needed: list[str]) -> list[str]:
+    """Return the answer's values that stand in a needle which it rests on. Raises `DataError` for one that stands elsewhere.
+
+    People are named by many facts; any other value is stated by needles alone.
+    """
+    hidden = [*(needle.text for needle in sample.needles), *sample.decoys.texts]
+    for value in sample.answer.values if sample.answer.value_kind != "people" else ():
+        if rendered.count(value) != _count(value, hidden):
+            raise DataError(f"the value {value!r} also stands outside the needles; {AGAIN}")
+    return [value for value in sample.answer.values if _count(value, needed)]
+
+
+def _count(value: str, texts: Iterable[str]) -> int:
+    return sum(text.count(value) for text in texts)
+
+
+def _passage(rendered: str, needle: str) -> list[int]:
+    """Return the number before the passage that holds the needle."""
+    numbers = re.findall(r"^\[(\d+)\] ", rendered[: rendered.index(needle)], re.MULTILINE)
+    return [int(numbers[-1])] if numbers else []
