@@ -168,6 +168,12 @@ class HaystackEnvConfig(SampleSettings, AtroposSettings):
         "{}",
         description='more fields of each request, as JSON, like {"chat_template_kwargs": {"enable_thinking": false}}',
     )
+    reading: str = Field(
+        "off",
+        description="look the text up instead of being given it: off, tools (OpenAI's) or plain (tags in replies)",
+    )
+    reading_turns: int = Field(8, description="reading: replies of an episode, the answer included")
+    reading_tokens: int = Field(4096, description="reading: tokens of the text that an episode may read")
     max_failures: int = Field(20, description="items that may fail before the run stops")
     curriculum: bool = Field(
         False, description="serve climbs from easy to these settings, task by task, as scores allow"
@@ -197,10 +203,13 @@ LIMITS: dict[str, tuple[float, float]] = {
     "total_steps": (1, SEEDS - 1),
     "seed": (0, 10**9),
     "max_failures": (0, SEEDS),
+    "reading_turns": (2, 1000),  # a call and the answer
+    "reading_tokens": (1, 10**8),
     "max_eval_workers": (1, 4096),
     "temperature": (0, 10),
     "eval_temperature": (0, 10),
 }
+READING_FORMS = ("off", "tools", "plain")
 EFFORTS = (None, "none", "minimal", "low", "medium", "high", "xhigh")
 
 
@@ -242,8 +251,27 @@ def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     _check_choice("reasoning_effort", config.reasoning_effort, EFFORTS)
     for server in servers:
         _check_server(server)
+    _check_reading(config, servers)
     check_batch(config.batch_size, config.group_size)
     return grid
+
+
+def _check_reading(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> None:
+    _check_choice("reading", config.reading, READING_FORMS)
+    if config.reading != "tools":
+        return
+    for server in servers:
+        if server.server_type in TOKEN_SERVERS:
+            raise ConfigError(
+                f"reading tools needs a chat server: one of type {server.server_type} is given tokens; use plain",
+                setting=("reading", "openai.server_type"),
+            )
+    if config.store == "full":
+        raise ConfigError(
+            "store full keeps the tokens of prompts, and with tools only the server knows them: use compact, or reading "
+            "plain",
+            setting=("store", "reading"),
+        )
 
 
 def check_samples(config: SampleSettings, tokenizer: str) -> Grid:

@@ -45,7 +45,8 @@ class ProcessRow(BaseModel):
     completions: list[str] = Field(min_length=1)
     finish_reasons: list[str | None]
     scores: list[FiniteFloat]
-    messages: list[list[dict[str, str]]]
+    messages: list[list[JsonObject]]
+    reading: list[JsonObject] | None = None  # of each completion, where the text was looked up in several turns
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:

@@ -223,6 +223,16 @@ def breakdown(records: Iterable[Record], field: str, of: str = "score") -> dict[
     return bins
 
 
+# What `rollouts.transcript.ReadingCounts` counts of an episode in which the text was looked up.
+READING = ("turns", "searches", "reads", "tokens_read", "share_read", "tool_errors")
+
+
+def reading(records: Iterable[Record]) -> dict[str, Estimate]:
+    """Return the mean of each of `READING` over the scored records; empty where the text was given, not looked up."""
+    scored = [record for record in records if not is_failure(record) and "tokens_read" in record]
+    return {name: estimate(record[name] for record in scored) for name in READING if scored}
+
+
 def length_label(length: int) -> str:
     """Return a short label: 1024 -> 1k, 32000 -> 32k, 131072 -> 128k, 1048576 -> 1M, 1500 -> 1,500."""
     for unit in (1_000, 1_024):
@@ -287,6 +297,12 @@ def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
         f"answered {wrong.invented} of {wrong.invented.n:,} samples whose fact is absent; "
         f"abstained on {wrong.withheld} of {wrong.withheld.n:,} whose fact is there",
     )
+    if looked := {name: count.mean for name, count in reading(records).items()}:
+        yield (
+            "reading",
+            "{turns:.1f} turns, {searches:.1f} searches, {reads:.1f} reads, {tokens_read:,.0f} tokens read ({share_read:.1%} "
+            "of the text), {tool_errors:.1f} tool errors a sample".format(**looked),
+        )
     errors = "; ".join(f"{count}× {one_line(error, 60)}" for error, count in list(failed.items())[:3])
     more = f"; and {len(failed) - 3} other errors" if len(failed) > 3 else ""
     total = sum(failed.values())
@@ -328,5 +344,7 @@ def _estimates(records: Sequence[Record], wrong: FalseAnswers) -> Iterator[tuple
             yield f"eval/score_by_{field}/{value}", score
     yield "eval/false_answers", wrong.invented
     yield "eval/false_silence", wrong.withheld
+    for name, count in reading(records).items():
+        yield f"eval/reading_{name}", count
     for reason, share in missing_shares(records).items():
         yield f"eval/{reason}", share
