@@ -22,6 +22,8 @@ from environments.presets import PRESETS, VARIANTS, defaults, task_of
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
 
+# Settings of a run, beside options of its samples, that came after the first runs.
+LATER_SETTINGS = ("request", "preset", "reading", "reading_turns", "reading_tokens")
 SEEDS = 10**9  # samples that one seed can draw before it would meet the next one's
 # Tasks of the environments whose commands read their settings before anything else is imported.
 DEFAULT_TASKS = {

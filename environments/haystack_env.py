@@ -18,6 +18,7 @@ from environments.atropos.process import process
 from environments.atropos.serve import ScoredGroup, ServeSession, check_trainer
 from environments.cli import Command, main
 from environments.config import (
+    LATER_SETTINGS,
     AtroposSettings,
     HaystackEnvConfig,
     ServerSettings,
@@ -154,10 +155,9 @@ class HaystackEnv(BaseEnv):
         own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures"}
         shaping = {name: config[name] for name in config if name in own or "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
-        if not self.request_fields:
-            del shaping["request"]  # as runs were named before there was this setting
-        if not self.config.preset:
-            del shaping["preset"]
+        for name in LATER_SETTINGS:  # at their default a run is named as it was before there was the setting
+            if config[name] == HaystackEnvConfig.model_fields[name].default:
+                del shaping[name]
         if variants := {task: asdict(self._haystacks_of(task).options) for task in self.grid.tasks if task in VARIANTS}:
             shaping["variants"] = variants
         shaping["token_exact"] = self.servers[0].server_type in TOKEN_SERVERS

@@ -11,8 +11,7 @@ from longthread.files import JsonObject
 VERSION = 1  # raised whenever the same recipe would build another text
 
 
-# Options that came after the first recipes. At the default they change nothing, and a recipe does not name them. Nor do
-# settings of a run, by which a run is named, that came after the first runs.
+# Options that came after the first recipes. At the default they change nothing, and a recipe does not name them.
 LATER = {
     "filler_sentences": "auto",
     "graph_ask": "any",
@@ -20,9 +19,6 @@ LATER = {
     "aggregate_ask": "any",
     "gaps": "2-4",
     "no_context": False,
-    "reading": "off",
-    "reading_turns": 8,
-    "reading_tokens": 4096,
 }
 
 

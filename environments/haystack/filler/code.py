@@ -83,9 +83,19 @@ def _block(rng: Random, split: str, names: dict[str, None]) -> str:
         f=new,
         N=new.upper(),
         C=new.title().replace("_", ""),
-        a=a, b=b, c=c, v=v, u=u, V=v.capitalize(), w=rng.choice(WORDS),
-        t=rng.choice(TYPES), t2=rng.choice(TYPES),
-        n=rng.randrange(100), m=rng.randrange(100, 10_000), n2=rng.randrange(10_000), m2=rng.randrange(2, 32),
+        a=a,
+        b=b,
+        c=c,
+        v=v,
+        u=u,
+        V=v.capitalize(),
+        w=rng.choice(WORDS),
+        t=rng.choice(TYPES),
+        t2=rng.choice(TYPES),
+        n=rng.randrange(100),
+        m=rng.randrange(100, 10_000),
+        n2=rng.randrange(10_000),
+        m2=rng.randrange(2, 32),
     )
 
 
