@@ -31,6 +31,11 @@ CASES = (
     ("5 needles", "multi_key", Options(distractors=4)),
     ("chain of 8, 512 decoys", "chain", Options(hops="8", decoys=512)),
     ("find 64 among 128 decoys", "find_all", Options(matches="64", decoys=128)),
+    ("graph of 32, 512 decoys", "graph", Options(matches="32", decoys=512)),
+    ("graph of 16, 64 decoys", "graph", Options(matches="16", decoys=64)),
+    ("hidden question, 16 others, 64 decoys", "hidden_question", Options(distractors=16, decoys=64)),
+    ("8 turns of a kind", "turns", Options(matches="8", distractors=8)),
+    ("sessions of 5 values", "sessions", Options(versions="5", distractors=8)),
 )
 CHECKED = 12  # samples re-tokenised for each row
 
@@ -47,7 +52,7 @@ def per_second(work: Callable[[int], Any], seconds: float) -> float:
 
 def measure(haystacks: Haystacks, name: str, task: str, length: int, seconds: float) -> dict[str, Any]:
     """One row: our rate, the two bounds, and the error over re-tokenised samples."""
-    tokens, pool = haystacks.tokens, haystacks.pool("train", 0)
+    tokens, pool = haystacks.tokens, haystacks.pool("train", 0, task)
     prompts = [tokens.render(haystacks.sample(i, "train", task, length).messages) for i in range(CHECKED)]
     texts = [p.text for p in pool.passages]
     n = max(1, int(length / pool.costs.mean()))
