@@ -64,7 +64,14 @@ def _orders(text: str, listed: list[str]) -> list[list[str]]:
 
 
 def _words(text: str) -> set[str]:
-    return {token.strip(".,;:!?\"'()[]").casefold() for token in text.split()}
+    """Return what stands between blanks, if it is of letters and digits alone; of Chinese every two characters in a row."""
+    found: set[str] = set()
+    for token in text.casefold().split():
+        if re.search("[一-鿿]", token):
+            found |= set(re.findall(r"(?=([^\W_]{2}))", token))
+        elif re.fullmatch(r"[^\W_]+", bare := re.sub(r"^[\W_]+|[\W_]+$", "", token)):
+            found.add(bare)
+    return found
 
 
 def _returned(text: str, name: str) -> list[str]:
