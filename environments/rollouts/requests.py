@@ -19,7 +19,7 @@ def probe(haystacks: Haystacks, grid: Grid, split: str, given: Collection[str] =
     """
     twins = [absent_twin(task_of(task).name) for task in grid.tasks if haystacks.options.may_abstain]
     for task in dict.fromkeys([*grid.tasks, *twins]):
-        for length in (min(grid.lengths), max(grid.lengths)):
+        for length in {min(grid.lengths), max(grid.lengths)}:
             try:
                 haystacks_of(haystacks, task, given).sample(0, split, task_of(task).name, length)
             except LayoutError as error:
