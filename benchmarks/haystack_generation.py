@@ -1,5 +1,5 @@
 """How fast exact haystacks are built, on one core: samples/s at 8k, 32k and 128k tokens with five needles, and
-at 128k with linked ones.
+at 128k with linked ones and with texts whose every line or word matters.
 
     python -m benchmarks.haystack_generation [--seconds 3] [--json out.json]
 
@@ -31,6 +31,10 @@ CASES = (
     ("5 needles", "multi_key", Options(distractors=4)),
     ("chain of 8, 512 decoys", "chain", Options(hops="8", decoys=512)),
     ("find 64 among 128 decoys", "find_all", Options(matches="64", decoys=128)),
+    ("5 variables, 4 chains", "variable_tracking", Options(hops="5")),
+    ("common words", "common_words", Options()),
+    ("frequent words", "frequent_words", Options()),
+    ("ledger", "aggregation", Options()),
 )
 CHECKED = 12  # samples re-tokenised for each row
 
