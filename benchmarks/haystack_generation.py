@@ -1,5 +1,5 @@
 """How fast exact haystacks are built, on one core: samples/s at 8k, 32k and 128k tokens with five needles, and
-at 128k with linked ones.
+at 128k with linked ones and with texts whose every line or word matters.
 
     python -m benchmarks.haystack_generation [--seconds 3] [--json out.json]
 
@@ -36,6 +36,10 @@ CASES = (
     ("hidden question, 16 others, 64 decoys", "hidden_question", Options(distractors=16, decoys=64)),
     ("8 turns of a kind", "turns", Options(matches="8", distractors=8)),
     ("sessions of 5 values", "sessions", Options(versions="5", distractors=8)),
+    ("5 variables, 4 chains", "variable_tracking", Options(hops="5")),
+    ("common words", "common_words", Options()),
+    ("frequent words", "frequent_words", Options()),
+    ("ledger", "aggregation", Options()),
 )
 CHECKED = 12  # samples re-tokenised for each row
 

@@ -141,6 +141,7 @@ def main(
     length: Annotated[int, typer.Option(help="Tokens of the shortest.", min=512)] = 1024,
     seed: Annotated[int, typer.Option(help="Index of the first.", min=0)] = 0,
     tokenizer: Annotated[str, typer.Option(help="smollm2, gpt2 or mistral.")] = "gpt2",
+    seconds: Annotated[float, typer.Option(help="Stop after so long; 0 is never.", min=0)] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers there.")] = None,
 ) -> None:
     """Print, task by task, how many samples are sound. Exits with 1 if one is not."""
@@ -157,7 +158,9 @@ def main(
         row["faults" if wrong else "absent" if sample.answer.kind == "absent" else "unique"] += 1
         for fault in wrong:
             first_faults.setdefault(fault, json.dumps(sample.recipe))
-    seconds = time.perf_counter() - started
+        if seconds and time.perf_counter() - started > seconds:
+            break
+    seconds, samples = time.perf_counter() - started, sum(row["samples"] for row in rows.values())
     columns = ("samples", "unique", "absent", "faults")
     table = Table(
         "task", *columns, title=f"{samples:,} samples from {length:,} tokens on ({tokenizer}), {seconds:.0f} s"

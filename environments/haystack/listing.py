@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from random import Random
 
 import numpy as np
@@ -31,26 +32,33 @@ class Items:
     """Words or lines for one tokenizer, with the tokens that each costs in its place in a paragraph.
 
     `mid`, int64 of shape (items,), counts all between two others. How much more an item costs at the beginning or the end
-    of a paragraph is counted when it first stands there. A paragraph has `per_paragraph` items, two at least.
+    of a paragraph is counted when it first stands there; `ends` is its mean, spread over all items of a paragraph, which
+    has `per_paragraph` of them, two at least.
     """
 
     def __init__(self, tokens: Tokens, texts: Sequence[str], per_paragraph: int):
         self.tokens, self.texts, self.per_paragraph = tokens, list(texts), per_paragraph
         self.mid = np.array(tokens.mid(self.texts), dtype=np.int64)
-        self._more = {end: np.full(len(self.texts), UNKNOWN) for end in ("initial", "final")}
+        # Where counts add up at spaces, only the first or the last word of an item can cost more at an end.
+        words = [text.split(" ") for text in self.texts]
+        self._words = {"initial": _numbers([w[0] for w in words]), "final": _numbers([w[-1] for w in words])}
+        self._more = {end: np.full(int(words.max()) + 1, UNKNOWN) for end, words in self._words.items()}
         self.digest = hashlib.sha256("\n".join(self.texts).encode()).hexdigest()[:16]
         n = min(CHECKED_PARAGRAPHS * per_paragraph, len(self.texts))
         checked = np.array(Random(self.digest).sample(range(len(self.texts)), n))
-        self._ends = float(sum(self._edges(end, checked).mean() for end in self._more)) / per_paragraph
+        self.ends = float(sum(self._edges(end, checked).mean() for end in self._more)) / per_paragraph
         whole = BREAK.join([LEFT, *(" ".join(p) for p in self.paragraphs(checked)), RIGHT])
         self.additive = len(tokens.encode(whole)) == len(tokens.encode(LEFT + BREAK + RIGHT)) + self.cost(checked)
 
     def _edges(self, end: str, items: np.ndarray) -> np.ndarray:
         """Return how much more these items cost at the "initial" or "final" place of a paragraph than inside it."""
-        more, count = self._more[end], self.tokens.initial if end == "initial" else self.tokens.final
-        if len(unknown := np.unique(items[more[items] == UNKNOWN])):
-            more[unknown] = np.array(count([self.texts[i] for i in unknown.tolist()])) - self.mid[unknown]
-        return more[items]
+        more, words = self._more[end], self._words[end][items]
+        if (unknown := more[words] == UNKNOWN).any():
+            new, first = np.unique(words[unknown], return_index=True)
+            asked = items[unknown][first]
+            count = self.tokens.initial if end == "initial" else self.tokens.final
+            more[new] = np.array(count([self.texts[i] for i in asked.tolist()])) - self.mid[asked]
+        return more[words]
 
     def _starts(self, n: int) -> np.ndarray:
         """Return where the paragraphs of `n` items begin; the last takes what would be fewer than two."""
@@ -64,14 +72,14 @@ class Items:
         more = sum(int(self._edges(end, items).sum()) for end, items in zip(self._more, edges, strict=True))
         return int(self.mid[order].sum()) + more
 
-    def paragraphs(self, order: np.ndarray) -> list[list[str]]:
+    def paragraphs(self, order: np.ndarray) -> list[Sequence[str]]:
         """Return the items' texts in paragraphs."""
-        texts = list(map(self.texts.__getitem__, order.tolist()))
+        texts = itemgetter(*order.tolist())(self.texts)
         return [texts[a:b] for a, b in pairwise([*self._starts(len(texts)).tolist(), len(texts)])]
 
     def fitting(self, order: np.ndarray, tokens: int) -> int:
         """Return how many of these items, from the first on, take at most so many tokens, by the mean of what ends cost."""
-        return int(np.searchsorted(np.cumsum(self.mid[order] + self._ends), tokens, side="right"))
+        return int(np.searchsorted(np.cumsum(self.mid[order] + self.ends), tokens, side="right"))
 
     @property
     def closing(self) -> int:
@@ -99,12 +107,12 @@ class Listing:
 
         `rng` draws the order of the items, `places` where those that close the text stand.
         """
-        items, keys = self.items, random_keys(len(self.required) + len(self.free), rng)
+        items = self.items
         all_items, least = np.concatenate([self.required, self.free]), len(self.required)
         for attempt in range(TRIES):
             room = budget // STEP * STEP - (1 + attempt) * items.closing
             n = max(items.fitting(all_items, room) - least, 0)
-            body = all_items[: least + n][np.argsort(keys[: least + n], kind="stable")]
+            body = all_items[: least + n][random_state(rng).permutation(least + n)]
             closing = self._closing(budget - items.cost(body), self.free[n : n + CANDIDATES], places)
             if closing is not None:
                 return _layout(items.paragraphs(body), [items.texts[i] for i in closing], places)
@@ -134,9 +142,15 @@ class Listing:
         return None
 
 
-def random_keys(n: int, rng: Random) -> np.ndarray:
-    """Draw `n` numbers from 0 to 2^64, uint64, the same on every machine."""
-    return np.frombuffer(rng.randbytes(8 * n), dtype="<u8")
+def _numbers(words: Sequence[str]) -> np.ndarray:
+    """Return for each word its number among the different ones, int64."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(word, len(numbers)) for word in words])
+
+
+def random_state(rng: Random) -> np.random.RandomState:
+    """Return numpy's frozen generator, whose numbers are the same in all its releases, seeded by `rng`."""
+    return np.random.RandomState([rng.getrandbits(32) for _ in range(4)])
 
 
 def _terms(total: int, costs: Sequence[int]) -> list[int] | None:
@@ -158,10 +172,12 @@ def _terms(total: int, costs: Sequence[int]) -> list[int] | None:
     return terms
 
 
-def _layout(paragraphs: list[list[str]], closing: list[str], rng: Random) -> Layout:
+def _layout(paragraphs: list[Sequence[str]], closing: list[str], rng: Random) -> Layout:
     """Return the paragraphs as a haystack without needles; each closing item stands inside a random paragraph."""
     for text in closing:
-        paragraph = rng.choice(paragraphs)
+        number = rng.randrange(len(paragraphs))
+        paragraph = list(paragraphs[number])
         paragraph.insert(rng.randint(1, len(paragraph) - 1), text)
+        paragraphs[number] = paragraph
     none = np.zeros(0, dtype=np.int64)
     return Layout(BREAK.join(map(" ".join, paragraphs)), none, none, none, none)

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from benchmarks import adversaries, linked_strategies, strategies
+from benchmarks import adversaries, linked_strategies, strategies, whole_text_strategies
 from benchmarks.adversaries import draw_samples, scores_of
 from benchmarks.strategies import ADVERSARIES, PLAIN_ADVERSARIES, WINS, Strategy, candidate, right, right_disguised
 from environments.haystack.sample import Sample
@@ -103,6 +103,21 @@ def test_no_adversary_earns_more_than_guessing_over_the_linked_mix(numbered: boo
         # Citing every passage is guessing too, and F2 favours recall: it may come out a little above.
         slack = 2 * NOISE + 2 * stdev(gains) / sqrt(len(gains)) if strategy.__name__ == "guess_citing_all" else 0
         assert mean(gains) <= slack, strategy.__name__
+
+
+@cache
+def whole() -> dict[str, list[Sample]]:
+    return adversaries.draw_whole(make_haystacks("gpt2", distractors=adversaries.DISTRACTORS), SAMPLES)
+
+
+def test_no_adversary_earns_more_than_guessing_about_the_whole_text() -> None:
+    samples = whole()
+    assert all(score == 1 for each in scores_of(whole_text_strategies.whole_right, samples).values() for score in each)
+    assert 0.08 < len(samples["absent"]) / SAMPLES < 0.22
+    guessed = scores_of(whole_text_strategies.whole_guess, samples, draws=20)
+    for strategy in whole_text_strategies.WHOLE_ADVERSARIES:
+        earned = scores_of(strategy, samples)
+        assert mean(earned["mix"]) <= mean(guessed["mix"]), strategy.__name__
 
 
 def test_the_linked_mix_is_the_standard_one() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from environments.haystack.facts import draw_entity
 from environments.haystack.layout import LayoutError
-from environments.haystack.listing import Items, Listing, random_keys
+from environments.haystack.listing import Items, Listing, random_state
 from environments.haystack.options import AGGREGATE_ASKS, ANY
 from environments.haystack.tasks.linked_wordings import spell
 from environments.haystack.tasks.task import Answer, Draw, Quiz
@@ -94,7 +94,7 @@ def aggregation(draw: Draw, absent: bool) -> Quiz:
     lines = _drawn(ledger, question, items.for_facts(room), absent, draw.rng)
     lines, value = _settled(ledger, question, lines)
     answer = Answer("absent", (), question.value_kind) if absent else Answer("one", (value,), question.value_kind)
-    idle = ledger.deliveries + np.argsort(random_keys(IDLE_DAYS, draw.rng), kind="stable")
+    idle = ledger.deliveries + random_state(draw.rng).permutation(IDLE_DAYS)
     return Quiz((), answer.values, question.text, answer, listing=Listing(ledger, lines, idle))
 
 
@@ -127,7 +127,7 @@ def _drawn(ledger: Ledger, question: Question, room: int, absent: bool, rng: Ran
     once; absent: without those. Raises `LayoutError`."""
     weights = [np.array([rng.uniform(1, 3) for _ in range(n)]) for n in (PEOPLE, len(GOODS))]
     chances = weights[0][ledger.person] * weights[1][ledger.good]
-    order = np.argsort(random_keys(ledger.deliveries, rng) / chances, kind="stable")
+    order = np.argsort(random_state(rng).random_sample(ledger.deliveries) / chances, kind="stable")
     asked = [ledger.person[order] == person for person in question.people]
     asked += [ledger.good[order] == good for good in question.goods]
     if absent:

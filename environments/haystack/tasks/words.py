@@ -11,7 +11,7 @@ import numpy as np
 
 from environments.haystack.facts import WORDS, first_drawn, in_split
 from environments.haystack.layout import LayoutError
-from environments.haystack.listing import Items, Listing, random_keys
+from environments.haystack.listing import Items, Listing, random_state
 from environments.haystack.options import refuse_lexical_gap
 from environments.haystack.tasks.task import Answer, Draw, Quiz
 from environments.haystack.tokens import Tokens
@@ -21,7 +21,7 @@ COMMON, TIMES, UNCOMMON_TIMES = 10, 30, 3  # RULER's num_cw, freq_cw, freq_ucw
 FREQUENT, ALPHA = 3, 2.0  # RULER's, with zeta(2) = pi^2 / 6
 DOTS = "..."
 CODES, CODE_LETTERS, CONSONANTS = 2048, 6, "bcdfghjklmnpqrstvwxz"  # no word of a language has six of them in a row
-A_PARAGRAPH = 80  # words
+A_PARAGRAPH = 160  # words
 MEASURED = 512  # words counted to find out how many a bank needs
 
 
@@ -59,7 +59,7 @@ def common_words(draw: Draw, absent: bool) -> Quiz:
     """
     question = "Which ten words stand most often in the text above? Every other word stands there less often."
     items, room = whole_text(draw, "common_words", question, several=True)
-    order = np.argsort(random_keys(len(items.texts), draw.rng), kind="stable")
+    order = random_state(draw.rng).permutation(len(items.texts))
     common, others = order[:COMMON], order[COMMON:]
     times = min(TIMES, int(room / 2 / items.mid[common].sum()))
     if times < 2:
@@ -76,10 +76,12 @@ def frequent_words(draw: Draw, absent: bool) -> Quiz:
     """Return a quiz that asks for the three coded words that stand most often, whose frequencies follow Zipf's law."""
     question = "Which three coded words stand most often in the text above? Leave out the dots."
     items, room = whole_text(draw, "frequent_words", question, several=True)
-    codes = 1 + np.argsort(random_keys(CODES, draw.rng), kind="stable")
+    codes = 1 + random_state(draw.rng).permutation(CODES)
     ranks = np.arange(1, len(codes) + 2)
     shares = ranks**-ALPHA / (pi**2 / 6)
-    words = items.for_facts(room) / float(shares @ items.mid[np.append(0, codes)])  # how many there is room for
+    words = items.for_facts(room) / (
+        float(shares @ items.mid[np.append(0, codes)]) + items.ends
+    )  # how many there is room for
     counts = (words * shares).astype(np.int64)
     if not counts[FREQUENT] > counts[FREQUENT + 1] + 1:
         raise LayoutError(
