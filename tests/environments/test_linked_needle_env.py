@@ -70,9 +70,9 @@ async def test_graphs_hidden_questions_and_chats_are_evaluated(tmp_path: Path) -
     """Each with its absent twin, between tasks of prose: a run draws from both texts."""
     tasks = "chain,graph,hidden_question,turns,sessions"
     with ChatServer(said("<answer>none</answer>")).running() as server:
-        settings = {"lengths": "3000", "repeats": 1, "depths": "0.5", "data_dir_to_save_evals": str(tmp_path / "out")}
-        folder = tokenizer_folder(tmp_path / "tokenizer")
-        env = make_env(folder, server.url, LinkedNeedleEnv, **settings, tasks=tasks, decoys=1, numbered=True)
+        settings = {**SETTINGS, "tasks": tasks, "numbered": True, "versions": "2", "repeats": 1, "depths": "0.5"}
+        folder, out = tokenizer_folder(tmp_path / "tokenizer"), str(tmp_path / "out")
+        env = make_env(folder, server.url, LinkedNeedleEnv, **settings, data_dir_to_save_evals=out)
         await env.evaluate()
     records = rows_of(tmp_path / "out" / "samples.jsonl")
     assert {r["task"] for r in records if r["present"]} == set(tasks.split(","))
