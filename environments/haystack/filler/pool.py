@@ -77,7 +77,8 @@ class Pool:
             )
         self.costs = np.array([p.tokens for p in self.passages])
         self.relabels = np.array([p.relabel for p in self.passages])
-        self._words = "\n".join(sorted({w for p in self.passages for w in WORD.findall(p.text)}))
+        self._words = frozenset(w for p in self.passages for w in WORD.findall(p.text))
+        self._all_words = "\n".join(sorted(self._words))
         self.digest = hashlib.sha256(BREAK.join(p.text for p in self.passages).encode()).hexdigest()[:16]
         self.additive = self._adds_up()
         self._labels: list[int] = []
@@ -287,7 +288,7 @@ class Pool:
     def contains(self, text: str) -> bool:
         """Tell if the filler may contain `text`. Exact where it says no; a text of common words is searched in full."""
         parts = WORD.findall(text)
-        if any(part not in self._words for part in parts):
+        if any(part not in self._words and part not in self._all_words for part in parts):
             return False
         return any(text in p.text for p in self.passages)
 

@@ -29,8 +29,14 @@ from environments.haystack.tasks.dialogue_wordings import (
 from environments.haystack.tasks.linked_wordings import draw_days, spell
 from environments.haystack.tasks.task import Draw, Needles, Quiz, answer_or_none
 
+SPEAKERS = 6  # of the turns that a task adds
 MORE_SESSIONS = (1, 3)  # sessions beside those in which the asked value is told
 FORGET = 0.3  # of the values told are forgotten before the next one
+
+
+def _speakers(draw: Draw) -> list[str]:
+    return [draw.person(named=True).told for _ in range(SPEAKERS)]
+
 
 # ---- turns ----
 
@@ -44,6 +50,7 @@ def turns(draw: Draw, absent: bool) -> Quiz:
         draw, form, place, draw.options.distractors or absent
     )
     rng.shuffle(kinds)
+    speakers = _speakers(draw)
     needles: Needles = []
     pieces: dict[str, str] = {}  # with the role of each
     for kind, about, role in kinds:
@@ -51,7 +58,7 @@ def turns(draw: Draw, absent: bool) -> Quiz:
         while piece in pieces:
             piece = draw_piece(kind, draw.split, rng)
         pieces[piece] = role
-        needles.append((TURN.format(s=_speaker(draw), form=kind.told, p=about[0], piece=piece), role))
+        needles.append((TURN.format(s=rng.choice(speakers), form=kind.told, p=about[0], piece=piece), role))
     answer = "" if absent else [piece for piece, role in pieces.items() if role == "superseded"][i]
     needles = [(text, "answer" if answer and text.endswith(f"! {answer}") else role) for text, role in needles]
     question = (
@@ -71,10 +78,6 @@ def _near_kinds(draw: Draw, form: Form, place: tuple[str, str], n: int) -> list[
         else:
             near.append((form, rng.choice([other for other in PLACES if other != place]), "distractor"))
     return near
-
-
-def _speaker(draw: Draw) -> str:
-    return draw.person(named=True).told
 
 
 # ---- sessions ----
@@ -101,12 +104,18 @@ def sessions(draw: Draw, absent: bool) -> Quiz:
     decisive = events.index((right, absent))
     until = rng.randrange(held[decisive], held[decisive + 1] if decisive + 1 < len(held) else n)
     said: list[Needles] = [[] for _ in range(n)]
+    speakers = _speakers(draw)
+
+    def turn(person: Entity, value: str, forgotten: bool) -> str:
+        template = FORGOTTEN[relation] if forgotten else rng.choice(TOLD[relation])
+        return template.format(s=rng.choice(speakers), e=person.told, v=value)
+
     for i, (session, (version, forgotten)) in enumerate(zip(held, [] if never else events, strict=False)):
         role = "superseded" if i != decisive else "link" if absent else "answer"
-        said[session].append((_turn(draw, relation, target, values[version], forgotten), role))
+        said[session].append((turn(target, values[version], forgotten), role))
     for i, twin in enumerate(twins, 1):
         for version, forgotten in _events(versions, -1, False, rng):
-            text = _turn(draw, relation, twin, values[i * versions + version], forgotten)
+            text = turn(twin, values[i * versions + version], forgotten)
             said[rng.randrange(n)].append((text, "distractor"))
 
     days = [spell(day) for day in draw_days(n, rng)]
@@ -131,8 +140,3 @@ def _events(versions: int, right: int, forgotten: bool, rng: Random) -> list[Eve
         if forgotten if version == right else rng.random() < FORGET:
             events.append((version, True))
     return events
-
-
-def _turn(draw: Draw, relation: str, person: Entity, value: str, forgotten: bool) -> str:  # noqa: PLR0913
-    template = FORGOTTEN[relation] if forgotten else draw.rng.choice(TOLD[relation])
-    return template.format(s=_speaker(draw), e=person.told, v=value)

@@ -57,15 +57,8 @@ def graph(draw: Draw, absent: bool) -> Quiz:
     asked = {"within": _within, "parents": _parents, "common": _common}[ask](draw, absent)
     names = [person.told for person in asked.people]
     needles = tuple(edge.needle(draw.rng) for edge in asked.edges)
-    people = dict.fromkeys(person.told for edge in asked.edges for person in (edge.start, edge.end))
-    return Quiz(
-        needles,
-        tuple(people),
-        asked.question,
-        answer_or_none(absent, "set", names, "people"),
-        asked.steps,
-        several=True,
-    )
+    answer = answer_or_none(absent, "set", names, "people")
+    return Quiz(needles, tuple(names), asked.question, answer, asked.steps, several=True)
 
 
 def phrase(kind: Link, x: str, gap: bool) -> str:
