@@ -64,12 +64,12 @@ def _orders(text: str, listed: list[str]) -> list[list[str]]:
 
 
 def _words(text: str) -> set[str]:
-    """Return what stands between blanks, if it is of letters and digits alone; of Chinese every two characters in a row."""
+    """Return the words of five letters and more that stand between blanks; of Chinese every two characters in a row."""
     found: set[str] = set()
     for token in text.casefold().split():
         if re.search("[一-鿿]", token):
             found |= set(re.findall(r"(?=([^\W_]{2}))", token))
-        elif re.fullmatch(r"[^\W_]+", bare := re.sub(r"^[\W_]+|[\W_]+$", "", token)):
+        elif re.fullmatch(r"[^\W_]{5,}", bare := re.sub(r"^[\W_]+|[\W_]+$", "", token)):
             found.add(bare)
     return found
 

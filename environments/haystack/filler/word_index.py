@@ -77,7 +77,7 @@ def words(text: str) -> Iterator[Span]:
             start = text.index(bare, start)
             yield start, start + len(bare)
             continue
-        if size := _letters_of_a_word(bare):
+        if size := letters_of_a_word(bare):
             yield from ((start + a, start + b) for a, b in _windows(match.group(), size))
             continue
         while start < end and not _belongs(text[start]):
@@ -88,7 +88,7 @@ def words(text: str) -> Iterator[Span]:
             yield start, end
 
 
-def _letters_of_a_word(token: str) -> int:
+def letters_of_a_word(token: str) -> int:
     """Return how many letters are a word in the token's script; 0 where blanks stand between words."""
     if token.isascii():
         return 0
@@ -96,7 +96,7 @@ def _letters_of_a_word(token: str) -> int:
 
 
 def _may_be_asked_for(word: str) -> bool:
-    return len(word) >= SHORTEST or _letters_of_a_word(word) > 0
+    return len(word) >= SHORTEST or letters_of_a_word(word) > 0
 
 
 def _belongs(character: str) -> bool:

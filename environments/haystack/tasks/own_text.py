@@ -16,12 +16,14 @@ from typing import NamedTuple
 from environments.haystack.facts import in_split
 from environments.haystack.filler.counted_passage import Block, Passage, Span
 from environments.haystack.filler.pool import Pool
-from environments.haystack.filler.word_index import FEW, TOKEN, words
+from environments.haystack.filler.word_index import FEW, TOKEN, letters_of_a_word, words
 from environments.haystack.tasks.task import Answer, Draw, Quiz
 from environments.haystack.wording import NEVER_ASKED
 from longthread.errors import ConfigError
 
 BLANK = "____"
+TELLING = 5  # letters of a word that says what a paragraph is about
+PASSAGES_TRIED, AT_ONCE = 2000, 100  # passages drawn for paragraphs to take out; so many before all are drawn anew
 TRIES = 400  # sentences or passages drawn, until one has a question with one answer
 LEAST_CONTEXT = 24  # characters on the longer side of the word left out, by which the sentence is known
 SENTENCE_CHARS = 600  # of a sentence that is asked about, at most
@@ -76,11 +78,14 @@ def entity(draw: Draw, absent: bool) -> Quiz:
 def reconstruct(draw: Draw, absent: bool) -> Quiz:
     """Return a quiz about paragraphs taken out of passages, one of each: which belongs in which gap.
 
-    Each shares a word with the paragraph before or behind its gap which stands in no other passage of the text.
+    Each shares a word with the paragraph before or behind its gap which stands in no other passage of the text, and more long
+    words than with those beside any other gap.
     """
     pool, n = _pool(draw, "reconstruct"), draw.number("gaps")
     gaps: list[_Gap] = []
-    for _ in range(TRIES):
+    for tried in range(PASSAGES_TRIED):
+        if tried % AT_ONCE == 0:  # the first may be told apart from no other
+            gaps.clear()
         found = _gap(pool, draw.rng.randrange(len(pool.passages)), draw)
         if found and all(_told_apart(found, other) for other in gaps):
             gaps.append(found)
@@ -123,7 +128,7 @@ def _pool(draw: Draw, task: str) -> Pool:
 
 def _too_little(pool: Pool, missing: str, task: str) -> ConfigError:
     return ConfigError(
-        f"task {task}: filler {pool.source or 'prose'} has {missing} (in {TRIES} draws of {len(pool.passages)} passages); "
+        f"task {task}: filler {pool.source or 'prose'} has {missing}, as far as was looked for among {len(pool.passages)} passages; "
         "give other text, or more of it",
         setting=("tasks", "filler_path"),
     )
@@ -209,7 +214,9 @@ def _block(pool: Pool, gap: _Gap, number: int) -> Block:
 
 @lru_cache(maxsize=8192)  # the paragraphs of a pool
 def _words_of(text: str) -> frozenset[str]:
-    return frozenset(text[start:end].casefold() for start, end in words(text))
+    """Return the words that tell what a paragraph is about: long ones, and all where no blanks stand between words."""
+    found = (text[start:end].casefold() for start, end in words(text))
+    return frozenset(word for word in found if len(word) >= TELLING or letters_of_a_word(word))
 
 
 def _told_apart(a: _Gap, b: _Gap) -> bool:

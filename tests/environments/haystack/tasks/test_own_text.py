@@ -29,7 +29,6 @@ CHINESE = (
     "后来{}先生写信说，{}河边的{}花已经开了。",
     "没有人知道{}的门为什么开着，也没有人问过{}。",
 )
-HAN = "春夏秋冬山川湖海日月星辰风云雨雪花草树木金银铜铁笔墨纸砚琴棋书画东西南北"
 
 
 def length_of(task: str) -> int:
@@ -38,7 +37,7 @@ def length_of(task: str) -> int:
 
 @cache
 def of_corpus(path: Path) -> Haystacks:
-    return Haystacks(build_tokenizer("gpt2"), Options(filler="folder", filler_path=str(path), pool_tokens=16_384))
+    return Haystacks(build_tokenizer("gpt2"), Options(filler="folder", filler_path=str(path), pool_tokens=16_384, gaps="2"))
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +50,15 @@ def novel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def chinese(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = Random(0)
-    word = lambda: "".join(rng.sample(HAN, 3))  # noqa: E731
-    sentence = lambda: rng.choice(CHINESE).format(*(rng.choice([word(), str(rng.randrange(1000, 2000))]) for _ in "123"))  # noqa: E731
-    text = "\n\n".join("".join(sentence() for _ in range(4)) for _ in range(160))
+
+    def chapter() -> str:
+        """Six paragraphs about the same few people and places."""
+        names = ["".join(chr(0x4E00 + rng.randrange(3000)) for _ in range(3)) for _ in range(3)]
+        years = [str(rng.randrange(1000, 2000)) for _ in range(3)]
+        sentence = lambda: rng.choice(CHINESE).format(*rng.choices(names + years, k=3))  # noqa: E731
+        return "\n\n".join("".join(sentence() for _ in range(5)) for _ in range(6))
+
+    text = "\n\n".join(chapter() for _ in range(40))
     path = tmp_path_factory.mktemp("chinese") / "text.txt"
     path.write_text(text, encoding="utf-8")
     return path
