@@ -16,7 +16,7 @@ def probe(haystacks: Haystacks, grid: Grid, split: str) -> None:
     Raises `ConfigError`.
     """
     for task in dict.fromkeys([*grid.tasks, *map(absent_twin, grid.tasks if haystacks.options.may_abstain else [])]):
-        for length in (min(grid.lengths), max(grid.lengths)):
+        for length in {min(grid.lengths), max(grid.lengths)}:
             try:
                 haystacks.sample(0, split, task, length)
             except LayoutError as error:

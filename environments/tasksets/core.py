@@ -19,19 +19,22 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from environments.config import SampleSettings, check_samples, sample_options
+from environments.config import SEEDS, SampleSettings, check_samples, sample_options
 from environments.haystack.facts import SPLITS
+from environments.haystack.layout import LayoutError
 from environments.haystack.options import check_choice
 from environments.haystack.sample import NEEDED, Haystacks, Sample, rebuild
 from environments.haystack.tasks.task import NONE, Answer
 from environments.haystack.tokens import PLACEHOLDER, Tokens, load_tokenizer
+from environments.inference.chat_reply import REASONING
 from environments.rollouts.requests import probe, training_request
 from environments.rollouts.scoring import Score, score
 from environments.rollouts.thinking import opened_in_reply, opened_thinking
-from longthread.errors import DataError
+from longthread.errors import ConfigError, DataError
 from longthread.files import Json, JsonObject
 from longthread.language_model import PromptTokenizer
 
+DRAWS = 10  # of a row's facts, until they fit into its length
 AGAIN = "make the row again with environments.tasksets"
 
 
@@ -41,6 +44,18 @@ class TasksetConfig(SampleSettings):
     tokenizer: str = Field("", description="of the model that is asked: a local folder or a hub name")
     split: str = Field("train", description=f"{' or '.join(SPLITS)}: their facts and fillers never meet")
     template: JsonObject = Field({}, description='variables of the chat template, like {"enable_thinking": false}')
+
+
+def read_config(settings: Mapping[str, Json]) -> TasksetConfig:
+    """Return the settings as a config. Raises `ConfigError`, one line, for an unknown name or a value of another type."""
+    for name in settings:
+        check_choice("settings", name, tuple(TasksetConfig.model_fields))
+    try:
+        return TasksetConfig(**settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        raise ConfigError(f"{name} {first['input']!r}: {first['msg']}", setting=name) from None
 
 
 class Target(TypedDict):
@@ -69,7 +84,7 @@ _TARGET = TypeAdapter(Target)
 class Rows:
     """The endless rows of a config, by number. The same config has the same rows on every machine.
 
-    Raises `ConfigError` for settings with which some row could not be made.
+    Facts that do not fit into a row's length are drawn again. Raises `ConfigError` for settings with which some row could not be made.
     """
 
     def __init__(self, config: TasksetConfig):
@@ -82,7 +97,13 @@ class Rows:
 
     def __getitem__(self, index: int) -> Row:
         request = training_request(self.config, self.grid, index, self.config.split)
-        return self._row(self.haystacks.sample(request.seed, request.split, request.task, request.length))
+        for draw in range(DRAWS):
+            seed = request.seed + draw * (SEEDS // DRAWS)
+            try:
+                return self._row(self.haystacks.sample(seed, request.split, request.task, request.length))
+            except LayoutError as error:  # facts differ in length: a run must not end hours later for those of one row
+                fault = error
+        raise fault
 
     def __iter__(self) -> Iterator[Row]:
         return map(self.__getitem__, count())
@@ -110,6 +131,8 @@ def samples(config: TasksetConfig) -> Iterator[Row]:
 
 def target_of(row: Mapping[str, Json]) -> Target:
     """Return a row without its messages, checked. Raises `DataError` for a row that is none, or that was changed."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"not a row, but {type(row).__name__}; {AGAIN}")
     fields = {name: row[name] for name in Target.__annotations__ if name in row}
     try:
         target = _TARGET.validate_python(fields, strict=True)
@@ -130,6 +153,16 @@ def score_row(text: str, row: Mapping[str, Json], finished: bool | None = None) 
     target = target_of(row)
     opened = target["opened"] if finished is None else opened_in_reply(text, target["opened"], finished)
     return score(text, Answer(**target["answer"]), target["answer_format"], target["evidence"], opened)
+
+
+def score_completion(completion: Json, row: Mapping[str, Json], finished: bool | None = None) -> Score:
+    """Return the score of a completion in any form that `reply_text` reads; see `score_row`.
+
+    Reasoning that stands in a field of its own is no part of the reply, and shows that the text comes behind it.
+    """
+    last = completion[-1] if isinstance(completion, list | tuple) and completion else completion
+    thought = isinstance(last, Mapping) and any(last.get(name) for name in REASONING)
+    return score_row(reply_text(completion), row, True if thought else finished)
 
 
 def reply_text(completion: Json) -> str:
@@ -165,7 +198,8 @@ def _digest(target: Mapping[str, Json]) -> str:
 
 
 @cache
-def _tokenizer(name: str) -> PromptTokenizer:
+def tokenizer_named(name: str) -> PromptTokenizer:
+    """Return the tokenizer of that folder or hub name, loaded once. Raises `ConfigError`."""
     return load_tokenizer(name)
 
 
@@ -176,10 +210,10 @@ def solve(row: Mapping[str, Any], tokenizer: str) -> str:
     a value of the answer also stands elsewhere; `ConfigError` for another tokenizer than the row's.
     """
     target = target_of(row)
-    sample = rebuild(target["recipe"], _tokenizer(tokenizer))
+    sample = rebuild(target["recipe"], tokenizer_named(tokenizer))
     if row["messages"] != sample.messages:
         raise DataError(f"the row was changed: its messages are not those of its recipe; {AGAIN}")
-    tokens = Tokens(_tokenizer(tokenizer), target["recipe"].get("template"))
+    tokens = Tokens(tokenizer_named(tokenizer), target["recipe"].get("template"))
     rendered = tokens.render(row["messages"])
     ids = tokens.encode(rendered)
     if len(ids) != target["length"]:

@@ -17,15 +17,22 @@ from environments.haystack.tasks import TASKS
 from environments.haystack.tokens import load_tokenizer
 from environments.rollouts.requests import training_request
 from environments.tasksets import core
-from environments.tasksets.core import Row, Rows, TasksetConfig, reply_text, samples, score_row, solve, target_of
+from environments.tasksets.core import (
+    Row,
+    Rows,
+    TasksetConfig,
+    read_config,
+    reply_text,
+    samples,
+    score_completion,
+    score_row,
+    solve,
+    target_of,
+)
 from longthread.errors import ConfigError, DataError
-from tests.environments.loopback import SHORT
+from tests.environments.tasksets.frameworks import config
 
 ASKED = [name for name, task in TASKS.items() if not task.fixed]
-
-
-def config(folder: Path, **changes: Any) -> TasksetConfig:
-    return TasksetConfig(**{"tokenizer": str(folder), "lengths": SHORT, "decoys": 1, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +40,23 @@ def row(tokenizer: Path) -> Row:
     return Rows(config(tokenizer, absent_share=0))[0]
 
 
+@pytest.fixture(scope="module")
+def of_every_task(tokenizer: Path) -> Rows:
+    return Rows(config(tokenizer, tasks=",".join(ASKED), lengths="3000", absent_share=0, numbered=True))
+
+
 @pytest.mark.parametrize("task", ASKED)
-def test_every_task_is_solved_from_its_text(task: str, tokenizer: Path) -> None:
-    for made in islice(samples(config(tokenizer, tasks=task, lengths="3000", absent_share=0, numbered=True)), 2):
-        made = json.loads(json.dumps(made))
-        earned = score_row(solve(made, str(tokenizer)), made)
-        assert earned.correct and earned.score == 1
+def test_every_task_is_solved_from_its_text(task: str, of_every_task: Rows, tokenizer: Path) -> None:
+    row = json.loads(json.dumps(of_every_task[ASKED.index(task)]))
+    earned = score_row(solve(row, str(tokenizer)), row)
+    assert row["task"] == task and earned.correct and earned.score == 1
+
+
+def test_facts_that_do_not_fit_are_drawn_again(tokenizer: Path) -> None:
+    """By more than one row a hundred at this length; a run would end with the first of them."""
+    tight = Rows(config(tokenizer, tasks="update", lengths="1700", absent_share=0, distractors=1))
+    drawn = [tight[i]["recipe"]["seed"] for i in range(30)]
+    assert any(seed != i for i, seed in enumerate(drawn)) and len(set(drawn)) == 30
 
 
 def test_the_tasks_take_turns_as_in_the_environments(tokenizer: Path) -> None:
@@ -134,6 +152,22 @@ def test_thinking_that_the_template_opened(row: Row) -> None:
     assert score_row(draft, opened, finished=False).score == 0  # cut
     assert score_row(draft, opened, finished=True).score == 1  # the server took the thinking out
     assert score_row(f"{draft}</think><answer>{value}</answer>", opened).score == 1
+
+
+def test_reasoning_in_a_field_of_its_own_is_no_part_of_the_reply(row: Row) -> None:
+    opened = {**row, "opened": "<think>"}
+    opened["digest"] = core._digest(target_of(row) | {"opened": "<think>"})
+    text = f"<answer>{row['answer']['values'][0]}</answer>"
+    message = {"role": "assistant", "content": text}
+    assert score_completion([message], opened).score == 0
+    assert score_completion([message | {"reasoning_content": "Hm."}], opened).score == 1
+
+
+def test_settings_by_name() -> None:
+    assert read_config({"tasks": ["single", "count"], "values": "4"}).tasks == "single,count"
+    for settings, word in (({"task": "single"}, "task"), ({"values": "many"}, "values")):
+        with pytest.raises(ConfigError, match=word):
+            read_config(settings)
 
 
 REPLIES = {
