@@ -25,7 +25,7 @@ def sample() -> Sample:
 
 @pytest.fixture(scope="module")
 def tools_of(sample: Sample) -> Any:
-    file = TextFile(sample)
+    file = TextFile.of(sample)
     return lambda limit=10_000: TextTools(file, TOKENS, limit)
 
 
@@ -34,7 +34,7 @@ def run(tools: TextTools, name: str, **arguments: object) -> ToolResult:
 
 
 def test_the_file_is_the_haystack_and_nothing_else(sample: Sample) -> None:
-    file, content = TextFile(sample), sample.messages[0]["content"]
+    file, content = TextFile.of(sample), sample.messages[0]["content"]
     assert "\n\n".join(file.passages) == file.text
     assert content.split("\n\n", 1)[1] == f"{file.text}\n\n{file.question}"
     assert file.question.startswith("Question: ") and "Question: " not in file.text
@@ -44,7 +44,7 @@ def test_the_file_is_the_haystack_and_nothing_else(sample: Sample) -> None:
 def test_passages_have_the_numbers_that_are_to_be_cited(depth: float) -> None:
     haystacks = Haystacks(tiny_tokenizer(), Options(pool_tokens=40_000, numbered=True))
     numbered = haystacks.sample(1, "train", "multi_key", 12_000, [depth])
-    file = TextFile(numbered)
+    file = TextFile.of(numbered)
     assert all(needle.text in file.passages[needle.passage - 1] for needle in numbered.needles)
     assert join(file.read(1, len(file.passages))) == file.text
 
@@ -53,13 +53,13 @@ def test_a_search_for_who_is_asked_about_finds_the_needle(sample: Sample) -> Non
     (needle,) = (n for n in sample.needles if n.role in NEEDED)
     name = re.search("[A-Z][a-z]+ [A-Z][a-z]+", sample.question)
     assert name is not None
-    hits = TextFile(sample).search(name.group(), 5)
+    hits = TextFile.of(sample).search(name.group(), 5)
     assert hits[0].text == needle.text
-    assert TextFile(sample).search("zzz", 5) == [] and TextFile(sample).search("?!", 5) == []
+    assert TextFile.of(sample).search("zzz", 5) == [] and TextFile.of(sample).search("?!", 5) == []
 
 
 def test_hits_are_ranked_and_each_passage_once(sample: Sample) -> None:
-    file = TextFile(sample)
+    file = TextFile.of(sample)
     scores, hits = file.ranks("the price of the"), file.search("the price of the", 100)
     assert [scores[hit.number] for hit in hits] == sorted((s for s in scores.values() if s > 0), reverse=True)[:100]
     assert len({hit.number for hit in hits}) == len(hits)
