@@ -79,7 +79,7 @@ def recalled(sample: Sample, passages: Sequence[Passage]) -> bool:
 
 def without_model(haystacks: Haystacks, sample: Sample) -> Iterator[tuple[str, Reading]]:
     """Read a sample in each way that needs no model."""
-    file, tokens = TextFile(sample), haystacks.tokens
+    file, tokens = TextFile.of(sample), haystacks.tokens
     passages = best_passages(file, sample.question)
     yield "all", Reading(1.0, file.count(tokens), 0)
     yield "bm25", Reading(float(recalled(sample, passages)), len(tokens.encode(join(passages))), 1)
@@ -88,7 +88,7 @@ def without_model(haystacks: Haystacks, sample: Sample) -> Iterator[tuple[str, R
 
 def with_model(haystacks: Haystacks, sample: Sample, ask: Ask) -> Iterator[tuple[str, Reading]]:
     """Read a sample with a model in both ways."""
-    file, tokens = TextFile(sample), haystacks.tokens
+    file, tokens = TextFile.of(sample), haystacks.tokens
     passages = join(best_passages(file, sample.question))
     instruction = sample.messages[0]["content"].partition(BREAK)[0]
     content = BREAK.join([instruction, passages, file.question])

@@ -141,7 +141,7 @@ class Episodes:
         return prompt, [completion for completion, _ in ended], [transcript for _, transcript in ended]
 
     def _open(self, sample: Sample) -> tuple[TextFile, int, list[int], list[JsonObject]]:
-        file = TextFile(sample)
+        file = TextFile.of(sample)
         total = file.count(self.tokens)
         messages = [{"role": "user", "content": prompt_text(file, total, self.form, self.limits)}]
         prompt = [] if self.form == "tools" else self.tokens.encode(self.tokens.render(messages))

@@ -7,7 +7,7 @@ passages by number. What they return costs tokens, which `tools.py` counts.
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from environments.haystack.sample import Sample
 from environments.haystack.tokens import BREAK, Tokens
@@ -33,12 +33,17 @@ class Passage(NamedTuple):
 class TextFile:
     """The haystack of a sample. Its passages are those of the sample where that numbers them, else its paragraphs."""
 
-    def __init__(self, sample: Sample):
-        content = sample.messages[0]["content"]
+    def __init__(self, content: str, numbered: bool):
+        """`content` is a sample's message, `numbered` the sample's option."""
         end = content.rindex(QUESTION)
         _, _, self.text = content[:end].partition(BREAK)
         self.question = content[end:].strip()
-        self.passages = list(_passages(self.text, sample.recipe["options"]["numbered"]))
+        self.passages = list(_passages(self.text, numbered))
+
+    @classmethod
+    def of(cls, sample: Sample) -> Self:
+        """Return the file of a sample."""
+        return cls(sample.messages[0]["content"], sample.recipe["options"]["numbered"])
 
     def count(self, tokens: Tokens) -> int:
         """Return how many tokens the whole text has."""
