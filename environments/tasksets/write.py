@@ -56,7 +56,8 @@ def main(
     tokenizer: Annotated[str, typer.Option(help="Of the model that is asked: a local folder or a hub name.")],
     count: Annotated[int, typer.Option(help="Rows.")] = 1000,
     setting: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting of docs/frameworks.md; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of docs/frameworks.md; repeatable."),
     ] = None,
 ) -> None:
     """Rows of the environments' tasks for another framework."""

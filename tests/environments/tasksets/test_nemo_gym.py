@@ -53,7 +53,9 @@ def test_the_last_message_of_the_assistant_is_the_reply(line: dict[str, Any]) ->
     assert nemo_gym.verify(response(said(right(target)), wrong), target)["reward"] == 0.0
 
 
-@pytest.mark.parametrize("output", [[], [{"type": "reasoning", "summary": []}], [said("")]], ids=["none", "thought", "empty"])
+@pytest.mark.parametrize(
+    "output", [[], [{"type": "reasoning", "summary": []}], [said("")]], ids=["none", "thought", "empty"]
+)
 def test_no_reply_earns_nothing(output: list[dict[str, Any]], line: dict[str, Any]) -> None:
     assert nemo_gym.verify(response(*output), line["target"])["reward"] == 0.0
 

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Iterator
 
 import verifiers.v1 as vf
+
 from environments.inference.finish_reason import Ending, ending
 from environments.tasksets import core
-from environments.tasksets.core import Score, Target
+from environments.tasksets.core import Score
 from longthread.errors import exit_on_error
 from longthread.files import JsonObject
 
