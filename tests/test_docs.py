@@ -32,6 +32,7 @@ APPS = {
     "longthread": "longthread_cli",
     "longthread export": "environments.datasets.export",
     "longthread collect": "environments.datasets.collect",
+    "longthread rows": "environments.tasksets.write",
     "longthread longlora data": "trainer_configs.longlora.data.command",
     "longthread longlora rope": "trainer_configs.longlora.rope.preview",
     "longthread longlora merge": "trainer_configs.longlora.merge",

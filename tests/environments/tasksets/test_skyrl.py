@@ -31,4 +31,4 @@ def test_a_row_without_its_target_is_refused() -> None:
     import environments.tasksets.skyrl  # noqa: F401
 
     with pytest.raises(DataError, match="ground_truth"):
-        skyrl_gym.make("longthread", env_config={}, extras={"reward_spec": {"ground_truth": "42"}})
+        skyrl_gym.make("longthread", env_config={}, extras={"reward_spec": {"ground_truth": "Paris"}})
