@@ -210,7 +210,9 @@ class HaystackEnv(BaseEnv):
     async def env_manager(self) -> None:
         """Run `serve`. Raises `ConfigError` for questions without their text, from which nothing is learned."""
         if self.options.no_context:
-            raise ConfigError("no_context is a control for evaluate and process; serve would train on guesses", setting="no_context")
+            raise ConfigError(
+                "no_context is a control for evaluate and process; serve would train on guesses", setting="no_context"
+            )
         self.session = ServeSession(self)
         await self.session.run(super().env_manager)
 

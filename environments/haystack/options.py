@@ -77,7 +77,9 @@ class Options:
     filler_path: str = _option("", "folder of text files or one file, or name of a Hugging Face dataset")
     filler_column: str = _option("text", "column of the dataset")
     # English rules, and what else finds text where they find none; see `filler/corpora.py`.
-    filler_sentences: str = _option("auto", "auto, script (each paragraph by its script), lines (as they stand) or code")
+    filler_sentences: str = _option(
+        "auto", "auto, script (each paragraph by its script), lines (as they stand) or code"
+    )
     pool_tokens: int = _option(262_144, "filler kept in memory, in tokens; at least twice the longest haystack")
     seeds_per_pool: int = _option(1024, "samples that share a pool of prose before a new one is written")
     numbered: bool = _option(False, "number the passages and score cited evidence")
@@ -100,7 +102,8 @@ class Options:
             raise ConfigError(f"seeds_per_pool {self.seeds_per_pool} must be at least 1", setting="seeds_per_pool")
         if self.no_context and self.numbered:
             raise ConfigError(
-                "no_context leaves no passages to number or to cite; leave numbered out", setting=("no_context", "numbered")
+                "no_context leaves no passages to number or to cite; leave numbered out",
+                setting=("no_context", "numbered"),
             )
         draw_depths(self.placement, 1, Random(0))  # raises on a bad rule
 

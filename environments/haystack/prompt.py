@@ -16,7 +16,9 @@ class Prompt:
         numbered = " Its passages are numbered." if options.numbered else ""
         self.instruction = f"Read the text below.{numbered} Then answer the question that follows it."
         if options.no_context:
-            self.instruction = "The text that the question below is about is not given. Answer it all the same, by a guess."
+            self.instruction = (
+                "The text that the question below is about is not given. Answer it all the same, by a guess."
+            )
 
     def question(self, quiz: Quiz) -> str:
         """Return the quiz's question, followed by the format in which to reply."""

@@ -69,7 +69,11 @@ class Report:
         failed = sum(failures(self.records).values())
         mean = str(estimate(record["score"] for record in scored))
         return [
-            Fact("Effective length", reach.label if reach else "–", reach.reason if reach else "no sample scored with its text"),
+            Fact(
+                "Effective length",
+                reach.label if reach else "–",
+                reach.reason if reach else "no sample scored with its text",
+            ),
             Fact("Mean score", mean, f"{len(scored):,} samples whose fact is in the text"),
             Fact("False answers", _share(wrong.invented), f"of {wrong.invented.n:,} samples whose fact is absent"),
             Fact("False silence", _share(wrong.withheld), f"of {wrong.withheld.n:,} samples whose fact is there"),

@@ -44,7 +44,7 @@ TEMPLATES = (
     "def {f}({a}s):\n    {b} = {n}\n    for {a} in {a}s:\n        if {a}.{c} > {m}:\n            {b} += {a}.{c}\n    return {b}",
     'def {f}({a}, {b}):\n    """{V} each {c} of the {w} {a}."""\n    {c}s = [{c} for {c} in {a}.{c}s if {c} != {b}]\n'
     "    {c}s.sort(key=lambda {c}: {c}.{u})\n    return {c}s[:{n}]",
-    'def {f}({a}: {t}, {b}: {t2} = {n}) -> {t2}:\n    {c} = {a} * {n2} % {m}\n    while {c} > {b}:\n        {c} -= {n}\n    return {c}',
+    "def {f}({a}: {t}, {b}: {t2} = {n}) -> {t2}:\n    {c} = {a} * {n2} % {m}\n    while {c} > {b}:\n        {c} -= {n}\n    return {c}",
     "class {C}:\n    def __init__(self, {a}, {b}={n}):\n        self.{a} = {a}\n        self.{b} = {b}\n"
     "    def {v}(self, {c}):\n        return self.{a}.{v}({c}, self.{b})\n    def {u}(self):\n        self.{b} = {m}",
     'class {C}(Exception):\n    """The {a} of a {w} {b} was out of its {c}."""',
@@ -85,7 +85,12 @@ def _block(rng: Random, split: str, names: dict[str, None]) -> str:
         C=new.title().replace("_", ""),
         **{"a": a, "b": b, "c": c, "v": v, "u": u, "V": v.capitalize(), "w": rng.choice(WORDS)},
         **{"t": rng.choice(TYPES), "t2": rng.choice(TYPES)},
-        **{"n": rng.randrange(100), "m": rng.randrange(100, 10_000), "n2": rng.randrange(10_000), "m2": rng.randrange(2, 32)},
+        **{
+            "n": rng.randrange(100),
+            "m": rng.randrange(100, 10_000),
+            "n2": rng.randrange(10_000),
+            "m2": rng.randrange(2, 32),
+        },
     )
 
 

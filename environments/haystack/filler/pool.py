@@ -219,9 +219,7 @@ class Pool:
         places = (last.cut_chars[cuts], last.cut_tokens[cuts], last.break_chars[breaks], last.break_tokens[breaks])
         return _extended(Passage(last.text[:chars], tokens, *places, last.relabel), closing)
 
-    def _closing_passage(
-        self, tokens: int, rng: Random, numbered: bool, without: frozenset[int]
-    ) -> Passage | None:
+    def _closing_passage(self, tokens: int, rng: Random, numbered: bool, without: frozenset[int]) -> Passage | None:
         """Return a passage of exactly `tokens` tokens that is made of closing sentences alone, its label included."""
         none = np.zeros(0, np.int64)
         for _ in range(PARAGRAPHS_TRIED):

@@ -77,7 +77,9 @@ def code_chain(draw: Draw, absent: bool) -> Quiz:
 def _check(draw: Draw) -> None:
     options = draw.options
     if draw.gap:
-        raise ConfigError("names in code have no other words, so its tasks have no lexical gap", setting=("tasks", "lexical_gap"))
+        raise ConfigError(
+            "names in code have no other words, so its tasks have no lexical gap", setting=("tasks", "lexical_gap")
+        )
     if options.filler != "prose" and options.filler_sentences != "code":
         raise ConfigError(
             f"tasks of code need text cut between top-level blocks, not filler_sentences {options.filler_sentences}; "

@@ -39,7 +39,9 @@ def cloze(draw: Draw, absent: bool) -> Quiz:
     for place in (draw.rng.choice(places) for _ in range(TRIES if places else 0)):
         passage = pool.passages[place.passage]
         start, end = _sentence_at(passage, place.start)
-        word, left, right = (passage.text[a:b] for a, b in ((place.start, place.end), (start, place.start), (place.end, end)))
+        word, left, right = (
+            passage.text[a:b] for a, b in ((place.start, place.end), (start, place.start), (place.end, end))
+        )
         if (
             end - start <= SENTENCE_CHARS
             and in_split(passage.text[start:end], draw.split)
@@ -66,7 +68,9 @@ def entity(draw: Draw, absent: bool) -> Quiz:
         opening = _opening(pool, sentence, place.start - start)
         if opening and _is_alone(value, sentence[len(opening) :]):
             what = "number" if value.isdecimal() else "name"
-            question = f'A sentence of the text begins with "{opening}". Which {what} stands in the rest of that sentence?'
+            question = (
+                f'A sentence of the text begins with "{opening}". Which {what} stands in the rest of that sentence?'
+            )
             return _quiz(passage, place.passage, (start, end), question, value, absent)
     raise _too_little(pool, "no sentence that is known by its beginning and holds one name or number", "entity")
 
@@ -114,7 +118,9 @@ def reconstruct(draw: Draw, absent: bool) -> Quiz:
 
 def _pool(draw: Draw, task: str) -> Pool:
     if draw.gap:
-        raise ConfigError(f"task {task} repeats words of the text, so it has no lexical gap", setting=("tasks", "lexical_gap"))
+        raise ConfigError(
+            f"task {task} repeats words of the text, so it has no lexical gap", setting=("tasks", "lexical_gap")
+        )
     if draw.pool is None:
         raise ConfigError(f"task {task} asks about the text, so it needs one")
     return draw.pool
@@ -201,7 +207,9 @@ def _block(pool: Pool, gap: _Gap, number: int) -> Block:
     passage, (start, end) = pool.passages[gap.passage], gap.span
     before, behind = passage.tokens_at(start), passage.tokens_at(end)
     (mark,) = pool.tokens.alone([f"[gap {number}]"])
-    return Block(passage.text[:start], passage.text[end:], passage.tokens - behind + before + mark, before, before + mark)
+    return Block(
+        passage.text[:start], passage.text[end:], passage.tokens - behind + before + mark, before, before + mark
+    )
 
 
 @lru_cache(maxsize=8192)  # the paragraphs of a pool

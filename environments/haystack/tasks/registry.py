@@ -36,7 +36,8 @@ class Registry(Mapping[str, Task]):
             packages = ["longthread", *packages]
         if len(packages) > 1:
             raise ConfigError(
-                f"task {name!r} is brought by {' and by '.join(packages)}: rename or uninstall all but one", setting="tasks"
+                f"task {name!r} is brought by {' and by '.join(packages)}: rename or uninstall all but one",
+                setting="tasks",
             )
         return self._tasks[name] if name in self._tasks else _load(found[0]) if found else self._tasks[name]
 
