@@ -61,7 +61,10 @@ def _orders(text: str, listed: list[str]) -> list[list[str]]:
     for words in beside:
         shared = [len(_words(paragraph) & words) for paragraph in listed]
         order.append(str(shared.index(max(shared)) + 1))
-    own = [max(range(len(beside)), key=lambda gap, p=paragraph: len(_words(p) & beside[gap])) for paragraph in listed]
+    own = [
+        max(range(len(beside)), key=[len(_words(paragraph) & words) for words in beside].__getitem__)
+        for paragraph in listed
+    ]
     return (
         [[str(own.index(gap) + 1) for gap in range(len(beside))]]
         if sorted(own) == list(range(len(own)))
@@ -102,7 +105,7 @@ def _values(node: ast.AST, defined: dict[str, list[ast.AST]]) -> list[str]:
         node = local[returned.id] if isinstance(returned, ast.Name) else returned  # type: ignore[assignment]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return [value for callee in defined.get(node.func.id, ()) for value in _values(callee, defined)]
-    return [str(ast.literal_eval(node))]  # type: ignore[arg-type]
+    return [str(ast.literal_eval(node))]
 
 
 def faults(sample: Sample) -> list[str]:

@@ -22,10 +22,10 @@ Needles = list[tuple[str, str]]  # (sentence, role)
 class Answer:
     """The right answer: all of `values` and nothing else.
 
-    `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order); "partial_order"
-    (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of `facts.VALUE_KINDS`,
-    "people", "count", "word" for a word of the text itself, or "text" for a custom needle. `steps` are the people passed on the way, which a model may show
-    for partial credit.
+    `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order);
+    "partial_order" (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of
+    `facts.VALUE_KINDS`, "people", "count", "word" for a word of the text itself, or "text" for a custom needle.
+    `steps` are the people passed on the way, which a model may show for partial credit.
     """
 
     kind: str
