@@ -24,12 +24,13 @@ from environments.haystack.sample import Haystacks, Options, Sample
 
 TEXT = ("cloze", "entity", "reconstruct", "absent_cloze", "absent_entity")
 CODE = ("code_constant", "code_chain", "absent_code_constant", "absent_code_chain")
+_MORE: tuple[dict[str, Any], ...] = (
+    {"gaps": "2"},
+    {"distractors": 0, "gaps": "3"},
+    {"distractors": 9, "hops": "2-8", "gaps": "4"},
+)
 VARIANTS: tuple[dict[str, Any], ...] = tuple(
-    {"numbered": numbered, **more}
-    for numbered, more in product(
-        (False, True),
-        ({"gaps": "2"}, {"distractors": 0, "gaps": "3"}, {"distractors": 9, "hops": "2-8", "gaps": "4"}),
-    )
+    {"numbered": numbered, **more} for numbered, more in product((False, True), _MORE)
 )
 
 
