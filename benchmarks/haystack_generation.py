@@ -1,5 +1,5 @@
 """How fast exact haystacks are built, on one core: samples/s at 8k, 32k and 128k tokens with five needles, and
-at 128k with linked ones and with texts whose every line or word matters.
+at 128k with linked ones, questions about the text itself, code, and texts whose every line or word matters.
 
     python -m benchmarks.haystack_generation [--seconds 3] [--json out.json]
 
@@ -40,6 +40,11 @@ CASES = (
     ("common words", "common_words", Options()),
     ("frequent words", "frequent_words", Options()),
     ("ledger", "aggregation", Options()),
+    ("cloze", "cloze", Options()),
+    ("entity", "entity", Options()),
+    ("reconstruct 4 paragraphs", "reconstruct", Options(gaps="4")),
+    ("code constant", "code_constant", Options()),
+    ("code chain of 8", "code_chain", Options(hops="8")),
 )
 CHECKED = 12  # samples re-tokenised for each row
 

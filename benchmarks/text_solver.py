@@ -10,7 +10,9 @@ import re
 from environments.haystack.sample import Sample
 
 CLOZE = re.compile(r'Which word is left out, at ____, of this sentence of the text\? "(.*)____(.*)"', re.DOTALL)
-ENTITY = re.compile(r'A sentence of the text begins with "(.*)"\. Which (name|number) stands in the rest of that sentence\?', re.DOTALL)
+ENTITY = re.compile(
+    r'A sentence of the text begins with "(.*)"\. Which (name|number) stands in the rest of that sentence\?', re.DOTALL
+)
 GAPS = re.compile(r"(\d+) paragraphs were taken out .*?These are the paragraphs:\n(.*)\nGive the number", re.DOTALL)
 CALL = re.compile(r"What does (\w+)\(\) return\?|What is the value of the constant (\w+)\?")
 CANDIDATE = {"name": r"(?<![^\W\d_])[A-ZÀ-ÖØ-Þ]\w*", "number": r"\d+"}
@@ -59,8 +61,15 @@ def _orders(text: str, listed: list[str]) -> list[list[str]]:
     for words in beside:
         shared = [len(_words(paragraph) & words) for paragraph in listed]
         order.append(str(shared.index(max(shared)) + 1))
-    own = [max(range(len(beside)), key=lambda gap, p=paragraph: len(_words(p) & beside[gap])) for paragraph in listed]
-    return [[str(own.index(gap) + 1) for gap in range(len(beside))]] if sorted(own) == list(range(len(own))) else [order, []]
+    own = [
+        max(range(len(beside)), key=[len(_words(paragraph) & words) for words in beside].__getitem__)
+        for paragraph in listed
+    ]
+    return (
+        [[str(own.index(gap) + 1) for gap in range(len(beside))]]
+        if sorted(own) == list(range(len(own)))
+        else [order, []]
+    )
 
 
 def _words(text: str) -> set[str]:
@@ -87,12 +96,16 @@ def _returned(text: str, name: str) -> list[str]:
 
 def _values(node: ast.AST, defined: dict[str, list[ast.AST]]) -> list[str]:
     if isinstance(node, ast.FunctionDef):
-        local = {n.targets[0].id: n.value for n in node.body if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+        local = {
+            n.targets[0].id: n.value
+            for n in node.body
+            if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)
+        }
         (returned,) = (n.value for n in node.body if isinstance(n, ast.Return))
         node = local[returned.id] if isinstance(returned, ast.Name) else returned  # type: ignore[assignment]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return [value for callee in defined.get(node.func.id, ()) for value in _values(callee, defined)]
-    return [str(ast.literal_eval(node))]  # type: ignore[arg-type]
+    return [str(ast.literal_eval(node))]
 
 
 def faults(sample: Sample) -> list[str]:

@@ -24,12 +24,13 @@ from environments.haystack.sample import Haystacks, Options, Sample
 
 TEXT = ("cloze", "entity", "reconstruct", "absent_cloze", "absent_entity")
 CODE = ("code_constant", "code_chain", "absent_code_constant", "absent_code_chain")
+_MORE: tuple[dict[str, Any], ...] = (
+    {"gaps": "2"},
+    {"distractors": 0, "gaps": "3"},
+    {"distractors": 9, "hops": "2-8", "gaps": "4"},
+)
 VARIANTS: tuple[dict[str, Any], ...] = tuple(
-    {"numbered": numbered, **more}
-    for numbered, more in product(
-        (False, True),
-        ({"gaps": "2"}, {"distractors": 0, "gaps": "3"}, {"distractors": 9, "hops": "2-8", "gaps": "4"}),
-    )
+    {"numbered": numbered, **more} for numbered, more in product((False, True), _MORE)
 )
 
 
@@ -53,9 +54,9 @@ def main(
     """Print, task by task, how many samples are sound. Exits with 1 if one is not."""
     from benchmarks.reference_tokenizers import load
 
-    own = {"filler": "folder", "filler_path": corpus} if corpus else {}
+    own: dict[str, Any] = {"filler": "folder", "filler_path": corpus} if corpus else {}
     tasks = TEXT if corpus else (*TEXT, *CODE)
-    haystacks = Haystacks(load(tokenizer), Options(pool_tokens=65_536, seeds_per_pool=8192, **own))  # type: ignore[arg-type]
+    haystacks = Haystacks(load(tokenizer), Options(pool_tokens=65_536, seeds_per_pool=8192, **own))
     rows: dict[str, Counter] = {task: Counter() for task in tasks}
     first_faults: dict[str, str] = {}
     started = time.perf_counter()

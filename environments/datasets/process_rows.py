@@ -75,8 +75,8 @@ def parse_row(value: object, where: str) -> ProcessRow:
         )
     if isinstance(recipe, dict) and (recipe.get("options") or {}).get("no_context"):
         raise DataError(
-            f"{where}: a row of a run with no_context, whose questions were asked without their text; nothing is learned from "
-            f"guesses: {WANTED} without it"
+            f"{where}: a row of a run with no_context, whose questions were asked without their text; nothing is learned "
+            f"from guesses: {WANTED} without it"
         )
     try:
         return ProcessRow.model_validate(value)

@@ -181,7 +181,7 @@ def _fault(row: object) -> str | None:
 
 def read_records(lines: JsonLines) -> list[Record]:
     """Return the records of samples.jsonl. Raises `DataError`, with file and line, at the first row that is not one."""
-    records = []
+    records: list[Record] = []
     for line in lines:
         if (fault := _fault(line.value)) is not None:
             raise DataError(f"{lines.path}:{line.number}: {fault}")

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from benchmarks import adversaries, linked_strategies, strategies, whole_text_strategies
+from benchmarks import adversaries, linked_strategies, strategies, text_strategies, whole_text_strategies
 from benchmarks.adversaries import draw_samples, scores_of
 from benchmarks.strategies import ADVERSARIES, PLAIN_ADVERSARIES, WINS, Strategy, candidate, right, right_disguised
 from environments.haystack.sample import Sample
@@ -16,6 +16,8 @@ from tests.conftest import make_haystacks
 
 SAMPLES = 160
 NOISE = 0.01  # of drawing once where `guessing` draws twenty times: "all_evidence" is guessing where none is asked for
+# Each draws once, in one of the ways in which guessing does.
+GUESSING = ("guess_citing_all", "first_candidate", "last_candidate")
 modes = pytest.mark.parametrize("numbered", [False, True], ids=["answer", "evidence"])
 
 
@@ -118,6 +120,18 @@ def test_no_adversary_earns_more_than_guessing_about_the_whole_text() -> None:
     for strategy in whole_text_strategies.WHOLE_ADVERSARIES:
         earned = scores_of(strategy, samples)
         assert mean(earned["mix"]) <= mean(guessed["mix"]), strategy.__name__
+
+
+@modes
+def test_no_adversary_earns_more_than_guessing_about_the_text_itself(numbered: bool) -> None:
+    made = make_haystacks("gpt2", numbered=numbered, distractors=adversaries.DISTRACTORS)
+    samples = adversaries.draw_linked(made, 80, adversaries.TEXT_TASKS)
+    assert all(score == 1 for each in scores_of(text_strategies.text_right, samples).values() for score in each)
+    guessed = scores_of(text_strategies.text_guess, samples, draws=6)["mix"]
+    for strategy in text_strategies.TEXT_ADVERSARIES:
+        gains = [a - b for a, b in zip(scores_of(strategy, samples)["mix"], guessed, strict=True)]
+        slack = 2 * NOISE + 2 * stdev(gains) / sqrt(len(gains)) if strategy.__name__ in GUESSING else 0
+        assert mean(gains) <= slack, strategy.__name__
 
 
 def test_the_linked_mix_is_the_standard_one() -> None:

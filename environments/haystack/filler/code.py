@@ -20,40 +20,48 @@ REMEMBERED = 200_000
 VERBS = (
     "load fetch build read parse merge count find store apply check clean close collect compare compute convert copy create "
     "decode drop encode expand filter format group index join limit list lock map mark match move open order pack pick plan "
-    "prune queue rank refresh render reset resolve scale scan seal select send shift sort split start stop sum sync tag tally "
+    "prune queue rank refresh render reset resolve scale scan seal select send shift sort split start stop sum "
+    "sync tag tally "
     "trace trim unpack update validate weigh wrap write"
 ).split()
 NOUNS = (
-    "account batch block bound budget cache channel chunk column cost counter cursor delta depth digest edge entry event field "
+    "account batch block bound budget cache channel chunk column cost counter cursor delta depth digest edge entry "
+    "event field "
     "flag frame graph handle header index item key label ledger length level limit line list margin mask matrix message mode "
     "name node offset option order page path pattern price queue quota range rate ratio record report result row rule sample "
-    "schedule scope score segment series size slot stamp state step stream table target task threshold token total unit value "
+    "schedule scope score segment series size slot stamp state step stream table target task threshold token total "
+    "unit value "
     "version weight window"
 ).split()
 TYPES = ("int", "float", "str", "list", "dict", "bool")
 
-# {f} a new name; {N} the same for a constant; {C} for a class; {a} {b} {c} nouns, all different; {w} a word; {v} {u} verbs; {n} {m}
-# numbers.
+# {f} a new name; {N} the same for a constant; {C} for a class; {a} {b} {c} nouns, all different; {w} a word; {v} {u} verbs;
+# {n} {m} numbers.
 TEMPLATES = (
     "{N} = {n}",
     '{N} = "{w}-{a}"',
     "{N} = ({n}, {m}, {n2})",
     '{N} = {{"{a}": {n}, "{b}": {m}, "{c}": {n2}}}',
     "{N} = [{n} * {a} for {a} in range({m})]",
-    'def {f}({a}, {b}={n}):\n    """{V} the {a} with the {b}."""\n    if {a} is None:\n        return {b}\n    return {a} + {b}',
-    "def {f}({a}s):\n    {b} = {n}\n    for {a} in {a}s:\n        if {a}.{c} > {m}:\n            {b} += {a}.{c}\n    return {b}",
+    'def {f}({a}, {b}={n}):\n    """{V} the {a} with the {b}."""\n    if {a} is None:\n        return {b}\n'
+    "    return {a} + {b}",
+    "def {f}({a}s):\n    {b} = {n}\n    for {a} in {a}s:\n        if {a}.{c} > {m}:\n"
+    "            {b} += {a}.{c}\n    return {b}",
     'def {f}({a}, {b}):\n    """{V} each {c} of the {w} {a}."""\n    {c}s = [{c} for {c} in {a}.{c}s if {c} != {b}]\n'
     "    {c}s.sort(key=lambda {c}: {c}.{u})\n    return {c}s[:{n}]",
-    "def {f}({a}: {t}, {b}: {t2} = {n}) -> {t2}:\n    {c} = {a} * {n2} % {m}\n    while {c} > {b}:\n        {c} -= {n}\n    return {c}",
+    "def {f}({a}: {t}, {b}: {t2} = {n}) -> {t2}:\n    {c} = {a} * {n2} % {m}\n    while {c} > {b}:\n"
+    "        {c} -= {n}\n    return {c}",
     "class {C}:\n    def __init__(self, {a}, {b}={n}):\n        self.{a} = {a}\n        self.{b} = {b}\n"
     "    def {v}(self, {c}):\n        return self.{a}.{v}({c}, self.{b})\n    def {u}(self):\n        self.{b} = {m}",
     'class {C}(Exception):\n    """The {a} of a {w} {b} was out of its {c}."""',
     "def {f}({a}, *, {b}):\n    try:\n        {c} = {a}.{v}({b})\n    except (KeyError, ValueError):\n        {c} = {n}\n"
     "    return {c} if {c} < {m} else {b}",
-    'def {f}({a}s):\n    """Yield a {b} for each {w} {a}."""\n    for {c}, {a} in enumerate({a}s, {n}):\n        if {c} % {m2} == 0:\n'
+    'def {f}({a}s):\n    """Yield a {b} for each {w} {a}."""\n    for {c}, {a} in enumerate({a}s, {n}):\n'
+    "        if {c} % {m2} == 0:\n"
     "            yield {a}.{v}({c})",
     "def {f}({a}, {b}s):\n    {c} = dict.fromkeys({b}s, {n})\n    {c}.update({a}.{u}())\n    return max({c}, key={c}.get)",
-    'def {f}(path):\n    """{V} the {w} {a} that stands in a file."""\n    with open(path) as file:\n        {b} = [line.split() for line in file]\n'
+    'def {f}(path):\n    """{V} the {w} {a} that stands in a file."""\n    with open(path) as file:\n'
+    "        {b} = [line.split() for line in file]\n"
     "    return {b}[{m2}:]",
     "def {f}({a}):\n    assert {a}.{b} >= {n}, {a}\n    {a}.{c} = {a}.{b} // {m2}\n    return {a}",
 )

@@ -60,8 +60,8 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A passage that stands in the text with a needle in it: what stands before and behind the needle there, and in tokens the
-    whole, what is before the needle, and what ends with it."""
+    """A passage that stands in the text with a needle in it: what stands before and behind the needle there, and in tokens
+    the whole, what is before the needle, and what ends with it."""
 
     before: str
     after: str

@@ -128,8 +128,8 @@ def _pool(draw: Draw, task: str) -> Pool:
 
 def _too_little(pool: Pool, missing: str, task: str) -> ConfigError:
     return ConfigError(
-        f"task {task}: filler {pool.source or 'prose'} has {missing}, as far as was looked for among {len(pool.passages)} passages; "
-        "give other text, or more of it",
+        f"task {task}: filler {pool.source or 'prose'} has {missing}, as far as was looked for among "
+        f"{len(pool.passages)} passages; give other text, or more of it",
         setting=("tasks", "filler_path"),
     )
 

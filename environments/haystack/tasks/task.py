@@ -24,11 +24,11 @@ Needles = list[tuple[str, str]]  # (sentence, role)
 class Answer:
     """The right answer: all of `values` and nothing else.
 
-    `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order); "partial_order"
-    (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of `facts.VALUE_KINDS`,
-    "people", "count", "amount", "variables", "pairs", "codes", "goods", "word" for a word of the text itself, "text" for a
-    custom needle, or "verbatim" for words to be copied. `steps` are the people passed on the way, which a model may show
-    for partial credit.
+    `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order);
+    "partial_order" (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of
+    `facts.VALUE_KINDS`, "people", "count", "amount", "variables", "pairs", "codes", "goods", "word" for a word of the
+    text itself, "text" for a custom needle, or "verbatim" for words to be copied. `steps` are the people passed on the
+    way, which a model may show for partial credit.
     """
 
     kind: str

@@ -37,7 +37,9 @@ def length_of(task: str) -> int:
 
 @cache
 def of_corpus(path: Path) -> Haystacks:
-    return Haystacks(build_tokenizer("gpt2"), Options(filler="folder", filler_path=str(path), pool_tokens=16_384, gaps="2"))
+    return Haystacks(
+        build_tokenizer("gpt2"), Options(filler="folder", filler_path=str(path), pool_tokens=16_384, gaps="2")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,9 @@ def test_a_novel(task: str, novel: Path) -> None:
 @pytest.mark.parametrize("task", TASKS_OF_TEXT)
 def test_a_script_without_blanks(task: str, chinese: Path) -> None:
     for seed in range(5):
-        check(of_corpus(chinese), of_corpus(chinese).sample(seed, "eval" if seed % 3 else "train", task, length_of(task)))
+        check(
+            of_corpus(chinese), of_corpus(chinese).sample(seed, "eval" if seed % 3 else "train", task, length_of(task))
+        )
 
 
 def test_rebuilt_byte_for_byte(novel: Path) -> None:
@@ -203,7 +207,9 @@ def test_the_index_counts_as_a_slow_count_does() -> None:
 
 
 def message(task: str, **options: Any) -> str:
-    haystacks = make_haystacks("gpt2") if "filler" not in options else Haystacks(build_tokenizer("gpt2"), Options(**options))
+    haystacks = (
+        make_haystacks("gpt2") if "filler" not in options else Haystacks(build_tokenizer("gpt2"), Options(**options))
+    )
     with pytest.raises(ConfigError) as error:
         haystacks.variant(Options(**{"pool_tokens": 65_536, **options})).sample(0, "train", task, 1024)
     assert "\n" not in error.value.message
@@ -218,9 +224,7 @@ def test_no_lexical_gap(task: str) -> None:
 def test_a_corpus_without_names_and_numbers(tmp_path: Path) -> None:
     rng = Random(1)
     letters = "abcdefghijklmnop"
-    text = " ".join(
-        " ".join("".join(rng.sample(letters, 5)) for _ in range(9)).capitalize() + "." for _ in range(400)
-    )
+    text = " ".join(" ".join("".join(rng.sample(letters, 5)) for _ in range(9)).capitalize() + "." for _ in range(400))
     (tmp_path / "text.txt").write_text(text)
     own = {"filler": "folder", "filler_path": str(tmp_path), "pool_tokens": 4096}
     assert "no sentence that is known by its beginning and holds one name or number" in message("entity", **own)

@@ -127,4 +127,7 @@ def test_help_looks_through_no_package() -> None:
         "import sys, importlib.metadata as m; m.entry_points = None; sys.argv[1:] = ['evaluate', '--help'];"
         "from environments.console import needle; needle()"
     )
-    assert "reconstruct" in subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert (
+        "reconstruct"
+        in subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    )
