@@ -24,6 +24,7 @@ from environments.haystack.facts import SPLITS
 from environments.haystack.layout import LayoutError
 from environments.haystack.options import check_choice
 from environments.haystack.sample import NEEDED, Haystacks, Sample, rebuild
+from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.task import NONE, Answer
 from environments.haystack.tokens import PLACEHOLDER, Tokens, load_tokenizer
 from environments.inference.chat_reply import REASONING
@@ -36,6 +37,8 @@ from longthread.files import Json, JsonObject
 from longthread.language_model import PromptTokenizer
 
 DRAWS = 10  # of a row's facts, until they fit into its length
+# Kinds of values that the text names elsewhere too: people by many facts, the words of a text by the text.
+NAMED_ELSEWHERE = ("people", "word")
 AGAIN = "make the row again with environments.tasksets"
 
 
@@ -92,6 +95,11 @@ class Rows:
         self.config, self.grid = config, check_samples(config, config.tokenizer)
         check_choice("split", config.split, SPLITS)
         self.options = sample_options(config, self.grid)
+        if self.options.no_context:
+            raise ConfigError(
+                "no_context is a control for evaluate and process: nothing is learned from guesses; leave it out",
+                setting="no_context",
+            )
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer), self.options, template=config.template)
         self._given = frozenset(config.model_fields_set)
         probe(self.haystacks, self.grid, config.split, self._given)
@@ -221,34 +229,40 @@ def solve(row: Mapping[str, Any], tokenizer: str) -> str:
     ids = tokens.encode(rendered)
     if len(ids) != target["length"]:
         raise DataError(f"the row's prompt has {len(ids)} tokens, not {target['length']}; {AGAIN}")
+    text = rendered.rpartition("\n\nQuestion: ")[0]  # a question may quote the text
     for needle in sample.needles:
         there = tokens.decode(ids[needle.token_start : needle.token_end])
-        if needle.text not in there or rendered.count(needle.text) != 1:
+        if needle.text not in there or text.count(needle.text) != 1:
             raise DataError(f"the needle {needle.text!r} does not stand at its place, alone, in the text; {AGAIN}")
-    return _reply(sample, rendered, target)
+    return _reply(sample, text, target)
 
 
-def _reply(sample: Sample, rendered: str, target: Target) -> str:
+def _reply(sample: Sample, text: str, target: Target) -> str:
     needed = [needle.text for needle in sample.needles if needle.role in NEEDED]
-    values = [str(len(needed))] if sample.answer.value_kind == "count" and needed else _values(sample, rendered, needed)
-    said = "; ".join(values) or NONE
+    said = "; ".join(_values(sample, text, needed)) or NONE
     if target["answer_format"] == "plain":
         return said
-    cited = {number for text in needed for number in _passage(rendered, text)} if target["evidence"] is not None else ()
+    cited = {number for needle in needed for number in _passage(text, needle)} if target["evidence"] is not None else ()
     evidence = f"<evidence>{', '.join(map(str, sorted(cited)))}</evidence> " if cited else ""
     return f"{evidence}<answer>{said}</answer>"
 
 
-def _values(sample: Sample, rendered: str, needed: list[str]) -> list[str]:
+def _values(sample: Sample, text: str, needed: list[str]) -> list[str]:
     """Return the answer's values that stand in a needle which it rests on. Raises `DataError` for one that stands elsewhere.
 
-    People are named by many facts; any other value is stated by needles alone.
+    Where no needle states the values, because they are computed from the whole text or are the places of its paragraphs,
+    that the text is the recipe's own is all the proof there is.
     """
+    answer = sample.answer
+    if answer.kind == "one" and answer.value_kind == "count" and needed:
+        return [str(len(needed))]
+    if TASKS[sample.recipe["task"]].items or answer.kind in ("list", "partial_order") and answer.value_kind == "count":
+        return list(answer.values)
     hidden = [*(needle.text for needle in sample.needles), *sample.decoys.texts]
-    for value in sample.answer.values if sample.answer.value_kind != "people" else ():
-        if rendered.count(value) != _count(value, hidden):
+    for value in answer.values if answer.value_kind not in NAMED_ELSEWHERE else ():
+        if text.count(value) != _count(value, hidden):
             raise DataError(f"the value {value!r} also stands outside the needles; {AGAIN}")
-    return [value for value in sample.answer.values if _count(value, needed)]
+    return [value for value in answer.values if _count(value, needed)]
 
 
 def _count(value: str, texts: Iterable[str]) -> int:
