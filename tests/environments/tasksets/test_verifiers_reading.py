@@ -18,7 +18,7 @@ from tests.environments.loopback import ChatServer, choice, tokenizer_folder
 
 vf = pytest.importorskip("verifiers.v1", reason="verifiers 0.4 is not installed: make test-frameworks")
 HUB = Path(environments.tasksets.__path__[0]) / "longthread_vf"
-sys.path.append(str(HUB))  # as `pip install` of the folder would
+sys.path.insert(0, str(HUB))  # as `pip install` of the folder would
 
 SETTINGS = {"lengths": "4000", "tasks": "single", "absent_share": "0"}
 
