@@ -154,7 +154,7 @@ def find_values(text: str, answer: Answer) -> list[str]:
     if kind == "verbatim":
         return [text] if text.strip() and not denies_outright(text) else []
     if kind == "word":
-        return list(_single_words(fold(text)))
+        return [] if denies(text) else list(_single_words(fold(text)))
     if kind not in _RUNNING:
         return [value for value in answer.values if _stands_in(text, value)]
     text = _readable(text, kind)

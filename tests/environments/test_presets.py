@@ -1,7 +1,8 @@
 """RULER by its own names: what each of them builds, what a user's settings change, and that runs and reports use them."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import yaml
@@ -28,8 +29,7 @@ def test_names_are_rulers_and_none_is_ours() -> None:
 @pytest.mark.parametrize("name", RULER)
 def test_every_name_builds_what_it_says(name: str) -> None:
     base = make_haystacks("gpt2", may_abstain=False)
-    options = presets.options_of(name, base.options, ())
-    sample = base.variant(options).sample(3, "train", presets.task_of(name).name, 4096)
+    sample = presets.haystacks_of(base, name, ()).sample(3, "train", presets.task_of(name).name, 4096)
     wanted = {"niah_multivalue": 4, "niah_multiquery": 4, "vt": 5, "cwe": 10, "fwe": 3}
     assert sample.length == 4096 and len(sample.answer.values) == wanted.get(name, 1)
     kinds = {"vt": "variables", "cwe": "pairs", "fwe": "codes", "niah_single_3": "uuids", "niah_multikey_3": "uuids"}
@@ -43,10 +43,15 @@ def test_every_name_builds_what_it_says(name: str) -> None:
 
 
 def test_settings_that_are_given_win() -> None:
-    options = presets.options_of("niah_multivalue", Options(values=7, value_kind="uuids"), {"values"})
+    base = make_haystacks("gpt2")
+
+    def options_of(name: str, **given: Any) -> Options:
+        return presets.haystacks_of(base.variant(replace(base.options, **given)), name, given).options
+
+    options = options_of("niah_multivalue", values=7)
     assert (options.values, options.value_kind, options.distractors) == (7, "numbers", 0)
-    assert presets.options_of("niah_multikey_2", Options(filler="prose"), {"filler"}).filler == "facts"
-    assert presets.options_of("niah_single_2", Options(filler="noise"), {"filler"}).filler == "noise"
+    assert options_of("niah_multikey_2", filler="prose").filler == "facts"
+    assert options_of("niah_single_2", filler="noise").filler == "noise"
 
 
 def test_a_preset_sets_what_is_not_given() -> None:

@@ -103,7 +103,7 @@ def test_words_have_rulers_frequencies() -> None:
     assert dots == "..." and all(re.fullmatch("[^aeiouy]{6}", code) for code, _ in rest)
     total = codes.total()
     for rank, (_, n) in enumerate(rest[:5], 2):  # Zipf's law, with zeta(2) = 1.645
-        assert abs(n / total - 1 / (1.645 * rank**2)) < 0.01
+        assert abs(n / total - 1 / (1.645 * rank**2)) < 0.02  # a twentieth of the text are dots that close it
     assert abs(most / total - 1 / 1.645) < 0.05
 
 
