@@ -49,6 +49,14 @@ def collect(context: typer.Context) -> None:
     collect.app(context.args, prog_name="longthread collect")
 
 
+@app.command(context_settings=AS_IT_IS, add_help_option=False)
+def rows(context: typer.Context) -> None:
+    """Rows of the environments' tasks for other frameworks: trl, nemo_gym, skyrl."""
+    from environments.tasksets import write
+
+    write.app(context.args, prog_name="longthread rows")
+
+
 @longlora.command(context_settings=AS_IT_IS, add_help_option=False)
 def data(context: typer.Context) -> None:
     """Pretraining rows of an exact token length, checked as they are made."""

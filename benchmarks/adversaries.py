@@ -6,7 +6,8 @@ All strategies answer the same samples, with numbered passages (where evidence i
 that need no tags also in the format "plain". "candidate" is
 honest guessing: it finds the facts of the kind that is asked for and draws among them as many as are right. No adversary
 may earn more over the mix, and in a single task only where `WINS` says why. Below stands the same for linked needles, where
-guessing looks up what the question names (`linked_guess`).
+guessing looks up what the question names (`linked_guess`), for questions about the text itself and code, where it draws
+among what stands where the answer may stand (`text_guess`), and for tasks about the whole text (`whole_guess`).
 """
 
 import json
@@ -22,12 +23,19 @@ from rich.markdown import Markdown
 
 from benchmarks.linked_strategies import LINKED_ADVERSARIES, LINKED_HONEST
 from benchmarks.strategies import ADVERSARIES, HONEST, PLAIN_ADVERSARIES, Strategy
+from benchmarks.text_strategies import TEXT_ADVERSARIES, TEXT_HONEST
+from benchmarks.whole_text_strategies import WHOLE_ADVERSARIES, WHOLE_HONEST
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks import absent_twin
 from environments.rollouts.scoring import score
 
 TASKS = ("single", "multi_key", "multi_value", "multi_query")
-LINKED_TASKS = ("chain", "update", "find_all", "count", "order", "join")
+LINKED_TASKS = (
+    "chain", "update", "find_all", "count", "order", "join", "graph", "hidden_question", "turns", "sessions",
+)  # fmt: skip
+TEXT_TASKS = ("cloze", "entity", "reconstruct", "code_constant", "code_chain")
+WHOLE_TASKS = ("variable_tracking", "common_words", "frequent_words", "aggregation")
+TWINS = {"variable_tracking": "absent_variable_tracking", "aggregation": "absent_aggregation"}
 ABSENT = 0.15  # share of the mix whose fact is not in the text
 LENGTH = 2048
 DISTRACTORS = 3
@@ -43,15 +51,29 @@ def draw_samples(haystacks: Haystacks, n: int) -> dict[str, list[Sample]]:
     return drawn
 
 
-def draw_linked(haystacks: Haystacks, n: int) -> dict[str, list[Sample]]:
-    """The linked mix: six tasks in turn, of which a share asks for what is not there."""
+def draw_linked(haystacks: Haystacks, n: int, tasks: tuple[str, ...] = LINKED_TASKS) -> dict[str, list[Sample]]:
+    """The linked mix, or that of other tasks: in turn, of which a share asks for what is not there."""
     rng = Random(0)
-    drawn: dict[str, list[Sample]] = {task: [] for task in (*LINKED_TASKS, "absent")}
+    drawn: dict[str, list[Sample]] = {task: [] for task in (*tasks, "absent")}
     for seed in range(n):
-        task = LINKED_TASKS[seed % len(LINKED_TASKS)]
-        absent = rng.random() < ABSENT
+        task = tasks[seed % len(tasks)]
+        twin = absent_twin(task)
+        absent = rng.random() < ABSENT and twin != "absent"
+        length = LENGTH if task != "reconstruct" else 3 * LENGTH  # whose paragraphs stand in the question too
+        drawn["absent" if absent else task].append(haystacks.sample(seed, "train", twin if absent else task, length))
+    return drawn
+
+
+def draw_whole(haystacks: Haystacks, n: int) -> dict[str, list[Sample]]:
+    """The mix of tasks about the whole text: four in turn, of which a share asks for what is not there."""
+    rng = Random(0)
+    drawn: dict[str, list[Sample]] = {task: [] for task in (*WHOLE_TASKS, "absent")}
+    for seed in range(n):
+        task = WHOLE_TASKS[seed % len(WHOLE_TASKS)]
+        # Two of the four always have an answer.
+        absent = rng.random() < 2 * ABSENT and task in TWINS
         drawn["absent" if absent else task].append(
-            haystacks.sample(seed, "train", absent_twin(task) if absent else task, LENGTH)
+            haystacks.sample(seed, "train", TWINS[task] if absent else task, LENGTH)
         )
     return drawn
 
@@ -112,10 +134,18 @@ def main(
         results[mode] = measure(draw_samples(haystacks, samples))
         linked = (*LINKED_HONEST, *LINKED_ADVERSARIES)
         results[f"linked_{mode}"] = measure(draw_linked(haystacks, samples), linked)
-        for name in (mode, f"linked_{mode}"):
-            text = to_markdown(results[name], f"{'linked, ' * (name != mode)}{title}")
+        results[f"text_{mode}"] = measure(
+            draw_linked(haystacks, samples, TEXT_TASKS), (*TEXT_HONEST, *TEXT_ADVERSARIES)
+        )
+        for name, what in ((mode, ""), (f"linked_{mode}", "linked, "), (f"text_{mode}", "the text itself and code, ")):
+            text = to_markdown(results[name], f"{what}{title}")
             console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
             console.print()
+    whole = Haystacks(loaded, Options(distractors=DISTRACTORS, pool_tokens=32_768))
+    results["whole_text"] = measure(draw_whole(whole, samples), (*WHOLE_HONEST, *WHOLE_ADVERSARIES))
+    text = to_markdown(results["whole_text"], f"whole text, {samples} samples of {LENGTH} tokens")
+    console.print(Markdown(text) if console.is_terminal else text, soft_wrap=True)
+    console.print()
     plain = Haystacks(loaded, Options(distractors=DISTRACTORS, answer_format="plain", pool_tokens=32_768))
     results["plain"] = measure(draw_samples(plain, samples), (*HONEST, *PLAIN_ADVERSARIES))
     text = to_markdown(results["plain"], f"{samples} samples of {LENGTH} tokens, format plain")

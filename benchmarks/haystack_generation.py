@@ -1,5 +1,5 @@
 """How fast exact haystacks are built, on one core: samples/s at 8k, 32k and 128k tokens with five needles, and
-at 128k with linked ones.
+at 128k with linked ones, questions about the text itself, code, and texts whose every line or word matters.
 
     python -m benchmarks.haystack_generation [--seconds 3] [--json out.json]
 
@@ -31,6 +31,20 @@ CASES = (
     ("5 needles", "multi_key", Options(distractors=4)),
     ("chain of 8, 512 decoys", "chain", Options(hops="8", decoys=512)),
     ("find 64 among 128 decoys", "find_all", Options(matches="64", decoys=128)),
+    ("graph of 32, 512 decoys", "graph", Options(matches="32", decoys=512)),
+    ("graph, 64 decoys", "graph", Options(decoys=64)),
+    ("hidden question, 64 decoys", "hidden_question", Options(decoys=64)),
+    ("turns", "turns", Options()),
+    ("sessions", "sessions", Options()),
+    ("5 variables, 4 chains", "variable_tracking", Options(hops="5")),
+    ("common words", "common_words", Options()),
+    ("frequent words", "frequent_words", Options()),
+    ("ledger", "aggregation", Options()),
+    ("cloze", "cloze", Options()),
+    ("entity", "entity", Options()),
+    ("reconstruct 4 paragraphs", "reconstruct", Options(gaps="4")),
+    ("code constant", "code_constant", Options()),
+    ("code chain of 8", "code_chain", Options(hops="8")),
 )
 CHECKED = 12  # samples re-tokenised for each row
 
@@ -47,7 +61,7 @@ def per_second(work: Callable[[int], Any], seconds: float) -> float:
 
 def measure(haystacks: Haystacks, name: str, task: str, length: int, seconds: float) -> dict[str, Any]:
     """One row: our rate, the two bounds, and the error over re-tokenised samples."""
-    tokens, pool = haystacks.tokens, haystacks.pool("train", 0)
+    tokens, pool = haystacks.tokens, haystacks.pool("train", 0, task)
     prompts = [tokens.render(haystacks.sample(i, "train", task, length).messages) for i in range(CHECKED)]
     texts = [p.text for p in pool.passages]
     n = max(1, int(length / pool.costs.mean()))

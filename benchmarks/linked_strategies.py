@@ -1,6 +1,7 @@
 """The strategies for linked needles: a reader who follows no link, but looks up what the question names."""
 
 import re
+from collections import Counter
 from functools import cache
 from random import Random
 
@@ -8,15 +9,29 @@ from benchmarks.strategies import Strategy, abstain, echo_question, empty, passa
 from environments.haystack.facts import BY_KIND
 from environments.haystack.sample import Sample
 from environments.haystack.tasks import TASKS
+from environments.haystack.tasks.dialogue_wordings import FORMS, TOLD
+from environments.haystack.tasks.hidden_question import SENT
 from environments.haystack.tasks.linked_wordings import readers
 from environments.haystack.tasks.task import NONE
+from environments.haystack.wording import reader
 
 GUESSED = {"count": (2, 8), "times": (2, 5)}  # what the options allow; `draw_linked` leaves them at their defaults
 
 
 @cache
 def _readers() -> list[tuple[str, str, re.Pattern]]:
-    return readers()
+    """(kind, name, pattern) of every wording that states a fact: those of prose, then those of chats."""
+    sent = [("sent", "sent", reader(told)) for told in SENT]
+    said = [
+        ("said", name, re.compile(f"[^:]+: {reader(told.removeprefix('{s}: ')).pattern}"))
+        for name, tellings in TOLD.items()
+        for told in tellings
+    ]
+    pieces = [
+        ("piece", form.asked[0], re.compile(rf"[^:]+: A {form.told} about the (?P<p>[^!]+)! (?P<t>.+)"))
+        for form in FORMS
+    ]
+    return [*readers(), *sent, *said, *pieces]
 
 
 def linked_facts(sample: Sample) -> list[tuple[str, str, dict[str, str]]]:
@@ -55,6 +70,18 @@ def linked_candidates(sample: Sample) -> list[str]:
     if task == "update":
         changes = [slots["v"] for kind, _, slots in facts if kind == "change" and named_in(sample, slots["e"])]
         return list(dict.fromkeys(changes or [slots["v"] for kind, _, slots in facts if kind == "change"]))
+    if task == "graph":
+        touched = [
+            slots for kind, _, slots in facts if kind == "link" and any(named_in(sample, slots[s]) for s in "ev")
+        ]
+        near = dict.fromkeys(slots[s] for slots in touched for s in "ev" if not named_in(sample, slots[s]))
+        return list(near) or everyone(sample)
+    if task == "turns":
+        pieces = [s for kind, name, s in facts if kind == "piece" and f" {name} about the {s['p']}," in sample.question]
+        return [slots["t"] for slots in pieces]
+    if task == "sessions":
+        said = [slots["v"] for kind, _, slots in facts if kind == "said" and named_in(sample, slots["e"])]
+        return list(dict.fromkeys(said or [slots["v"] for kind, _, slots in facts if kind == "said"]))
     relation = BY_KIND[sample.answer.value_kind].name
     values = {slots["e"]: slots["v"] for kind, name, slots in facts if (kind, name) == ("value", relation)}
     if task == "join":
@@ -66,7 +93,7 @@ def linked_candidates(sample: Sample) -> list[str]:
 def everyone(sample: Sample) -> list[str]:
     """All people in the text."""
     return list(dict.fromkeys(slots[s] for kind, _, slots in linked_facts(sample) for s in "ev"
-                              if s == "e" or kind == "link"))  # fmt: skip
+                              if s in slots and (s == "e" or kind in ("link", "sent"))))  # fmt: skip
 
 
 def steps(people: list[str]) -> str:
@@ -173,6 +200,27 @@ def dump_steps_in_prose(sample: Sample, rng: Random) -> str:
     return steps([" and ".join(everyone(sample))]) + reply(sample, ["wrong"])
 
 
+def most_linked(sample: Sample, rng: Random) -> str:
+    """Those whom most facts name, as many as are wanted."""
+    named = Counter(slots[s] for kind, _, slots in linked_facts(sample) for s in "ev" if s in slots)
+    return reply(sample, [name for name, _ in named.most_common(wanted(sample))])
+
+
+def all_pieces_glued(sample: Sample, rng: Random) -> str:
+    """Everything that the answer may be, one behind the other, as if it were one value."""
+    return reply(sample, [" ".join(linked_candidates(sample))])
+
+
+def half_the_piece(sample: Sample, rng: Random) -> str:
+    """The right answer cut in half, for a score that pays for overlap."""
+    return reply(sample, [value[: len(value) // 2] for value in sample.answer.values] or ["half"])
+
+
+def right_among_others(sample: Sample, rng: Random) -> str:
+    """The right answer behind another candidate, for a score that looks for it in the reply."""
+    return reply(sample, ["\n".join([*linked_candidates(sample)[:1], *sample.answer.values[:1], "and so on"])])
+
+
 def deny_and_guess(sample: Sample, rng: Random) -> str:
     """A denial that names a guess, to be right either way."""
     return reply(sample, [f"The text does not mention it, unless it is {' and '.join(_guess(sample, rng))}"])
@@ -182,5 +230,6 @@ LINKED_HONEST: tuple[Strategy, ...] = (linked_right, linked_guess)
 LINKED_ADVERSARIES: tuple[Strategy, ...] = (
     dump_candidates, dump_people, echo_question, head_as_step, steps_dump, random_steps, abstain, every_number,
     most_likely_number, first_candidate, last_candidate, reading_order, same_many_times, guess_and_none, empty,
-    guess_citing_all, dump_in_prose, dump_bullets, dump_steps_in_prose, deny_and_guess,
+    guess_citing_all, dump_in_prose, dump_bullets, dump_steps_in_prose, deny_and_guess, most_linked, all_pieces_glued,
+    half_the_piece, right_among_others,
 )  # fmt: skip

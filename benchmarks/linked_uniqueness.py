@@ -9,12 +9,10 @@ every needle and decoy reads back as one fact, no two links of one kind leave on
 asked length that meet neither each other nor the asked one. Tasks and options are gone through in turn.
 """
 
-import json
 import re
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cache
 from itertools import product
@@ -22,17 +20,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
 
+from benchmarks import uniqueness_run
 from environments.haystack.facts import PLACES, RELATION, RELATIONS, TRADES, TRAITS
-from environments.haystack.layout import LayoutError
-from environments.haystack.sample import Haystacks, Options, Sample
+from environments.haystack.sample import Haystacks, Sample
 from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.linked_wordings import ARRIVAL, CHANGES, EVENTS, LINKS
 
-LINKED = tuple(name for name, task in TASKS.items() if task.linked)
+SOLVED = ("chain", "update", "find_all", "count", "order", "join")  # `linked_reading.py` solves the others
+LINKED = tuple(name for name, task in TASKS.items() if task.question in SOLVED)
 
 # ---- reading the text ----
 
@@ -145,7 +141,8 @@ def _told() -> dict[str, str]:
     return found
 
 
-def _who(text: str, gap: bool) -> str:
+def told_name(text: str, gap: bool) -> str:
+    """How needles call the person whom a question calls so."""
     return _told()[text] if gap else text
 
 
@@ -183,7 +180,7 @@ def solve(world: World, question: str, gap: bool) -> tuple[str, list[Any]]:
     if m := re.fullmatch(r"Start with (.+?)\. Go to (.+)", question):
         *hops, last = m[2].split(". Go to ")
         final_link, ask = last.split(". ", 1)
-        at = {_who(m[1], gap)}
+        at = {told_name(m[1], gap)}
         for hop in [*hops, final_link]:
             at = {to for who, kind, to in world.links if who in at and kind == _asked_links(gap)[hop]}
         relation = _asked_values(gap, "the person you have come to")[ask]
@@ -198,7 +195,7 @@ def solve(world: World, question: str, gap: bool) -> tuple[str, list[Any]]:
         return _solve_for_people(world, *_asked_events(gap)[condition[0].lower() + condition[1:]], order)
     for relation, ask, pattern in _asked_changes(gap):
         if m := pattern.fullmatch(question):
-            who = _who(m["e"], gap)
+            who = told_name(m["e"], gap)
             mine = sorted((when, value) for e, r, when, value in world.changes if (e, r) == (who, relation))
             if ask == "times":
                 return "update", [str(len({value for _, value in mine}))] if mine else []
@@ -276,30 +273,10 @@ def _chains(sample: Sample, decoys: World) -> list[str]:
 
 # ---- the measurement ----
 
-SEEDS_PER_POOL = 8192  # a pool and its decoys take seconds to write
-
-_MORE: tuple[dict[str, Any], ...] = (
-    {},
-    {"distractors": 0},
-    {"distractors": 6, "hops": "2-5", "versions": "2-4", "decoys": 2},
-    {"distractors": 1, "decoys": 0, "hops": "2-8", "versions": "2-12", "matches": "2-16", "min_span": 0.6},
-)
-VARIANTS: tuple[dict[str, Any], ...] = tuple(
-    {"lexical_gap": gap, "numbered": numbered, **more}
-    for gap, numbered, more in product((False, True), (False, True), _MORE)
-)
-
 
 def judge(haystacks: Haystacks, index: int, length: int) -> tuple[Sample, list[str]]:
     """The `index`-th sample of the run, and what is wrong with it."""
-    number = index // len(LINKED) % len(VARIANTS)
-    variant = haystacks.variant(replace(haystacks.options, **VARIANTS[number]))
-    request = index, "eval" if index % 5 == 0 else "train", LINKED[index % len(LINKED)]
-    try:
-        sample = variant.sample(*request, length)
-    except LayoutError:  # few, of the largest variants
-        sample = variant.sample(*request, 2 * length)
-    return sample, faults(sample, VARIANTS[number]["lexical_gap"])
+    return uniqueness_run.judge(haystacks, index, length, LINKED, faults)
 
 
 def main(
@@ -311,38 +288,8 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the numbers there.")] = None,
 ) -> None:
     """Print, task by task, how many samples are sound. Exits with 1 if one is not."""
-    from benchmarks.reference_tokenizers import load
-
-    haystacks = Haystacks(load(tokenizer), Options(pool_tokens=max(65_536, 4 * length), seeds_per_pool=SEEDS_PER_POOL))
-    rows: dict[str, Counter] = {task: Counter() for task in LINKED}
-    first_faults: dict[str, str] = {}
-    started = time.perf_counter()
-    with tqdm(range(seed, seed + samples), unit="sample", mininterval=1) as bar:
-        for index in bar:
-            sample, wrong = judge(haystacks, index, length)
-            row = rows[sample.recipe["task"]]
-            row["samples"] += 1
-            row["faults" if wrong else "absent" if sample.answer.kind == "absent" else "unique"] += 1
-            for fault in wrong:
-                first_faults.setdefault(f"{sample.recipe['task']}: {fault}", f"index {index}")
-            if seconds and time.perf_counter() - started > seconds:
-                break
-    taken = time.perf_counter() - started
-    total = sum(rows.values(), Counter())
-    columns = ("samples", "unique", "absent", "faults")
-    table = Table("task", "samples", "unique", "rightly absent", "faults")
-    for task, row in [*rows.items(), ("all", total)]:
-        table.add_row(task, *(f"{row[c]:,}" for c in columns))
-    console = Console(width=100)
-    console.print(table)
-    console.print(f"{total['samples'] / taken:.0f} samples/s of {length} tokens, made and solved, in {taken:.0f} s")
-    for fault, where in first_faults.items():
-        console.print(f"fault  {fault} ({where})")
-    if json_file:
-        result = {"length": length, "seed": seed, "seconds": taken, "first_faults": first_faults}
-        counts = {task: {c: row[c] for c in columns} for task, row in [*rows.items(), ("all", total)]}
-        json_file.write_text(json.dumps({**result, "tasks": counts}, indent=1))
-    if total["faults"]:
+    limits = uniqueness_run.Limits(samples, length, seed, seconds)
+    if not uniqueness_run.run(LINKED, faults, limits, tokenizer, json_file):
         raise typer.Exit(1)
 
 

@@ -10,7 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from environments.config import AtroposSettings, HaystackEnvConfig, ServerSettings
+from environments.haystack.options import Options
 from longthread.errors import ConfigError, exit_on_error
 from longthread.files import JsonObject, write_text
 from longthread.secrets import mask_key
@@ -49,9 +50,13 @@ class Command:
     testing: bool = False
 
     def write(self, path: Path) -> None:
-        """Write the settings as a file for --config; an API key is replaced by its stand-in."""
+        """Write the settings as a file for --config; an API key is replaced by its stand-in.
+
+        Options of samples that were not given are left out: in the file they would win over those of a benchmark's task.
+        """
         servers = [server.model_dump(mode="json") for server in self.servers]
-        sections = {"env": self.config.model_dump(mode="json"), "openai": servers}
+        unset = set(asdict(Options())) - self.config.model_fields_set
+        sections = {"env": self.config.model_dump(mode="json", exclude=unset), "openai": servers}
         write_text(path, yaml.safe_dump(sections | {"slurm": self.slurm, "testing": self.testing}, sort_keys=False))
 
 
@@ -109,9 +114,14 @@ def read_command(args: Sequence[str], defaults: HaystackEnvConfig) -> Command:
     if len(servers) > 1 and server_flags:
         raise ConfigError(f"--openai.{next(iter(server_flags))} with several servers in {path}; set it there")
     reader = _Reader(flags, path)
+    given = file.get("env") or {}
+    # Only what is set, so that options which a user gave can be told from defaults.
+    known = defaults.model_dump(exclude_unset=True)
+    if flags.get("env.preset") or given.get("preset"):
+        known.pop("tasks", None)  # the environment's own
     return Command(
         name=args[0],
-        config=reader.validate("env.", type(defaults), {**defaults.model_dump(), **(file.get("env") or {})}),
+        config=reader.validate("env.", type(defaults), {**known, **given}),
         servers=[reader.validate("openai.", ServerSettings, _without_key(server)) for server in servers],
         **{name: str(flags.get(name, file.get(name, False))).lower() == "true" for name in ("slurm", "testing")},
     )

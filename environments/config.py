@@ -8,7 +8,7 @@ differs from Atropos', the reason stands beside it.
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any, Literal
 
@@ -18,9 +18,12 @@ from environments.haystack.depths import parse_depths
 from environments.haystack.options import Options
 from environments.haystack.tasks import TASKS
 from environments.inference.token_servers import TOKEN_SERVERS
+from environments.presets import PRESETS, VARIANTS, defaults, task_of
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
 
+# Settings of a run, beside options of its samples, that came after the first runs.
+LATER_SETTINGS = ("request", "preset", "reading", "reading_turns", "reading_tokens")
 SEEDS = 10**9  # samples that one seed can draw before it would meet the next one's
 # Tasks of the environments whose commands read their settings before anything else is imported.
 DEFAULT_TASKS = {
@@ -106,27 +109,14 @@ def _option(name: str) -> Any:
     return Field(_OPTIONS[name].default, description=_OPTIONS[name].description)
 
 
-class HaystackEnvConfig(AtroposSettings):
-    """Settings of a haystack environment, beside those of Atropos. Lists are comma strings, as on the command line."""
+class SampleSettings(BaseModel):
+    """Settings of what is asked, whoever asks it. Lists are comma strings, as on the command line."""
 
-    tasks: str = Field("single", description="tasks to draw from: " + ", ".join(TASKS))
+    tasks: str = Field("single", description=f"tasks to draw from: {', '.join(task.name for task in TASKS.own)}")
+    preset: str = Field("", description="tasks and lengths of a benchmark: " + ", ".join(PRESETS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
-    depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
-    repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
     absent_share: float = Field(0.15, description="share of samples whose fact is not in the text")
     seed: int = Field(0, description="everything drawn follows from it")
-    temperature: float = Field(1.0, description="of rollouts")
-    eval_temperature: float = Field(0.0, description="of evaluation")
-    max_new_tokens: int = Field(128, description="longest completion, in tokens")
-    request: str = Field(
-        "{}",
-        description='more fields of each request, as JSON, like {"chat_template_kwargs": {"enable_thinking": false}}',
-    )
-    max_failures: int = Field(20, description="items that may fail before the run stops")
-    curriculum: bool = Field(
-        False, description="serve climbs from easy to these settings, task by task, as scores allow"
-    )
-    store: str = Field("compact", description="process keeps recipe and completions (compact) or all tokens too (full)")
     # The options of a sample, whose defaults and meanings stand in haystack/options.py.
     value_kind: str = _option("value_kind")
     distractors: int = _option("distractors")
@@ -136,9 +126,13 @@ class HaystackEnvConfig(AtroposSettings):
     decoys: int = _option("decoys")
     versions: str = _option("versions")
     update_ask: str = _option("update_ask")
+    graph_ask: str = _option("graph_ask")
+    session_ask: str = _option("session_ask")
+    aggregate_ask: str = _option("aggregate_ask")
     matches: str = _option("matches")
     partial_order: bool = _option("partial_order")
     min_span: float = _option("min_span")
+    gaps: str = _option("gaps")
     lexical_gap: bool = _option("lexical_gap")
     needle: str = _option("needle")
     question: str = _option("question")
@@ -149,17 +143,47 @@ class HaystackEnvConfig(AtroposSettings):
     filler_column: str = _option("filler_column")
     filler_sentences: str = _option("filler_sentences")
     numbered: bool = _option("numbered")
+    no_context: bool = _option("no_context")
     answer_format: str = _option("answer_format")
     placement: str = _option("placement")
 
     @model_validator(mode="before")
     @classmethod
     def _as_comma_strings(cls, values: JsonObject) -> JsonObject:
-        """Turn lists, numbers and mappings, as YAML has them, into text for the settings that are text."""
+        """Turn lists, numbers and mappings, as YAML has them, into text for the settings that are text.
+
+        What a preset sets stands below what is given.
+        """
+        values = {**defaults(str(values.get("preset") or "")), **values}
         return {name: _comma_string(value) if _is_text(cls, name) else value for name, value in values.items()}
 
 
-def _is_text(settings: type[HaystackEnvConfig], name: str) -> bool:
+class HaystackEnvConfig(SampleSettings, AtroposSettings):
+    """Settings of a haystack environment, beside those of Atropos."""
+
+    depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
+    repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")
+    temperature: float = Field(1.0, description="of rollouts")
+    eval_temperature: float = Field(0.0, description="of evaluation")
+    max_new_tokens: int = Field(128, description="longest completion, in tokens")
+    request: str = Field(
+        "{}",
+        description='more fields of each request, as JSON, like {"chat_template_kwargs": {"enable_thinking": false}}',
+    )
+    reading: str = Field(
+        "off",
+        description="look the text up instead of being given it: off, tools (OpenAI's) or plain (tags in replies)",
+    )
+    reading_turns: int = Field(8, description="reading: replies of an episode, the answer included")
+    reading_tokens: int = Field(4096, description="reading: tokens of the text that an episode may read")
+    max_failures: int = Field(20, description="items that may fail before the run stops")
+    curriculum: bool = Field(
+        False, description="serve climbs from easy to these settings, task by task, as scores allow"
+    )
+    store: str = Field("compact", description="process keeps recipe and completions (compact) or all tokens too (full)")
+
+
+def _is_text(settings: type[SampleSettings], name: str) -> bool:
     return name in settings.model_fields and settings.model_fields[name].annotation is str
 
 
@@ -181,10 +205,13 @@ LIMITS: dict[str, tuple[float, float]] = {
     "total_steps": (1, SEEDS - 1),
     "seed": (0, 10**9),
     "max_failures": (0, SEEDS),
+    "reading_turns": (2, 1000),  # a call and the answer
+    "reading_tokens": (1, 10**8),
     "max_eval_workers": (1, 4096),
     "temperature": (0, 10),
     "eval_temperature": (0, 10),
 }
+READING_FORMS = ("off", "tools", "plain")
 EFFORTS = (None, "none", "minimal", "low", "medium", "high", "xhigh")
 
 
@@ -209,20 +236,12 @@ class Grid:
 
 def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     """Return the tasks, lengths and depths of a config. Raises `ConfigError`, one line, for whatever cannot work."""
-    grid = Grid(_parts(config.tasks), parse_lengths(config.lengths), parse_depths(config.depths))
-    if not grid.tasks:
-        raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
-    for task in grid.tasks:
-        _check_choice("tasks", task, list(TASKS))
-    if not config.tokenizer_name:
+    grid = replace(check_samples(config, config.tokenizer_name), depths=parse_depths(config.depths))
+    if config.curriculum and (named := next((task for task in grid.tasks if task in VARIANTS), "")):
         raise ConfigError(
-            "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "
-            "tokenizer that the server uses",
-            setting="tokenizer_name",
+            f"the curriculum has no ladder for {named}, whose options are fixed; ask for the task {VARIANTS[named].task}",
+            setting=("curriculum", "tasks"),
         )
-    for name, (low, high) in LIMITS.items():
-        if not low <= (value := getattr(config, name)) <= high:
-            raise ConfigError(f"{name} must be from {low} to {high} (got {value})", setting=name)
     if config.max_num_workers != -1 and config.max_num_workers < 1:
         raise ConfigError(
             f"max_num_workers must be 1 or more, or -1 for {config.max_num_workers_per_node} a server "
@@ -234,8 +253,57 @@ def check(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> Grid:
     _check_choice("reasoning_effort", config.reasoning_effort, EFFORTS)
     for server in servers:
         _check_server(server)
+    _check_reading(config, servers)
     check_batch(config.batch_size, config.group_size)
     return grid
+
+
+def _check_reading(config: HaystackEnvConfig, servers: Sequence[ServerSettings]) -> None:
+    _check_choice("reading", config.reading, READING_FORMS)
+    if config.reading != "tools":
+        return
+    for server in servers:
+        if server.server_type in TOKEN_SERVERS:
+            raise ConfigError(
+                f"reading tools needs a chat server: one of type {server.server_type} is given tokens; use plain",
+                setting=("reading", "openai.server_type"),
+            )
+    if config.store == "full":
+        raise ConfigError(
+            "store full keeps the tokens of prompts, and with tools only the server knows them: use compact, or reading "
+            "plain",
+            setting=("store", "reading"),
+        )
+
+
+def check_samples(config: SampleSettings, tokenizer: str) -> Grid:
+    """Return the tasks and lengths to draw from, without depths. `tokenizer`: its name. Raises `ConfigError`."""
+    grid = Grid(_parts(config.tasks), parse_lengths(config.lengths), [])
+    if not grid.tasks:
+        raise ConfigError(f"tasks is empty; it takes {', '.join(TASKS)}", setting="tasks")
+    for task in grid.tasks:
+        _check_choice("tasks", task, [*TASKS, *VARIANTS])
+    if config.preset:
+        _check_choice("preset", config.preset, list(PRESETS))
+    if not tokenizer:
+        raise ConfigError(
+            "no tokenizer: give the model's own (a local folder or a hub name), since lengths are exact only for the "
+            "tokenizer that the server uses",
+            setting="tokenizer_name",
+        )
+    for name, (low, high) in LIMITS.items():
+        if name in type(config).model_fields and not low <= (value := getattr(config, name)) <= high:
+            raise ConfigError(f"{name} must be from {low} to {high} (got {value})", setting=name)
+    return grid
+
+
+def sample_options(config: SampleSettings, grid: Grid) -> Options:
+    """Return the options of the samples of a run: the settings', and those that follow from its tasks and lengths."""
+    return Options(
+        pool_tokens=max(Options.pool_tokens, 2 * max(grid.lengths)),
+        may_abstain=config.absent_share > 0 or any(task_of(task).absent for task in grid.tasks),
+        **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
+    )
 
 
 def request_fields(text: str) -> JsonObject:

@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import threading
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 
@@ -17,29 +17,36 @@ from environments.atropos.evaluate import evaluate
 from environments.atropos.process import process
 from environments.atropos.serve import ScoredGroup, ServeSession, check_trainer
 from environments.cli import Command, main
-from environments.config import AtroposSettings, Grid, HaystackEnvConfig, ServerSettings, check, request_fields
+from environments.config import (
+    LATER_SETTINGS,
+    AtroposSettings,
+    HaystackEnvConfig,
+    ServerSettings,
+    check,
+    request_fields,
+    sample_options,
+)
 from environments.curriculum import task_ladders
 from environments.curriculum.ladder import Ladder
 from environments.curriculum.policy import Curriculum
-from environments.haystack.layout import LayoutError
 from environments.haystack.recipe import without_later_defaults
-from environments.haystack.sample import Haystacks, Options, Sample
-from environments.haystack.tasks import TASKS, absent_twin
+from environments.haystack.sample import Haystacks, Sample
 from environments.haystack.tokens import PLACEHOLDER, load_tokenizer
 from environments.inference.completions import request_group
 from environments.inference.contracts import Completion, CompletionRequest
 from environments.inference.endpoint import Endpoint
 from environments.inference.errors import RequestRejected
-from environments.inference.finish_reason import Ending, ending
 from environments.inference.preflight import check_server
 from environments.inference.token_servers import TOKEN_SERVERS
+from environments.presets import VARIANTS, haystacks_of, task_of
+from environments.reading.episode import Episodes, Sampling
 from environments.reports import wandb_log, wandb_run
 from environments.rollouts import requests, row_log
+from environments.rollouts.completion_scoring import CompletionScorer
 from environments.rollouts.first_replies import FirstReplies
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from environments.rollouts.runner import EXPECTED_ERRORS, failure_line
-from environments.rollouts.scoring import score
-from environments.rollouts.thinking import opened_thinking, without_thinking
+from environments.rollouts.thinking import opened_thinking
 from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject
 from longthread.secrets import unmask_key
@@ -82,10 +89,12 @@ class HaystackEnv(BaseEnv):
     ):
         self.grid = check(config, servers)
         wandb_run.check_login(config)
-        self.options = _options(config, self.grid)
+        self.options, self._given = sample_options(config, self.grid), frozenset(config.model_fields_set)
         self.request_fields = request_fields(config.request)
         template = self.request_fields.get("chat_template_kwargs")
         self.haystacks = Haystacks(load_tokenizer(config.tokenizer_name), self.options, template=template)
+        self.scorer = CompletionScorer(self.options, opened_thinking(self.haystacks.tokens.frame(PLACEHOLDER)[1]))
+        self.episodes = Episodes.of(config, self.haystacks.tokens, self._ask, self.scorer.said)
         self._probe()
         self.servers = [_server_config(server, config.tokenizer_name) for server in servers]
         config = config.model_copy(update={"eval_handling": EvalHandlingEnum(config.eval_handling.value)})
@@ -98,22 +107,21 @@ class HaystackEnv(BaseEnv):
         self.rejection: RequestRejected | None = None  # by the model's server
         self.session: ServeSession | None = None  # while serving
         self.rollout_log = wandb_log.RolloutLog(config)
-        self.opened = opened_thinking(self.haystacks.tokens.frame(PLACEHOLDER)[1])
         self.first_replies = FirstReplies(config.max_new_tokens)
         self._building = threading.Lock()
         self.curriculum = Curriculum(self._ladders()) if config.curriculum else None
         self.curriculum_state: JsonObject = {}
 
     def _probe(self) -> None:
-        """Build a sample of every task at the shortest and the longest length, so that what cannot work fails at once."""
-        tasks = self.grid.tasks
-        for task in dict.fromkeys([*tasks, *map(absent_twin, tasks if self.options.may_abstain else [])]):
-            for length in (min(self.grid.lengths), max(self.grid.lengths)):
-                try:
-                    self.haystacks.sample(0, "train", task, length)
-                except LayoutError as error:
-                    message = f"task {task} at {length} tokens: {error.message}"
-                    raise ConfigError(message, setting=error.settings) from None
+        requests.probe(self.haystacks, self.grid, "train", self._given)
+        if self.episodes:
+            task = self.grid.tasks[0]
+            longest = max(self.grid.lengths)
+            self.episodes.probe(self._haystacks_of(task).sample(0, "train", task_of(task).name, longest))
+
+    def _haystacks_of(self, task: str) -> Haystacks:
+        """Return the builder of samples of a task by the name in the settings: a benchmark's has options of its own."""
+        return haystacks_of(self.haystacks, task, self._given)
 
     async def setup(self) -> None:
         """Ask every server whether it is there. Raises `ConfigError` if one is not."""
@@ -132,7 +140,9 @@ class HaystackEnv(BaseEnv):
         return self.session is not None
 
     def longest_sequence(self) -> int:
-        """Tokens of the longest prompt with its longest completion."""
+        """Tokens of the longest prompt with its longest completion, or of the longest episode of reading."""
+        if self.episodes:
+            return self.episodes.longest(self.config.max_new_tokens)
         return max(self.grid.lengths) + self.config.max_new_tokens
 
     def sampling_in_force(self, temperature: float) -> str:
@@ -145,8 +155,11 @@ class HaystackEnv(BaseEnv):
         own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures"}
         shaping = {name: config[name] for name in config if name in own or "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
-        if not self.request_fields:
-            del shaping["request"]  # as runs were named before there was this setting
+        for name in LATER_SETTINGS:  # at their default a run is named as it was before there was the setting
+            if config[name] == HaystackEnvConfig.model_fields[name].default:
+                del shaping[name]
+        if variants := {task: asdict(self._haystacks_of(task).options) for task in self.grid.tasks if task in VARIANTS}:
+            shaping["variants"] = variants
         shaping["token_exact"] = self.servers[0].server_type in TOKEN_SERVERS
         return row_log.digest({**without_later_defaults(shaping), "tokenizer": self.haystacks.tokens.fingerprint})
 
@@ -160,42 +173,48 @@ class HaystackEnv(BaseEnv):
         """Return the requests of one evaluation, one for each sample."""
         return requests.evaluation_requests(self.config, self.grid)
 
-    def build(self, request: RolloutRequest) -> tuple[Sample, list[int]]:
-        """Return the request's sample and its prompt's token ids. Runs in worker threads; builds one sample at a time."""
+    def sample(self, request: RolloutRequest) -> Sample:
+        """Return the request's sample. Runs in worker threads; builds one sample at a time."""
         with self._building:
-            haystacks = self.haystacks
+            haystacks = self._haystacks_of(request.task)
             if request.difficulty:
                 haystacks = haystacks.variant(task_ladders.options(self.options, request.difficulty))
             depths = None if request.depth is None else [request.depth]
-            sample = haystacks.sample(request.seed, request.split, request.task, request.length, depths)
-        tokens = self.haystacks.tokens
+            return haystacks.sample(request.seed, request.split, task_of(request.task).name, request.length, depths)
+
+    def build(self, request: RolloutRequest) -> tuple[Sample, list[int]]:
+        """Return the request's sample and its prompt's token ids. Runs in worker threads."""
+        sample, tokens = self.sample(request), self.haystacks.tokens
         return sample, tokens.encode_prompt(tokens.render(sample.messages), sample.length)
 
     async def rollout(self, request: RolloutRequest, n: int) -> RolloutGroup:
         """Build the request's sample, and return it with `n` scored completions of its prompt. Raises `CompletionError`."""
-        sample, prompt = await asyncio.to_thread(self.build, request)
         temperature = self.config.temperature if request.split == "train" else self.config.eval_temperature
+        if self.episodes:
+            return await self._read(self.episodes, request, n, temperature)
+        sample, prompt = await asyncio.to_thread(self.build, request)
         asked = CompletionRequest(
             sample.messages, prompt, self.config.max_new_tokens, temperature, request.split, self.request_fields
         )
-        completions = await request_group(self.endpoints, asked, n)
+        completions = await self._ask(asked, n)
         self.first_replies.add(completions)
-        evidence, form = sample.evidence if self.options.numbered else None, self.options.answer_format
-        scores = await asyncio.to_thread(
-            lambda: [score(c.text, sample.answer, form, evidence, self._opened_for(c)) for c in completions]
-        )
+        scores = await asyncio.to_thread(self.scorer.scores, sample, completions)
         return RolloutGroup(request, sample, prompt, completions, scores)
 
-    def _opened_for(self, completion: Completion) -> str:
-        """Return the marker with which the prompt opened thinking, if this completion goes on inside it.
+    async def _read(self, episodes: Episodes, request: RolloutRequest, n: int, temperature: float) -> RolloutGroup:
+        """Do the same by episodes of reading; what is scored of each is its answer."""
+        sample = await asyncio.to_thread(self.sample, request)
+        sampling = Sampling(self.config.max_new_tokens, temperature, request.split, self.request_fields)
+        # A trainer takes sequences below its maximum.
+        window = self.max_token_len - 1 if self.serving and self.max_token_len > 0 else 0
+        prompt, completions, transcripts = await episodes.run(sample, sampling, n, window)
+        self.first_replies.add(completions)
+        answers = [replace(c, text=t.answer) for c, t in zip(completions, transcripts, strict=True)]
+        scores = await asyncio.to_thread(self.scorer.scores, sample, answers)
+        return RolloutGroup(request, sample, prompt, completions, scores, transcripts)
 
-        A reply without the thinking does not, and many chat servers take it out silently: what is finished there,
-        and never closes the thinking, is the reply behind it.
-        """
-        text, chat = completion.text, completion.logprobs is None
-        finished = ending(completion.finish_reason) is Ending.FINISHED
-        silent = chat and finished and not without_thinking(text, self.opened)
-        return "" if completion.thought or silent else self.opened
+    async def _ask(self, request: CompletionRequest, n: int) -> list[Completion]:
+        return await request_group(self.endpoints, request, n)
 
     async def process_manager(self) -> None:
         """Run `process`."""
@@ -208,7 +227,13 @@ class HaystackEnv(BaseEnv):
     # ---- serve ----
 
     async def env_manager(self) -> None:
-        """Run `serve`."""
+        """Run `serve`. Raises `ConfigError` for questions without their text, from which nothing is learned."""
+        if self.options.no_context:
+            raise ConfigError(
+                "no_context is a control for evaluate and process; serve would train on guesses", setting="no_context"
+            )
+        if self.episodes:
+            self.episodes.check_serving(token_exact=self.servers[0].server_type in TOKEN_SERVERS)
         self.session = ServeSession(self)
         await self.session.run(super().env_manager)
 
@@ -279,7 +304,9 @@ class HaystackEnv(BaseEnv):
             await super().get_server_info()
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        check_trainer(self.config, self.max_token_len, self.longest_sequence(), self.servers[0].server_type)
+        # An episode that outgrows the trainer's window ends: only what opens it must fit.
+        longest = self.episodes.shortest(self.config.max_new_tokens) if self.episodes else self.longest_sequence()
+        check_trainer(self.config, self.max_token_len, longest, self.servers[0].server_type)
 
     async def wandb_log(self, wandb_metrics: JsonObject | None = None) -> None:
         """Log the numbers of the rollouts since the last call, and of the curriculum, to W&B."""
@@ -311,14 +338,6 @@ class HaystackEnv(BaseEnv):
         least, most = self.options.bounds("hops")
         hops = tuple(range(least, most + 1))
         return task_ladders.ladders(self.config, self.grid.tasks, self.grid.lengths, hops)
-
-
-def _options(config: HaystackEnvConfig, grid: Grid) -> Options:
-    return Options(
-        pool_tokens=max(Options.pool_tokens, 2 * max(grid.lengths)),
-        may_abstain=config.absent_share > 0 or any(TASKS[task].absent for task in grid.tasks),
-        **{f.name: getattr(config, f.name) for f in fields(Options) if f.name in type(config).model_fields},
-    )
 
 
 def _server_config(server: ServerSettings, tokenizer_name: str) -> APIServerConfig:

@@ -3,8 +3,8 @@
     linked-needle-env process  --env.tokenizer_name DIR --openai.base_url http://127.0.0.1:9001/v1 --openai.model_name NAME
     linked-needle-env evaluate --env.tokenizer_name DIR --env.lengths 4096,16384 --env.hops 2-8 --openai.base_url …
 
-Tasks: chains among decoy chains, values that change with time, find all, count, order, join, and the absent twin of each
-(`haystack/tasks/linked.py`).
+Tasks: chains among decoy chains, values that change with time, find all, count, order, join; graphs, hidden questions, and
+the turns and sessions of a chat, when asked for; and the absent twin of each (`haystack/tasks/`).
 """
 
 from environments.config import DEFAULT_TASKS

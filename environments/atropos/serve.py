@@ -98,8 +98,9 @@ class ServeSession:
     async def _deliver(self, scored: JsonObject | ScoredGroup, request: RolloutRequest) -> None:
         group, prompt = scored.without_prompt() if isinstance(scored, ScoredGroup) else (scored, [])
         await asyncio.to_thread(self._write_row, scored, group, request)
+        several_turns = isinstance(scored, ScoredGroup) and bool(scored.rollout.transcripts)
         error = await asyncio.to_thread(
-            validation_error, group, self.env.config.group_size, self.env.max_token_len, prompt
+            validation_error, group, self.env.config.group_size, self.env.max_token_len, prompt, several_turns
         )
         if error:
             logger.warning("item %s is not sent: %s", request.index, error)

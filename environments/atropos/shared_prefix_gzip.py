@@ -22,11 +22,14 @@ LEVEL = 1  # of gzip: 8 x 128k tokens take 73 ms for 3.9 MB; level 6 117 ms for 
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"  # deflate, no name, no time, unknown system
 
 
-def validation_error(group: JsonObject, group_size: int, longest: int, prompt: Sequence[int] = ()) -> str | None:
+def validation_error(
+    group: JsonObject, group_size: int, longest: int, prompt: Sequence[int] = (), several_turns: bool = False
+) -> str | None:
     """Return why Atropos' API, or the trainer behind it, could not use the group, in a few words; None if it can.
 
     Atropos checks none of it: a mask of another length is passed on, a NaN loses the whole batch that it is in.
-    `longest`: sequences must be shorter, in tokens; -1: any. `prompt`: tokens that the group leaves out.
+    `longest`: sequences must be shorter, in tokens; -1: any. `prompt`: tokens that the group leaves out. `several_turns`:
+    more than the beginning of a sequence may be masked.
     """
     tokens, masks, scores = group["tokens"], group["masks"], group["scores"]
     if not len(tokens) == len(masks) == len(scores) == len(group["messages"]) == group_size:
@@ -35,16 +38,22 @@ def validation_error(group: JsonObject, group_size: int, longest: int, prompt: S
         return "a score that is not finite"
     masked = masks[0].count(NOT_TRAINED)
     for ids, mask in zip(tokens, masks, strict=True):
-        if len(ids) != len(mask) or mask[:masked] != [NOT_TRAINED] * masked or mask[masked:] != ids[masked:]:
+        if len(ids) != len(mask) or not (several_turns or _masks_only(masked, mask, ids)):
             return "masks that do not mask exactly the prompt"
+        if several_turns and any(m not in (NOT_TRAINED, i) for m, i in zip(mask, ids, strict=True)):
+            return "masks that are neither -100 nor the token"
         if 0 < longest <= (length := len(prompt) + len(ids)):
             return f"{length} tokens, where the trainer takes fewer than {longest}; start it with a longer maximum"
     if (logprobs := group.get("inference_logprobs")) is not None:
         if [*map(len, logprobs)] != [*map(len, tokens)]:
             return "log-probabilities that do not match the tokens"
-        if not all(math.isfinite(p) for sequence in logprobs for p in sequence[masked:]):
+        if not all(math.isfinite(p) for sequence in logprobs for p in sequence[0 if several_turns else masked :]):
             return "a log-probability that is not finite"
     return None
+
+
+def _masks_only(count: int, mask: list[int], ids: list[int]) -> bool:
+    return mask[:count] == [NOT_TRAINED] * count and mask[count:] == ids[count:]
 
 
 class Block(NamedTuple):

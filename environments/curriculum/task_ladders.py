@@ -16,7 +16,17 @@ from environments.haystack.tasks import TASKS, absent_twin
 
 KNOBS = {
     "single": ("length", "lexical_gap"),
+    **dict.fromkeys(("cloze", "entity", "reconstruct"), ("length",)),
+    "code_constant": ("length", "distractors"),
+    "code_chain": ("length", "hops", "distractors"),
     "chain": ("length", "hops", "decoys", "distractors", "lexical_gap"),
+    "graph": ("length", "hops", "decoys", "distractors", "lexical_gap"),
+    "hidden_question": ("length", "hops", "decoys", "distractors", "lexical_gap"),
+    # A chat holds no chains of other people.
+    "turns": ("length", "distractors", "lexical_gap"),
+    "sessions": ("length", "distractors", "lexical_gap"),
+    "variable_tracking": ("length", "hops", "distractors"),
+    **dict.fromkeys((name for name, task in TASKS.items() if task.items), ("length",)),
 }
 LINKED_KNOBS = ("length", "decoys", "distractors", "lexical_gap")
 NEEDLE_KNOBS = ("length", "distractors", "lexical_gap")

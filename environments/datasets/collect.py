@@ -60,7 +60,7 @@ OWN = ("out", "env", "rows", "top", "min_score", "min_difference")
 # Settings that fit the three processes together, and so cannot be passed on.
 FIXED = (
     *("rollout_server_url", "batch_size", "total_steps", "ensure_scores_are_not_same"),
-    *("include_messages", "max_batches_offpolicy", "min_batch_allocation"),
+    *("include_messages", "max_batches_offpolicy", "min_batch_allocation", "no_context"),
 )
 
 

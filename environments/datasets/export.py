@@ -64,7 +64,7 @@ ROUND = 64  # a sequence_len is given as a multiple of this
 TEMPLATE_TOKENS = 16  # at most, that a chat template writes behind a reply
 MIN_SCORE = 1.0  # abstaining and half a chain earn something where the answer is there, but are nothing to imitate
 MIN_MARGIN = 0.5
-Message = dict[str, str]
+Message = JsonObject
 
 
 class Kind(StrEnum):
@@ -109,6 +109,11 @@ def read(job: ExportJob, progress: bool = False) -> tuple[dict[str, AskedSample]
         for file, path in enumerate(job.paths):
             for line in JsonLines(path, WANTED):
                 row = parse_row(line.value, where := f"{path}:{line.number}")
+                if row.reading and job.kind == Kind.DPO:
+                    raise DataError(
+                        f"{where}: a row of --env.reading, whose conversations part before their last reply: no pairs can "
+                        "be made of it; use sft"
+                    )
                 _check_tokenizer(row, job.tokenizer, where)
                 sample, place = asked_sample(row), (file, line.offset)
                 pretrain = job.kind == Kind.PRETRAIN
@@ -152,8 +157,12 @@ def _written_row(job: ExportJob, pick: Pick, files: Sequence[BinaryIO]) -> JsonO
         files[file].seek(offset)
         rows[file, offset] = parse_row(json.loads(files[file].readline()), str(job.paths[file]))
     row = rows[pick.candidates[0].place]
-    prompt = row.messages[0][:-1] if row.store == "full" else rebuild(row.recipe.model_dump(), job.tokenizer).messages
     facts = {"task": row.recipe.task, "prompt_tokens": row.recipe.length}
+    if row.reading and job.kind == Kind.SFT:  # as it was said, and the text is not in it
+        [candidate] = pick.candidates
+        return {"messages": row.messages[candidate.index], "score": candidate.score, **facts}
+    given = row.store == "full" and not row.reading
+    prompt = row.messages[0][:-1] if given else rebuild(row.recipe.model_dump(), job.tokenizer).messages
     if job.kind == Kind.PRETRAIN:
         chat = [*prompt, _reply(right_reply(row))]
         return {"text": in_template(job.tokenizer, chat, row.recipe.template), **facts}
@@ -226,7 +235,9 @@ def export(job: ExportJob, progress: bool = False) -> Outcome:
     kept = [candidate for pick in picks for candidate in pick.candidates]
     read_completions = sum(len(sample.candidates) for sample in samples.values())
     # A byte is a token at worst.
-    longest = max((p.asked.length + c.size + TEMPLATE_TOKENS for p in picks for c in p.candidates), default=0)
+    longest = max(
+        ((0 if c.whole else p.asked.length) + c.size + TEMPLATE_TOKENS for p in picks for c in p.candidates), default=0
+    )
     sequence_len = -(-longest // ROUND) * ROUND
     return Outcome(rows, len(samples), read_completions, len(kept), len(picks), dict(dropped), sequence_len)
 

@@ -45,7 +45,8 @@ class ProcessRow(BaseModel):
     completions: list[str] = Field(min_length=1)
     finish_reasons: list[str | None]
     scores: list[FiniteFloat]
-    messages: list[list[dict[str, str]]]
+    messages: list[list[JsonObject]]
+    reading: list[JsonObject] | None = None  # of each completion, where the text was looked up in several turns
 
     @model_validator(mode="after")
     def _aligned(self) -> Self:
@@ -71,6 +72,11 @@ def parse_row(value: object, where: str) -> ProcessRow:
     if isinstance(recipe, dict) and recipe.get("split") != "train":
         raise DataError(
             f"{where}: a row of the split {recipe.get('split')!r}; what is evaluated on must not be trained on: {WANTED}"
+        )
+    if isinstance(recipe, dict) and (recipe.get("options") or {}).get("no_context"):
+        raise DataError(
+            f"{where}: a row of a run with no_context, whose questions were asked without their text; nothing is learned "
+            f"from guesses: {WANTED} without it"
         )
     try:
         return ProcessRow.model_validate(value)

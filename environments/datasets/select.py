@@ -76,6 +76,7 @@ class Candidate:
     score: float
     fault: str  # the reason that bars it whatever the rules: one of `ENDINGS`, no_finish_reason, empty; or ""
     size: int = 0  # bytes of the text
+    whole: bool = False  # `size` is that of a whole conversation, which the sample's text is not part of
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,8 @@ def completion_candidates(row: ProcessRow, place: tuple[int, int]) -> list[Candi
         whole = "no_finish_reason" if finish is None else ENDINGS[ending(finish)]
         answer = digest(*answer_of(text, row.answer, row.answer_format))
         fault = whole or ("" if text else "empty")
-        candidates.append(Candidate(place, i, digest(text), answer, score, fault, len(text.encode())))
+        size = len(json.dumps(row.messages[i]).encode()) if row.reading else len(text.encode())
+        candidates.append(Candidate(place, i, digest(text), answer, score, fault, size, bool(row.reading)))
     return candidates
 
 

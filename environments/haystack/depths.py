@@ -1,10 +1,13 @@
 """Where needles shall stand: depths from 0, the very beginning of the haystack, to 1, its very end."""
 
+from collections.abc import Mapping
+from itertools import pairwise
 from math import exp
 from random import Random
 
 from longthread.errors import ConfigError
 
+APART = 1e-9  # of the haystack, over which needles in order differ at least: less than a token
 STEEPNESS = 12  # of the logistic curve that "sigmoid" draws from: it is read over (-6, 6)
 
 
@@ -49,3 +52,22 @@ def stretch(depths: list[float], span: float, rng: Random) -> list[float]:
     else:  # all in one place
         shares = [i / (len(depths) - 1) for i in range(len(depths))]
     return [start + stretched * share for share in shares]
+
+
+def in_order(depths: list[float], fixed: Mapping[int, float]) -> list[float]:
+    """Return depths that rise with their index: sorted, and stretched between those of `fixed`, which rise too.
+
+    All differ, and lie within 0 and 1 but for the first and the last: several needles at one place, or at either end,
+    would stand in random order.
+    """
+    n, free = len(depths), sorted(depths)
+    anchors = [(-1, 0.0, 0.0), *((i, free[i], depth) for i, depth in sorted(fixed.items())), (n, 1.0, 1.0)]
+    ordered = [fixed.get(i, 0.0) for i in range(n)]
+    for (i, low, start), (j, high, end) in pairwise(anchors):
+        for k in range(i + 1, j):
+            share = (free[k] - low) / (high - low) if high > low else (k - i) / (j - i)
+            ordered[k] = start + share * (end - start)
+    apart, previous = APART / max(n, 1), -1.0
+    for i, depth in enumerate(ordered):
+        previous = ordered[i] = max(min(depth, 1 - (n - 1 - i) * apart), i * apart, previous + apart)
+    return ordered

@@ -17,7 +17,7 @@ from random import Random
 
 import numpy as np
 
-from environments.haystack.filler.counted_passage import Passage
+from environments.haystack.filler.counted_passage import Block, Passage
 from environments.haystack.filler.paragraph_filling import REACH
 from environments.haystack.filler.pool import Filling, Pool
 from environments.haystack.tokens import BREAK
@@ -34,12 +34,23 @@ class LayoutError(ConfigError):
 class Hidden:
     """Sentences to hide, and the depth of each. `known`: tokens of the last sentences, where those were counted before.
 
-    Such a count is that of a sentence between two spaces.
+    Such a count is that of a sentence between two spaces. `between`: they stand between paragraphs alone. `blocks`: the
+    passage that each of them stands in, which is hidden with it. `without`: passages of the pool that must not stand beside.
     """
 
     texts: Sequence[str]
     depths: Sequence[float]
     known: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    between: bool = False
+    blocks: Sequence[Block] = ()
+    without: frozenset[int] = frozenset()
+
+    @property
+    def pieces(self) -> Sequence[str]:
+        """What goes into the haystack in one piece: each sentence, or the passage that it stands in."""
+        if not self.blocks:
+            return self.texts
+        return [f"{block.before}{text}{block.after}" for block, text in zip(self.blocks, self.texts, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,7 @@ def lay_out(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool
     `LayoutError` when the needles do not fit.
     """
     first, last = _edges(hidden.depths, numbered)
+    texts = hidden.pieces
     filling, costs = _filling(pool, hidden, [*first, *last], budget, rng, numbered)
     places = _places(filling)
     # Needles at one place stand in random order: given in theirs, the answer would always be the first of its cluster.
@@ -76,10 +88,10 @@ def lay_out(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbered: bool
     counts = [len(first), len(inside), len(last)]
     end = len(places.tokens) - 1
     place = np.concatenate([np.zeros(counts[0], np.int64), nearest[by_place], np.full(counts[2], end)])
-    pieces = [f"{hidden.texts[i]}{BREAK}" for i in first]
+    pieces = [f"{texts[i]}{BREAK}" for i in first]
     glue = BREAK if filling.between else " "
-    pieces += [f"{glue}{hidden.texts[i]}" for i in inside[by_place].tolist()]
-    pieces += [f"{BREAK}{hidden.texts[i]}" for i in last]
+    pieces += [f"{glue}{texts[i]}" for i in inside[by_place].tolist()]
+    pieces += [f"{BREAK}{texts[i]}" for i in last]
     offsets = np.repeat([0, len(glue), len(BREAK)], counts)  # of the needle in its piece
 
     starts, chars, passages = (np.empty(len(order), dtype=np.int64) for _ in range(3))
@@ -97,10 +109,15 @@ def _edges(depths: Sequence[float], numbered: bool) -> tuple[list[int], list[int
 
 def _costs(pool: Pool, hidden: Hidden, paragraphs: Sequence[int]) -> np.ndarray:
     """Return the tokens of each needle where it stands, int64: between spaces, or as one of the `paragraphs`."""
-    uncounted = hidden.texts[: len(hidden.texts) - len(hidden.known)]
+    if hidden.blocks:
+        return np.array([block.tokens for block in hidden.blocks], dtype=np.int64)
+    texts, edge = hidden.texts, sorted(paragraphs)
+    if len(edge) == len(texts):
+        return np.array(pool.tokens.alone(texts) if edge else [], dtype=np.int64)
+    uncounted = texts[: len(texts) - len(hidden.known)]
     costs = np.concatenate([pool.tokens.mid(uncounted) if uncounted else [], hidden.known]).astype(np.int64)
-    if edge := sorted(paragraphs):
-        costs[edge] = pool.tokens.alone([hidden.texts[i] for i in edge])
+    if edge:
+        costs[edge] = pool.tokens.alone([texts[i] for i in edge])
     return costs
 
 
@@ -108,12 +125,13 @@ def _filling(
     pool: Pool, hidden: Hidden, paragraphs: Sequence[int], budget: int, rng: Random, numbered: bool
 ) -> tuple[Filling, np.ndarray]:
     """Return the filler between the needles, and the tokens of each needle in it. Raises `LayoutError`."""
-    costs = _costs(pool, hidden, paragraphs)
-    if filling := pool.fill(budget - int(costs.sum()), rng, numbered):
+    between = pool.between or hidden.between
+    costs = _costs(pool, hidden, range(len(hidden.texts)) if between else paragraphs)
+    if filling := pool.fill(budget - int(costs.sum()), rng, numbered, hidden.without, between):
         return filling, costs
-    if pool.source:
-        alone = np.array(pool.tokens.alone(hidden.texts), dtype=np.int64)
-        if filling := pool.fill_paragraphs(budget - int(alone.sum()), rng, numbered):
+    if pool.source or pool.between:
+        alone = costs if between else np.array(pool.tokens.alone(hidden.texts), dtype=np.int64)
+        if filling := pool.fill_paragraphs(budget - int(alone.sum()), rng, numbered, hidden.without):
             return filling, alone
     needles = int(costs.sum())
     if pool.source and budget - needles >= FILLER_ENOUGH:
@@ -172,11 +190,7 @@ def _places_of(passage: Passage, between: bool) -> tuple[np.ndarray, np.ndarray]
     """Return the tokens and the characters before each place of a passage; its end is one where needles stand between."""
     if not between:
         return passage.cut_tokens, passage.cut_chars
-    ends = passage.tokens, len(passage.text)
-    tokens, chars = (
-        np.append(at, end) for at, end in zip((passage.break_tokens, passage.break_chars), ends, strict=True)
-    )
-    return tokens, chars
+    return passage.end_tokens, passage.end_chars
 
 
 def _before(sizes: np.ndarray) -> np.ndarray:
@@ -197,6 +211,14 @@ def _insert(text: str, at: list[int], pieces: list[str]) -> str:
     parts[::2] = [text[a:b] for a, b in zip([0, *at], [*at, len(text)], strict=True)]
     parts[1::2] = pieces
     return "".join(parts)
+
+
+def in_blocks(layout: Layout, hidden: Hidden) -> Layout:
+    """Return where the sentences stand, given the layout of the passages that they stand in (`Hidden.blocks`)."""
+    if not hidden.blocks:
+        return layout
+    chars, starts, ends = np.array([(len(block.before), block.start, block.end) for block in hidden.blocks]).T
+    return Layout(layout.text, layout.starts + starts, layout.starts + ends, layout.chars + chars, layout.passages)
 
 
 # ---- the specification ----
@@ -226,13 +248,13 @@ def reference_layout(pool: Pool, hidden: Hidden, budget: int, rng: Random, numbe
     targets = {i: hidden.depths[i] * running[-1] for i in inside}
     at = {i: min(places, key=lambda k, target=targets[i]: abs(running[k] - target)) for i in inside}  # type: ignore[misc]
 
-    pieces = [Piece(hidden.texts[i] + BREAK, int(costs[i]), 1, i) for i in first]
+    pieces = [Piece(hidden.pieces[i] + BREAK, int(costs[i]), 1, i) for i in first]
     for k, piece in enumerate(filler):
         for i in sorted((i for i in inside if at[i] == k), key=lambda i: (hidden.depths[i], ties[i])):
             passage = filler[k - 1].passage if filling.between else piece.passage
-            pieces.append(Piece(hidden.texts[i].join(glue), int(costs[i]), passage, i))
+            pieces.append(Piece(hidden.pieces[i].join(glue), int(costs[i]), passage, i))
         pieces.append(piece)
-    pieces += [Piece(hidden.texts[i] + BREAK, int(costs[i]), filler[-1].passage, i) for i in last]
+    pieces += [Piece(hidden.pieces[i] + BREAK, int(costs[i]), filler[-1].passage, i) for i in last]
 
     starts, ends, chars, passages = np.zeros((4, len(costs)), dtype=np.int64)
     tokens = characters = 0

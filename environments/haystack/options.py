@@ -14,14 +14,20 @@ from longthread.errors import ConfigError
 
 ANY = "any"
 UPDATE_ASKS = ("current", "then", "times")
+GRAPH_ASKS = ("within", "parents", "common")
+SESSION_ASKS = ("current", "then")
+AGGREGATE_ASKS = ("count", "most", "total", "first", "last", "compare")
 FORMATS = ("tags", "plain")
-FILLERS = ("prose", "folder", "dataset")
+FILLERS = ("prose", "folder", "dataset", "noise", "facts")
 CHOICES = {
     "value_kind": (*VALUE_KINDS, ANY),
     "update_ask": (*UPDATE_ASKS, ANY),
+    "graph_ask": (*GRAPH_ASKS, ANY),
+    "session_ask": (*SESSION_ASKS, ANY),
+    "aggregate_ask": (*AGGREGATE_ASKS, ANY),
     "filler": FILLERS,
     "filler_mode": ("coherent", "shuffled"),
-    "filler_sentences": ("auto", "script", "lines"),
+    "filler_sentences": ("auto", "script", "lines", "code"),
     "answer_format": FORMATS,
 }
 MAX_DECOYS = 512
@@ -32,7 +38,7 @@ LIMITS = {
     "decoys": (-1, MAX_DECOYS),
     "min_span": (0, 0.9),
 }
-RANGES = {"hops": (2, 8), "versions": (2, 16), "matches": (2, 64)}  # of options like "3" or "2-8"
+RANGES = {"hops": (2, 8), "versions": (2, 16), "matches": (2, 64), "gaps": (2, 8)}  # of options like "3" or "2-8"
 
 T = TypeVar("T")
 
@@ -59,30 +65,39 @@ class Options:
     values: int = _option(3, "needles to find in multi_value")
     queries: int = _option(3, "entities asked for in multi_query")
     lexical_gap: bool = _option(False, "the question shares no content word with the needle")
-    hops: str = _option("2-4", "facts from the head of a chain to its value: a number or a range")
+    hops: str = _option("2-4", "facts from the head of a chain to its value, or steps in graph: a number or a range")
     # 4 for each 1,024 tokens is LoongRL's density; -1 keeps them within `sample.DECOY_SHARE` of the text.
     decoys: int = _option(-1, "chains of other people in linked tasks; -1 is 4 for each 1,024 tokens")
-    versions: str = _option("2-5", "values that one key takes in update")
+    versions: str = _option("2-5", "values that one key takes in update and sessions")
     update_ask: str = _option(ANY, "update asks for the current value, the one then, how many times, or any")
-    matches: str = _option("2-8", "people who meet the condition in find_all, count and order")
+    aggregate_ask: str = _option(ANY, "aggregation asks for the count, most, total, first, last, compare, or any")
+    matches: str = _option("2-8", "people who meet the condition in find_all, count, order and graph; times in turns")
     partial_order: bool = _option(False, "order pays for what is in order, not only for all of it")
     min_span: float = _option(0.0, "least share of the text between the first and the last fact needed")
+    gaps: str = _option("2-4", "paragraphs taken out of the text in reconstruct")
     needle: str = _option("", "task custom: the sentence to hide")
     question: str = _option("", "task custom: what is asked")
     expected: str = _option("", "task custom: the right answer, a part of the needle")
-    filler: str = _option("prose", "prose, folder or dataset")
+    filler: str = _option("prose", "prose, folder, dataset, noise (the same few sentences) or facts (of other people)")
     # Sentences out of order are easier (Chroma, "Context Rot").
     filler_mode: str = _option("coherent", "coherent or shuffled")
     filler_path: str = _option("", "folder of text files or one file, or name of a Hugging Face dataset")
     filler_column: str = _option("text", "column of the dataset")
     # English rules, and what else finds text where they find none; see `filler/corpora.py`.
-    filler_sentences: str = _option("auto", "auto, script (each paragraph by its script) or lines (as they stand)")
+    filler_sentences: str = _option(
+        "auto", "auto, script (each paragraph by its script), lines (as they stand) or code"
+    )
     pool_tokens: int = _option(262_144, "filler kept in memory, in tokens; at least twice the longest haystack")
     seeds_per_pool: int = _option(1024, "samples that share a pool of prose before a new one is written")
     numbered: bool = _option(False, "number the passages and score cited evidence")
+    no_context: bool = _option(False, "ask the question without the text: what guessing earns")
     may_abstain: bool = _option(True, "the prompt says what to reply when the text does not hold the answer")
     answer_format: str = _option("tags", "tags (<answer>) or plain (models that know no tags)")
     placement: str = _option("uniform", "depths of needles in rollouts: uniform, sigmoid, a list or a grid")
+    graph_ask: str = _option(
+        ANY, "graph asks for people within some steps of one, parents of one, common neighbours of two, or any"
+    )
+    session_ask: str = _option(ANY, "sessions asks for the current value, the one then, or any")
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -90,12 +105,17 @@ class Options:
         for name, (low, high) in LIMITS.items():
             if not low <= getattr(self, name) <= high:
                 raise ConfigError(f"{name} {getattr(self, name)} is outside {low} to {high}", setting=name)
-        if self.filler != "prose" and not self.filler_path:
+        if self.filler in ("folder", "dataset") and not self.filler_path:
             raise ConfigError(
                 f"filler {self.filler} needs the folder, or the name of the dataset", setting="filler_path"
             )
         if self.seeds_per_pool < 1:
             raise ConfigError(f"seeds_per_pool {self.seeds_per_pool} must be at least 1", setting="seeds_per_pool")
+        if self.no_context and self.numbered:
+            raise ConfigError(
+                "no_context leaves no passages to number or to cite; leave numbered out",
+                setting=("no_context", "numbered"),
+            )
         draw_depths(self.placement, 1, Random(0))  # raises on a bad rule
 
     @classmethod
@@ -117,6 +137,12 @@ class Options:
         if not low <= least <= most <= high:
             raise ConfigError(f"{name} {spec!r} is outside {low} to {high}", setting=name)
         return least, most
+
+
+def refuse_lexical_gap(options: Options, task: str, reason: str) -> None:
+    """Raise `ConfigError` if the options ask for a lexical gap, which the task cannot have for that reason."""
+    if options.lexical_gap:
+        raise ConfigError(f"task {task} has no lexical gap: {reason}; set lexical_gap to false", setting="lexical_gap")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -15,6 +15,10 @@ class Prompt:
         self._head_tokens: dict[str, int] = {}
         numbered = " Its passages are numbered." if options.numbered else ""
         self.instruction = f"Read the text below.{numbered} Then answer the question that follows it."
+        if options.no_context:
+            self.instruction = (
+                "The text that the question below is about is not given. Answer it all the same, by a guess."
+            )
 
     def question(self, quiz: Quiz) -> str:
         """Return the quiz's question, followed by the format in which to reply."""
@@ -23,9 +27,9 @@ class Prompt:
         if self._options.may_abstain:
             reply = f"reply <answer>{NONE}</answer>." if tags else f"reply: {NONE}."
             form += f" If the text does not say, {reply}"
-        if quiz.hops > 1 and tags:
+        if quiz.hops > 1 and quiz.passed and not quiz.several and tags:
             form += (
-                " Before it, name the people you passed on the way, in order and without the first, like this: "
+                f" Before it, name the {quiz.passed} you passed on the way, in order and without the first, like this: "
                 "<steps>...; ...</steps>."
             )
         if quiz.several:
@@ -37,6 +41,10 @@ class Prompt:
     def content(self, haystack: str, question: str) -> str:
         """Return the user's message: instruction, haystack and question, with blank lines between them."""
         return BREAK.join([self.instruction, haystack, question])
+
+    def bare_content(self, question: str) -> str:
+        """Return the user's message without a text: instruction and question."""
+        return BREAK.join([self.instruction, question])
 
     def frame(self, question: str, length: int) -> Frame:
         """Return what surrounds the haystack in a rendered prompt of `length` tokens, and how many of them are left for it.

@@ -12,7 +12,14 @@ VERSION = 1  # raised whenever the same recipe would build another text
 
 
 # Options that came after the first recipes. At the default they change nothing, and a recipe does not name them.
-LATER = {"filler_sentences": "auto"}
+LATER = {
+    "filler_sentences": "auto",
+    "graph_ask": "any",
+    "session_ask": "any",
+    "aggregate_ask": "any",
+    "gaps": "2-4",
+    "no_context": False,
+}
 
 
 class Request(NamedTuple):

@@ -17,11 +17,12 @@ import numpy as np
 
 from environments.haystack import recipe as recipes
 from environments.haystack.decoys import Bank
-from environments.haystack.depths import draw_depths, stretch
-from environments.haystack.exact_fit import fit
+from environments.haystack.depths import draw_depths, in_order, stretch
+from environments.haystack.exact_fit import Frame, fit, fit_listing
 from environments.haystack.facts import BY_KIND, SPLITS
 from environments.haystack.filler.pool import Pool
-from environments.haystack.layout import Hidden
+from environments.haystack.layout import Hidden, Layout
+from environments.haystack.listing import Items
 from environments.haystack.options import MAX_DECOYS, Options, check_choice
 from environments.haystack.pools import Pools
 from environments.haystack.prompt import Prompt
@@ -51,7 +52,7 @@ class Needle:
     """
 
     text: str
-    role: str  # answer | link | superseded | distractor | decoy
+    role: str  # answer | link | superseded | distractor | decoy | heading
     token_start: int
     token_end: int
     depth: float
@@ -71,7 +72,11 @@ class Decoys(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one text. `length` counts the tokens of the rendered chat prompt, exactly."""
+    """One question about one text. `length` counts the tokens of the rendered chat prompt, exactly.
+
+    Under the option `no_context` the text is left out: `length` is then that of the short prompt, and the recipe's is that of
+    the text which the question is about.
+    """
 
     messages: list[dict[str, str]]
     question: str
@@ -85,6 +90,11 @@ class Sample:
     def to_json(self) -> JsonObject:
         """Return the sample as JSON values."""
         return asdict(self) | {"decoys": self.decoys._asdict()}
+
+    @property
+    def no_context(self) -> bool:
+        """Whether the question is asked without its text."""
+        return bool(self.recipe["options"].get("no_context"))
 
     @property
     def evidence(self) -> set[int]:
@@ -117,9 +127,13 @@ class Haystacks:
         """Return a builder of samples under other options; both share their filler where they ask for the same."""
         return self._variant(options)
 
-    def pool(self, split: str, seed: int) -> Pool:
-        """Return the pool of filler for samples of that seed."""
-        return self.pools.pool(self.options, split, seed)
+    def pool(self, split: str, seed: int, task: str = "") -> Pool:
+        """Return the pool of filler for samples of that seed; for a task with a text of its own, the pool of that text."""
+        return self.pools.pool(self.options, split, seed, self._source(TASKS[task]) if task else "")
+
+    def _source(self, task: Task) -> str:
+        own = task.replaceable and self.options.filler != "prose"
+        return "" if own else task.source
 
     def sample(self, seed: int, split: str, task: str, length: int, depths: Sequence[float] | None = None) -> Sample:
         """Build the sample of that seed, split, task and length.
@@ -131,12 +145,40 @@ class Haystacks:
         request = Request(seed, split, task, length, depths)
         self._check(request)
         rng = Random(f"longthread {VERSION} {split} {task} {length} {seed}")
-        pool = self.pool(split, seed)
-        bank = self.pools.decoys(self.options, split, seed) if TASKS[task].linked else None
+        if make := TASKS[task].items:
+            return self._whole(request, self.pools.items(make, self.options, split, seed), rng)
+        pool = self.pool(split, seed, task)
+        # A task with a text of its own has decoys of its own too: chains of people are facts for prose.
+        chains = TASKS[task].linked and not TASKS[task].source
+        bank = self.pools.decoys(self.options, split, seed) if chains else None
         quiz = self._quiz(TASKS[task], split, pool, bank, rng)
-        hidden = self._hide(quiz, self._decoys(quiz, bank, length, rng), depths or (), rng)
-        recipe = recipes.write(request, self.options, self.tokens.fingerprint, pool.digest, self.tokens.chat.variables)
-        return self._build(quiz, hidden, pool, recipe, rng)
+        if self.options.no_context:
+            return self._bare(request, quiz, pool.digest)
+        decoys = self._decoys(quiz, bank, length, rng)
+        hidden = self._hide(quiz, decoys, depths or (), TASKS[task].told_in_order, rng)
+        frame = self._prompt.frame(self._prompt.question(quiz), length)
+        layout = fit(pool, frame, hidden, self.options.numbered, rng)
+        return self._sample(request, quiz, hidden, layout, frame, pool.digest)
+
+    def _whole(self, request: Request, items: Items, rng: Random) -> Sample:
+        """Build a sample whose text consists of items, all of which matter."""
+
+        def room(question: str, several: bool) -> int:
+            quiz = Quiz((), (), question, Answer("absent", (), ""), several=several)
+            return self._prompt.frame(self._prompt.question(quiz), request.length).room
+
+        quiz = TASKS[request.task].quiz(Draw(self.options, request.split, rng, items=items, room=room))
+        if self.options.no_context:
+            return self._bare(request, quiz, items.digest)
+        assert quiz.listing is not None, f"task {request.task} has items and no listing"
+        frame = self._prompt.frame(self._prompt.question(quiz), request.length)
+        return self._sample(request, quiz, Hidden((), ()), fit_listing(quiz.listing, frame, rng), frame, items.digest)
+
+    def digest(self, request: Request) -> str:
+        """Return the digest of the text that the request's sample is made of: of its filler, or of its items."""
+        if make := TASKS[request.task].items:
+            return self.pools.items(make, self.options, request.split, request.seed).digest
+        return self.pool(request.split, request.seed, request.task).digest
 
     def _check(self, request: Request) -> None:
         check_choice("split", request.split, SPLITS)
@@ -153,8 +195,11 @@ class Haystacks:
     def _quiz(self, task: Task, split: str, pool: Pool, bank: Bank | None, rng: Random) -> Quiz:
         """Draw a quiz none of whose values stands in the filler, or the answer would not be unique."""
         for _ in range(1 if task.fixed else REDRAWS):
-            quiz = task.quiz(Draw(self.options, split, rng, bank.names if bank else frozenset()))
-            clash = next((value for value in quiz.values if pool.contains(value)), None)
+            draw = Draw(self.options, split, rng, bank.names if bank else frozenset(), pool)
+            quiz = task.quiz(draw)
+            # Filler of facts has people of its own, who must not be asked about.
+            drawn = (*quiz.values, *(sorted(draw.used) if self.options.filler == "facts" else ()))
+            clash = next((value for value in drawn if pool.contains(value)), None)
             if clash is None:
                 return quiz
         raise ConfigError(
@@ -173,21 +218,41 @@ class Haystacks:
         kind = quiz.answer.value_kind if quiz.answer.value_kind in BY_KIND else rng.choice(list(BY_KIND))
         return bank.draw(n, kind, hops, quiz.values, rng)
 
-    def _hide(self, quiz: Quiz, decoys: tuple[list[str], np.ndarray], asked: Sequence[float], rng: Random) -> Hidden:
-        """Return all sentences to hide, with depths: needed needles as `asked`, then by `placement`; decoys anywhere."""
+    def _hide(  # noqa: PLR0913
+        self, quiz: Quiz, decoys: tuple[list[str], np.ndarray], asked: Sequence[float], in_quiz_order: bool, rng: Random
+    ) -> Hidden:
+        """Return all sentences to hide, with depths: needed needles as `asked`, then by `placement`; decoys anywhere.
+
+        `in_quiz_order`: the needles stand in the text in the order of the quiz; those not asked for give way.
+        """
         needed = [i for i, (_, role) in enumerate(quiz.needles) if role in NEEDED]
         depths = draw_depths(self.options.placement, len(quiz.needles), rng)
         spread = stretch([depths[i] for i in needed], self.options.min_span, rng)
         for place, (i, depth) in enumerate(zip(needed, spread, strict=True)):
             depths[i] = asked[place] if place < len(asked) else depth
+        if in_quiz_order:
+            opening = {0: 0.0} if quiz.needles[0][1] == "heading" else {}
+            depths = in_order(depths, opening | dict(zip(needed, sorted(asked), strict=False)))
         texts, costs = decoys
         depths += [rng.random() for _ in texts]
-        return Hidden([*(text for text, _ in quiz.needles), *texts], depths, costs)
+        needles = [text for text, _ in quiz.needles]
+        return Hidden([*needles, *texts], depths, costs, quiz.between or bool(quiz.blocks), quiz.blocks, quiz.without)
 
-    def _build(self, quiz: Quiz, hidden: Hidden, pool: Pool, recipe: JsonObject, rng: Random) -> Sample:
+    def _bare(self, request: Request, quiz: Quiz, digest: str) -> Sample:
+        """Build a sample of the question alone, without its text; `length` is that of the prompt."""
+        messages = [{"role": "user", "content": self._prompt.bare_content(self._prompt.question(quiz))}]
+        length = len(self.tokens.encode(self.tokens.render(messages)))
+        profile = _profile(quiz, [], 0, TASKS[request.task].ordered, 1)
+        recipe = self._recipe(request, digest)
+        return Sample(messages, quiz.question, quiz.answer, [], Decoys([], [], []), length, profile, recipe)
+
+    def _recipe(self, request: Request, digest: str) -> JsonObject:
+        return recipes.write(request, self.options, self.tokens.fingerprint, digest, self.tokens.chat.variables)
+
+    def _sample(  # noqa: PLR0913
+        self, request: Request, quiz: Quiz, hidden: Hidden, layout: Layout, frame: Frame, digest: str
+    ) -> Sample:
         question = self._prompt.question(quiz)
-        frame = self._prompt.frame(question, recipe["length"])
-        layout = fit(pool, frame, hidden, self.options.numbered, rng)
         needles = [
             Needle(
                 text=text,
@@ -211,8 +276,8 @@ class Haystacks:
             needles=needles,
             decoys=decoys,
             length=frame.length,
-            profile=_profile(quiz, needles, len(decoys.texts), TASKS[recipe["task"]].ordered, frame.room),
-            recipe=recipe,
+            profile=_profile(quiz, needles, len(decoys.texts), TASKS[request.task].ordered, frame.room),
+            recipe=self._recipe(request, digest),
         )
 
 
@@ -264,6 +329,10 @@ def rebuild(recipe: Mapping[str, Any], tokenizer: PromptTokenizer) -> Sample:
     """Build the sample of a recipe again, byte for byte. Raises `ConfigError` when this machine would build another."""
     own = fingerprint(tokenizer, recipe)
     request, options = recipes.read(recipe, own)
+    if request.task not in TASKS:
+        raise ConfigError(
+            f"the recipe's task {request.task!r} is not among those installed here: install the package that brings it"
+        )
     haystacks = _haystacks(own, tokenizer, _variables(recipe)).variant(options)
-    recipes.check_filler(recipe, haystacks.pool(request.split, request.seed).digest)
+    recipes.check_filler(recipe, haystacks.digest(request))
     return haystacks.sample(*request)

@@ -29,3 +29,16 @@ def reader(template: str) -> re.Pattern[str]:
         for text, slot, *_ in Formatter().parse(template)
     ]
     return re.compile("".join(parts))
+
+
+# Words that replies use beside an answer: `rollouts/values.py` passes over them.
+BESIDE_AN_ANSWER = frozenset(
+    "a an the first second third next last finally it its he she they him them this that these those there here by of in on "
+    "at for from with only both probably perhaps maybe mr mrs ms dr sure answer final my i you we do does did has have had "
+    "no yes text question name names person people heir heirs".split()
+)
+# Words that cannot be an answer by themselves, because a reply of one of them may mean something else.
+NEVER_ASKED = BESIDE_AN_ANSWER | frozenset(
+    "none nothing nobody unknown unspecified null nil missing word blank and or but nor then also not who which because "
+    "since as is are was were be named called to".split()
+)

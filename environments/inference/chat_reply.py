@@ -12,13 +12,15 @@ REASONING = ("reasoning_content", "reasoning", "reasoning_details", "thinking") 
 
 @dataclass(frozen=True)
 class ChatReply:
-    """One choice of a reply; `missing` and `thought` as in `Completion`, `error` what a provider says went wrong."""
+    """One choice of a reply; `missing`, `thought` and `tool_calls` as in `Completion`, `error` what a provider says went
+    wrong."""
 
     text: str
     finish_reason: str | None
     missing: str = ""
     thought: bool = False
     error: str = ""
+    tool_calls: tuple[JsonObject, ...] = ()
 
 
 def checked(reply: Any, url: str) -> JsonObject:
@@ -44,16 +46,16 @@ def _choice(choice: JsonObject) -> ChatReply:
     message, reason = choice["message"], choice.get("finish_reason")
     if not isinstance(reason, str | None):
         raise TypeError
-    text = _text(message.get("content"))
+    text, calls = _text(message.get("content")), _tool_calls(message.get("tool_calls"))
     thought = any(message.get(name) for name in REASONING)
     if error := choice.get("error") or message.get("error"):
         return ChatReply("", "error", "no_content", thought, f": {excerpt(error)}")
     if text is not None:
         # An empty text of a model that went on thinking is none; one of a model that ended at once is its reply.
         spent = thought and not text.strip() and ending(reason) is Ending.CUT
-        return ChatReply(text, reason, "budget_spent_thinking" if spent else "", thought)
+        return ChatReply(text, reason, "budget_spent_thinking" if spent else "", thought, tool_calls=calls)
     spent = thought and ending(reason) is not Ending.FINISHED
-    return ChatReply("", reason, "budget_spent_thinking" if spent else "no_content", thought)
+    return ChatReply("", reason, "budget_spent_thinking" if spent else "no_content", thought, tool_calls=calls)
 
 
 def _text(content: Any) -> str | None:
@@ -65,3 +67,10 @@ def _text(content: Any) -> str | None:
     if not isinstance(content, str | None):
         raise TypeError
     return content
+
+
+def _tool_calls(calls: Any) -> tuple[JsonObject, ...]:
+    """The tool calls of a message, whatever stands in them. Raises TypeError for what is no list of objects."""
+    if not isinstance(calls or [], list) or not all(isinstance(call, dict) for call in calls or []):
+        raise TypeError
+    return tuple(calls or ())

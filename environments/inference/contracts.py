@@ -83,9 +83,12 @@ class CompletionTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """A prompt, as chat messages and as the tokens that they render to, and how to sample from it."""
+    """A prompt, as chat messages and as the tokens that they render to, and how to sample from it.
 
-    messages: Sequence[Mapping[str, str]]
+    `prompt` is empty where only the server knows the tokens, as it does of a request with tools.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
     prompt: list[int]
     max_tokens: int
     temperature: float
@@ -98,7 +101,7 @@ class Completion:
     """One completion, without the prompt: its text, its tokens, and each token's log-probability, None from a chat server.
 
     `missing` says why a chat server gave no content: "no_content", or "budget_spent_thinking"; empty where it gave some.
-    `thought`: the server took the thinking out of the text.
+    `thought`: the server took the thinking out of the text. `tool_calls`: OpenAI's, as the server gave them.
     """
 
     text: str
@@ -107,3 +110,4 @@ class Completion:
     finish_reason: str | None
     missing: str = ""
     thought: bool = False
+    tool_calls: tuple[JsonObject, ...] = ()

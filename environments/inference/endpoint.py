@@ -157,12 +157,12 @@ class Endpoint:
         # Half a surrogate pair, which JSON can carry, can be neither tokenised nor written.
         text = reply.text.encode("utf-8", "replace").decode()
         if self.tokenizer is None:
-            return Completion(text, [], None, reply.finish_reason, reply.missing, reply.thought)
+            return Completion(text, [], None, reply.finish_reason, reply.missing, reply.thought, reply.tool_calls)
         tokens, eos = self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id
         # Only a finished reply ends with the end-of-turn token: a cut one must not teach the model to stop there.
         if ending(reply.finish_reason) is Ending.FINISHED and eos is not None:
             tokens = [*tokens, eos]
-        return Completion(text, tokens, None, reply.finish_reason, reply.missing, reply.thought)
+        return Completion(text, tokens, None, reply.finish_reason, reply.missing, reply.thought, reply.tool_calls)
 
     # ---- tokens ----
 

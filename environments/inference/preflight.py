@@ -1,6 +1,7 @@
 """What is asked of a model server before any work starts."""
 
 import json
+import logging
 
 import aiohttp
 
@@ -9,6 +10,7 @@ from environments.inference.http_client import session, through_proxy
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
 
+logger = logging.getLogger(__name__)
 PREFLIGHT_SECONDS = 10
 # What /v1/models calls a model's window: vLLM and SGLang, OpenRouter, LM Studio, others.
 WINDOWS = ("max_model_len", "context_length", "max_context_length", "context_window")
@@ -62,7 +64,9 @@ async def served_models(url: str, api_key: str | None) -> list[JsonObject]:
     if status in (401, 403):
         message = f"{url} refused the API key (HTTP {status}); set LONGTHREAD_API_KEY{through_proxy(url)}"
         raise ConfigError(message, setting="openai.api_key")
-    if status >= 500:
+    if status == 500:  # `transformers serve` without a network looks for the hub's list, and answers chats all the same
+        logger.warning("%s cannot list its models (HTTP 500): the name and window of the model are not checked", url)
+    elif status > 500:
         raise _address_error(f"{url} answered HTTP {status}; {START_SERVER}{through_proxy(url)}")
     # A server without a list of models (atroposlib's own vLLM server is one) answers 404: nothing to compare with.
     data = models.get("data") if isinstance(models, dict) else None

@@ -41,6 +41,11 @@ def is_failure(record: Record) -> bool:
     return record.get("error") is not None or lacks_score or bool(record.get("missing"))
 
 
+def without_text(records: Iterable[Record]) -> bool:
+    """Return whether the questions were asked without their text (`no_context`): their scores say what guessing earns."""
+    return any(record.get("no_context") for record in records)
+
+
 def present(records: Iterable[Record]) -> list[Record]:
     """Return the scored records whose fact is in the text."""
     return [record for record in records if not is_failure(record) and record.get("present", True)]
@@ -135,8 +140,12 @@ def effective_length(records: Iterable[Record], share: float = 0.85) -> Effectiv
     Only scored records whose fact is in the text count. The score of a length is the mean over all its records. The
     base is the best score among the tested lengths of at most 1,024 tokens or, when all are longer, the score at the
     shortest. The effective length is the longest tested one such that it and every shorter tested length score at
-    least `share * base`; None when the shortest already does not, or when the base is 0. No records give None.
+    least `share * base`; None when the shortest already does not, or when the base is 0. No records give None, and
+    neither do questions asked without their text.
     """
+    records = list(records)
+    if without_text(records):
+        return None
     means = {int(length): score.mean for length, score in by(present(records), "length").items()}
     if not means:
         return None
@@ -214,6 +223,16 @@ def breakdown(records: Iterable[Record], field: str, of: str = "score") -> dict[
     return bins
 
 
+# What `rollouts.transcript.ReadingCounts` counts of an episode in which the text was looked up.
+READING = ("turns", "searches", "reads", "tokens_read", "share_read", "tool_errors")
+
+
+def reading(records: Iterable[Record]) -> dict[str, Estimate]:
+    """Return the mean of each of `READING` over the scored records; empty where the text was given, not looked up."""
+    scored = [record for record in records if not is_failure(record) and "tokens_read" in record]
+    return {name: estimate(record[name] for record in scored) for name in READING if scored}
+
+
 def length_label(length: int) -> str:
     """Return a short label: 1024 -> 1k, 32000 -> 32k, 131072 -> 128k, 1048576 -> 1M, 1500 -> 1,500."""
     for unit in (1_000, 1_024):
@@ -266,16 +285,24 @@ def summary(records: Sequence[Record]) -> str:
 def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     scored, wrong = present(records), false_answers(records)
     reach, failed = effective_length(records), failures(records)
+    if without_text(records):
+        yield "no context", "every question was asked without its text: this is what guessing earns"
     yield "mean score", f"{estimate(r['score'] for r in scored)} of {len(scored):,} samples whose fact is in the text"
     tasks = by(scored, "task")
     if len(tasks) > 1:
         yield "by task", ", ".join(f"{one_line(str(task), 40)} {score}" for task, score in tasks.items())
-    yield "effective length", f"{reach.label}: {reach.reason}" if reach else "–: no scored sample"
+    yield "effective length", f"{reach.label}: {reach.reason}" if reach else "–: no sample scored with its text"
     yield (
         "false answers",
         f"answered {wrong.invented} of {wrong.invented.n:,} samples whose fact is absent; "
         f"abstained on {wrong.withheld} of {wrong.withheld.n:,} whose fact is there",
     )
+    if looked := {name: count.mean for name, count in reading(records).items()}:
+        yield (
+            "reading",
+            "{turns:.1f} turns, {searches:.1f} searches, {reads:.1f} reads, {tokens_read:,.0f} tokens read ({share_read:.1%} "
+            "of the text), {tool_errors:.1f} tool errors a sample".format(**looked),
+        )
     errors = "; ".join(f"{count}× {one_line(error, 60)}" for error, count in list(failed.items())[:3])
     more = f"; and {len(failed) - 3} other errors" if len(failed) > 3 else ""
     total = sum(failed.values())
@@ -317,5 +344,7 @@ def _estimates(records: Sequence[Record], wrong: FalseAnswers) -> Iterator[tuple
             yield f"eval/score_by_{field}/{value}", score
     yield "eval/false_answers", wrong.invented
     yield "eval/false_silence", wrong.withheld
+    for name, count in reading(records).items():
+        yield f"eval/reading_{name}", count
     for reason, share in missing_shares(records).items():
         yield f"eval/{reason}", share

@@ -33,6 +33,7 @@ from environments.reports.metrics import (
     present,
     summary,
     summary_table,
+    without_text,
 )
 from environments.reports.viewer import write_rollouts_html
 from longthread.errors import DataError, exit_on_error, option
@@ -68,7 +69,11 @@ class Report:
         failed = sum(failures(self.records).values())
         mean = str(estimate(record["score"] for record in scored))
         return [
-            Fact("Effective length", reach.label if reach else "–", reach.reason if reach else "no scored sample"),
+            Fact(
+                "Effective length",
+                reach.label if reach else "–",
+                reach.reason if reach else "no sample scored with its text",
+            ),
             Fact("Mean score", mean, f"{len(scored):,} samples whose fact is in the text"),
             Fact("False answers", _share(wrong.invented), f"of {wrong.invented.n:,} samples whose fact is absent"),
             Fact("False silence", _share(wrong.withheld), f"of {wrong.withheld.n:,} samples whose fact is there"),
@@ -112,6 +117,7 @@ def draw_report(records: Iterable[Record], title: str, config: Mapping[str, obje
     from environments.reports.figures import CHARTS, png
 
     records = list(records)
+    title = f"{title}, asked without the text" if without_text(records) else title
     figures = {chart: chart.draw(records, title) for chart in CHARTS}
     pictures = {
         chart.name: Picture(f"{chart.name}.png", chart.caption, png(figure))
@@ -175,10 +181,15 @@ def _fault(row: object) -> str | None:
 
 def read_records(lines: JsonLines) -> list[Record]:
     """Return the records of samples.jsonl. Raises `DataError`, with file and line, at the first row that is not one."""
-    records = []
+    records: list[Record] = []
     for line in lines:
         if (fault := _fault(line.value)) is not None:
             raise DataError(f"{lines.path}:{line.number}: {fault}")
+        if records and bool(records[0].get("no_context")) != bool(line.value.get("no_context")):
+            raise DataError(
+                f"{lines.path}:{line.number}: questions asked with their text and without it (no_context) in one file: take "
+                "them apart"
+            )
         records.append(line.value)
     return records
 

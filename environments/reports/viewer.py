@@ -26,13 +26,14 @@ class _Rollout:
     finish_reason: object
     missing: object
     details: object
+    reading: object
 
     @property
     def notes(self) -> list[str]:
         """Short texts on how the completion ended, and what its score is made of."""
         finish = [] if self.finish_reason is None else [f"finish {short(self.finish_reason)}"]
         finish += [short(self.missing)] if self.missing else []
-        parts = self.details.items() if isinstance(self.details, Mapping) else ()
+        parts = [item for part in (self.details, self.reading) if isinstance(part, Mapping) for item in part.items()]
         return finish + [f"{short(name)} {_part(value)}" for name, value in parts]
 
 
@@ -81,10 +82,10 @@ def _group(row: object) -> _Group:
     recipe = row.get("recipe")
     if not isinstance(recipe, Mapping):
         recipe = {}
-    fields = (for_each_score(name) for name in ("finish_reasons", "missing", "details"))
+    fields = (for_each_score(name) for name in ("finish_reasons", "missing", "details", "reading"))
     rollouts = zip(scores, completions, *fields, strict=True)
     return _Group(
-        task=short(recipe.get("task", row.get("task"))),
+        task=short(row.get("task", recipe.get("task"))) + (" without its text" if row.get("no_context") else ""),
         length=row.get("length", recipe.get("length")),
         question=row.get("question"),
         answer=row.get("answer"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from environments.inference.finish_reason import Ending, ending
 from environments.reports import html
-from environments.reports.metrics import MISSING, Record, depth_of, grid, is_failure
+from environments.reports.metrics import MISSING, READING, Record, depth_of, grid, is_failure
 from environments.reports.report import Report
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from environments.rollouts.scoring import Score
@@ -123,6 +123,9 @@ class RolloutLog:
         rows = [_row_of_completion(group, i) for i in range(len(group.scores))]
         present = group.sample.answer.kind != "absent"
         self._interval.add(rows, group.scores, present)
+        for transcript in group.transcripts:
+            for name in READING:
+                self._interval.observe(f"reading_{name}", getattr(transcript.reading, name))
         for completion in group.completions:
             for reason in MISSING:
                 self._interval.observe(reason, completion.missing == reason)

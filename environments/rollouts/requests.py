@@ -1,17 +1,37 @@
 """Which samples are asked for: the n-th of a run, and all of an evaluation."""
 
+from collections.abc import Collection
 from random import Random
 
-from environments.config import SEEDS, Grid, HaystackEnvConfig
-from environments.haystack.tasks import TASKS, absent_twin
+from environments.config import SEEDS, Grid, HaystackEnvConfig, SampleSettings
+from environments.haystack.layout import LayoutError
+from environments.haystack.sample import Haystacks
+from environments.haystack.tasks import absent_twin
+from environments.presets import haystacks_of, task_of
 from environments.rollouts.rollout import RolloutRequest
+from longthread.errors import ConfigError
 
 
-def training_request(config: HaystackEnvConfig, grid: Grid, index: int) -> RolloutRequest:
+def probe(haystacks: Haystacks, grid: Grid, split: str, given: Collection[str] = ()) -> None:
+    """Build a sample of every task at the shortest and the longest length, so that what cannot work fails at once.
+
+    `given`: names of the options that the user set (`presets.haystacks_of`). Raises `ConfigError`.
+    """
+    twins = [absent_twin(task_of(task).name) for task in grid.tasks if haystacks.options.may_abstain]
+    for task in dict.fromkeys([*grid.tasks, *twins]):
+        for length in {min(grid.lengths), max(grid.lengths)}:
+            try:
+                haystacks_of(haystacks, task, given).sample(0, split, task_of(task).name, length)
+            except LayoutError as error:
+                message = f"task {task} at {length} tokens: {error.message}"
+                raise ConfigError(message, setting=error.settings) from None
+
+
+def training_request(config: SampleSettings, grid: Grid, index: int, split: str = "train") -> RolloutRequest:
     """Return request number `index` of a run: the tasks take turns, and the length is drawn by the seed and the index."""
     task = training_task(grid.tasks, config.absent_share, index)
-    length = Random(f"{config.seed} train {index}").choice(grid.lengths)
-    return RolloutRequest(index, config.seed * SEEDS + index, "train", task, length)
+    length = Random(f"{config.seed} {split} {index}").choice(grid.lengths)
+    return RolloutRequest(index, config.seed * SEEDS + index, split, task, length)
 
 
 def training_task(tasks: list[str], absent_share: float, index: int) -> str:
@@ -23,24 +43,28 @@ def training_task(tasks: list[str], absent_share: float, index: int) -> str:
     """
     absent_before, absent_with_it = (int(n * absent_share + 0.5) for n in (index, index + 1))
     if absent_with_it > absent_before:
-        return absent_twin(tasks[absent_before % len(tasks)])
+        return absent_twin(task_of(tasks[absent_before % len(tasks)]).name)
     return tasks[(index - absent_before) % len(tasks)]
 
 
 def evaluation_requests(config: HaystackEnvConfig, grid: Grid) -> list[RolloutRequest]:
-    """Return a request for every task, length, depth and repeat, and for each length its share of absent facts."""
+    """Return a request for every task, length, depth and repeat, and for each length its share of absent facts.
+
+    A task whose facts fill the whole text has no depth; it has as many requests as the others.
+    """
+    depths = list(dict.fromkeys(grid.depths))
     requests: list[RolloutRequest] = []
     for length in grid.lengths:
         cells: list[tuple[str, float | None, int]] = [
-            (task, depth, repeat)
+            (task, None, repeat * len(depths) + i) if task_of(task).items else (task, depth, repeat)
             for repeat in range(config.repeats)
             for task in dict.fromkeys(grid.tasks)
-            if not TASKS[task].absent
-            for depth in dict.fromkeys(grid.depths)
+            if not task_of(task).absent
+            for i, depth in enumerate(depths)
         ]
         absent = round(len(cells) * config.absent_share / (1 - config.absent_share))
-        twins = list(dict.fromkeys(map(absent_twin, grid.tasks)))
-        if any(TASKS[task].absent for task in grid.tasks):
+        twins = list(dict.fromkeys(absent_twin(task_of(task).name) for task in grid.tasks))
+        if any(task_of(task).absent for task in grid.tasks):
             absent = max(absent, config.repeats * len(twins))
         cells += [(twins[i % len(twins)], None, i // len(twins)) for i in range(absent)]
         for task, depth, repeat in cells:

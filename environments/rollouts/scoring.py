@@ -8,8 +8,10 @@ Rules, in the order in which they are applied:
    "plain" (small models that know no tags) the region is the whole completion, and the values are the whole tokens in it
    that have the form of the kind that is asked for.
 3. The region is split into values; each is normalised (`values.py`, one typography for both formats) and compared whole.
-   One value: exact match, and no second value. Set: the lower of F1 and precision, both over multisets, so that
-   duplicates cost; by F1 alone, listing every candidate would beat choosing among them.
+   One value: exact match, and no second value. Words to be copied are one value, all of them or nothing: pieces of one
+   kind share words, so any measure of overlap would pay for a copy of the wrong one.
+   Set: the lower of F1 and precision, both over multisets, so that duplicates cost; by F1 alone, listing every candidate
+   would beat choosing among them.
    List: values in their right place, over the longer of the two lists. Order: all values in this order or nothing; for
    partial order, the longest common subsequence over the longer of the two lists.
    Chains: a wrong answer still earns up to `STEPS_CAP` for the hops in `<steps>` that are right from the first on; the
@@ -31,6 +33,7 @@ from environments.rollouts.thinking import without_thinking
 from environments.rollouts.typography import fold
 from environments.rollouts.values import (
     NUMBERS,
+    WHOLE,
     abstains,
     denies,
     denies_outright,
@@ -128,7 +131,7 @@ def _parse(text: str, answer: Answer, answer_format: str) -> ParsedReply | None:
     else:
         values = [normalise(value) for value in find_values(region, answer)]
         # What follows a denial cannot be told from a value that has no form.
-        denial = denies_outright(region) if answer.value_kind == "text" else denies(region)
+        denial = denies_outright(region) if answer.value_kind in WHOLE else denies(region)
         abstained, denied = denial and not values, bool(values) and denies_outright(region)
     return ParsedReply([] if abstained else values, abstained, denied)
 
@@ -150,7 +153,7 @@ def f_beta(predicted: Collection[int], right: Collection[int], beta: float = 2.0
 def _answer_score(predicted: list[str], abstained: bool, answer: Answer) -> tuple[float, bool]:
     gold = [normalise(value) for value in answer.values]
     if answer.kind == "absent":
-        none = abstained or (answer.value_kind == "count" and predicted == ["0"])
+        none = abstained or (answer.value_kind in ("count", "amount") and predicted == ["0"])
         return float(none), none
     if abstained:
         return ABSTAIN, False

@@ -67,6 +67,15 @@ def opened_thinking(prompt: str) -> str:
     return next((match.group() for match in ending if _kind(match)[1:] == (False,)), "")
 
 
+def opened_in_reply(reply: str, opened: str, finished: bool) -> str:
+    """Return the marker with which the prompt opened thinking, if a chat server's reply goes on inside it; else "".
+
+    A reply without the thinking does not, and many chat servers take it out silently: what is finished, and never closes
+    the thinking, is the reply behind it.
+    """
+    return "" if finished and not without_thinking(reply, opened) else opened
+
+
 def _kind(match: re.Match[str]) -> tuple[str, bool]:
     """Return which kind of marker was found, and whether it closes."""
     group = match.lastgroup or ""

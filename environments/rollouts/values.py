@@ -12,10 +12,15 @@ from functools import lru_cache
 from itertools import dropwhile
 
 from environments.haystack.facts import VALUE_KINDS
+from environments.haystack.tasks.aggregation import GOODS
 from environments.haystack.tasks.task import NONE, Answer
+from environments.haystack.tasks.variables import LETTERS
+from environments.haystack.tasks.words import CODE_LETTERS, CONSONANTS
+from environments.haystack.wording import BESIDE_AN_ANSWER
 from environments.rollouts.dates import MOMENT, canonical_moment
 from environments.rollouts.typography import BULLET, LONG_DASH, fold
 
+WHOLE = ("text", "verbatim")  # kinds without a form of their own: the whole region is one value
 CUSTOM_REPLY = 400  # characters, beside twice the value's, of a plain reply to a custom needle
 
 _SMALL = (
@@ -38,7 +43,7 @@ _LATEX_MARK = re.compile(r"(?<=\d)(?:\{,\}|\\[,;: !])(?=\d)")
 _GROUPED = re.compile(
     r"(?<![\w,.'-])(?<!\d )\d{1,3}(?:([ ,'_])\d{3}(?:\1\d{3})*+|\.\d{3}(?:\.\d{3})++)(?![\w-])(?![ ,'.]?\d)"
 )
-SHORT = 100  # characters: longer ones are no values, and would be kept in memory
+SHORT = 1000  # characters: longer ones are no values, and would be kept in memory
 ROUNDS = 5  # at most, until a value is in its final form; two do for all that is not made to need more
 
 
@@ -74,6 +79,8 @@ def _normalise_once(value: str) -> str:
 
 
 def _without_latex(text: str) -> str:
+    if "\\" not in text and "{,}" not in text:
+        return text
     return _LATEX_MARK.sub(lambda mark: "," if mark.group() == "{,}" else " ", _LATEX.sub("", text))
 
 
@@ -102,10 +109,10 @@ _BETWEEN = re.compile(r";|\n|,(?!\d{3}(?!\d))(?! \d\d:)|(?:(?<=\s)|^)(?:and|&)(?
 def split_values(region: str, kind: str) -> list[str]:
     """Return the values of an answer region, normalised: split at semicolons, commas, line ends and "and".
 
-    A comma inside a number or a date does not separate. Bullets and numbering are dropped. A custom needle has one value
-    ("text"), which may hold all of these itself.
+    A comma inside a number or a date does not separate. Bullets and numbering are dropped. A custom needle and
+    words to be copied are one value (`WHOLE`), which may hold all of these itself.
     """
-    if kind == "text":
+    if kind in WHOLE:
         parts = [_FENCE.sub("", fold(region))]
     else:
         text = _GROUPED.sub(_joined, _without_latex(_FENCE.sub("", fold(region))))
@@ -119,6 +126,11 @@ def split_values(region: str, kind: str) -> list[str]:
 _COUNT = "|".join(sorted((*NUMBERS, *(word.replace("-", " ") for word in NUMBERS)), key=len, reverse=True))
 _RUNNING = {kind: value_kind.pattern for kind, value_kind in VALUE_KINDS.items()} | {
     "dates": MOMENT,
+    "variables": re.compile(rf"(?<![\w-])[A-Z]{{{LETTERS}}}(?![\w-])"),
+    "pairs": re.compile(r"(?<![\w-])[a-z]+-[a-z]+(?![\w-])", re.IGNORECASE),
+    "codes": re.compile(rf"(?<![\w-])[{CONSONANTS}]{{{CODE_LETTERS}}}(?![\w-])", re.IGNORECASE),
+    "goods": re.compile(rf"(?<![\w-])(?:{'|'.join(GOODS)})(?![\w-])", re.IGNORECASE),
+    "amount": re.compile(r"(?<![\w.-])\d{1,9}(?![\w-])(?![.,]\d)"),
     "people": re.compile(r"(?<!\w)[A-Z][a-z]+ [A-Z][a-z]+(?!\w)"),
     "count": re.compile(rf"(?<![\w.-])(?:\d{{1,3}}|{_COUNT})(?![\w-])(?![.,]\d)", re.IGNORECASE),
 }
@@ -134,18 +146,18 @@ def find_values(text: str, answer: Answer) -> list[str]:
     """Return every value in the text that has the form of the answer's kind, `fold`ed, from word boundary to word boundary.
 
     Names and people have the form of capitalised words or, where none stand in the text, of whole phrases in one case.
-    For a custom needle: the value itself, if it stands there between word boundaries.
+    A word of the text itself has none, so phrases of one word are read. For a custom needle: the value itself, if it stands
+    there between word boundaries. For words to be copied: the whole text, since what stands beside the copy may be other
+    candidates.
     """
     kind = answer.value_kind
+    if kind == "verbatim":
+        return [text] if text.strip() and not denies_outright(text) else []
+    if kind == "word":
+        return [] if denies(text) else list(_single_words(fold(text)))
     if kind not in _RUNNING:
         return [value for value in answer.values if _stands_in(text, value)]
-    text = _EMPHASIS.sub(" ", _without_latex(fold(text)))
-    if kind == "numbers":
-        text = _GROUPED.sub(_joined, text)
-    elif kind == "dates":
-        text = text.replace(LONG_DASH, "-")
-    if LONG_DASH in text:
-        text = _DASHED.sub(lambda token: _with_hyphens(token.group(), _RUNNING[kind]), text)
+    text = _readable(text, kind)
     found = [match.group() for match in _RUNNING[kind].finditer(text)]
     if kind == "dates":
         return [moment for moment in found if canonical_moment(moment)]
@@ -155,6 +167,20 @@ def find_values(text: str, answer: Answer) -> list[str]:
         if not found and not denies(text):
             found = list(_phrases(text, 3 if kind == "names" else 2))
     return found
+
+
+def _readable(text: str, kind: str) -> str:
+    """Return the text in one typography, without emphasis, and with what values of the kind vary in written in one way."""
+    text = _without_latex(fold(text))
+    if "_" in text:
+        text = _EMPHASIS.sub(" ", text)
+    if kind in ("numbers", "amount"):
+        text = _GROUPED.sub(_joined, text)
+    elif kind == "dates":
+        text = text.replace(LONG_DASH, "-")
+    if LONG_DASH in text:
+        text = _DASHED.sub(lambda token: _with_hyphens(token.group(), _RUNNING[kind]), text)
+    return text
 
 
 def _with_hyphens(token: str, form: re.Pattern[str]) -> str:
@@ -174,20 +200,25 @@ _PHRASE_END = re.compile(
     r"[^\w' -]+|\b(?:and|or|but|nor|then|also|not|who|which|that|because|since|as)\b", re.IGNORECASE
 )
 _COPULA = re.compile(r"\b(?:is|are|was|were|be|named|names|called|to)\b", re.IGNORECASE)
-_NO_NAME = frozenset(
-    "a an the first second third next last finally it its he she they them this that these those there here by of in on at "
-    "for from with only both probably perhaps maybe mr mrs ms dr sure answer final my i you we do does did has have had no "
-    "yes text question name names person people heir heirs".split()
-)
 
 
 def _phrases(text: str, words: int) -> Iterator[str]:
     """Yield the phrases of so many words that may be a name: whole ones, or what follows "is"."""
     for phrase in _PHRASE_END.split(text):
         said = [word for word in _COPULA.split(phrase)[-1].split() if word != "-"]
-        said = list(dropwhile(lambda word: word.casefold() in _NO_NAME, said))
-        if len(said) == words and all(word.isalpha() and word.casefold() not in _NO_NAME for word in said):
+        said = list(dropwhile(lambda word: word.casefold() in BESIDE_AN_ANSWER, said))
+        if len(said) == words and all(word.isalpha() and word.casefold() not in BESIDE_AN_ANSWER for word in said):
             yield " ".join(said)
+
+
+def _single_words(text: str) -> Iterator[str]:
+    """Yield the phrases of one word, in any script: whole ones, or what follows "is"."""
+    text = _GROUPED.sub(_joined, text)
+    bare = "".join(c if c in "' -" or unicodedata.category(c)[0] in "LMN" else ";" for c in text)
+    for phrase in re.split(f";|{_PHRASE_END.pattern.partition('|')[2]}", bare, flags=re.IGNORECASE):
+        said = list(dropwhile(lambda word: word.casefold() in BESIDE_AN_ANSWER, _COPULA.split(phrase)[-1].split()))
+        if len(said) == 1 and said[0] != "-":
+            yield said[0]
 
 
 # ---- denials ----
@@ -218,12 +249,15 @@ _DENIAL = re.compile(
 def denies(text: str) -> bool:
     """Return whether a text begins by saying that there is no answer."""
     reply = normalise(text[:1000])
-    return denies_outright(reply) or _DENIAL.match(reply) is not None
+    return _denies_outright(reply) or _DENIAL.match(reply) is not None
 
 
 def denies_outright(text: str) -> bool:
     """Return whether a text begins with "none", or by saying of the text that it does not say; or is a usual denial."""
-    reply = normalise(text[:1000])
+    return _denies_outright(normalise(text[:1000]))
+
+
+def _denies_outright(reply: str) -> bool:
     return reply in _ABSTENTIONS or reply.startswith((f"{NONE}.", f"{NONE} ")) or _TEXT_DENIES.match(reply) is not None
 
 
@@ -231,6 +265,6 @@ def abstains(region: str, values: list[str], answer: Answer) -> bool:
     """Return whether an answer region, split into `values`, says that there is no answer and names none."""
     if values and all(value in _ABSTENTIONS for value in values):
         return not set(values) <= set(map(normalise, answer.values))  # a custom needle may well say "nothing"
-    if answer.value_kind == "text" or not values:
+    if answer.value_kind in WHOLE or not values:
         return False
     return denies(region) and not find_values(region, answer)

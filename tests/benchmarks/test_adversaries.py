@@ -8,7 +8,7 @@ from statistics import mean, stdev
 
 import pytest
 
-from benchmarks import adversaries, linked_strategies, strategies
+from benchmarks import adversaries, linked_strategies, strategies, text_strategies, whole_text_strategies
 from benchmarks.adversaries import draw_samples, scores_of
 from benchmarks.strategies import ADVERSARIES, PLAIN_ADVERSARIES, WINS, Strategy, candidate, right, right_disguised
 from environments.haystack.sample import Sample
@@ -16,6 +16,8 @@ from tests.conftest import make_haystacks
 
 SAMPLES = 160
 NOISE = 0.01  # of drawing once where `guessing` draws twenty times: "all_evidence" is guessing where none is asked for
+# Each draws once, in one of the ways in which guessing does.
+GUESSING = ("guess_citing_all", "first_candidate", "last_candidate")
 modes = pytest.mark.parametrize("numbered", [False, True], ids=["answer", "evidence"])
 
 
@@ -102,6 +104,35 @@ def test_no_adversary_earns_more_than_guessing_over_the_linked_mix(numbered: boo
         gains = [a - b for a, b in zip(scores_of(strategy, samples)["mix"], guessed, strict=True)]
         # Citing every passage is guessing too, and F2 favours recall: it may come out a little above.
         slack = 2 * NOISE + 2 * stdev(gains) / sqrt(len(gains)) if strategy.__name__ == "guess_citing_all" else 0
+        assert mean(gains) <= slack, strategy.__name__
+
+
+@cache
+def whole() -> dict[str, list[Sample]]:
+    return adversaries.draw_whole(make_haystacks("gpt2", distractors=adversaries.DISTRACTORS), SAMPLES)
+
+
+def test_no_adversary_earns_more_than_guessing_about_the_whole_text() -> None:
+    samples = whole()
+    assert all(score == 1 for each in scores_of(whole_text_strategies.whole_right, samples).values() for score in each)
+    assert 0.08 < len(samples["absent"]) / SAMPLES < 0.22
+    guessed = scores_of(whole_text_strategies.whole_guess, samples, draws=20)
+    for strategy in whole_text_strategies.WHOLE_ADVERSARIES:
+        gains = [a - b for a, b in zip(scores_of(strategy, samples)["mix"], guessed["mix"], strict=True)]
+        # Words stand at random places: the first of them are a draw like any other.
+        slack = 2 * NOISE + 2 * stdev(gains) / sqrt(len(gains)) if strategy.__name__ == "first_words" else 0
+        assert mean(gains) <= slack, strategy.__name__
+
+
+@modes
+def test_no_adversary_earns_more_than_guessing_about_the_text_itself(numbered: bool) -> None:
+    made = make_haystacks("gpt2", numbered=numbered, distractors=adversaries.DISTRACTORS)
+    samples = adversaries.draw_linked(made, 80, adversaries.TEXT_TASKS)
+    assert all(score == 1 for each in scores_of(text_strategies.text_right, samples).values() for score in each)
+    guessed = scores_of(text_strategies.text_guess, samples, draws=6)["mix"]
+    for strategy in text_strategies.TEXT_ADVERSARIES:
+        gains = [a - b for a, b in zip(scores_of(strategy, samples)["mix"], guessed, strict=True)]
+        slack = 2 * NOISE + 2 * stdev(gains) / sqrt(len(gains)) if strategy.__name__ in GUESSING else 0
         assert mean(gains) <= slack, strategy.__name__
 
 

@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 
 from environments.haystack.filler.pool import Pool
+from environments.haystack.filler.sources import SOURCES
 from environments.haystack.pools import Pools
 from longthread import secrets
 from tests.environments.loopback import ChatServer, no_waiting, tokenizer_folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _prose_is_written_once() -> Iterator[None]:
-    """Environments of one process share their pools of prose: writing one is most of what a new environment costs."""
+def _endless_text_is_written_once() -> Iterator[None]:
+    """Environments of one process share their pools of endless text: writing one is most of what a new environment costs."""
     kept: dict[tuple[object, ...], Pool] = {}
     make_pool = Pools._make_pool
 
     def shared(self: Pools, source: Any) -> Pool:
-        if source.filler != "prose":  # its folder may have changed
+        if not SOURCES[source.filler].endless:  # its folder may have changed
             return make_pool(self, source)
         key = (self.tokens.fingerprint, source)
         if key not in kept:

@@ -253,7 +253,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(
     assert len(lines) == 1 and re.search(message, lines[0]), shown
 
 
-@pytest.mark.parametrize(("status", "message"), [(401, "refused the API key"), (500, "answered HTTP 500")])
+@pytest.mark.parametrize(("status", "message"), [(401, "refused the API key"), (503, "answered HTTP 503")])
 def test_a_server_that_refuses_is_one_line(
     status: int, message: str, tokenizer: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,10 +133,10 @@ async def test_a_score_that_is_not_finite_refuses_the_group(
     server: ChatServer, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Section 2.2: run-api takes NaN, answers /batch with 500, and the batch is gone."""
-    from environments import haystack_env
+    from environments.rollouts import completion_scoring
 
-    right = haystack_env.score
-    monkeypatch.setattr(haystack_env, "score", lambda *a: replace(right(*a), score=math.nan))
+    right = completion_scoring.score
+    monkeypatch.setattr(completion_scoring, "score", lambda *a: replace(right(*a), score=math.nan))
     env = make_env(tokenizer, server.url)
     assert await env.collect_trajectories(env.request(0)) == (None, []) and env.failures == 1
 

@@ -66,6 +66,19 @@ async def test_process_against_the_embedded_server(folder: Path, tmp_path: Path)
     assert json.loads(json.dumps(again.to_json()))["needles"] == rows[0]["needles"]
 
 
+async def test_graphs_hidden_questions_and_chats_are_evaluated(tmp_path: Path) -> None:
+    """Each with its absent twin, between tasks of prose: a run draws from both texts."""
+    tasks = "chain,graph,hidden_question,turns,sessions"
+    with ChatServer(said("<answer>none</answer>")).running() as server:
+        settings = {**SETTINGS, "tasks": tasks, "numbered": True, "versions": "2", "repeats": 1, "depths": "0.5"}
+        folder, out = tokenizer_folder(tmp_path / "tokenizer"), str(tmp_path / "out")
+        env = make_env(folder, server.url, LinkedNeedleEnv, **settings, data_dir_to_save_evals=out)
+        await env.evaluate()
+    records = rows_of(tmp_path / "out" / "samples.jsonl")
+    assert {r["task"] for r in records if r["present"]} == set(tasks.split(","))
+    assert all(r["abstained"] and r["score"] < 0.02 + (not r["present"]) for r in records)
+
+
 async def test_evaluate_records_the_profile(folder: Path, tmp_path: Path) -> None:
     with ChatServer(said("<answer>none</answer>")).running() as server:
         settings = {**SETTINGS, "repeats": 1, "depths": "0.5", "data_dir_to_save_evals": str(tmp_path / "out")}

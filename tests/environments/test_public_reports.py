@@ -14,7 +14,9 @@ from aiohttp import web
 from tokenizers import processors
 
 from environments.haystack.sample import Haystacks, Options
+from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.task import Answer
+from environments.reports.metrics import effective_length
 from environments.rollouts.scoring import score
 from tests.environments.loopback import ChatServer, choice, command, rows_of, run_cli
 
@@ -86,3 +88,55 @@ def test_a_harder_level_is_never_easier_in_what_it_asks() -> None:
     for ladder in made.values():
         for low, high in zip(ladder.rungs, ladder.rungs[1:], strict=False):
             assert sum(getattr(low, knob) != getattr(high, knob) for knob in KNOBS) == 1
+
+
+@pytest.mark.parametrize("task", sorted(set(TASKS) - {"custom"}))
+def test_the_right_values_earn_everything(haystacks_of: Any, task: str) -> None:
+    """NVIDIA/RULER 3, tenstorrent/tt-inference-server 706: every score was 0, whatever the model said."""
+    sample = haystacks_of("gpt2").sample(0, "train", task, 4000)
+    assert score(f"<answer>{'; '.join(sample.answer.values) or 'none'}</answer>", sample.answer).score == 1
+
+
+def test_samples_are_made_without_a_network(gpt2: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA/RULER 69: making the data hung while it downloaded a sentence splitter."""
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    assert Haystacks(gpt2, Options(pool_tokens=20_000)).sample(5, "eval", "chain", 4000).length == 4000
+
+
+def test_each_tokenizer_counts_for_itself(haystacks_of: Any) -> None:
+    """gkamradt/needle-in-a-haystack 25, 0xBakeer/inference-atlas PR 27: one tokenizer, or characters over 4, for all."""
+    texts = {}
+    for name in ("gpt2", "mistral"):
+        haystacks = haystacks_of(name)
+        sample = haystacks.sample(0, "train", "single", 2048)
+        ids = haystacks.tokens.encode(haystacks.tokens.render(sample.messages))
+        assert len(ids) == 2048
+        texts[name] = sample.messages[0]["content"]
+    assert texts["gpt2"] != texts["mistral"]
+
+
+@pytest.mark.parametrize("reply", ["It can seat 1,234,567,890 people.", "1,234,567,890 seated", "1 234 567 890"])
+def test_a_number_is_read_in_any_wording(reply: str) -> None:
+    """NVIDIA/RULER 100: "can seat 3,677 people" against "3,677 seated"."""
+    assert score(reply, NUMBER, "plain").score == 1
+    assert score(reply.replace("1", "2", 1), NUMBER, "plain").score == 0
+
+
+def test_an_explanation_costs_nothing() -> None:
+    """gkamradt/needle-in-a-haystack 39: a right answer with an explanation was scored 1 of 10."""
+    reply = "The text says so near its end. <answer>1234567890</answer> I am sure of it, because nothing else is named."
+    assert (
+        score(reply, NUMBER).score == score("The number is 1234567890, as the text says.", NUMBER, "plain").score == 1
+    )
+
+
+def test_a_cliff_shows_in_the_effective_length() -> None:
+    """state-spaces/mamba 1015: beyond 61k tokens every answer was wrong, and nothing showed it."""
+    lengths = (4096, 32_768, 61_440, 65_536, 131_072)
+    records = [{"length": n, "score": float(n < 62_000), "present": True} for n in lengths for _ in range(5)]
+    reach = effective_length(records)
+    assert reach and reach.length == 61_440

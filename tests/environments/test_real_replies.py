@@ -173,6 +173,7 @@ def test_a_draft_in_thinking_that_the_template_opened_is_not_paid(
 async def test_tokens_show_whether_thinking_ended(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:
     """There nothing is taken out of the text, so a finished reply that never closes its thinking is thinking."""
     env = make_env(with_template(tokenizer, tmp_path, "<think>\n"), server.url, server_type="vllm")
-    assert env.opened == "<think>"
+    assert env.scorer.opened == "<think>"
     finished = Completion("<answer>none</answer>", [1], [-0.5], "stop")
-    assert env._opened_for(finished) == "<think>" and env._opened_for(replace(finished, logprobs=None)) == ""
+    opened_for = env.scorer.opened_for
+    assert opened_for(finished) == "<think>" and opened_for(replace(finished, logprobs=None)) == ""

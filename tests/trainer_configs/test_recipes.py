@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import math
@@ -19,6 +20,7 @@ import axolotl.core.builders  # noqa: F401 (here, or each of the forks would imp
 import torch
 import yaml
 from axolotl.cli.config import load_cfg, prepare_plugins
+from axolotl.core.trainers.grpo import GRPOStrategy
 from axolotl.utils.config import validate_config
 from axolotl.utils.dict import DictDefault
 from datasets import Dataset
@@ -27,12 +29,14 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import trainer_configs
+from environments.tasksets.trl import longthread_reward
 from tests.environments.tiny_model import tiny_tokenizer
 from tests.trainer_configs.longlora.test_plugin import finish, start, watched
 from trainer_configs.longlora.rope.extension import plan
 
 FOLDER = Path(trainer_configs.__file__).parent
-RECIPES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.yaml"))}
+RL = "smollm2-135m-4k-grpo"  # without the plugin: TRL's own trainer
+RECIPES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.yaml")) if path.stem != RL}
 SMOKE = "smoke-cpu"  # its model and rows are the tests' own; test_plugin.py runs it
 SHORTER = 256  # times
 STEPS = 2
@@ -321,3 +325,18 @@ def test_distributed_recipes_shard_and_are_not_run_here() -> None:
     zero = json.loads((FOLDER.parent / parsed("multi-gpu-deepspeed-zero3")["deepspeed"]).read_text())
     assert zero["zero_optimization"]["stage"] == 3
     assert "optimizer" not in zero  # DeepSpeed's own would lose the rates of embeddings and norms
+
+
+# Settings that TRL had dropped, like max_prompt_length, broke Axolotl's GRPO (axolotl#2752, axolotl#3390).
+def test_axolotl_2752_and_3390_trl_takes_every_setting_of_the_grpo_recipe() -> None:
+    text = (FOLDER / f"{RL}.yaml").read_text()
+    given = yaml.safe_load(text)
+    cfg = validate_config(DictDefault(given), H200, {"torch_version": torch.__version__.partition("+")[0]})
+    assert not list(dropped(given, json.loads(json.dumps(cfg.to_dict(), default=str))))
+    asked = {name: value for name, value in given["trl"].items() if name != "reward_funcs"}
+    assert asked.keys() <= {field.name for field in dataclasses.fields(GRPOStrategy.get_training_args_class())}
+    handed_over = GRPOStrategy.set_training_args_kwargs(cfg) | {"beta": cfg.trl.beta}  # this one by another way
+    assert {name: handed_over[name] for name in asked} == asked
+    assert GRPOStrategy.set_trainer_args(cfg) == [[longthread_reward]]
+    assert given["micro_batch_size"] % given["trl"]["num_generations"] == 0
+    assert f"#   axolotl train trainer_configs/{RL}.yaml" in text

@@ -50,6 +50,8 @@ class Group(BaseModel):
                 raise ValueError(f"sequence {i} has {len(tokens)} tokens and {len(masks)} masks")
             if any(mask not in (NOT_TRAINED, token) for mask, token in zip(masks, tokens, strict=True)):
                 raise ValueError(f"sequence {i} has a mask that is neither {NOT_TRAINED} nor its token")
+        if self.recipe and (self.recipe.get("options") or {}).get("no_context"):
+            raise ValueError("a question asked without its text (no_context), from which nothing is learned")
         if self.store == "compact" and not self.recipe:
             raise ValueError("a compact row without a recipe")
         return self

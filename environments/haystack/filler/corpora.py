@@ -5,7 +5,8 @@
     for document in documents(path): ...                          # the text as it stands
 
 `sentences` says how text is cut: "auto" (English rules; where they find nothing, each paragraph by its script; source code
-by lines), "script" (each paragraph by its script) or "lines" (blocks of lines as they stand: verse, code).
+by lines), "script" (each paragraph by its script), "lines" (blocks of lines as they stand: verse, code) or "code" (top-level
+blocks of source code).
 Every fault of a corpus is a `DataError`. Text streams through: memory holds a piece of it.
 """
 
@@ -34,6 +35,7 @@ from environments.haystack.filler.passages import (
     blocks_of,
     markdown_lines,
     passages_of,
+    top_level_blocks,
 )
 from environments.haystack.filler.sentences import SCRIPTS
 from longthread.errors import DataError, LongthreadError
@@ -45,7 +47,7 @@ __all__ = ["SUFFIXES", "dataset_passages", "dataset_rows", "documents", "folder_
 
 DOCUMENT_CHARS = 4_000_000  # a longer file is split at a paragraph's end, so that memory stays flat
 LOOKED_AT = 16_000_000  # characters in which English rules find no sentence before the others are tried
-SENTENCES = ("auto", "script", "lines")
+SENTENCES = ("auto", "script", "lines", "code")
 BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".txt": "text"}
 
 Cut = Callable[[Iterable[str]], Iterator[Passage]]  # lines of a text -> its passages
@@ -105,6 +107,7 @@ def _read(
         "auto": [lambda lines: passages_of(lines, forbidden), lambda lines: passages_of(lines, forbidden, SCRIPTS)],
         "script": [lambda lines: passages_of(lines, forbidden, SCRIPTS)],
         "lines": [lambda lines: blocks_of(lines, forbidden)],
+        "code": [lambda lines: top_level_blocks(lines, forbidden)],
     }
     empty = True
     for cut in cuts[sentences]:

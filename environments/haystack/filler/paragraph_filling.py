@@ -50,7 +50,7 @@ class Closings:
         """Return one of the sentences, and the index of its passage."""
         return rng.choice(self._drawn)
 
-    def find(self, tokens: int, used: set[int], rng: Random) -> Closing | None:
+    def find(self, tokens: int, used: frozenset[int], rng: Random) -> Closing | None:
         """Return sentences of passages that are not in `used` which take exactly `tokens` tokens; None if there are none.
 
         No sentence comes twice.

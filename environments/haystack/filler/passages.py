@@ -158,3 +158,48 @@ def _clean_line(line: str, forbidden: Sequence[str]) -> str:
         while token in text:
             text = text.replace(token, " ").rstrip()
     return text
+
+
+# ---- source code ------------------------------------------------------------------------------------------------
+
+CODE_WORDS = 400  # a longer top-level block is left out
+CLOSES = re.compile(r"[)\]}]|(?:else|elif|except|finally|catch)\b")  # goes on with the block before it
+QUOTES = re.compile(r"\"\"\"|\'\'\'")
+
+
+def top_level_blocks(lines: Iterable[str], forbidden: Sequence[str] = ()) -> Iterator[Passage]:
+    """Yield source code as passages of top-level blocks, each a paragraph that is never cut.
+
+    A block ends at an empty line behind which a line without indent begins another; its own empty lines are taken out.
+    """
+    passage: Passage = []
+    words = 0
+    for block in _top_level(lines, forbidden):
+        if (count := count_words(block)) > CODE_WORDS:
+            continue
+        passage.append([block])
+        words += count
+        if words >= PASSAGE_WORDS:
+            yield passage
+            passage, words = [], 0
+    if passage:
+        yield passage
+
+
+def _top_level(lines: Iterable[str], forbidden: Sequence[str]) -> Iterator[str]:
+    block: list[str] = []
+    ended = quoted = False  # behind an empty line; inside a string of several lines
+    for line in lines:
+        clean = _clean_line(line, forbidden)
+        if not clean:
+            ended = not quoted
+            continue
+        if block and ended and not clean[0].isspace() and not CLOSES.match(clean):
+            yield "\n".join(block)
+            block = []
+        if block or not clean[0].isspace():
+            block.append(clean)
+        ended = False
+        quoted ^= len(QUOTES.findall(clean)) % 2 == 1
+    if block:
+        yield "\n".join(block)

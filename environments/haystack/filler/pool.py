@@ -21,6 +21,7 @@ import numpy as np
 from environments.haystack.filler.counted_passage import Passage
 from environments.haystack.filler.paragraph_filling import CLOSINGS_TRIED as PARAGRAPHS_TRIED
 from environments.haystack.filler.paragraph_filling import ENDS_TRIED, Closing, Closings, End, ends
+from environments.haystack.filler.word_index import WordIndex
 from environments.haystack.tokens import BREAK, LEFT, RIGHT, Tokens
 from longthread.errors import ConfigError
 
@@ -38,7 +39,7 @@ class Filling(NamedTuple):
 
     passages: list[Passage]
     labels: np.ndarray
-    between: bool = False  # needles are paragraphs of their own, because few paragraphs have a cut
+    between: bool = False  # needles are paragraphs of their own: few paragraphs have a cut, or none may be cut
 
 
 class PoolError(ConfigError):
@@ -48,12 +49,20 @@ class PoolError(ConfigError):
 class Pool:
     """Passages of filler with exact token counts. `passages` are lists of paragraphs, each a list of sentences.
 
-    `source` names the corpus in errors; without one, the text is written for this project and always fits.
+    `source` names the corpus in errors; without one, the text is written for this project and always fits. `between`:
+    needles stand between its paragraphs alone.
     Raises `PoolError` when the passages hold fewer than `at_least` tokens.
     """
 
-    def __init__(self, tokens: Tokens, passages: Iterable[list[list[str]]], at_least: int, source: str = ""):
-        self.tokens, self.source = tokens, source
+    def __init__(
+        self,
+        tokens: Tokens,
+        passages: Iterable[list[list[str]]],
+        at_least: int,
+        source: str = "",
+        between: bool = False,
+    ):
+        self.tokens, self.source, self.between = tokens, source, between
         self.passages: list[Passage] = []
         self._mids: dict[int, list[tuple[int, str]]] = defaultdict(list)
         self._finals: dict[int, list[tuple[int, str]]] = defaultdict(list)
@@ -68,7 +77,8 @@ class Pool:
             )
         self.costs = np.array([p.tokens for p in self.passages])
         self.relabels = np.array([p.relabel for p in self.passages])
-        self._words = "\n".join(sorted({w for p in self.passages for w in WORD.findall(p.text)}))
+        self._words = frozenset(w for p in self.passages for w in WORD.findall(p.text))
+        self._all_words = "\n".join(sorted(self._words))
         self.digest = hashlib.sha256(BREAK.join(p.text for p in self.passages).encode()).hexdigest()[:16]
         self.additive = self._adds_up()
         self._labels: list[int] = []
@@ -138,14 +148,20 @@ class Pool:
             self._labels = self.tokens.initial([f"[{i}]" for i in range(1, 2 * n + 1)])
         return np.array(self._labels[:n])
 
-    def fill(self, tokens: int, rng: Random, numbered: bool) -> Filling | None:
+    def fill(
+        self, tokens: int, rng: Random, numbered: bool, without: frozenset[int] = frozenset(), between: bool = False
+    ) -> Filling | None:
         """Return passages in random order that take exactly `tokens` tokens, with labels if `numbered`; None if none fit.
 
-        The last passage is cut at a sentence and closed with sentences of just the tokens that are missing.
+        The last passage is cut at a sentence and closed with sentences of just the tokens that are missing. No text of the
+        passages in `without` is used. `between`: needles will stand between paragraphs alone.
         """
-        n = len(self.passages)
+        n, between = len(self.passages), between or self.between
+        if between and not self._finals:  # no paragraph can be cut
+            return None
         for _ in range(SHUFFLES):
             order = rng.sample(range(n), min(n, int(2 * max(tokens, 0) / self.costs.mean()) + 8))
+            order = [i for i in order if i not in without] if without else order
             labels = np.zeros(len(order), dtype=np.int64)
             if numbered:
                 labels = self.label_costs(len(order)) + self.relabels[order]
@@ -155,25 +171,34 @@ class Pool:
                 if not 0 <= k < len(order):
                     continue
                 room = tokens - (int(ends[k - 1]) if k else 0) - int(labels[k])
-                if last := self._closed(self.passages[order[k]], room, set(order[: k + 1]), rng):
-                    return Filling([*(self.passages[i] for i in order[:k]), last], labels[: k + 1])
+                if last := self._closed(self.passages[order[k]], room, without.union(order[: k + 1]), rng):
+                    if between and not k and not len(last.break_chars):
+                        continue  # no place for a needle
+                    return Filling([*(self.passages[i] for i in order[:k]), last], labels[: k + 1], between)
         return None
 
-    def fill_paragraphs(self, tokens: int, rng: Random, numbered: bool) -> Filling | None:
+    def fill_paragraphs(
+        self, tokens: int, rng: Random, numbered: bool, without: frozenset[int] = frozenset()
+    ) -> Filling | None:
         """Return passages that take exactly `tokens` tokens, as `fill` does, closed with paragraphs of one sentence each.
 
-        For corpora in whose paragraphs `fill` finds no ending. None if none fit, or the pool is not a corpus.
+        For texts in whose paragraphs `fill` finds no ending. None if none fit, or the pool is prose.
         """
-        if not self.source or tokens <= 0:
+        if not (self.source or self.between) or tokens <= 0:
             return None
         n = len(self.passages)
         for _ in range(SHUFFLES):
             order = rng.sample(range(n), min(n, int(2 * tokens / self.costs.mean()) + 8))
+            order = [i for i in order if i not in without] if without else order
             passages = [self.passages[i] for i in order]
             labels = self.label_costs(len(order)) + self.relabels[order] if numbered else np.zeros(len(order), np.int64)
             for end in islice(ends(passages, labels, tokens), ENDS_TRIED):
-                used = set(order[: end.whole + 1])
-                if last := self._ended(passages, end, used, rng, numbered):
+                used = without.union(order[: end.whole + 1])
+                if end.whole or end.paragraphs:
+                    last = self._ended(passages, end, used, rng)
+                else:
+                    last = self._closing_passage(end.rest, rng, numbered, without)
+                if last:
                     kept = [*passages[: end.whole if end.paragraphs else max(end.whole - 1, 0)], last]
                     if len(kept) == 1 and not len(last.break_chars):
                         continue  # no place for a needle
@@ -182,10 +207,8 @@ class Pool:
                     return Filling(kept, labels[: len(kept)], between=True)
         return None
 
-    def _ended(self, passages: list[Passage], end: End, used: set[int], rng: Random, numbered: bool) -> Passage | None:
+    def _ended(self, passages: list[Passage], end: End, used: frozenset[int], rng: Random) -> Passage | None:
         """Return the passage that stands last before that end, closed to take the tokens that are left."""
-        if not end.whole and not end.paragraphs:
-            return self._closing_passage(end.rest, rng, numbered)
         closing = self.closings.find(end.rest, used, rng)
         if closing is None:
             return None
@@ -197,27 +220,34 @@ class Pool:
         places = (last.cut_chars[cuts], last.cut_tokens[cuts], last.break_chars[breaks], last.break_tokens[breaks])
         return _extended(Passage(last.text[:chars], tokens, *places, last.relabel), closing)
 
-    def _closing_passage(self, tokens: int, rng: Random, numbered: bool) -> Passage | None:
+    def _closing_passage(self, tokens: int, rng: Random, numbered: bool, without: frozenset[int]) -> Passage | None:
         """Return a passage of exactly `tokens` tokens that is made of closing sentences alone, its label included."""
         none = np.zeros(0, np.int64)
         for _ in range(PARAGRAPHS_TRIED):
             index, first = self.closings.draw(rng)
+            if index in without:
+                continue
             (cost,), relabel = self.tokens.alone([first]), 0
             if numbered:
                 relabel = self.tokens.mid([first])[0] - self.tokens.initial([first])[0]
                 tokens_left = tokens - int(self.label_costs(1)[0]) - relabel - cost
             else:
                 tokens_left = tokens - cost
-            if (closing := self.closings.find(tokens_left, {index}, rng)) and first not in closing.sentences:
+            if (closing := self.closings.find(tokens_left, without | {index}, rng)) and first not in closing.sentences:
                 return _extended(Passage(first, cost, none, none, none, none, relabel), closing)
         return None
+
+    @cached_property
+    def index(self) -> WordIndex:
+        """The words of the passages, counted when first asked for."""
+        return WordIndex(self.passages)
 
     @cached_property
     def closings(self) -> Closings:
         """The sentences that may close a haystack as paragraphs of their own, counted when first asked for."""
         return Closings(self.tokens, self.passages)
 
-    def _closed(self, passage: Passage, room: int, used: set[int], rng: Random) -> Passage | None:
+    def _closed(self, passage: Passage, room: int, used: frozenset[int], rng: Random) -> Passage | None:
         """Return the passage, cut behind a sentence and closed with others, so that it takes exactly `room` tokens."""
         fitting = int(np.searchsorted(passage.cut_tokens, room))
         for j in range(fitting - 1, max(fitting - 1 - CUTS_TRIED, -1), -1):
@@ -234,7 +264,7 @@ class Pool:
                 return Passage(f"{text} {final}", room, cut_chars, cut_tokens, *breaks, passage.relabel)
         return None
 
-    def closing(self, cost: int, used: set[int], rng: Random) -> list[tuple[str, int]] | None:
+    def closing(self, cost: int, used: frozenset[int], rng: Random) -> list[tuple[str, int]] | None:
         """Return one or two sentences, each with its cost, that end a paragraph and take exactly `cost` tokens.
 
         They come from passages that are not in `used`, so no sentence stands twice. None if there are none.
@@ -258,7 +288,7 @@ class Pool:
     def contains(self, text: str) -> bool:
         """Tell if the filler may contain `text`. Exact where it says no; a text of common words is searched in full."""
         parts = WORD.findall(text)
-        if any(part not in self._words for part in parts):
+        if any(part not in self._words and part not in self._all_words for part in parts):
             return False
         return any(text in p.text for p in self.passages)
 

@@ -11,7 +11,6 @@ Each has an `absent_` twin whose answer is not in the text: a cut chain, a key n
 Around them stand near-duplicates of what is asked for ("distractor") and chains of other people ("decoy", `decoys.py`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from random import Random
@@ -29,17 +28,13 @@ from environments.haystack.tasks.linked_wordings import (
     draw_days,
     spell,
 )
-from environments.haystack.tasks.task import Answer, Draw, Needles, Quiz
+from environments.haystack.tasks.task import Draw, Needles, Quiz, answer_or_none
 from environments.haystack.wording import capitalised, sentence
 
 LAST_FOR = 10_000  # days within which the last of several values may still be asked for
 DETOURS = 4  # chains that begin like the one asked for and part from it by another kind of link
 
 Place = tuple[str, str]  # as the text names it, and as the question does
-
-
-def _answer(absent: bool, kind: str, values: Sequence[str], value_kind: str, steps: Sequence[str] = ()) -> Answer:
-    return Answer("absent", (), value_kind) if absent else Answer(kind, tuple(values), value_kind, tuple(steps))
 
 
 # ---- chain ----
@@ -99,7 +94,7 @@ def chain(draw: Draw, absent: bool) -> Quiz:
     words = [f"Start with {people[0].asked}."]
     words += [f"Go to {(link.asked_gap if draw.gap else link.asked).format(x='that person')}." for link in links]
     words.append(ask("the person you have come to", relation, draw.gap))
-    answer = _answer(absent, "one", values[:1], RELATION[relation].kind, [person.told for person in people[1:]])
+    answer = answer_or_none(absent, "one", values[:1], RELATION[relation].kind, [person.told for person in people[1:]])
     return Quiz(tuple(edge.needle for edge in edges), tuple(values), " ".join(words), answer, hops)
 
 
@@ -163,7 +158,7 @@ def update(draw: Draw, absent: bool) -> Quiz:
     question = wording.format(e=target.asked, d=spell(asked_day))
     kind = "count" if asked == "times" else RELATION[change.relation].kind
     value = str(versions) if right is None else values[right]
-    return Quiz(tuple(needles), tuple(values), question, _answer(absent, "one", [value], kind))
+    return Quiz(tuple(needles), tuple(values), question, answer_or_none(absent, "one", [value], kind))
 
 
 def _day_within(days: list[date], i: int, rng: Random) -> date:
@@ -209,14 +204,14 @@ def _crowd(draw: Draw, absent: bool) -> tuple[list[str], Needles, str]:
 def find_all(draw: Draw, absent: bool) -> Quiz:
     """Return a quiz that asks for everyone who meets a condition; absent: nobody does."""
     names, needles, condition = _crowd(draw, absent)
-    answer = _answer(absent, "set", names, "people")
+    answer = answer_or_none(absent, "set", names, "people")
     return Quiz(tuple(needles), tuple(names), f"{condition}? Name all of them.", answer, several=True)
 
 
 def count(draw: Draw, absent: bool) -> Quiz:
     """Return a quiz that asks how many people meet a condition; absent: nobody does."""
     names, needles, condition = _crowd(draw, absent)
-    answer = _answer(absent, "one", [str(len(names))], "count")
+    answer = answer_or_none(absent, "one", [str(len(names))], "count")
     return Quiz(tuple(needles), tuple(names), f"{condition}? Say only how many people.", answer)
 
 
@@ -236,7 +231,7 @@ def order(draw: Draw, absent: bool) -> Quiz:
     condition = (ARRIVAL.asked_gap if draw.gap else ARRIVAL.asked).format(p=place[draw.gap])
     question = f"{capitalised(condition)}? List them by date, earliest first."
     names = tuple(person.told for person in people)
-    answer = _answer(absent, "partial_order" if draw.options.partial_order else "order", names, "people")
+    answer = answer_or_none(absent, "partial_order" if draw.options.partial_order else "order", names, "people")
     return Quiz(tuple(needles), names, question, answer, several=True)
 
 
@@ -258,5 +253,5 @@ def join(draw: Draw, absent: bool) -> Quiz:
         needles.append((_nearly(event, place, i, other, rng), "distractor"))
         needles.append((state(Fact(other, relation, values[1 + i]), False, rng), "distractor"))
     question = f"Find the person {condition}. {ask('that person', relation, draw.gap)}"
-    answer = _answer(absent, "one", values[:1], RELATION[relation].kind, [person.told])
+    answer = answer_or_none(absent, "one", values[:1], RELATION[relation].kind, [person.told])
     return Quiz(tuple(needles), tuple(values), question, answer, 2)

@@ -1,15 +1,20 @@
 """A task: which facts a text states, what is asked of them, and the answer.
 
-To add one, write a function from a `Draw` to a `Quiz` and enter it in `tasks.TASKS`.
+To add one, write a function from a `Draw` to a `Quiz` and enter it in `tasks.TASKS`, or in a package of your own
+(`tasks/__init__.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
 from environments.haystack.facts import RELATION, Entity, draw_entity, draw_values, first_drawn, near_duplicate
+from environments.haystack.filler.counted_passage import Block
+from environments.haystack.filler.pool import Pool
+from environments.haystack.listing import Items, Listing
 from environments.haystack.options import ANY, Options
+from environments.haystack.tokens import Tokens
 
 NONE = "none"  # what a model answers when the text does not say
 Needles = list[tuple[str, str]]  # (sentence, role)
@@ -19,16 +24,24 @@ Needles = list[tuple[str, str]]  # (sentence, role)
 class Answer:
     """The right answer: all of `values` and nothing else.
 
-    `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order); "partial_order"
-    (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of `facts.VALUE_KINDS`,
-    "people", "count", or "text" for a custom needle. `steps` are the people passed on the way, which a model may show
-    for partial credit.
+    `kind`: "one"; "set" (any order); "list" (each in its place counts); "order" (all in this order);
+    "partial_order" (what is in order counts); "absent" (no value: abstaining is right). `value_kind` is a key of
+    `facts.VALUE_KINDS`, "people", "count", "amount", "variables", "pairs", "codes", "goods", "word" for a word of the
+    text itself, "text" for a custom needle, or "verbatim" for words to be copied. `steps` are the people passed on the
+    way, which a model may show for partial credit.
     """
 
     kind: str
     values: tuple[str, ...]
     value_kind: str
     steps: tuple[str, ...] = ()
+
+
+def answer_or_none(
+    absent: bool, kind: str, values: Sequence[str], value_kind: str, steps: Sequence[str] = ()
+) -> Answer:
+    """Return the answer of these values, or, where it is absent from the text, that there is none."""
+    return Answer("absent", (), value_kind) if absent else Answer(kind, tuple(values), value_kind, tuple(steps))
 
 
 @dataclass(frozen=True)
@@ -41,17 +54,30 @@ class Quiz:
     answer: Answer
     hops: int = 1  # facts that have to be followed one after the other
     several: bool = False  # the reply is a list; said even where nothing is to be found, or it would tell
+    passed: str = "people"  # what is passed on the way, where there are several hops; "" if it is not to be named
+    listing: Listing | None = None  # what the whole text consists of, in place of needles in filler
+    between: bool = False  # needles stand between paragraphs alone
+    blocks: tuple[Block, ...] = ()  # the passage of the filler that each needle stands in, and which is hidden with it
+    without: frozenset[int] = frozenset()  # passages of the filler that must not stand in the text beside
 
 
 @dataclass
 class Draw:
-    """Draws the people and values of one quiz. `taken` holds the names of the decoys' people, whom it never draws."""
+    """Draws the people and values of one quiz. `taken` holds the names of the decoys' people, whom it never draws.
+
+    For tasks whose facts fill the whole text: the bank of `items`, and `room`, which returns the tokens of the text under
+    a question with one answer, or with several.
+    `pool` holds the text, for questions about the text itself.
+    """
 
     options: Options
     split: str
     rng: Random
     taken: frozenset[str] = frozenset()
+    pool: Pool | None = None
     used: set[str] = field(default_factory=set)
+    items: Items | None = None
+    room: Callable[[str, bool], int] | None = None
 
     @property
     def gap(self) -> bool:
@@ -90,6 +116,10 @@ class Draw:
         return self.rng.randint(*self.options.bounds(name))
 
 
+# Writes the bank of items of a split and a number for one tokenizer; enough for texts of half of so many tokens.
+ItemMaker = Callable[[Tokens, str, int, int], Items]
+
+
 class QuizMaker(Protocol):
     """Draws the facts and the question of a task; `absent`: of a text that does not hold the answer."""
 
@@ -107,7 +137,11 @@ class Task:
     absent: bool = False
     linked: bool = False  # its facts belong together, and stand among chains of other people
     ordered: bool = False  # its facts have an order of their own
+    told_in_order: bool = False  # its needles stand in the text in the order of the quiz
     fixed: bool = False  # its facts are the user's, not drawn
+    source: str = ""  # name in `filler.sources.SOURCES` of the text it is hidden in, in place of the option `filler`
+    items: ItemMaker | None = None  # for a text that consists of its facts alone
+    replaceable: bool = False  # a corpus of the user's own takes the place of `source`
 
     def quiz(self, draw: Draw) -> Quiz:
         """Draw a quiz of this task: facts, a question and its answer."""

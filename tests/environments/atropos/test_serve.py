@@ -171,6 +171,7 @@ async def work(env: Any, times: int = 1) -> None:
 async def test_groups_with_nothing_to_learn_are_kept_but_not_sent(
     server: ChatServer, tokenizer: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """huggingface/trl 5588, 3452: equal scores leave a loss of 0, or the KL term alone."""
     server.reply = said("wrong")
     env, sent = offline(tokenizer, server)
     with row_log.RowLog(Path("kept.jsonl"), "r", []) as env.session.rows:

@@ -2,6 +2,7 @@
 
 import copy
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,11 @@ def around(content: str) -> str:
     return "{% for m in messages %}" + OPEN + content + END + "{% endfor %}" + ASSISTANT
 
 
-@pytest.mark.parametrize("name", ["mistral", "cl100k-like"])
-@pytest.mark.parametrize("template", FAMILIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("template", "name"),
+    zip(FAMILIES, cycle(["mistral", "cl100k-like"]), strict=False),
+    ids=lambda value: getattr(value, "stem", value),
+)
 def test_a_family_gets_exact_prompts_with_whole_needles(template: Path, name: str) -> None:
     haystacks = family(name, template)
     tokens = haystacks.tokens

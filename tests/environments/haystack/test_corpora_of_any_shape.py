@@ -1,6 +1,7 @@
 """A corpus of any shape or script gives haystacks exact to the token, with needles whole and at their depths."""
 
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,8 +30,7 @@ def haystacks_in(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make
 
 
-@pytest.mark.parametrize("name", ["gpt2", "mistral"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("shape", "name"), zip(SHAPES, cycle(["gpt2", "mistral"]), strict=False))
 def test_every_shape_fits_to_the_token(shape: str, name: str, haystacks_in: Any) -> None:
     """google-research/bert 906 (BookCorpus has one sentence a row); jordan-gibbs/hyperresearch 71 and 7xuanlu/wenlan PR 751
     (scripts without blanks)."""

@@ -305,13 +305,22 @@ async def test_a_server_without_a_list_of_models_passes(server: ChatServer, mode
     await checked(server.url)
 
 
+async def test_a_list_of_models_that_fails_is_told_and_passes(
+    server: ChatServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`transformers serve` without a network: it looks for the hub's list, and answers chats all the same."""
+    server.models = lambda _: web.Response(status=500)
+    await checked(server.url)
+    assert "cannot list its models (HTTP 500)" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [
         (("a", "b"), "does not serve the model 'm': it must be one of a, b .openai.model_name."),
         (lambda _: web.Response(status=401), r"refused the API key \(HTTP 401\); set LONGTHREAD_API_KEY"),
         (lambda _: web.Response(status=403), r"refused the API key \(HTTP 403\)"),
-        (lambda _: web.Response(status=500), "answered HTTP 500; start the server"),
+        (lambda _: web.Response(status=502), "answered HTTP 502; start the server"),
         (lambda _: web.Response(text="<html>"), "not JSON"),
         (lambda _: web.Response(body=b"\xff\xfe\xfa"), "not JSON"),
     ],

@@ -118,7 +118,7 @@ def counting(tokens: int | None) -> Any:
 
 @pytest.mark.parametrize("n", [1, 3])
 async def test_a_prompt_that_was_cut_stops_the_run(server: ChatServer, n: int) -> None:
-    """ollama/ollama 3839, 17427: HTTP 200, and the front of the prompt is gone."""
+    """ollama/ollama 3839, 14259, 17427, 17889, itayinbarr/little-coder 128: HTTP 200, and the front of the prompt is gone."""
     long = CompletionRequest(REQUEST.messages, list(range(1024)), 9, 0.5)
     server.reply = counting(300)
     with pytest.raises(

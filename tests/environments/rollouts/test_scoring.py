@@ -22,6 +22,7 @@ NAME = Answer("one", ("Kaimol Betraird Zoven",), "names")
 SET = Answer("set", ("1111111111", "2222222222", "3333333333"), "numbers")
 LIST = Answer("list", ("1111111111", "2222222222", "3333333333"), "numbers")
 ABSENT = Answer("absent", (), "numbers")
+VERBATIM = Answer("one", ('Here is to the elk, to the "bay" and a cake. May none lack it.',), "verbatim")
 TEXT = Answer("one", ("eat a sandwich, and sit in Dolores Park",), "text")
 A = "<answer>{}</answer>"
 
@@ -454,3 +455,46 @@ def test_evidence_of_a_cut_chain() -> None:
     assert score(A.format("none"), ABSENT, evidence={2, 5}).score == 0.5
     wrong = score(cited + A.format("7"), ABSENT, evidence={2, 5}).score
     assert wrong < score(cited + A.format("none"), NUMBER, evidence={2, 5}).score and wrong <= 0.05
+
+
+COPY = VERBATIM.values[0]
+OTHER = "Here is to the elk, to the bay and a cup. May none lack it."
+
+
+@pytest.mark.parametrize("answer_format", ["tags", "plain"])
+@pytest.mark.parametrize(
+    ("reply", "earns"),
+    [
+        (COPY, 1),
+        (f" “{COPY}”\n", 1),
+        (COPY.replace('"', "“").upper(), 1),
+        (COPY.replace(". ", ".\n"), 1),
+        (COPY[:-10], 0),
+        (OTHER, 0),
+        (f"{OTHER} {COPY}", 0),
+        (f"{COPY}\n{OTHER}", 0),
+        (f"The second one is: {COPY}", 0),
+        (COPY.replace("elk", "owl"), 0),
+        ("none", ABSTAIN),
+        ("", 0),
+    ],
+    ids=[
+        "copy",
+        "quoted",
+        "typography",
+        "lines",
+        "cut",
+        "other",
+        "other first",
+        "both",
+        "said",
+        "word",
+        "none",
+        "empty",
+    ],
+)
+def test_a_copy_is_right_whole_or_not_at_all(answer_format: str, reply: str, earns: float) -> None:
+    written = A.format(reply) if answer_format == "tags" else reply
+    assert score(written, VERBATIM, answer_format).score == earns
+    absent = Answer("absent", (), "verbatim")
+    assert score(written, absent, answer_format).score == (earns == ABSTAIN)

@@ -7,7 +7,6 @@ import numpy as np
 
 from environments.haystack.filler import prose
 from environments.haystack.sample import Haystacks, Options
-from environments.haystack.tasks import TASKS
 from environments.haystack.tasks.task import NONE
 from longthread.errors import ConfigError
 from trainer_configs.longlora.data.encoder import Encoder
@@ -15,6 +14,7 @@ from trainer_configs.longlora.data.encoder import Encoder
 PROSE_SHARE = (0.5, 2.0)  # words of a document of prose, in lengths
 NEEDLE_TRIES = 64  # questions drawn until prompt and answer together have exactly the asked tokens
 ANSWER_TOKENS = 24  # expected of the first answer; the next ones know the last
+TASKS = ("single", "multi_key", "multi_value", "multi_query", "absent")
 FILLER_USES = 2  # how often, about, the filler of a question comes again in others
 
 
@@ -37,11 +37,10 @@ def question_row(number: int, length: int, seed: int, encoder: Encoder) -> tuple
     Returns None when it never is.
     """
     haystacks = _haystacks(encoder, length)
-    tasks = [task.name for task in TASKS.values() if not task.linked and not task.fixed]
     budget = length - ANSWER_TOKENS
     for attempt in range(NEEDLE_TRIES):
         sample_seed = (seed << 40) + number * NEEDLE_TRIES + attempt
-        sample = haystacks.sample(sample_seed, "train", tasks[number % len(tasks)], budget)
+        sample = haystacks.sample(sample_seed, "train", TASKS[number % len(TASKS)], budget)
         answer = "; ".join(sample.answer.values) or NONE
         messages = [*sample.messages, {"role": "assistant", "content": f"<answer>{answer}</answer>"}]
         text = haystacks.tokens.chat.render(messages, add_generation_prompt=False).strip()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.linked_uniqueness import _asked_changes, _asked_events, _asked_links, _asked_values, _told, read
 from environments.haystack.facts import PLACES, RELATION, RELATIONS, TRADES, TRAITS, draw_entity, draw_value
+from environments.haystack.tasks import dialogue_wordings, hidden_question
 from environments.haystack.tasks.linked_wordings import (
     ARRIVAL,
     CHANGE,
@@ -151,3 +152,20 @@ def test_days_rise_with_a_day_between(n: int, seed: int) -> None:
 
 def test_days_are_spelt_out() -> None:
     assert spell(date(1703, 4, 9)) == "9 April 1703"
+
+
+def test_hidden_questions_and_chats_share_no_content_word() -> None:
+    """The hidden question counts as asked: it stands in the text, but in other words than the fact that answers it."""
+    heads = [words for _, words in TRADES_AND_TRAITS]
+    people = [words for words, _ in TRADES_AND_TRAITS]
+    sent = [*hidden_question.SENT, *(posed.replace("{q}", "") for posed in hidden_question.POSED), *people]
+    asked = [hidden_question.ASKED[1], *heads]
+    assert [(a, t, shared(a, t)) for a, t in product(asked, sent) if shared(a, t)] == []
+    pieces = [f"{form.told} {told}" for form in dialogue_wordings.FORMS for told, _ in PLACES]
+    asked = [*(form.asked[1] for form in dialogue_wordings.FORMS), *(words for _, words in PLACES)]
+    assert [(a, t, shared(a, t)) for a, t in product(asked, pieces) if shared(a, t)] == []
+    for relation, (_, noun) in dialogue_wordings.NOUNS.items():
+        said = [*dialogue_wordings.TOLD[relation], dialogue_wordings.FORGOTTEN[relation], *people]
+        frame = [words[1].replace("{noun}", "") for words in (dialogue_wordings.CURRENT, dialogue_wordings.THEN)]
+        asked = [noun, *frame, dialogue_wordings.CAVEAT[1], *heads]
+        assert [(a, t, shared(a, t)) for a, t in product(asked, said) if shared(a, t)] == []

@@ -76,6 +76,7 @@ def requests() -> list[tuple[list[int], Sampling]]:
 def test_batched_equals_alone_and_logprobs_equal_a_full_forward(
     model: Any, reference: Any, spare: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """unslothai/unsloth-zoo PR 832: at another temperature than 1, log-probabilities are still those before it."""
     monkeypatch.setattr("environments.inference.embedded.batch.SPARE", spare)
     monkeypatch.setattr("environments.inference.embedded.engine.CLEAN_UP_STEPS", spare)
     alone = []
