@@ -127,7 +127,7 @@ def test_the_front_page_has_at_most_90_lines_and_the_doors_45() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_code_blocks_name_their_language_and_end(name: str) -> None:
     fences = [line for line in (ROOT / name).read_text().splitlines() if line.startswith("```")]
-    assert all(fence in ("```sh", "```python", "```yaml") for fence in fences[::2])
+    assert all(fence in ("```sh", "```python", "```yaml", "```toml") for fence in fences[::2])
     assert all(fence == "```" for fence in fences[1::2]) and len(fences) % 2 == 0
 
 

@@ -89,7 +89,8 @@ class RolloutGroup:
         return {
             **(self.scored_data() if full else self._scored_data([], compact)),
             "store": "full" if full else "compact",
-            "task": self.request.task,
+            # A benchmark's own name for the task, where it has one.
+            **({"task": self.request.task} if self.request.task != self.sample.recipe["task"] else {}),
             **self._sample_fields(),
             "profile": self.sample.to_json()["profile"],
             "completions": [c.text for c in self.completions],

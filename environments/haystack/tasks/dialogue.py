@@ -104,11 +104,16 @@ def sessions(draw: Draw, absent: bool) -> Quiz:
     decisive = events.index((right, absent))
     until = rng.randrange(held[decisive], held[decisive + 1] if decisive + 1 < len(held) else n)
     said: list[Needles] = [[] for _ in range(n)]
-    speakers = _speakers(draw)
+    speakers, turns_told = _speakers(draw), set[str]()
 
     def turn(person: Entity, value: str, forgotten: bool) -> str:
         template = FORGOTTEN[relation] if forgotten else rng.choice(TOLD[relation])
-        return template.format(s=rng.choice(speakers), e=person.told, v=value)
+        # Nobody says the same twice: where all have asked to forget something, a new speaker does.
+        said_by = (template.format(s=s, e=person.told, v=value) for s in rng.sample(speakers, len(speakers)))
+        text = next((text for text in said_by if text not in turns_told), "")
+        text = text or template.format(s=draw.person(named=True).told, e=person.told, v=value)
+        turns_told.add(text)
+        return text
 
     for i, (session, (version, forgotten)) in enumerate(zip(held, [] if never else events, strict=False)):
         role = "superseded" if i != decisive else "link" if absent else "answer"

@@ -263,10 +263,10 @@ def test_datasets_reads_the_rows_with_one_schema(made: dict[str, Any], tmp_path:
 @pytest.fixture(scope="module")
 def row_of() -> Callable[..., tuple[ProcessRow, Any]]:
     """A row of `process` with one completion, of any task and options, and its sample."""
-    base = Haystacks(tiny_tokenizer(), Options(pool_tokens=20_000))
+    base = Haystacks(tiny_tokenizer(), Options(pool_tokens=4 * LENGTH))
 
     def make(task: str, seed: int = 0, **options: Any) -> tuple[ProcessRow, Any]:
-        haystacks = base.variant(Options(pool_tokens=20_000, **options))
+        haystacks = base.variant(Options(pool_tokens=4 * LENGTH, **options))
         length = LENGTH if task != "reconstruct" else 2 * LENGTH  # its question quotes paragraphs
         sample = haystacks.sample(seed, "train", task, length)
         row = RolloutGroup(
