@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 import environments.tasksets
 from tests.environments.loopback import ChatServer, choice, tokenizer_folder
@@ -38,7 +39,7 @@ def task(folder: Path) -> Any:
 
 async def test_the_tools_read_the_text_of_the_task_and_count(task: Any) -> None:
     (toolset,) = type(task).toolsets(task.config)
-    await toolset.setup_task(task)
+    await toolset.setup_task(task.data)
     (value,) = task.data.target["answer"]["values"]
     assert value not in task.data.prompt[0].content and "which you do not see" in task.data.prompt[0].content
     name = re.search("[A-Z][a-z]+ [A-Z][a-z]+", task.data.target["question"])
@@ -59,20 +60,27 @@ async def test_a_call_is_no_answer(task: Any) -> None:
         assert await task.reward(trace) == reward and not await task.one_turn(trace)
 
 
+def streamed(made: dict[str, Any]) -> web.Response:
+    """A choice as the one event of a stream: verifiers asks for streams alone."""
+    chunk = {"index": 0, "delta": made["message"], "finish_reason": made["finish_reason"]}
+    event = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [chunk]}
+    return web.Response(text=f"data: {json.dumps(event)}\n\ndata: [DONE]\n\n", content_type="text/event-stream")
+
+
 def test_vf_eval_lets_a_served_model_search(server: ChatServer, folder: Path, tmp_path: Path) -> None:
     def reply(body: dict[str, Any], _: int) -> Any:
         question = body["messages"][0]["content"]
         name = re.search("[A-Z][a-z]+ [A-Z][a-z]+", question.partition("Question: ")[2])
         assert name is not None
         if body["messages"][-1]["role"] == "tool":
-            return [choice("<answer>none</answer>")]
+            return streamed(choice("<answer>none</answer>"))
         search = next(tool["function"]["name"] for tool in body["tools"] if "search" in tool["function"]["name"])
         made = choice(None, "tool_calls")
         arguments = json.dumps({"query": name.group()})
         made["message"]["tool_calls"] = [
-            {"id": "a", "type": "function", "function": {"name": search, "arguments": arguments}}
+            {"index": 0, "id": "a", "type": "function", "function": {"name": search, "arguments": arguments}}
         ]
-        return [made]
+        return streamed(made)
 
     server.reply = reply
     root = Path(environments.tasksets.__path__[0]).parents[1]

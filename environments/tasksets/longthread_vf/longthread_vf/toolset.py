@@ -1,11 +1,16 @@
 """The text of a task behind two tools, `search` and `read`: a server of its own for each rollout."""
 
+from typing import TYPE_CHECKING
+
 import verifiers.v1 as vf
 
 from environments.haystack.sample import rebuild
 from environments.haystack.tokens import Tokens, load_tokenizer
 from environments.reading.text_file import TextFile
 from environments.reading.tools import TextTools, ToolCall
+
+if TYPE_CHECKING:  # which imports this file
+    from longthread_vf.taskset import LongthreadData
 
 
 class TextToolsetConfig(vf.ToolsetConfig):
@@ -34,9 +39,9 @@ class TextToolset(vf.Toolset[TextToolsetConfig, ReadingState]):
 
     TOOL_PREFIX = "text"
 
-    async def setup_task(self, task: vf.Task) -> None:
-        """Build the text of the rollout's task."""
-        recipe, tokenizer = task.data.target["recipe"], load_tokenizer(self.config.tokenizer)
+    async def setup_task(self, data: "LongthreadData") -> None:
+        """Build the text of the rollout's task, of which verifiers hands over the data."""
+        recipe, tokenizer = data.target["recipe"], load_tokenizer(self.config.tokenizer)
         tokens = Tokens(tokenizer, recipe.get("template"))
         self._tools = TextTools(TextFile.of(rebuild(recipe, tokenizer)), tokens, self.config.limit)
         self._total = self._tools.file.count(tokens)
