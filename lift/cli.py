@@ -1,6 +1,6 @@
 """The command `lift`: write a document into the weights of a small model, and ask questions about it.
 
-lift fit book.txt --model MODEL --library books
+lift fit book.txt --model MODEL --recipe lse --library books
 lift ask --library books --document book "Who keeps the lighthouse?"
 lift evaluate --library books --document book --source book.txt
 lift list --library books
@@ -90,7 +90,7 @@ def fit(
     source: Annotated[Path, typer.Argument(metavar="BOOK", help="A .txt or .md file in UTF-8.")],
     model: Annotated[str, typer.Option(help="Folder or hub name of the base model.")],
     library: LibraryAt,
-    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists all.")] = "compact",
+    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists all.")] = "lse",
     name: Annotated[str | None, typer.Option(help="The document's name; its file's otherwise.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything random.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Fit anew a document that the library has.")] = False,

@@ -121,10 +121,10 @@ def test_fit_puts_a_document_into_the_library_and_prints_one_table(
     code, out, err = run(*fitting(book, base, tmp_path / "books", "--name", "the log", "--seed", 3))
     assert code == 0, err
     entry = Library(tmp_path / "books").get("the log")
-    assert (entry.tokens, entry.recipe, entry.seconds) == (1500, "compact", 12.0)
+    assert (entry.tokens, entry.recipe, entry.seconds) == (1500, "lse", 12.0)
     assert entry.words == len(TEXT.split()) and entry.digest == read(book).digest
     assert entry.losses == {"loss": 0.25, "KL": None} and entry.fingerprint == fingerprint(base)
-    assert entry.base_model == str(base.resolve()) and entry.constants["share"] == 1 / 30
+    assert entry.base_model == str(base.resolve()) and entry.constants["learning_rate"] > 0
     for part in ("the log", "1,500 tokens", f"1/{10**6 / entry.bytes:,.1f}", "4.0 × prefill", "0.2500", "not finite"):
         assert part in out
     [call] = fake_fit
@@ -220,7 +220,7 @@ def test_a_fit_whose_name_was_taken_meanwhile_is_kept_and_added_by_the_same_comm
     assert run(*fitting(book, base, tmp_path / "books", "--replace"))[0] == 0
     assert len(fake_fit) == 2  # nothing was trained again
     entry = Library(tmp_path / "books").get("logbook")
-    assert (entry.recipe, entry.tokens) == ("compact", 1500) and entry.losses == {"loss": 0.25, "KL": None}
+    assert (entry.recipe, entry.tokens) == ("lse", 1500) and entry.losses == {"loss": 0.25, "KL": None}
     assert Library(tmp_path / "books").verify() == []
     assert {path.name for path in (tmp_path / "books").glob(".*")} == {".lock"}
 
@@ -295,7 +295,7 @@ def test_fit_and_ask_without_any_stand_in(
     """A text of several segments, of which a question opens those that name what it asks about."""
     small = {"compact": replace(RECIPES["compact"], queries=100, items=4, segment=250)}
     monkeypatch.setattr(lift.training.recipes, "RECIPES", small)
-    code, out, err = run(*fitting(book, base, tmp_path / "books"))
+    code, out, err = run(*fitting(book, base, tmp_path / "books", "--recipe", "compact"))
     assert code == 0 and "compact" in out, err
     shelf = Library(tmp_path / "books")
     folder = shelf.path(shelf.get("logbook"))
