@@ -10,6 +10,7 @@ import pytest
 
 from environments.haystack.filler.pool import Pool
 from environments.haystack.filler.sources import SOURCES
+from environments.haystack.listing import Items
 from environments.haystack.pools import Pools
 from longthread import secrets
 from tests.environments.loopback import ChatServer, no_waiting, tokenizer_folder
@@ -19,7 +20,8 @@ from tests.environments.loopback import ChatServer, no_waiting, tokenizer_folder
 def _endless_text_is_written_once() -> Iterator[None]:
     """Environments of one process share their pools of endless text: writing one is most of what a new environment costs."""
     kept: dict[tuple[object, ...], Pool] = {}
-    make_pool = Pools._make_pool
+    banks: dict[tuple[object, ...], Items] = {}
+    make_pool, make_items = Pools._make_pool, Pools._make_items
 
     def shared(self: Pools, source: Any) -> Pool:
         if not SOURCES[source.filler].endless:  # its folder may have changed
@@ -29,8 +31,15 @@ def _endless_text_is_written_once() -> Iterator[None]:
             kept[key] = make_pool(self, source)
         return kept[key]
 
+    def shared_items(self: Pools, *which: Any) -> Items:
+        key = (self.tokens.fingerprint, *which)
+        if key not in banks:
+            banks[key] = make_items(self, *which)
+        return banks[key]
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pools, "_make_pool", shared)
+        patch.setattr(Pools, "_make_items", shared_items)
         yield
 
 
