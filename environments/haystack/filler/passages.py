@@ -127,11 +127,16 @@ def blocks_of(lines: Iterable[str], forbidden: Sequence[str] = ()) -> Iterator[P
 
     A block ends at an empty line, or at a line end behind 60 words; each keeps its line ends and indents.
     """
+    return _in_passages((block, count_words(block)) for block in _blocks(lines, forbidden))
+
+
+def _in_passages(blocks: Iterable[tuple[str, int]]) -> Iterator[Passage]:
+    """Yield blocks, which come with their words, as passages of so many that they have `PASSAGE_WORDS`."""
     passage: Passage = []
     words = 0
-    for block in _blocks(lines, forbidden):
+    for block, count in blocks:
         passage.append([block])
-        words += count_words(block)
+        words += count
         if words >= PASSAGE_WORDS:
             yield passage
             passage, words = [], 0
@@ -172,18 +177,8 @@ def top_level_blocks(lines: Iterable[str], forbidden: Sequence[str] = ()) -> Ite
 
     A block ends at an empty line behind which a line without indent begins another; its own empty lines are taken out.
     """
-    passage: Passage = []
-    words = 0
-    for block in _top_level(lines, forbidden):
-        if (count := count_words(block)) > CODE_WORDS:
-            continue
-        passage.append([block])
-        words += count
-        if words >= PASSAGE_WORDS:
-            yield passage
-            passage, words = [], 0
-    if passage:
-        yield passage
+    counted = ((block, count_words(block)) for block in _top_level(lines, forbidden))
+    return _in_passages((block, count) for block, count in counted if count <= CODE_WORDS)
 
 
 def _top_level(lines: Iterable[str], forbidden: Sequence[str]) -> Iterator[str]:
