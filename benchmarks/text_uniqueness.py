@@ -6,19 +6,15 @@
 The solver (`text_solver.py`) reads prompt and question and shares no code with the tasks. Of absent twins it finds nothing.
 """
 
-import json
-import time
-from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
 
+from benchmarks import uniqueness_run
 from benchmarks.text_solver import faults
 from environments.haystack.sample import Haystacks, Options, Sample
 
@@ -34,7 +30,7 @@ VARIANTS: tuple[dict[str, Any], ...] = tuple(
 )
 
 
-def judge(haystacks: Haystacks, tasks: tuple[str, ...], index: int, length: int) -> tuple[Sample, list[str]]:
+def judge(haystacks: Haystacks, tasks: tuple[str, ...], length: int, index: int) -> tuple[Sample, list[str]]:
     """Return the `index`-th sample of the run, and what is wrong with it."""
     variant = haystacks.variant(replace(haystacks.options, **VARIANTS[index // len(tasks) % len(VARIANTS)]))
     task, split = tasks[index % len(tasks)], "eval" if index % 5 == 0 else "train"
@@ -57,34 +53,9 @@ def main(
     own: dict[str, Any] = {"filler": "folder", "filler_path": corpus} if corpus else {}
     tasks = TEXT if corpus else (*TEXT, *CODE)
     haystacks = Haystacks(load(tokenizer), Options(pool_tokens=65_536, seeds_per_pool=8192, **own))
-    rows: dict[str, Counter] = {task: Counter() for task in tasks}
-    first_faults: dict[str, str] = {}
-    started = time.perf_counter()
-    with tqdm(range(samples), unit="sample", mininterval=1) as bar:
-        for index in bar:
-            sample, wrong = judge(haystacks, tasks, index, length)
-            row = rows[sample.recipe["task"]]
-            row["samples"] += 1
-            row["faults" if wrong else "absent" if sample.answer.kind == "absent" else "unique"] += 1
-            for fault in wrong:
-                first_faults.setdefault(f"{sample.recipe['task']}: {fault}", f"index {index}")
-            if seconds and time.perf_counter() - started > seconds:
-                break
-    taken = time.perf_counter() - started
-    total = sum(rows.values(), Counter())
-    columns = ("samples", "unique", "absent", "faults")
-    table = Table("task", "samples", "unique", "rightly absent", "faults")
-    for task, row in [*rows.items(), ("all", total)]:
-        table.add_row(task, *(f"{row[c]:,}" for c in columns))
-    Console(width=100).print(table)
-    print(f"{total['samples'] / taken:.0f} samples/s, made and solved, in {taken:.0f} s")
-    for fault, where in first_faults.items():
-        print(f"fault  {fault} ({where})")
-    if json_file:
-        counts = {task: {c: row[c] for c in columns} for task, row in [*rows.items(), ("all", total)]}
-        result = {"length": length, "corpus": corpus, "seconds": taken, "first_faults": first_faults, "tasks": counts}
-        json_file.write_text(json.dumps(result, indent=1))
-    if total["faults"]:
+    limits = uniqueness_run.Limits(samples, length, seconds=seconds)
+    judged = partial(judge, haystacks, tasks, length)
+    if not uniqueness_run.report(tasks, judged, limits, json_file, corpus=corpus):
         raise typer.Exit(1)
 
 

@@ -59,12 +59,26 @@ def run(tasks: Sequence[str], faults: Faults, limits: Limits, tokenizer: str, js
 
     pool_tokens = max(65_536, 4 * limits.length)
     haystacks = Haystacks(load(tokenizer), Options(pool_tokens=pool_tokens, seeds_per_pool=SEEDS_PER_POOL))
+    return report(tasks, lambda index: judge(haystacks, index, limits.length, tasks, faults), limits, json_file)
+
+
+def report(
+    tasks: Sequence[str],
+    judged: Callable[[int], tuple[Sample, list[str]]],
+    limits: Limits,
+    json_file: Path | None,
+    **settings: str,
+) -> bool:
+    """Judge samples by their index and print, task by task, how many are sound; True if all are.
+
+    `settings` are written beside the numbers.
+    """
     rows: dict[str, Counter] = {task: Counter() for task in tasks}
     first_faults: dict[str, str] = {}
     started = time.perf_counter()
     with tqdm(range(limits.seed, limits.seed + limits.samples), unit="sample", mininterval=1) as bar:
         for index in bar:
-            sample, wrong = judge(haystacks, index, limits.length, tasks, faults)
+            sample, wrong = judged(index)
             row = rows[sample.recipe["task"]]
             row["samples"] += 1
             row["faults" if wrong else "absent" if sample.answer.kind == "absent" else "unique"] += 1
@@ -86,7 +100,8 @@ def run(tasks: Sequence[str], faults: Faults, limits: Limits, tokenizer: str, js
     for fault, where in first_faults.items():
         console.print(f"fault  {fault} ({where})")
     if json_file:
-        result = {"length": limits.length, "seed": limits.seed, "seconds": taken, "first_faults": first_faults}
+        about = {"length": limits.length, "seed": limits.seed, **settings}
+        result = {**about, "seconds": taken, "first_faults": first_faults}
         counts = {task: {c: row[c] for c in columns} for task, row in [*rows.items(), ("all", total)]}
         json_file.write_text(json.dumps({**result, "tasks": counts}, indent=1))
     return not total["faults"]

@@ -7,9 +7,7 @@ assignments. Of two answers that are as good it says so, and a sample is sound i
 nothing is left where the answer is said to be absent. Tasks and options are gone through in turn.
 """
 
-import json
 import re
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,10 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
 
+from benchmarks import uniqueness_run
+from benchmarks.uniqueness_run import SEEDS_PER_POOL
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks import TASKS
 
@@ -33,7 +30,6 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {"hops": "2-8", "distractors": 6, "answer_format": "plain"},
     {"hops": "3", "distractors": 0, "may_abstain": False},
 )
-SEEDS_PER_POOL = 8192  # a pool takes seconds to write
 
 _LINE = re.compile(r"On (\d+ [A-Z][a-z]+ \d{4}) ([A-Z][a-z]+ [A-Z][a-z]+) brought in (\d+) sacks? of ([a-z]+)\.")
 _ASSIGNMENT = re.compile(r"VAR ([A-Z]{5}) = (?:VAR ([A-Z]{5})|(\d{6}))\.")
@@ -148,34 +144,8 @@ def main(
     from benchmarks.reference_tokenizers import load
 
     haystacks = Haystacks(load(tokenizer), Options(pool_tokens=max(65_536, 4 * length), seeds_per_pool=SEEDS_PER_POOL))
-    rows: dict[str, Counter] = {task: Counter() for task in WHOLE}
-    first_faults: dict[str, str] = {}
-    started = time.perf_counter()
-    for index in tqdm(range(seed, seed + samples), unit="sample", mininterval=1):
-        sample, wrong = judge(haystacks, index, length)
-        row = rows[sample.recipe["task"]]
-        row["samples"] += 1
-        row["faults" if wrong else "absent" if sample.answer.kind == "absent" else "unique"] += 1
-        for fault in wrong:
-            first_faults.setdefault(fault, json.dumps(sample.recipe))
-        if seconds and time.perf_counter() - started > seconds:
-            break
-    seconds, samples = time.perf_counter() - started, sum(row["samples"] for row in rows.values())
-    columns = ("samples", "unique", "absent", "faults")
-    table = Table(
-        "task", *columns, title=f"{samples:,} samples from {length:,} tokens on ({tokenizer}), {seconds:.0f} s"
-    )
-    for task, row in rows.items():
-        table.add_row(task, *(f"{row[column]:,}" for column in columns))
-    console = Console(width=110)
-    console.print(table)
-    for fault, recipe in first_faults.items():
-        console.print(f"{fault}: {recipe}", soft_wrap=True)
-    if json_file:
-        json_file.write_text(
-            json.dumps({"samples": samples, "length": length, "seconds": seconds, "tasks": rows}, indent=1)
-        )
-    if first_faults:
+    limits = uniqueness_run.Limits(samples, length, seed, seconds)
+    if not uniqueness_run.report(WHOLE, lambda index: judge(haystacks, index, length), limits, json_file):
         raise typer.Exit(1)
 
 
