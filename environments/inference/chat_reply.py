@@ -70,7 +70,7 @@ def _text(content: Any) -> str | None:
 
 
 def _tool_calls(calls: Any) -> tuple[JsonObject, ...]:
-    """The tool calls of a message, whatever stands in them. Raises TypeError for what is no list of objects."""
+    """Return a message's tool calls, unread. Raises TypeError for anything but a list of objects."""
     if not isinstance(calls or [], list) or not all(isinstance(call, dict) for call in calls or []):
         raise TypeError
     return tuple(calls or ())

@@ -56,7 +56,7 @@ class TextFile:
     def search(self, query: str, k: int) -> list[Passage]:
         """Return the `k` passages that rank highest for the query, best first: the best sentence of each.
 
-        Passages without a word of the query are left out; of equal ones the earlier comes first.
+        Passages that share no word with the query are left out. Of two that rank equal, the earlier comes first.
         """
         scores = self.ranks(query)
         best = sorted((number for number, score in scores.items() if score > 0), key=lambda n: (-scores[n], n))[:k]
@@ -71,7 +71,7 @@ class TextFile:
 
     @cached_property
     def _index(self) -> "bm25s.BM25 | None":
-        """The index of all passages; None for a text without a word."""
+        """The index of all passages, or None if the text has no words."""
         import bm25s
 
         terms = [words(passage) for passage in self.passages]

@@ -169,7 +169,7 @@ def score_row(text: str, row: Mapping[str, Json], finished: bool | None = None) 
 def score_completion(completion: Json, row: Mapping[str, Json], finished: bool | None = None) -> Score:
     """Return the score of a completion in any form that `reply_text` reads; see `score_row`.
 
-    Reasoning that stands in a field of its own is no part of the reply, and shows that the text comes behind it.
+    Reasoning in a field of its own is not part of the reply; the text then begins after the thinking.
     """
     last = completion[-1] if isinstance(completion, list | tuple) and completion else completion
     thought = isinstance(last, Mapping) and any(last.get(name) for name in REASONING)

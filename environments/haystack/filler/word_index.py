@@ -14,7 +14,7 @@ from environments.haystack.filler.counted_passage import Passage, Span
 from environments.haystack.filler.scripts import LONG, LONG_WORDS, SHORT, SHORT_WORDS
 from environments.haystack.tokens import BREAK
 
-FEW = 8  # passages: a word of more is no sign of any of them
+FEW = 8  # passages: a word that stands in more of them identifies none
 SHORTEST = 4  # letters of a word that may be asked for
 TOKEN = re.compile(r"\S+")
 MARKS = ".,;:!?\"'()[]"
