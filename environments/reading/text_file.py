@@ -1,25 +1,22 @@
 """The haystack of a sample as a file to look things up in: numbered passages, to be searched and read.
 
-`search` ranks passages by BM25 (bm25s, imported at the first search) and shows the best sentence of each; `read` gives
+`search` ranks passages by BM25 (`environments.retrieval`) and shows the best sentence of each; `read` gives
 passages by number. What they return costs tokens, which `tools.py` counts.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from environments.haystack.sample import Sample
 from environments.haystack.tokens import BREAK, Tokens
-
-if TYPE_CHECKING:
-    import bm25s
+from environments.retrieval.ranking import TermIndex
+from environments.retrieval.terms import first_place, terms
 
 QUESTION = f"{BREAK}Question: "  # begins what stands behind the haystack
 SNIPPET = 300  # characters of a sentence that a search shows
 _NUMBER = re.compile(r"\[(\d+)\] ")
-# Scripts without blanks between words: a character is a word.
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?\u3002\uff01\uff1f])\s+|\n+")
 
 
@@ -60,31 +57,16 @@ class TextFile:
         """
         scores = self.ranks(query)
         best = sorted((number for number, score in scores.items() if score > 0), key=lambda n: (-scores[n], n))[:k]
-        wanted = set(words(query))
+        wanted = set(terms(query))
         return [Passage(number, _best_sentence(self.passages[number - 1], wanted)) for number in best]
 
     def ranks(self, query: str) -> dict[int, float]:
         """Return the BM25 score of each passage, by number."""
-        known = [word for word in words(query) if self._index and word in self._index.vocab_dict]
-        scores = self._index.get_scores(known) if self._index and known else []
-        return {number: float(score) for number, score in enumerate(scores, 1)}
+        return {number: float(score) for number, score in enumerate(self._index.scores(query), 1)}
 
     @cached_property
-    def _index(self) -> "bm25s.BM25 | None":
-        """The index of all passages, or None if the text has no words."""
-        import bm25s
-
-        terms = [words(passage) for passage in self.passages]
-        if not any(terms):
-            return None
-        index = bm25s.BM25()
-        index.index(terms, show_progress=False)
-        return index
-
-
-def words(text: str) -> list[str]:
-    """Return the words of a text as the search compares them: in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
+    def _index(self) -> TermIndex:
+        return TermIndex([terms(passage) for passage in self.passages])
 
 
 def _passages(text: str, numbered: bool) -> Iterator[str]:
@@ -109,11 +91,10 @@ def _passages(text: str, numbered: bool) -> Iterator[str]:
 
 def _best_sentence(passage: str, wanted: set[str]) -> str:
     """Return the sentence that holds the most of the wanted words, cut to `SNIPPET` characters around the first of them."""
-    sentence = max(_SENTENCE_END.split(passage), key=lambda sentence: len(wanted & set(words(sentence))))
+    sentence = max(_SENTENCE_END.split(passage), key=lambda sentence: len(wanted & set(terms(sentence))))
     if len(sentence) <= SNIPPET:
         return sentence
-    at = next((match.start() for match in _WORD.finditer(sentence.lower()) if match.group() in wanted), 0)
-    start = max(0, at - SNIPPET // 3)
+    start = max(0, first_place(sentence, wanted) - SNIPPET // 3)
     return ("\u2026" if start else "") + sentence[start : start + SNIPPET] + "\u2026"
 
 

@@ -1,13 +1,12 @@
 """A document: a name, a text, and where its sentences stand."""
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from environments.haystack.filler.scripts import count_words
-from environments.haystack.filler.sentences import split_by_script
+from environments.retrieval.sentence_spans import sentence_spans
 from longthread.errors import DataError
 
 MIN_WORDS = 20  # below that there is nothing to learn, and nothing that a prompt could not hold
@@ -41,18 +40,7 @@ class Document:
 
         Only white space stands between two spans; each paragraph is split by the rules of its script.
         """
-        spans = []
-        for paragraph in re.finditer(r"\S(?:.*\S)?(?:\n[^\S\n]*\S(?:.*\S)?)*", self.text):
-            words = list(re.finditer(r"\S+", paragraph[0]))
-            joined = " ".join(word[0] for word in words)
-            # The character of the text at which each character of `joined` stands.
-            places = [paragraph.start() + i for word in words for i in range(word.start(), word.end() + 1)]
-            end = 0
-            for sentence in split_by_script(joined):
-                start = joined.index(sentence, end)
-                end = start + len(sentence)
-                spans.append((places[start], places[end - 1] + 1))
-        return spans
+        return sentence_spans(self.text)
 
     def quote(self, span: Span) -> str:
         """Return the text of a character span on one line, with every run of white space as one space."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
+from environments.retrieval.chunking import windows
 from longthread.errors import ConfigError
 from longthread.language_model import ChatTokenizer
 
@@ -68,16 +69,7 @@ def segments(n_tokens: int, length: int, stride: int | None = None) -> list[rang
     end. Its predecessor does not, so the last is longer than the overlap (`length - stride`), unless it is the only
     one. The published code goes on to ever shorter ones, down to a few tokens. Raises `ConfigError`.
     """
-    if length < 1 or n_tokens < 0:
-        raise ConfigError(f"segments of {length} tokens from {n_tokens}: the length must be at least 1, the count 0")
-    stride = max(1, 3 * length // 8) if stride is None else stride
-    if not 1 <= stride <= length:
-        raise ConfigError(
-            f"stride {stride} is outside 1 to {length}: beyond the segment's length tokens would be left out"
-        )
-    beyond_first = max(0, n_tokens - length)
-    starts = range(0, min(n_tokens, -(-beyond_first // stride) * stride + 1), stride)
-    return [range(start, min(start + length, n_tokens)) for start in starts]
+    return windows(n_tokens, length, max(1, 3 * length // 8) if stride is None else stride)
 
 
 def plain(ids: Sequence[int], segment: range) -> LabelledIds:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from lift.inference.retrieval import ranked, terms
+from environments.retrieval.ranking import TermIndex
+from environments.retrieval.terms import terms
 from longthread.errors import DataError
 from longthread.files import write_json
 
@@ -34,4 +35,4 @@ def best(folder: Path, question: str, most: int) -> list[int] | None:
         stored = _STORED.validate_json(path.read_bytes(), strict=True)
     except (OSError, ValidationError):
         raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
-    return ranked([list(Counter(words).elements()) for words in stored], question, most)
+    return sorted(TermIndex([list(Counter(words).elements()) for words in stored]).best(question, most))
