@@ -66,9 +66,12 @@ def fixed_chunks(text: str, offsets: Sequence[Span], size: int, overlap: int = 0
         raise ConfigError(f"overlap of {overlap} tokens is outside 0 to {size - 1}: it must be smaller than the chunk")
     text_tokens = _TextTokens(text, offsets)
     found = windows(len(offsets), size, size - overlap) or [range(0)]
-    spans = [(text_tokens.start(window.start), text_tokens.start(window.stop)) for window in found]
-    spans[-1:] = [(spans[-1][0], len(text))]
-    return [text_tokens.chunk(span, document) for span in spans if span[0] < span[1]]
+    chunks: list[Chunk] = []
+    for window in found:
+        span = text_tokens.start(window.start), text_tokens.start(window.stop) if window.stop else len(text)
+        if span[1] > (chunks[-1].end if chunks else 0):  # a window may lie within one character
+            chunks.append(text_tokens.chunk(span, document))
+    return chunks
 
 
 def semantic_chunks(text: str, offsets: Sequence[Span], size: int, document: str = "") -> list[Chunk]:
@@ -160,10 +163,19 @@ class _TextTokens:
         return bisect_left(self._starts, char) if 0 < char < len(self.text) else len(self._starts) * (char > 0)
 
     def cuts(self, span: Span, size: int) -> list[int]:
-        """Return the borders of windows of `size` tokens within a span."""
-        first, behind = self._before(span[0]), self._before(span[1])
-        starts = (self._starts[token] for token in range(first + size, behind, size))
-        return sorted({start for start in starts if span[0] < start < span[1]})
+        """Return where to cut a span into parts of at most `size` tokens, or of one character that has more."""
+        found = []
+        at, behind = self._before(span[0]), self._before(span[1])
+        while at + size < behind:
+            char = self._starts[at + size]
+            if char <= self._starts[at]:
+                following = bisect_right(self._starts, char)
+                if following >= behind:
+                    break
+                char = self._starts[following]
+            found.append(char)
+            at = bisect_left(self._starts, char)
+        return found
 
     def chunk(self, span: Span, document: str) -> Chunk:
         """Return the chunk of a span."""
