@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from environments.retrieval.chunking import Chunk
@@ -31,6 +31,7 @@ def reference(texts: list[list[str]], question: list[str]) -> list[float]:
     return scores
 
 
+@settings(deadline=None)  # bm25s is imported within
 @given(st.lists(words, min_size=1, max_size=6).filter(any), words)
 def test_scores_are_those_of_bm25(texts: list[list[str]], question: list[str]) -> None:
     found = TermIndex(texts).scores(" ".join(question))
