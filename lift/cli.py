@@ -3,6 +3,7 @@
 lift fit book.txt --model MODEL --recipe lse --library books
 lift ask --library books --document book "Who keeps the lighthouse?"
 lift evaluate --library books --document book --source book.txt
+lift serve books
 lift list --library books
 lift remove --library books --document book
 
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
+from lift import serve
 from lift.document.document import Document, encodable, read, read_text
 from lift.document.repeats import read_once
 from lift.inference import retrieval
@@ -38,7 +40,6 @@ if TYPE_CHECKING:  # torch and PEFT are imported by the commands that run them
     from lift.training.recipes import Recipe
 
 FIGURES = ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")  # of a fit, in its entry
-OPENED = 3  # segments of a document, at a question
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
@@ -215,7 +216,7 @@ def ask(
             f"shorten {'the text before the question' if given else 'the question'}",
             setting=given,
         )
-    segments = {name: segment_terms.best(shelf.path(shelf.get(name)), question, OPENED) for name in names}
+    segments = {name: segment_terms.best(shelf.path(shelf.get(name)), question, segment_terms.OPENED) for name in names}
     attached = _attach(shelf, names, folder, target)
     for name, prompt in prompts.items():
         attached.switch(name)
@@ -332,6 +333,9 @@ def remove(
     entry = shelf.remove(document)
     working_folder.remove_unfinished(shelf, entry.name)
     typer.echo(f"removed {tables.shown(entry.name)} ({tables.size(entry.bytes)})")
+
+
+app.command("serve")(serve.command)
 
 
 def main() -> None:

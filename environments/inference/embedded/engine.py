@@ -67,7 +67,7 @@ class Engine:
         forward: Forward | None = None,
     ) -> None:
         self.model, self.eos_ids, self.limits, self.threads = model, frozenset(eos_ids), limits or Limits(), threads
-        self.forward = forward or self._call_model
+        self.forward: Forward = forward or self._call_model
         rope = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None) or {}
         # These turn keys by the length seen so far, so a key may be shared neither across requests nor across chunks.
         self.rope_by_length = rope.get("rope_type") in ("dynamic", "longrope")
@@ -97,7 +97,7 @@ class Engine:
             self.wake.notify()
         self.thread.join()
 
-    def _call_model(self, _: Sequence[Hashable], **inputs: Any) -> ModelOutput:
+    def _call_model(self, variants: Sequence[Hashable], **inputs: Any) -> ModelOutput:
         return self.model(**inputs)
 
     def _work(self) -> None:

@@ -325,10 +325,16 @@ def _refusal(error: RequestError) -> web.Response:
 @contextlib.contextmanager
 def background(model_dir: Path | str, **options: Any) -> Iterator[str]:
     """Serve `model_dir` from a thread with its own event loop; yields the base URL (".../v1")."""
+    with running(EmbeddedServer(model_dir, **options)) as base_url:
+        yield base_url
+
+
+@contextlib.contextmanager
+def running(server: EmbeddedServer) -> Iterator[str]:
+    """Run the server in a thread with its own event loop; yields the base URL (".../v1")."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="embedded-server", daemon=True)
     thread.start()
-    server = EmbeddedServer(model_dir, **options)
     try:
         yield asyncio.run_coroutine_threadsafe(server.start(), loop).result()
     finally:
