@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from lift import serve
+from lift import reader, serve
 from lift.document.document import Document, encodable, read, read_text
 from lift.document.repeats import read_once
 from lift.inference import retrieval
@@ -336,6 +336,7 @@ def remove(
 
 
 app.command("serve")(serve.command)
+app.add_typer(reader.app, name="reader")
 
 
 def main() -> None:

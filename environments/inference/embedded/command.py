@@ -22,10 +22,6 @@ async def serve(server: EmbeddedServer) -> None:
     done = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, done.set)
-    print(
-        "embedded server: a small model on this machine, for tests and the demo; for more use vLLM or SGLang",
-        file=sys.stderr,
-    )
     if server.host not in LOOPBACK:
         print(f"embedded server: bound to {server.host}, so others on the network can reach it", file=sys.stderr)
     print(f"ready {await server.start()}", flush=True)
@@ -61,5 +57,9 @@ def main(
         "model_name": model_name,
     }
     server = EmbeddedServer(model_dir, **named, api_key=api_key, threads=threads)
+    print(
+        "embedded server: a small model on this machine, for tests and the demo; for more use vLLM or SGLang",
+        file=sys.stderr,
+    )
     with exit_on_error(option):
         asyncio.run(serve(server))

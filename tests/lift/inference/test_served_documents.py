@@ -1,4 +1,4 @@
-"""A batch of rows with memories of their own gives each row what its document gives alone, and the base model's rows its own."""
+"""In a batch each row is answered as its document alone answers, and a row of the base model as the base model."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
