@@ -99,6 +99,9 @@ def fit(
     self_study: Annotated[
         str | None, typer.Option(metavar="URL", help="Server (OpenAI's protocol) whose model also asks and answers.")
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Fit recipe compact to a model that reads too little.")
+    ] = False,
 ) -> None:
     """Write a document into an adapter and put it into the library. An interrupted fit continues from its last checkpoint."""
     document, shelf = read(source, name), Library(library)
@@ -107,6 +110,7 @@ def fit(
     tokenizer = base_model.tokenizer(folder)
     from accelerate import PartialState
 
+    from lift.evaluation import reading_check
     from lift.training.fit import FitOptions
     from lift.training.fit import fit as fit_document
 
@@ -116,8 +120,10 @@ def fit(
         shelf.check(entry, replace)  # another fit may have ended since
         done = working_folder.finished(out)
         if done is None:
-            more = study.items(read_once(document), STUDIED, seed, "train") if study else []
             loaded = base_model.load(folder, target)
+            if chosen.method == "compact" and not anyway:
+                reading_check.check(loaded, tokenizer, entry.fingerprint)
+            more = study.items(read_once(document), STUDIED, seed, "train") if study else []
             fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more))
             done = entry.model_copy(update={key: getattr(fitted, key) for key in FIGURES})
         if main:

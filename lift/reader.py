@@ -42,7 +42,7 @@ def install(source: Path, base: str | None = None, name: str | None = None) -> "
             reader = reader_file.unpack(source, adapter)
             base_folder = _base_folder(reader, base)
             reader_file.restore(adapter, base_folder)
-        reader = reader.model_copy(update={"name": readers.check_name(name or reader.name), "moved": {}})
+        reader = reader.model_copy(update={"name": readers.check_name(name or reader.name), "moved": {}, "same": {}})
         target = readers.folder() / reader.name
         if target.exists():
             raise ConfigError(

@@ -12,16 +12,17 @@ integers, so they compress to half, and adding them restores every bit.
 
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lift.library import base_model
 from lift.library.readers import RECORD, Reader, check_name, read_record
 from longthread.errors import ConfigError, DataError
-from longthread.files import replacing, replacing_folder, write_text
+from longthread.files import replacing, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ MOST_BYTES = 60_000_000  # of a reader's file
 MOST_UNPACKED = 4 * 2**30  # bytes: far more than any reader has, far less than a zip bomb
 MEMBER = r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.(json|safetensors|jinja|txt)"  # no path, so nothing leads out of the folder
 ADAPTER, CONFIG, WEIGHTS = "adapter_config.json", "config.json", "adapter_model.safetensors"
-ROWS, DELTA = "#rows", "#delta"  # behind the name of a tensor of which moved rows are stored
+ROWS, DELTA, HEIGHT = "#rows", "#delta", "#height"  # behind the name of a tensor of which moved rows are stored
 PEFT_PREFIX = "base_model.model."
 
 
@@ -50,12 +51,12 @@ def pack(adapter: Path, out: Path, name: str, base: str | None = None) -> int:
     _, trained = configs(adapter, str(base_folder))
     if trained is None:
         raise ConfigError(f"{adapter} has no {CONFIG} of its training run, which says how RoPE was set: copy it there")
-    stored, moved = _packed(load_file(adapter / WEIGHTS), base_folder)
-    reader = Reader(
-        name=check_name(name), base_model=base_name, fingerprint=base_model.fingerprint(base_folder), moved=moved
-    )
+    stored, moved, same = _packed(load_file(adapter / WEIGHTS), base_folder)
+    fingerprint = base_model.fingerprint(base_folder)
+    reader = Reader(name=check_name(name), base_model=base_name, fingerprint=fingerprint, moved=moved, same=same)
     tokenizer = {path for pattern in (*TOKENIZER, *TEMPLATES) for path in adapter.glob(pattern)}
-    with replacing_folder(out.with_name(f".{out.name}.packing")) as draft:
+    with tempfile.TemporaryDirectory() as temporary:
+        draft = Path(temporary)
         save_file(stored, draft / WEIGHTS)
         trained.to_json_file(draft / CONFIG)
         write_text(draft / RECORD, reader.model_dump_json(indent=1) + "\n")
@@ -126,34 +127,45 @@ def restore(folder: Path, base_folder: Path) -> None:
         stored = load_file(folder / WEIGHTS)
         for name, origin in reader.moved.items():
             rows, delta = stored.pop(name + ROWS), stored.pop(name + DELTA)
-            tensor = _grown(base[origin], int(stored.pop(f"{name}#height"))).clone()
+            tensor = _grown(base[origin], int(stored.pop(name + HEIGHT))).clone()
             tensor[rows] = _from_order(_order(tensor[rows]) + delta.to(torch.int32)).to(tensor.dtype)
             stored[name] = tensor
+        stored |= {name: stored[twin].clone() for name, twin in reader.same.items()}
     except (KeyError, IndexError, RuntimeError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} is no whole reader ({error}): pack it again") from None
     save_file(stored, folder / WEIGHTS)
 
 
-def _packed(trained: "dict[str, Tensor]", base_folder: Path) -> "tuple[dict[str, Tensor], dict[str, str]]":
-    """Return the tensors of a reader's file, and the base's tensor for each that is stored by its moved rows."""
+class Packed(NamedTuple):
+    """The tensors of a reader's file, and its record's `moved` and `same`."""
+
+    stored: "dict[str, Tensor]"
+    moved: dict[str, str]
+    same: dict[str, str]
+
+
+def _packed(trained: "dict[str, Tensor]", base_folder: Path) -> Packed:
+    """Return what is stored of an adapter's tensors."""
     import torch
 
     base = {name: tensor for name, tensor in base_model.stored_tensors(base_folder) if tensor.ndim == 2}
-    stored: dict[str, Tensor] = {}
-    moved: dict[str, str] = {}
+    stored, moved, same = packed = Packed({}, {}, {})
     for name, tensor in trained.items():
         origin = _origin(name, tensor, base)
         if origin is None:
             lora = "lora_" in name
             stored[name] = tensor.to(torch.bfloat16).contiguous() if lora else tensor.contiguous()
             continue
+        if twin := next((other for other in moved if torch.equal(trained[other], tensor)), None):
+            same[name] = twin
+            continue
         old, new = _order(_grown(base[origin], len(tensor))), _order(tensor)
         rows = (old != new).any(1).nonzero()[:, 0]
         moved[name] = origin
         stored[name + ROWS] = rows.to(torch.int32)
         stored[name + DELTA] = (new[rows] - old[rows]).to(torch.int16)  # modulo 2^16, and so is the sum
-        stored[f"{name}#height"] = torch.tensor(len(tensor))
-    return stored, moved
+        stored[name + HEIGHT] = torch.tensor(len(tensor))
+    return packed
 
 
 def _origin(name: str, tensor: "Tensor", base: "Mapping[str, Tensor]") -> str | None:

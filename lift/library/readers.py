@@ -21,7 +21,8 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 class Reader(BaseModel):
     """The record of a reader. `base_model` is a folder or a hub name, `fingerprint` that of its weights.
 
-    `moved` names for each tensor that is stored by its moved rows alone the tensor of the base that it starts from.
+    `moved` names for each tensor that is stored by its moved rows alone the tensor of the base that it starts from, `same`
+    for a tensor that is not stored the one that it equals (a tied head, its embedding).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +32,7 @@ class Reader(BaseModel):
     base_model: str
     fingerprint: str
     moved: dict[str, str] = {}
+    same: dict[str, str] = {}
 
 
 def folder() -> Path:

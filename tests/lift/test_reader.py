@@ -73,10 +73,11 @@ def test_what_was_trained_comes_back_bit_for_bit(tmp_path: Path, adapter: Path, 
     reader = reader_file.unpack(tmp_path / "r.reader", folder)
     stored = load_file(folder / WEIGHTS)
     [embedding] = reader.moved
+    [head] = reader.same  # tied to it: not in the file a second time
     assert stored[embedding + "#rows"].tolist() == [3, 77, 259]  # and no other row is in the file
     reader_file.restore(folder, base)
     restored, trained = load_file(folder / WEIGHTS), load_file(adapter / WEIGHTS)
-    assert restored.keys() == trained.keys()
+    assert restored.keys() == trained.keys() and torch.equal(restored[head], restored[embedding])
     for name, expected in in_bf16(trained).items():
         assert torch.equal(restored[name].to(expected.dtype), expected), name
     unmoved = torch.ones(260, dtype=torch.bool)
@@ -203,7 +204,7 @@ def test_a_vocabulary_that_grew_is_restored(tmp_path: Path, base: Path) -> None:
     folder.mkdir()
     old = dict(base_model.stored_tensors(base))["model.embed_tokens.weight"]
     grown = torch.cat([old, torch.randn(2, old.shape[1])]).bfloat16()
-    stored, moved = reader_file._packed({"base_model.model.model.embed_tokens.weight": grown}, base)
+    stored, moved, _ = reader_file._packed({"base_model.model.model.embed_tokens.weight": grown}, base)
     save_file(stored, folder / WEIGHTS)
     record = {"name": "r", "base_model": "b", "fingerprint": "f", "moved": moved}
     (folder / "reader.json").write_text(json.dumps(record))
