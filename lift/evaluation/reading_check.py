@@ -1,6 +1,6 @@
 """Whether a model reads at all: what `compact` keeps is what the model finds, so a model that finds little is told apart.
 
-Three generated passages of some 400 tokens with four facts each, as the window of twelve questions. A right answer is judged
+Three generated passages of some 500 tokens with four facts each, as the window of twelve questions. A right answer is judged
 as in `lift evaluate`. The result of a model is kept by its fingerprint, in `~/.cache/longthread/reading.json`.
 """
 

@@ -126,7 +126,7 @@ def items(facts: Sequence[PlantedFact]) -> list[Item]:
 
 
 def passage_with_facts(seed: int, facts: int) -> DocumentQuestions:
-    """Return one passage of prose, some 400 tokens, with single facts of as many people, and a question about each."""
+    """Return one passage of prose, some 500 tokens, with single facts of as many people, and a question about each."""
     rng = Random(f"lift passage {seed}")
     draw, sentences = Draw(Options(), SPLIT, rng), next(prose.passages(seed, SPLIT))
     kinds = rng.sample(KINDS, facts)

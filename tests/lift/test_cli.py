@@ -295,7 +295,10 @@ def test_fit_and_ask_without_any_stand_in(
     """A text of several segments, of which a question opens those that name what it asks about."""
     small = {"compact": replace(RECIPES["compact"], queries=100, items=4, segment=250)}
     monkeypatch.setattr(lift.training.recipes, "RECIPES", small)
+    monkeypatch.setenv("LONGTHREAD_CACHE", str(tmp_path / "cache"))
     code, out, err = run(*fitting(book, base, tmp_path / "books", "--recipe", "compact"))
+    assert (code, out) == (2, "") and "error: the model answers 0 of 12 questions" in err and "--anyway)" in err
+    code, out, err = run(*fitting(book, base, tmp_path / "books", "--recipe", "compact", "--anyway"))
     assert code == 0 and "compact" in out, err
     shelf = Library(tmp_path / "books")
     folder = shelf.path(shelf.get("logbook"))
