@@ -3,6 +3,7 @@
 lift fit book.txt --model MODEL --recipe lse --library books
 lift ask --library books --document book "Who keeps the lighthouse?"
 lift evaluate --library books --document book --source book.txt
+lift serve books
 lift list --library books
 lift remove --library books --document book
 
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
+from lift import reader, serve
 from lift.document.document import Document, encodable, read, read_text
 from lift.document.repeats import read_once
 from lift.inference import retrieval
@@ -38,7 +40,6 @@ if TYPE_CHECKING:  # torch and PEFT are imported by the commands that run them
     from lift.training.recipes import Recipe
 
 FIGURES = ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")  # of a fit, in its entry
-OPENED = 3  # segments of a document, at a question
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
@@ -98,6 +99,9 @@ def fit(
     self_study: Annotated[
         str | None, typer.Option(metavar="URL", help="Server (OpenAI's protocol) whose model also asks and answers.")
     ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Fit recipe compact to a model that reads too little.")
+    ] = False,
 ) -> None:
     """Write a document into an adapter and put it into the library. An interrupted fit continues from its last checkpoint."""
     document, shelf = read(source, name), Library(library)
@@ -106,6 +110,7 @@ def fit(
     tokenizer = base_model.tokenizer(folder)
     from accelerate import PartialState
 
+    from lift.evaluation import reading_check
     from lift.training.fit import FitOptions
     from lift.training.fit import fit as fit_document
 
@@ -115,8 +120,10 @@ def fit(
         shelf.check(entry, replace)  # another fit may have ended since
         done = working_folder.finished(out)
         if done is None:
-            more = study.items(read_once(document), STUDIED, seed, "train") if study else []
             loaded = base_model.load(folder, target)
+            if chosen.method == "compact" and not anyway:
+                reading_check.check(loaded, tokenizer, entry.fingerprint)
+            more = study.items(read_once(document), STUDIED, seed, "train") if study else []
             fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more))
             done = entry.model_copy(update={key: getattr(fitted, key) for key in FIGURES})
         if main:
@@ -215,7 +222,7 @@ def ask(
             f"shorten {'the text before the question' if given else 'the question'}",
             setting=given,
         )
-    segments = {name: segment_terms.best(shelf.path(shelf.get(name)), question, OPENED) for name in names}
+    segments = {name: segment_terms.best(shelf.path(shelf.get(name)), question, segment_terms.OPENED) for name in names}
     attached = _attach(shelf, names, folder, target)
     for name, prompt in prompts.items():
         attached.switch(name)
@@ -332,6 +339,10 @@ def remove(
     entry = shelf.remove(document)
     working_folder.remove_unfinished(shelf, entry.name)
     typer.echo(f"removed {tables.shown(entry.name)} ({tables.size(entry.bytes)})")
+
+
+app.command("serve")(serve.command)
+app.add_typer(reader.app, name="reader")
 
 
 def main() -> None:

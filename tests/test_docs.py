@@ -37,7 +37,7 @@ APPS = {
     "longthread longlora rope": "trainer_configs.longlora.rope.preview",
     "longthread longlora merge": "trainer_configs.longlora.merge",
     "python -m trainer_configs.longlora.data": "trainer_configs.longlora.data.command",
-    "python -m environments.embedded_server": "environments.inference.embedded.server",
+    "python -m environments.embedded_server": "environments.inference.embedded.command",
 }
 ENVIRONMENTS = ("needle-env", "linked-needle-env")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -56,6 +56,10 @@ lift
 lift fit
 lift ask
 lift evaluate
+lift serve
+lift reader
+lift reader install
+lift reader pack
 """.split("\n")[1:-1]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from urllib.parse import quote
 
 import aiohttp
 
@@ -29,6 +30,8 @@ async def check_server(config: ServerConfig, longest: int = 0) -> None:
     entries = await served_models(url, config.api_key)
     served = [entry.get("id") for entry in entries]
     if served and config.model_name not in served:
+        entries = await _unlisted_model(url, config)
+    if served and not entries:
         names = ", ".join(map(str, served[:5]))
         raise ConfigError(
             f"{url} does not serve the model {config.model_name!r}: it must be one of {names}",
@@ -71,6 +74,20 @@ async def served_models(url: str, api_key: str | None) -> list[JsonObject]:
     # A server without a list of models (atroposlib's own vLLM server is one) answers 404: nothing to compare with.
     data = models.get("data") if isinstance(models, dict) else None
     return [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
+
+
+async def _unlisted_model(url: str, config: ServerConfig) -> list[JsonObject]:
+    """Return what the server says of the model that it does not list (several names in one, say); none if it has none."""
+    headers = {"Authorization": f"Bearer {config.api_key}"}
+    try:
+        async with (
+            session(url, PREFLIGHT_SECONDS, headers) as client,
+            client.get(f"{url}/models/{quote(config.model_name, safe='')}") as reply,
+        ):
+            entry = json.loads(await reply.read()) if reply.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return []
+    return [entry] if isinstance(entry, dict) and entry.get("id") == config.model_name else []
 
 
 async def _list_models(url: str, api_key: str | None) -> tuple[int, bytes, bool]:

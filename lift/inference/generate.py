@@ -28,6 +28,11 @@ def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
+def framed(name: str, question: str) -> str:
+    """Return the request of a prompt: the question with the document's name before it, and what form the reply is to have."""
+    return f'About "{name}": {question}\nReply with the answer alone.'
+
+
 def before_text(tokenizer: ChatTokenizer) -> list[int]:
     """Return the token ids of a prompt that stand before the text in its window."""
     text, special = _prompt(tokenizer, "", "", REPLY)
@@ -37,7 +42,7 @@ def before_text(tokenizer: ChatTokenizer) -> list[int]:
 def _prompt(tokenizer: ChatTokenizer, name: str, question: str, window: str) -> tuple[str, bool]:
     """Return the text of a prompt, and whether the tokenizer is to add its special tokens: a template has written them."""
     text = f"Text:\n{window}\n\n" if window else ""
-    request = f'About "{name}": {question}\nReply with the answer alone.'
+    request = framed(name, question)
     if not tokenizer.chat_template:
         return f"{text}Question: {request}\nAnswer:", True
     # As text first: asked for ids, transformers 4 gives a list and transformers 5 a dict.

@@ -34,6 +34,15 @@ class Method(NamedTuple):
     several: bool  # may be active at once
 
 
+def method(library: Library, entry: Entry) -> Method:
+    """Return the PEFT method of a document. Reads its config alone. Raises `DataError`."""
+    with _stated_config(library, entry) as stated:
+        kind = PeftType(stated["peft_type"])
+        gate = str(stated["gate"]) if kind == METHOD.upper() else ""
+    prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig)
+    return Method(f"{kind.value} with gate {gate}" if gate else kind.value, several=not prompt and gate != "query")
+
+
 def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
     """Return the library entries of the named documents, whose adapters must be of one PEFT method.
 
@@ -44,11 +53,11 @@ def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
         raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
     for entry in entries:
         check_files(library.path(entry), repr(entry.name))
-    methods = [_method(library, entry) for entry in entries]
-    for entry, method in zip(entries, methods, strict=True):
-        if method != methods[0]:
+    methods = [method(library, entry) for entry in entries]
+    for entry, other in zip(entries, methods, strict=True):
+        if other != methods[0]:
             raise ConfigError(
-                f"{entry.name!r} is of type {method.name}, {entries[0].name!r} of {methods[0].name}: "
+                f"{entry.name!r} is of type {other.name}, {entries[0].name!r} of {methods[0].name}: "
                 "ask one at a time, or fit both with one recipe"
             )
     return entries
@@ -58,14 +67,6 @@ def slots(library: Library, entry: Entry) -> int:
     """Return how many positions of the context a document occupies: the slots of a cartridge, 0 for other methods."""
     with _stated_config(library, entry) as stated:
         return int(stated.get("num_virtual_tokens") or 0)
-
-
-def _method(library: Library, entry: Entry) -> Method:
-    with _stated_config(library, entry) as stated:
-        kind = PeftType(stated["peft_type"])
-        gate = str(stated["gate"]) if kind == METHOD.upper() else ""
-    prompt = issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig)
-    return Method(f"{kind.value} with gate {gate}" if gate else kind.value, several=not prompt and gate != "query")
 
 
 @contextmanager
@@ -93,9 +94,9 @@ class Attached:
             raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
         first = entries[0]
         self.library, self.capacity = library, loaded
-        self._fingerprint, self._method = fingerprint(model), _method(library, first)
+        self._fingerprint, self._method = fingerprint(model), method(library, first)
         for entry in entries:
-            self._check_fit(entry)
+            self.check_fit(entry)
         with _loading(first):
             path, device = str(library.path(first)), str(model.device)
             base = cast(Any, model)
@@ -103,7 +104,7 @@ class Attached:
         self._loaded = {first.name: first.folder}  # which document is which PEFT adapter, longest unused first
         self._layers: list[Any] = []  # that an adapter has a part in
         for entry in entries[1:]:
-            self._load(entry)
+            self.load(entry)
         self.switch(first.name)
         self.model.eval()
 
@@ -121,31 +122,35 @@ class Attached:
             )
         for name in wanted:
             if name not in self._loaded:
-                entry = self.library.get(name)
-                self._check_fit(entry)
-                self._load(entry)
+                self.load(self.library.get(name))
             self._loaded[name] = self._loaded.pop(name)  # the most recently used stands last
         keys = [self._loaded[name] for name in wanted]
         if self.model.active_adapters != keys:
             self._activate(keys)
         while len(self._loaded) > max(self.capacity, len(wanted)):
-            self._unload(self._loaded.pop(next(iter(self._loaded))))
+            self.unload(self._loaded.pop(next(iter(self._loaded))))
 
     def open_segments(self, name: str, segments: Sequence[int]) -> None:
         """Let a document that is loaded show these of its segments alone. Its memory must be a compact one."""
         for layer in layers(self.model):
             cast(CompactMemory, layer.gm_memory[self._loaded[name]]).open(segments)
 
-    def _check_fit(self, entry: Entry) -> None:
+    @property
+    def several(self) -> bool:
+        """Return whether several documents may be on at once."""
+        return self._method.several
+
+    def check_fit(self, entry: Entry) -> None:
+        """Raise `ConfigError` or `DataError` unless the document is for this model, of its method, and has its files."""
         if entry.fingerprint != self._fingerprint:
             raise ConfigError(
                 f"{entry.name!r} was fitted to {entry.base_model} ({entry.fingerprint[:12]}), "
                 f"this is another model ({self._fingerprint[:12]}): load that one"
             )
         check_files(self.library.path(entry), repr(entry.name))
-        if (method := _method(self.library, entry)) != self._method:
+        if (other := method(self.library, entry)) != self._method:
             raise ConfigError(
-                f"{entry.name!r} is of type {method.name}, the model has {self._method.name}: attach it to another copy"
+                f"{entry.name!r} is of type {other.name}, the model has {self._method.name}: attach it to another copy"
             )
 
     def _activate(self, keys: list[str]) -> None:
@@ -163,7 +168,9 @@ class Attached:
             layer.set_adapter(keys, inference_mode=True)
         model.active_adapter, model.base_model.active_adapter = keys[0], keys
 
-    def _load(self, entry: Entry) -> None:
+    def load(self, entry: Entry) -> None:
+        """Load a document's adapter under the name of its folder, without making it active."""
+        self.check_fit(entry)
         with _loading(entry):
             path, device = str(self.library.path(entry)), str(self.model.device)
             result = self.model.load_adapter(path, entry.folder, torch_device=device)
@@ -171,7 +178,8 @@ class Attached:
                 raise ValueError(f"missing adapter keys, {result.missing_keys[0]} first")
         self._loaded[entry.name], self._layers = entry.folder, []  # it may reach layers that the others do not
 
-    def _unload(self, key: str) -> None:
+    def unload(self, key: str) -> None:
+        """Drop the adapter of that name."""
         model = self.model
         if not model.peft_config[key].is_prompt_learning:
             model.delete_adapter(key)

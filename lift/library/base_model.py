@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lift.library import readers
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM, ChatTokenizer, ModelConfig
 
@@ -41,7 +42,7 @@ def fingerprint(model: CausalLM | Path | str) -> str:
     import torch
 
     if isinstance(model, str | Path):
-        return _fingerprint(config(Path(model)), _stored_tensors(Path(model)))
+        return _fingerprint(config(Path(model)), stored_tensors(Path(model)))
     if getattr(model, "peft_config", None):
         raise ConfigError("the model has an adapter already: give the base model")
     tensors = model.state_dict()
@@ -63,8 +64,8 @@ def config(folder: Path) -> ModelConfig:
         raise ConfigError(f"{folder} is not a model folder ({reason}): give one with config.json") from None
 
 
-def _stored_tensors(folder: Path) -> "Iterator[tuple[str, Tensor]]":
-    """Yield names and tensors of the folder's safetensors, memory-mapped."""
+def stored_tensors(folder: Path) -> "Iterator[tuple[str, Tensor]]":
+    """Yield names and tensors of the folder's safetensors, memory-mapped. Raises `ConfigError`."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -102,13 +103,15 @@ def _fingerprint(stated: ModelConfig, tensors: "Iterable[tuple[str, Tensor]]") -
 def located(model: str) -> tuple[str, Path]:
     """Return the name to store for a model, and its folder. Raises `ConfigError`.
 
-    The folder is a local one, or a hub model's in the cache.
+    The folder is a local one, an installed reader's ("reader:NAME" or its name), or a hub model's in the cache.
     """
     folder = Path(model)
     with suppress(RuntimeError):  # of a user whose home is not known
         folder = folder.expanduser()
     if folder.is_dir():
         return str(folder.resolve()), folder
+    if (reader := readers.model_folder(model)) is not None:
+        return readers.PREFIX + model.removeprefix(readers.PREFIX), reader
     try:
         from huggingface_hub import snapshot_download
 

@@ -15,6 +15,7 @@ from longthread.errors import DataError
 from longthread.files import write_json
 
 SEGMENTS = "segments.json"
+OPENED = 3  # segments of a document, at a question
 _STORED = TypeAdapter(list[dict[str, int]])
 
 

@@ -20,6 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 from lift.memory.gated_memory import Recalled
 from lift.memory.log_sum_exp import NOTHING, SCORES
 
+VIEWS = 64  # choices of open segments whose slots are kept at hand
+
 
 class CompactMemory(nn.Module):
     """Keys, biases and values (1) of one layer, flat over segments and key/value heads.
@@ -36,6 +38,7 @@ class CompactMemory(nn.Module):
         self.keys = nn.Parameter(torch.zeros(total, dim, dtype=dtype))
         self.values = nn.Parameter(torch.zeros(total, dim, dtype=dtype))
         self.biases = nn.Parameter(torch.full((total,), NOTHING))
+        self._views: dict[tuple[tuple[int, ...], torch.device], tuple[Tensor, Tensor]] = {}
         self.open(range(len(self.slots)))
 
     def keep_dtype(self) -> None:
@@ -45,6 +48,13 @@ class CompactMemory(nn.Module):
 
     def open(self, segments: Sequence[int]) -> None:
         """Let queries see the slots of these segments alone. A new memory has all segments open."""
+        self._open = tuple(segments)
+
+    def _view(self, segments: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return the indices of the segments' slots for each key/value head, (K, S), and which of them are no padding."""
+        device = self.keys.device
+        if (segments, device) in self._views:
+            return self._views[segments, device]
         n_kv_heads = len(self.slots[0]) if self.slots else 1
         of_head: list[list[Tensor]] = [[torch.empty(0, dtype=torch.long)] for _ in range(n_kv_heads)]
         first = 0
@@ -54,20 +64,27 @@ class CompactMemory(nn.Module):
                     of_head[head].append(torch.arange(first, first + count))
                 first += count
         rows = [torch.cat(slots) for slots in of_head]
-        self._slots = pad_sequence(rows, batch_first=True)
-        self._seen = torch.arange(self._slots.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        slots_KS = pad_sequence(rows, batch_first=True)
+        seen_KS = torch.arange(slots_KS.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        if len(self._views) == VIEWS:
+            self._views.clear()
+        self._views[segments, device] = view = (slots_KS.to(device), seen_KS.to(device))
+        return view
 
-    def forward(self, q_BLHD: Tensor) -> Recalled:
-        """Return memory m, score s and a share of 1 for queries after RoPE, (B, L, H, D)."""
+    def forward(self, q_BLHD: Tensor, segments: tuple[int, ...] | None = None) -> Recalled:
+        """Return memory m, score s and a share of 1 for queries after RoPE, (B, L, H, D).
+
+        `segments`: those that these queries see, instead of the open ones.
+        """
         rows, length, heads, _ = q_BLHD.shape
         share_H = torch.ones(heads, device=q_BLHD.device)
-        if not self._slots.numel():
+        slots_KS, seen_KS = self._view(self._open if segments is None else segments)
+        if not slots_KS.numel():
             return Recalled(
                 torch.zeros_like(q_BLHD, dtype=torch.float32), share_H.expand(rows, length, -1) * NOTHING, share_H
             )
-        self._seen, self._slots = (x.to(self.keys.device) for x in (self._seen, self._slots))
-        k_KSD, v_KSD = self.keys[self._slots].float(), self.values[self._slots].float()
-        b_KS = self.biases[self._slots].masked_fill(~self._seen, NOTHING)
+        k_KSD, v_KSD = self.keys[slots_KS].float(), self.values[slots_KS].float()
+        b_KS = self.biases[slots_KS].masked_fill(~seen_KS, NOTHING)
         kv_heads, slots, _ = k_KSD.shape
         q_KND = q_BLHD.float().unflatten(2, (kv_heads, -1)).permute(2, 0, 1, 3, 4).flatten(1, 3)
         memory, score = [], []

@@ -125,6 +125,20 @@ def items(facts: Sequence[PlantedFact]) -> list[Item]:
     return [Item(kinds[fact.kind], fact.question, fact.answer, fact.spans) for fact in facts]
 
 
+def passage_with_facts(seed: int, facts: int) -> DocumentQuestions:
+    """Return one passage of prose, some 500 tokens, with single facts of as many people, and a question about each."""
+    rng = Random(f"lift passage {seed}")
+    draw, sentences = Draw(Options(), SPLIT, rng), next(prose.passages(seed, SPLIT))
+    kinds = rng.sample(KINDS, facts)
+    values = {kind: draw_values(kind, kinds.count(kind), SPLIT, rng) for kind in sorted(set(kinds))}
+    drafts = [_draft(draw, kind, values[kind].pop(), None) for kind in kinds]
+    for draft in drafts:
+        paragraph = rng.choice(sentences)
+        paragraph.insert(rng.randint(0, len(paragraph)), *draft.sentences)
+    questions = [Item("needle", draft.question, draft.answer, ()) for draft in drafts]
+    return DocumentQuestions(Document(f"passage-{seed}", prose.join(sentences)), questions)
+
+
 @dataclass(frozen=True)
 class _Draft:
     sentences: tuple[str, ...]

@@ -9,7 +9,7 @@ Shapes: B requests, Q queries of a step, K key/value columns, V vocabulary; in a
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from environments.inference.embedded.protocol import Generation, Sampling
+from environments.inference.embedded.variants import BASE, Forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,10 +116,13 @@ class Columns(DynamicLayer):
 
 
 class Request:
-    """A prompt, its n branches (the completions being generated), and the future that gives them to whoever asked."""
+    """A prompt, its n branches (the completions being generated), and the future that gives them to whoever asked.
 
-    def __init__(self, prompt: Sequence[int], sampling: Sampling) -> None:
-        self.prompt, self.sampling = list(prompt), sampling
+    `variant` says which of the server's models reads and writes (`variants`).
+    """
+
+    def __init__(self, prompt: Sequence[int], sampling: Sampling, variant: Hashable = BASE) -> None:
+        self.prompt, self.sampling, self.variant = list(prompt), sampling, variant
         self.future: Future[list[Generation]] = Future()
         self.branches = [Generation() for _ in range(sampling.n)]
         seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
@@ -189,15 +193,16 @@ class Batch:
     layers: list[Columns]
     owner_BK: torch.Tensor
 
-    def step(self, model: PreTrainedModel, eos_ids: Collection[int]) -> None:
-        """Run the model once, and append one token to every running branch of every request."""
+    def step(self, model: PreTrainedModel, forward: Forward, eos_ids: Collection[int]) -> None:
+        """Run the model once by `forward`, and append one token to every running branch of every request."""
         running = [request.running for request in self.requests]
         if not any(running):  # every client has gone since the batch was formed
             return
         tokens_BQ, positions_BQ, owner_BQ = self._queries(running)
         self.owner_BK = torch.cat([self.owner_BK, owner_BQ], dim=1)
         mask_BQK = _mask(self.owner_BK, owner_BQ, model.dtype)
-        logits_BQV = model(
+        logits_BQV = forward(
+            [request.variant for request in self.requests],
             input_ids=tokens_BQ.to(model.device),
             position_ids=positions_BQ.to(model.device),
             attention_mask=mask_BQK[:, None].to(model.device),

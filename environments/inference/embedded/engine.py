@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -22,10 +22,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from environments.inference.embedded.batch import ATTENTION, SHARED, Batch, Columns, Request, as_cache, merge
 from environments.inference.embedded.demo_model import check_folder
 from environments.inference.embedded.protocol import Generation, Sampling
+from environments.inference.embedded.variants import BASE, Forward
 from longthread.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from longthread.language_model import ModelOutput
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CLEAN_UP_STEPS = 256  # steps between two clean-ups of dead columns
@@ -40,8 +43,20 @@ class Limits:
     columns: int = 65_536  # key/value columns of a batch, padding included: 3 GB for a 135M model in float32
 
 
+@dataclass(frozen=True)
+class Prefix:
+    """The prompt read last: its variant, its token ids, and each layer's keys and values of it."""
+
+    variant: Hashable
+    ids_K: torch.Tensor
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+
+
 class Engine:
-    """Owns the model in one worker thread; `submit` from any thread, cancel the future to drop a request."""
+    """Owns the model in one worker thread; `submit` from any thread, cancel the future to drop a request.
+
+    `forward` runs the model where rows are of different variants; a model without any is called itself.
+    """
 
     def __init__(
         self,
@@ -49,23 +64,25 @@ class Engine:
         eos_ids: Collection[int],
         limits: Limits | None = None,
         threads: int | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self.model, self.eos_ids, self.limits, self.threads = model, frozenset(eos_ids), limits or Limits(), threads
+        self.forward: Forward = forward or self._call_model
         rope = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None) or {}
         # These turn keys by the length seen so far, so a key may be shared neither across requests nor across chunks.
         self.rope_by_length = rope.get("rope_type") in ("dynamic", "longrope")
         if self.rope_by_length:
             self.limits = replace(self.limits, requests=1, chunk=2**62)
-        self.prefix: tuple[torch.Tensor, list[tuple[torch.Tensor, torch.Tensor]]] | None = None
+        self.prefix: Prefix | None = None
         self.batch: Batch | None = None
         self.waiting: deque[Request] = deque()
         self.wake, self.closing = threading.Condition(), False
         self.thread = threading.Thread(target=self._work, name="embedded-engine", daemon=True)
         self.thread.start()
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling) -> Future[list[Generation]]:
+    def submit(self, prompt: Sequence[int], sampling: Sampling, variant: Hashable = BASE) -> Future[list[Generation]]:
         """Queue a request; its future gives the n generations in order, or the error that ended it."""
-        request = Request(prompt, sampling)
+        request = Request(prompt, sampling, variant)
         with self.wake:
             if self.closing:
                 raise RuntimeError("the engine is closed: start a new one")
@@ -80,6 +97,9 @@ class Engine:
             self.wake.notify()
         self.thread.join()
 
+    def _call_model(self, variants: Sequence[Hashable], **inputs: Any) -> ModelOutput:
+        return self.model(**inputs)
+
     def _work(self) -> None:
         if self.threads:
             torch.set_num_threads(self.threads)  # counts for the thread that calls it
@@ -90,7 +110,7 @@ class Engine:
                 batches += (joined := self._admit())
                 try:
                     if not joined and self.batch is not None:
-                        self.batch.step(self.model, self.eos_ids)
+                        self.batch.step(self.model, self.forward, self.eos_ids)
                         steps += 1
                     self._settle(batches, clean_up=steps % CLEAN_UP_STEPS == 0)
                 except Exception as error:  # out of memory, say: these requests fail, the next need not
@@ -125,7 +145,7 @@ class Engine:
     def _prefill(self, request: Request) -> Batch | None:
         """Return the prompt's keys and values, with every branch's first token drawn; None when cancelled."""
         ids_K = torch.tensor(request.prompt)
-        layers, start = self._layers(ids_K)
+        layers, start = self._layers(ids_K, request.variant)
         cache = as_cache(layers)
         while start < len(ids_K):
             if self.closing:
@@ -133,25 +153,28 @@ class Engine:
             if request.future.cancelled():
                 return None
             chunk_1Q = ids_K[None, start : start + self.limits.chunk].to(self.model.device)
-            out = self.model(input_ids=chunk_1Q, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            inputs = {"input_ids": chunk_1Q, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+            out = self.forward([request.variant], **inputs)
             start += self.limits.chunk
         if not self.rope_by_length:
             # Later columns are only ever written behind the prompt's, so views will do.
-            self.prefix = ids_K, [layer.first(len(ids_K)) for layer in layers]
+            self.prefix = Prefix(request.variant, ids_K, [layer.first(len(ids_K)) for layer in layers])
         logits_V = out.logits[0, -1].float().cpu()
         for branch in range(len(request.branches)):
             request.advance(branch, logits_V, self.eos_ids)
         return Batch([request], layers, torch.full((1, len(ids_K)), SHARED))
 
-    def _layers(self, ids_K: torch.Tensor) -> tuple[list[Columns], int]:
-        """Return layers for a prompt, filled with what it shares with the prompt before, and how many columns that is."""
+    def _layers(self, ids_K: torch.Tensor, variant: Hashable) -> tuple[list[Columns], int]:
+        """Return layers for a prompt, filled with what it shares with the prompt before, and how many columns that is.
+
+        Two variants share nothing: each has keys and values of its own for the same tokens.
+        """
         layers = [Columns(reserve=len(ids_K)) for _ in range(self.model.config.num_hidden_layers)]
-        if self.prefix is None:
+        if self.prefix is None or self.prefix.variant != variant:
             return layers, 0
-        ids, columns = self.prefix
-        start = common_prefix(ids, ids_K[:-1])  # the last token is run for its logits
+        start = common_prefix(self.prefix.ids_K, ids_K[:-1])  # the last token is run for its logits
         if start:
-            for layer, (keys, values) in zip(layers, columns, strict=True):
+            for layer, (keys, values) in zip(layers, self.prefix.layers, strict=True):
                 layer.update(keys[:, :, :start], values[:, :, :start])
         return layers, start
 

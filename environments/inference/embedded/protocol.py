@@ -131,6 +131,11 @@ def chat_messages(body: JsonObject) -> list[dict[str, str]]:
     return [_message(i, message) for i, message in enumerate(messages)]
 
 
+def last_user_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """Return the content of the last message of the role "user"; an empty text if there is none."""
+    return next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+
+
 def _message(i: int, message: object) -> dict[str, str]:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise RequestError(f"messages[{i}] must be an object with a role: give {{role, content}}")

@@ -5,8 +5,9 @@
     with background(MODEL_DIR) as base_url: ...                       # in-process, for tests and the demo
 
 The embedded default for a CPU and for tests. For anything larger use vLLM or SGLang: they page, shard and stream.
-`engine` decodes, `protocol` has the forms of requests and answers; this file is HTTP. torch is imported when a model is
-loaded. Not `transformers serve`, which has no /generate with token ids and log-probabilities, and no `n`.
+`engine` decodes, `protocol` has the forms of requests and answers, `command` is the command line; this file is HTTP.
+torch is imported when a model is loaded. Not `transformers serve`, which has no /generate with token ids and
+log-probabilities, and no `n`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,15 @@ import contextlib
 import hmac
 import json
 import os
-import signal
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import typer
 from aiohttp import web
 
 from environments.inference.embedded.demo_model import check_folder
@@ -36,6 +35,7 @@ from environments.inference.embedded.protocol import (
     RequestError,
     Sampling,
     chat_messages,
+    last_user_text,
     native_logprobs,
     number,
     sampling_of,
@@ -46,22 +46,34 @@ from environments.inference.embedded.protocol import (
     wants_stream,
 )
 from environments.inference.embedded.stream import TextStream
-from longthread.errors import ConfigError, exit_on_error, option
+from environments.inference.embedded.variants import BASE, Variants
+from longthread.errors import ConfigError
 from longthread.files import JsonObject
 
 if TYPE_CHECKING:
     from torch.nn import Embedding
+    from transformers import PreTrainedModel
 
 MAX_BODY = 64 * 2**20  # a prompt of 128k token ids is 1 MB of JSON, as escaped text at most 4 MB
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DEFAULT_MAX_TOKENS = 16  # of /v1/completions and /generate, as OpenAI and vLLM have it
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it is decoded: its body, its prompt's token ids, `max_tokens` if it has none, and its variant."""
+
+    body: JsonObject
+    prompt: list[int]
+    budget: int
+    variant: Hashable = BASE
 
 
 @dataclass
 class EmbeddedServer:
     """Serves a model over HTTP: `await start()` gives the base URL (".../v1"), `await stop()` ends it.
 
-    The options are those of the command line.
+    The options are those of the command line. `make_variants` is called with the loaded model, and gives what is served
+    beside it under names of its own.
     """
 
     model_dir: Path | str
@@ -73,6 +85,7 @@ class EmbeddedServer:
     model_name: str | None = None
     api_key: str | None = None
     threads: int | None = None
+    make_variants: Callable[[PreTrainedModel], Variants] | None = None
     runner: web.AppRunner | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -91,10 +104,13 @@ class EmbeddedServer:
         self.limit: int = model.config.max_position_embeddings
         self.vocabulary = cast("Embedding", model.get_input_embeddings()).num_embeddings
         self.formatter = Formatter(self.tokenizer, eos_ids)
-        self.engine = Engine(model, eos_ids, Limits(requests=self.max_batch), self.threads)
+        self.variants = await asyncio.to_thread(self.make_variants, model) if self.make_variants else None
+        forward = self.variants.forward if self.variants else None
+        self.engine = Engine(model, eos_ids, Limits(requests=self.max_batch), self.threads, forward)
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/v1/models/{name:.+}", self._model)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/generate", self._generate)
@@ -144,8 +160,17 @@ class EmbeddedServer:
         return web.json_response({"status": "ok" if alive else "the engine has ended"}, status=200 if alive else 503)
 
     async def _models(self, _: web.Request) -> web.Response:
-        card = {"id": self.model_name, "object": "model", "created": 0, "owned_by": "longthread"}
-        return web.json_response({"object": "list", "data": [card | {"max_model_len": self.limit}]})
+        listed = await asyncio.to_thread(self.variants.cards) if self.variants else []
+        cards = [self._card(str(self.model_name)), *(self._card(card["id"]) | card for card in listed)]
+        return web.json_response({"object": "list", "data": cards})
+
+    async def _model(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        await self._variant({"model": name}, "")
+        return web.json_response(self._card(name))
+
+    def _card(self, name: str) -> JsonObject:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "longthread", "max_model_len": self.limit}
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
@@ -156,10 +181,10 @@ class EmbeddedServer:
         if not self.tokenizer.chat_template:
             raise RequestError("this model has no chat template: use /v1/completions")
         prompt = await asyncio.to_thread(self._chat_prompt, messages, template_variables(body))
+        asked = Asked(body, prompt, self.limit - len(prompt), await self._variant(body, last_user_text(messages)))
         if wants_stream(body):
-            return await self._stream(request, body, prompt, self.limit - len(prompt), chat=True)
-        top = number(body, "top_logprobs") if wanted else 0
-        generations = await self._decode(body, prompt, self.limit - len(prompt), top)
+            return await self._stream(request, asked, chat=True)
+        generations = await self._decode(asked, number(body, "top_logprobs") if wanted else 0)
         choices = [
             {
                 "index": i,
@@ -169,15 +194,16 @@ class EmbeddedServer:
             }
             for i, generation in enumerate(generations)
         ]
-        return self._reply("chatcmpl", "chat.completion", prompt, generations, choices)
+        return self._reply("chatcmpl", "chat.completion", asked, generations, choices)
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         body = await self._body(request)
         prompt = await self._prompt_ids(body.get("prompt"))
+        variant = await self._variant(body, self.formatter.decode(prompt) if self.variants else "")
+        asked = Asked(body, prompt, DEFAULT_MAX_TOKENS, variant)
         if wants_stream(body):
-            return await self._stream(request, body, prompt, DEFAULT_MAX_TOKENS, chat=False)
-        top = number(body, "logprobs")
-        generations = await self._decode(body, prompt, DEFAULT_MAX_TOKENS, top)
+            return await self._stream(request, asked, chat=False)
+        generations = await self._decode(asked, number(body, "logprobs"))
         choices = [
             {
                 "index": i,
@@ -189,15 +215,15 @@ class EmbeddedServer:
             }
             for i, generation in enumerate(generations)
         ]
-        return self._reply("cmpl", "text_completion", prompt, generations, choices)
+        return self._reply("cmpl", "text_completion", asked, generations, choices)
 
     async def _generate(self, request: web.Request) -> web.Response:
-        """vLLM's token-level form, as atroposlib 0.4.0 sends and reads it (its vllm_server.py)."""
+        """vLLM's token-level form, as atroposlib 0.4.0 sends and reads it (its vllm_server.py): of the base model."""
         body = await self._body(request, named=False)
         given = body.get("prompt")
         prompt = await self._prompt_ids(given.get("prompt_token_ids") if isinstance(given, dict) else given)
         number(body, "logprobs")  # checked only: the chosen token's is given whatever the number
-        generations = await self._decode(body, prompt, DEFAULT_MAX_TOKENS, 0)
+        generations = await self._decode(Asked(body, prompt, DEFAULT_MAX_TOKENS), 0)
         answer = {
             "text": [self.formatter.text(generation, stop_strings(body)) for generation in generations],
             "prompt": given if isinstance(given, str) else None,
@@ -215,31 +241,35 @@ class EmbeddedServer:
             raise RequestError(f"the body is not JSON ({error}): send a JSON object") from error
         if not isinstance(body, dict):
             raise RequestError("the body must be a JSON object")
-        if named and not isinstance(body.get("model"), str):
+        if named and (not (names := body.get("model")) or not all(isinstance(name, str) for name in _listed(names))):
             raise RequestError(f"model is missing: this server has {self.model_name!r}")
-        if named and body["model"] != self.model_name:
-            message = f"there is no model {shortened(body['model'])} here: this server has {self.model_name!r}"
-            raise RequestError(message, 404, "model_not_found")
         return body
 
-    async def _stream(
-        self, request: web.Request, body: JsonObject, prompt: list[int], budget: int, chat: bool
-    ) -> web.StreamResponse:
+    async def _variant(self, body: JsonObject, text: str) -> Hashable:
+        """Return the variant that the request names, for a question that stands in `text`."""
+        names = _listed(body["model"])
+        if names == [self.model_name]:
+            return BASE
+        if self.variants is not None:
+            return await asyncio.to_thread(self.variants.variant, names, text)
+        message = f"there is no model {shortened(body['model'])} here: this server has {self.model_name!r}"
+        raise RequestError(message, 404, "model_not_found")
+
+    async def _stream(self, request: web.Request, asked: Asked, chat: bool) -> web.StreamResponse:
         """Answer in events: pieces of text, then how each reply ended, then the usage if `stream_options` wants it."""
-        stops = stop_strings(body)
-        stream = TextStream(self.formatter.decode, stops, number(body, "n"))
-        sampling = replace(self._sampling(body, prompt, budget, 0), on_token=stream.on_token)
-        running = asyncio.wrap_future(self.engine.submit(prompt, sampling))
+        stops = stop_strings(asked.body)
+        stream = TextStream(self.formatter.decode, stops, number(asked.body, "n"))
+        sampling = replace(self._sampling(asked, 0), on_token=stream.on_token)
+        running = asyncio.wrap_future(self.engine.submit(asked.prompt, sampling, asked.variant))
 
         def close(done: asyncio.Future[list[Generation]]) -> None:
             whole = [] if done.cancelled() or done.exception() else done.result()
             stream.end([self.formatter.text(generation, stops) for generation in whole])
 
         running.add_done_callback(close)
-        head = self._head("chatcmpl", "chat.completion.chunk") if chat else self._head("cmpl", "text_completion")
-
-        usage_wanted = bool((body.get("stream_options") or {}).get("include_usage"))
-        return await stream.answer(request, running, head, prompt if usage_wanted else None)
+        prefix, kind = ("chatcmpl", "chat.completion.chunk") if chat else ("cmpl", "text_completion")
+        usage_wanted = bool((asked.body.get("stream_options") or {}).get("include_usage"))
+        return await stream.answer(request, running, _head(prefix, kind, asked), asked.prompt if usage_wanted else None)
 
     def _chat_prompt(self, messages: list[dict[str, str]], variables: JsonObject) -> list[int]:
         try:
@@ -258,28 +288,34 @@ class EmbeddedServer:
             raise RequestError("prompt must hold at least one token")
         return prompt
 
-    async def _decode(self, body: JsonObject, prompt: list[int], budget: int, logprobs: int) -> list[Generation]:
-        return await asyncio.wrap_future(self.engine.submit(prompt, self._sampling(body, prompt, budget, logprobs)))
+    async def _decode(self, asked: Asked, logprobs: int) -> list[Generation]:
+        sampling = self._sampling(asked, logprobs)
+        return await asyncio.wrap_future(self.engine.submit(asked.prompt, sampling, asked.variant))
 
-    def _sampling(self, body: JsonObject, prompt: list[int], budget: int, logprobs: int) -> Sampling:
-        sampling = sampling_of(body, max(budget, 1), logprobs, self.tokenizer)
-        if len(prompt) + sampling.max_tokens > self.limit:
+    def _sampling(self, asked: Asked, logprobs: int) -> Sampling:
+        sampling = sampling_of(asked.body, max(asked.budget, 1), logprobs, self.tokenizer)
+        if len(asked.prompt) + sampling.max_tokens > self.limit:
             raise RequestError(
-                f"the prompt's {len(prompt)} tokens and max_tokens {sampling.max_tokens} exceed the model's context of "
-                f"{self.limit} tokens: shorten the prompt or lower max_tokens",
+                f"the prompt's {len(asked.prompt)} tokens and max_tokens {sampling.max_tokens} exceed the model's context "
+                f"of {self.limit} tokens: shorten the prompt or lower max_tokens",
                 code="context_length_exceeded",
             )
         return sampling
 
-    def _head(self, prefix: str, kind: str) -> JsonObject:
-        name = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time())}
-        return name | {"model": self.model_name}
-
     def _reply(
-        self, prefix: str, kind: str, prompt: list[int], generations: list[Generation], choices: list[JsonObject]
+        self, prefix: str, kind: str, asked: Asked, generations: list[Generation], choices: list[JsonObject]
     ) -> web.Response:
-        counts = usage(prompt, generations)
-        return web.json_response(self._head(prefix, kind) | {"choices": choices, "usage": counts})
+        counts = usage(asked.prompt, generations)
+        return web.json_response(_head(prefix, kind, asked) | {"choices": choices, "usage": counts})
+
+
+def _listed(names: object) -> list[Any]:
+    return names if isinstance(names, list) else [names]
+
+
+def _head(prefix: str, kind: str, asked: Asked) -> JsonObject:
+    name = {"id": f"{prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time())}
+    return name | {"model": "+".join(_listed(asked.body["model"]))}
 
 
 def _refusal(error: RequestError) -> web.Response:
@@ -289,10 +325,16 @@ def _refusal(error: RequestError) -> web.Response:
 @contextlib.contextmanager
 def background(model_dir: Path | str, **options: Any) -> Iterator[str]:
     """Serve `model_dir` from a thread with its own event loop; yields the base URL (".../v1")."""
+    with running(EmbeddedServer(model_dir, **options)) as base_url:
+        yield base_url
+
+
+@contextlib.contextmanager
+def running(server: EmbeddedServer) -> Iterator[str]:
+    """Run the server in a thread with its own event loop; yields the base URL (".../v1")."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="embedded-server", daemon=True)
     thread.start()
-    server = EmbeddedServer(model_dir, **options)
     try:
         yield asyncio.run_coroutine_threadsafe(server.start(), loop).result()
     finally:
@@ -300,51 +342,3 @@ def background(model_dir: Path | str, **options: Any) -> Iterator[str]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-
-
-async def serve(server: EmbeddedServer) -> None:
-    """Start the server, print its base URL, and stop it on SIGTERM or SIGINT."""
-    done = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, done.set)
-    print(
-        "embedded server: a small model on this machine, for tests and the demo; for more use vLLM or SGLang",
-        file=sys.stderr,
-    )
-    if server.host not in LOOPBACK:
-        print(f"embedded server: bound to {server.host}, so others on the network can reach it", file=sys.stderr)
-    print(f"ready {await server.start()}", flush=True)
-    await done.wait()
-    await server.stop()
-
-
-# No locals in a traceback: they hold the key.
-app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
-
-
-@app.command()
-def main(
-    model_dir: Annotated[Path, typer.Argument(help="a local Hugging Face folder with safetensors")],
-    port: Annotated[int, typer.Option(help="0 picks a free one")] = 9001,
-    host: Annotated[str, typer.Option(help="anything but loopback is reachable by others")] = "127.0.0.1",
-    dtype: Annotated[
-        str, typer.Option(help="auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16")
-    ] = "auto",
-    max_batch: Annotated[int, typer.Option(min=1, help="requests decoded together")] = 8,
-    model_name: Annotated[str | None, typer.Option(help="what clients call it [default: the folder's name]")] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="LONGTHREAD_API_KEY", show_default=False, help="the Bearer token to ask for")
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="torch threads [default: one a core]")] = None,
-) -> None:
-    """Serve a small local model to Atropos; SIGTERM and SIGINT end it."""
-    named: JsonObject = {
-        "host": host,
-        "port": port,
-        "dtype": dtype,
-        "max_batch": max_batch,
-        "model_name": model_name,
-    }
-    server = EmbeddedServer(model_dir, **named, api_key=api_key, threads=threads)
-    with exit_on_error(option):
-        asyncio.run(serve(server))

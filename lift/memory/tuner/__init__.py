@@ -10,11 +10,12 @@ from peft.utils import register_peft_method
 
 from lift.memory.tuner.attention import right_padded
 from lift.memory.tuner.config import METHOD, GatedMemoryConfig
-from lift.memory.tuner.layer import PREFIX, GatedMemoryLayer
-from lift.memory.tuner.model import GatedMemoryModel, check, gate, layers
+from lift.memory.tuner.layer import PREFIX, GatedMemoryLayer, OpenMemory
+from lift.memory.tuner.model import GatedMemoryModel, check, gate, layers, open_rows
 
 __all__ = [
-    "METHOD", "GatedMemoryConfig", "GatedMemoryLayer", "GatedMemoryModel", "check", "gate", "layers", "right_padded",
+    "METHOD", "GatedMemoryConfig", "GatedMemoryLayer", "GatedMemoryModel", "OpenMemory", "check", "gate", "layers",
+    "open_rows", "right_padded",
 ]  # fmt: skip
 
 register_peft_method(name=METHOD, config_cls=GatedMemoryConfig, model_cls=GatedMemoryModel, prefix=PREFIX)

@@ -1,7 +1,7 @@
 """The model's own attention, which also fills the probe of the layer around `o_proj`.
 
-transformers' sdpa does the work: its masks show which keys a query sees, those of flash attention do not. A model with eager
-or flash attention is therefore switched to sdpa until its adapters are unloaded.
+The masks of transformers' sdpa show which keys a query sees, those of flash attention do not. A model with eager or flash
+attention is therefore switched to sdpa until its adapters are unloaded; any attention that takes the masks of sdpa stays.
 """
 
 from collections.abc import Iterator
@@ -31,6 +31,7 @@ class AttentionProbe:
     """
 
     q_norm: nn.Module | None  # of the model, before RoPE
+    attention: str = BASE  # the implementation that does the work
     q: Tensor | None = None  # before norm and RoPE, (B, L, H D)
     q_rope: Tensor | None = None  # after both, (B, H, L, D)
     lse: Tensor | None = None  # of the window, (B, L, H)
@@ -58,14 +59,20 @@ class AttentionProbe:
         self.q = self.q_rope = self.lse = None
 
 
-def install(model: CausalLM) -> None:
-    """Switch the model to attention that stores queries and log-sum-exps in the probes of its layers."""
+def install(model: CausalLM) -> str:
+    """Switch the model to attention that stores queries and log-sum-exps in the probes of its layers.
+
+    Returns the implementation that does the work underneath.
+    """
     if PROBED not in AttentionInterface():
         for name, mask in ((PROBED, AttentionMaskInterface()[BASE]), (RIGHT_PADDED, _sliding_mask)):
             AttentionInterface.register(name, probed_attention)
             AttentionMaskInterface.register(name, mask)
-    if model.config._attn_implementation != PROBED:
+    own = model.config._attn_implementation
+    if own != PROBED:
         model.set_attn_implementation(PROBED)
+    masks = AttentionMaskInterface()
+    return own if own != PROBED and own in masks and masks[own] is masks[BASE] else BASE
 
 
 @contextmanager
@@ -96,7 +103,7 @@ def _sliding_mask(*args: Any, **kwargs: Any) -> Tensor | None:
 def probed_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
-    """Run PyTorch's scaled dot-product attention; store query (after RoPE) and log-sum-exp for a layer that needs them.
+    """Run the attention underneath; store query (after RoPE) and log-sum-exp for a layer that needs them.
 
     `query` is (batch, heads, length, dim), `key` and `value` are (batch, key/value heads, keys, dim).
     """
@@ -110,7 +117,9 @@ def probed_attention(
         probe: AttentionProbe = reader.probe  # type: ignore[union-attr]
         probe.q_rope, probe.scale = query, scale
         probe.lse = lse.masked_fill(_sees_itself_alone(query, keys.shape[2], attention_mask)[..., None], EVERYTHING)
-    return AttentionInterface()[BASE](module, query, key, value, attention_mask, **kwargs)
+    probe_of_layer: AttentionProbe | None = getattr(reader, "probe", None)
+    attention = AttentionInterface()[probe_of_layer.attention if probe_of_layer else BASE]
+    return attention(module, query, key, value, attention_mask, **kwargs)
 
 
 def _sees_itself_alone(q_BHLD: Tensor, keys: int, mask: Tensor | None) -> Tensor:

@@ -1,13 +1,15 @@
 """The layer that wraps `o_proj` and holds a memory for each document."""
 
-from typing import Any, cast
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lift.memory.compact_memory import CompactMemory
-from lift.memory.gated_memory import Gate, GatedMemory, gates, mix
+from lift.memory.gated_memory import Gate, GatedMemory, Recalled, gates, mix
 from lift.memory.tuner.attention import PROBED, AttentionProbe
 from lift.memory.tuner.config import GatedMemoryConfig
 from longthread.errors import ConfigError
@@ -15,10 +17,21 @@ from longthread.errors import ConfigError
 PREFIX = "gm_"
 
 
+class OpenMemory(NamedTuple):
+    """A document's memory as it is open to a row: the name of its adapter, and the segments that the row sees.
+
+    None stands for the segments that the memory itself has open.
+    """
+
+    adapter: str
+    segments: tuple[int, ...] | None = None
+
+
 class GatedMemoryLayer(nn.Module, BaseTunerLayer):
     """Mixes the memories of the active documents into the attention's output, then projects it.
 
-    The model's attention, which runs before it, fills `probe`. `index` is the number of the model's layer.
+    The model's attention, which runs before it, fills `probe`. `index` is the number of the model's layer. With `rows`
+    each row of a batch has memories of its own, whichever adapters are active.
     """
 
     adapter_layer_names = ("gm_memory",)
@@ -30,6 +43,7 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         self.gm_memory = nn.ModuleDict({})
         self.probe, self.heads, self.index, self.merged_adapters = probe, heads, index, []
         self.gate: Gate = "lse"
+        self.rows: Sequence[tuple[OpenMemory, ...]] | None = None
         self.records_gates = False
         self.recorded_BLH = torch.empty(0)  # the gates of the last forward pass, summed over documents
 
@@ -52,7 +66,9 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
 
     @property
     def documents(self) -> list[str]:
-        """Return the names of the active adapters that have a memory here; none while adapters are disabled."""
+        """Return the adapters that have a memory here and are on for any row; none while adapters are disabled."""
+        if self.rows is not None:
+            return list(dict.fromkeys(memory.adapter for row in self.rows for memory in row))
         return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.gm_memory]
 
     @property
@@ -64,13 +80,11 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         return self.gate == "lse" and bool(self.documents)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Mix the active memories into the attention output `x`, (batch, length, heads * dim), and project it."""
+        """Mix the memories that are on into the attention output `x`, (batch, length, heads * dim), and project it."""
         names = self.documents
         if not names:
             self.probe.clear()
             return self.base_layer(x, *args, **kwargs)
-        if self.gate == "query" and len(names) > 1:
-            raise ConfigError("gates of kind query do not compose: ask one document at a time")
         q_BLHD, q_rope_BHLD, lse_BLH = self.probe.query(self.heads), self.probe.q_rope, self.probe.lse
         self.probe.clear()
         if lse_BLH is None and self.needs_lse:
@@ -78,15 +92,44 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
                 f"the model's attention was changed after its memory was attached: set_attn_implementation({PROBED!r})"
             )
         queries = {False: q_BLHD} if q_rope_BHLD is None else {False: q_BLHD, True: q_rope_BHLD.transpose(1, 2)}
-        memories = [cast(GatedMemory | CompactMemory, self.gm_memory[name]) for name in names]
-        recalled = [memory(queries[memory.after_rope]) for memory in memories]
+        o_BLHD = x.unflatten(-1, (self.heads, -1))
+        if self.rows is None:
+            mixed_BLHD = self._mix(o_BLHD, queries, lse_BLH, [OpenMemory(name) for name in names])
+        else:
+            mixed_BLHD = o_BLHD.clone()
+            for memories, rows in _alike(self.rows):
+                of_rows = {after_rope: q[rows] for after_rope, q in queries.items()}
+                lse = None if lse_BLH is None else lse_BLH[rows]
+                mixed_BLHD[rows] = self._mix(o_BLHD[rows], of_rows, lse, memories)
+        return self.base_layer(mixed_BLHD.flatten(-2), *args, **kwargs)
+
+    def _mix(
+        self, o_BLHD: Tensor, queries: Mapping[bool, Tensor], lse_BLH: Tensor | None, memories: Sequence[OpenMemory]
+    ) -> Tensor:
+        """Return the attention output with these memories mixed in. `queries`: before RoPE (False) and after it (True)."""
+        if self.gate == "query" and len(memories) > 1:
+            raise ConfigError("gates of kind query do not compose: ask one document at a time")
+        recalled = [self._recall(memory, queries) for memory in memories]
         if self.records_gates:
             self.recorded_BLH = torch.stack(gates(recalled, self.gate, lse_BLH)).sum(0).detach()
-        o_BLHD = mix(x.unflatten(-1, (self.heads, -1)), recalled, self.gate, lse_BLH)
-        return self.base_layer(o_BLHD.flatten(-2), *args, **kwargs)
+        return mix(o_BLHD, recalled, self.gate, lse_BLH)
+
+    def _recall(self, opened: OpenMemory, queries: Mapping[bool, Tensor]) -> Recalled:
+        memory = cast(GatedMemory | CompactMemory, self.gm_memory[opened.adapter])
+        q_BLHD = queries[memory.after_rope]
+        return memory(q_BLHD) if opened.segments is None else cast(CompactMemory, memory)(q_BLHD, opened.segments)
 
     def merge(self, *args: Any, **kwargs: Any) -> None:
         """Raise `NotImplementedError`: a gated memory is not a matrix and cannot be merged into one."""
         raise NotImplementedError("a gated memory is not a matrix: it cannot be merged")
 
     unmerge = merge
+
+
+def _alike(rows: Sequence[tuple[OpenMemory, ...]]) -> list[tuple[tuple[OpenMemory, ...], list[int]]]:
+    """Return each choice of memories with the indices of its rows; rows without a memory are left out."""
+    alike: dict[tuple[OpenMemory, ...], list[int]] = defaultdict(list)
+    for index, memories in enumerate(rows):
+        if memories:
+            alike[memories].append(index)
+    return list(alike.items())

@@ -1,5 +1,7 @@
 """Put gated memories into a whole model, and check which models can have them."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, cast
 
@@ -9,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from lift.memory.tuner.attention import AttentionProbe, install
-from lift.memory.tuner.layer import PREFIX, GatedMemoryLayer
+from lift.memory.tuner.layer import PREFIX, GatedMemoryLayer, OpenMemory
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM, ModelConfig
 
@@ -21,6 +23,7 @@ class GatedMemoryModel(BaseTuner):
     tuner_layer_cls = GatedMemoryLayer
     target_module_mapping: dict[str, list[str]] = {}
     before: str | None = None  # the model's own attention implementation
+    underneath: str | None = None  # the one that does the work while there are memories
 
     def _prepare_adapter_config(self, peft_config: PeftConfig, model_config: dict) -> PeftConfig:
         return peft_config
@@ -42,8 +45,8 @@ class GatedMemoryModel(BaseTuner):
     ) -> None:  # fmt: skip
         if not isinstance(target, GatedMemoryLayer):
             self.before = self.before or self.model.config._attn_implementation
-            install(self.model)
-            probe = AttentionProbe(getattr(parent, "q_norm", None))
+            self.underneath = self.underneath or install(self.model)
+            probe = AttentionProbe(getattr(parent, "q_norm", None), self.underneath)
             parent.q_proj.register_forward_hook(probe.keep_query)
             heads = self.model.config.get_text_config().num_attention_heads
             target = GatedMemoryLayer(target, probe, heads, parent.layer_idx)
@@ -73,6 +76,21 @@ def attention_modules(model: CausalLM | nn.Module) -> list[nn.Module]:
 def layers(model: CausalLM | nn.Module) -> list[GatedMemoryLayer]:
     """Return all layers with memories, first to last."""
     return [module for module in model.modules() if isinstance(module, GatedMemoryLayer)]
+
+
+@contextmanager
+def open_rows(gated: Sequence[GatedMemoryLayer], rows: Sequence[tuple[OpenMemory, ...]]) -> Iterator[None]:
+    """Open to each row of a batch its own memories in a `with` block, in these layers, whichever adapters are active.
+
+    Rows with the same memories are computed together; a row with none is the base model's.
+    """
+    try:
+        for layer in gated:
+            layer.rows = rows
+        yield
+    finally:
+        for layer in gated:
+            layer.rows = None
 
 
 @torch.no_grad()

@@ -314,6 +314,34 @@ async def test_a_list_of_models_that_fails_is_told_and_passes(
     assert "cannot list its models (HTTP 500)" in caplog.text
 
 
+async def test_a_model_that_is_served_and_not_listed_passes() -> None:
+    """Several names in one, say, which no list can hold: the server is asked for that name."""
+    asked: list[str] = []
+
+    async def one(request: web.Request) -> web.Response:
+        asked.append(request.match_info["name"])
+        known = asked[-1] == "a+m"
+        return web.json_response({"id": asked[-1], "max_model_len": 64}, status=200 if known else 404)
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "a"}]})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    app.router.add_get("/v1/models/{name:.+}", one)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        await checked(url, "a+m")
+        with pytest.raises(ConfigError, match="does not serve the model 'x'"):
+            await checked(url, "x")
+    finally:
+        await runner.cleanup()
+    assert asked == ["a+m", "x"]
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [

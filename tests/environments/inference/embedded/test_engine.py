@@ -218,6 +218,25 @@ def test_a_shared_prefix_is_prefilled_once(model: Any, reference: Any) -> None:
     assert counts == [50, 1, 20, 30]
 
 
+def test_variants_share_a_batch_and_no_prefix(model: Any, reference: Any) -> None:
+    """Each pass is told the variant of each row; a prompt's keys and values are used again for its own variant alone."""
+    passes: list[tuple[list[Any], int]] = []
+
+    def forward(variants: Any, **inputs: Any) -> Any:
+        passes.append((list(variants), inputs["input_ids"].shape[1]))
+        return model(**inputs)
+
+    engine = Engine(model, {EOS}, Limits(chunk=64), forward=forward)
+    ids, sampling = prompt(50), Sampling(temperature=0, max_tokens=4)
+    with engine.wake:
+        futures = [engine.submit(ids, sampling, variant) for variant in ("one", None, "two", "two")]
+    rows = [future.result(PATIENCE)[0].ids for future in futures]
+    engine.close()
+    assert rows == [generated(reference, ids, 4)] * 4
+    assert passes[:4] == [(["one"], 50), ([None], 50), (["two"], 50), (["two"], 1)]
+    assert passes[4] == (["one", None, "two", "two"], 1)
+
+
 def test_n_completions_take_one_prefill_and_only_the_last_logits(model: Any) -> None:
     spy, shapes = Spy(model), []
     hook = model.lm_head.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape[1]))

@@ -1,0 +1,65 @@
+"""Whether a model reads at all: what `compact` keeps is what the model finds, so a model that finds little is told apart.
+
+Three generated passages of some 500 tokens with four facts each, as the window of twelve questions. A right answer is judged
+as in `lift evaluate`. The result of a model is kept by its fingerprint, in `~/.cache/longthread/reading.json`.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from environments.inference.embedded.demo_model import cache_dir
+from lift.inference.generate import answers, chat
+from lift.tasks import right
+from lift.tasks.synthetic_document import passage_with_facts
+from longthread.errors import ConfigError
+from longthread.files import write_json
+from longthread.language_model import CausalLM, ChatTokenizer
+
+PASSAGES, FACTS = 3, 4
+NEW_TOKENS = 24  # of a reply: the longest value has a dozen
+LEAST = 0.6  # of the answers right; see docs/lift.md for what was measured
+KEPT = "reading.json"
+_STORED = TypeAdapter(dict[str, tuple[int, int]])
+
+
+class Reading(NamedTuple):
+    """How many of the questions about short passages a model answered rightly."""
+
+    right: int
+    asked: int
+
+
+def measure(model: CausalLM, tokenizer: ChatTokenizer) -> Reading:
+    """Ask the model about facts in passages that stand in its window."""
+    asked = [(*passage_with_facts(seed, FACTS),) for seed in range(PASSAGES)]
+    pairs = [(document, item) for document, items in asked for item in items]
+    prompts = [chat(tokenizer, document.name, item.question, document.text) for document, item in pairs]
+    replies = answers(model, tokenizer, prompts, NEW_TOKENS)
+    return Reading(sum(right(item, reply) for (_, item), reply in zip(pairs, replies, strict=True)), len(pairs))
+
+
+def check(model: CausalLM, tokenizer: ChatTokenizer, fingerprint: str) -> Reading:
+    """Return how well the model of this fingerprint reads, from the cache or measured. Raises `ConfigError` below `LEAST`."""
+    kept, path = _kept(), cache_dir() / KEPT
+    if fingerprint not in kept:
+        kept[fingerprint] = measure(model, tokenizer)
+        write_json(path, kept)
+    reading = Reading(*kept[fingerprint])
+    if reading.right < LEAST * reading.asked:
+        raise ConfigError(
+            f"the model answers {reading.right} of {reading.asked} questions about short texts in its window, and compact "
+            f"keeps no more than a model reads (at least {LEAST:.0%} is asked for): take a reader, another recipe, or fit",
+            setting=("model", "recipe", "anyway"),
+        )
+    return reading
+
+
+def _kept() -> dict[str, tuple[int, int]]:
+    """Return what was measured before; nothing from a file that is missing or damaged."""
+    try:
+        return _STORED.validate_python(json.loads(Path(cache_dir() / KEPT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError):
+        return {}
