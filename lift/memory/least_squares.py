@@ -60,8 +60,8 @@ def _largest_eigenvalue(a_GSS: Tensor) -> Tensor:
 def ridge(a_GSS: Tensor, b_GSD: Tensor, prior_GSD: Tensor, live_GS: Tensor, strength: float) -> Tensor:
     """Return the solution of (A + e I) v = b + e prior, with e = `strength` times the mean diagonal of A, (G, S, D).
 
-    By Cholesky in fp32. A problem whose matrix is not positive definite, or whose solution is not finite, is tried again with e
-    ten times as large; `RunError` if that does not help.
+    By Cholesky in fp32. A problem whose matrix is not positive definite, or whose solution is not finite, is tried again
+    with e ten times as large; `RunError` if that does not help.
     """
     count_G = live_GS.sum(-1).clamp(min=1)
     mean_G = (a_GSS.diagonal(dim1=1, dim2=2).sum(-1) / count_G).clamp(min=1e-20)

@@ -1,9 +1,9 @@
 """The fit of recipes `compact` and `compact+`: a document, segment by segment, into a compact memory.
 
 A segment is read once; then its reference rows are read with it beside the window, and the memory follows in closed form
-(`lift.memory.compact`). Recipe `compact+` then takes a few gradient steps (`refinement`). Of a document with several segments
-each is kept in the working folder as soon as it is done, so that a killed fit goes on behind it, and no more than one segment's
-keys and values are held at a time.
+(`lift.memory.compact`). Recipe `compact+` then takes a few gradient steps (`refinement`). Of a document with several
+segments each is kept in the working folder as soon as it is done, so that a killed fit goes on behind it, and no more than
+one segment's keys and values are held at a time.
 """
 
 import json
@@ -123,8 +123,8 @@ class SegmentMemory:
 def fit_compact(model: AdaptedLM, job: FitJob, spans: Sequence[range]) -> tuple[int, dict[str, float]]:
     """Fit the compact memory of a document with the segments `spans`, and put it into the model's adapter.
 
-    Returns how many gradient steps were taken, and the last one's losses. Raises `ConfigError` where the recipe takes steps and
-    no question can be made of the document, and `RunError` for a memory that cannot be computed.
+    Returns how many gradient steps were taken, and the last one's losses. Raises `ConfigError` where the recipe takes steps
+    and no question can be made of the document, and `RunError` for a memory that cannot be computed.
     """
     encoder = AnswerEncoder(job.document, job.tokenizer, model)
     rows = ReferenceRows(job, model, encoder, len(spans))

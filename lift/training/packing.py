@@ -1,7 +1,7 @@
 """Rows packed into sequences of a fixed length, in which no row sees another.
 
-Each row begins at position 0, and an attention mask keeps it apart. A memory is closed to the first token of every row, as it is
-to the first token of a window.
+Each row begins at position 0, and an attention mask keeps it apart. A memory is closed to the first token of every row, as
+it is to the first token of a window.
 
 B: sequences, T: tokens of each, N: tokens of answers, M: tokens of other text, K: a teacher's top tokens.
 """

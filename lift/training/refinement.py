@@ -1,9 +1,9 @@
 """The gradient steps of recipe `compact+`, on a segment's memory that has been made in closed form.
 
-A step reads two packed sequences (`packing`): questions about the segment, among them some whose answer it does not give, and
-other text, on which the model should predict as the base model does. Values and biases are trained, keys at a fraction of their
-rate: keys decide which query finds what, and the closed form has chosen them (arXiv 2508.17032 finds that they hardly move).
-Logits are computed at answers and at the last tokens of other text alone.
+A step reads two packed sequences (`packing`): questions about the segment, among them some whose answer it does not give,
+and other text, on which the model should predict as the base model does. Values and biases are trained, keys at a fraction of
+their rate: keys decide which query finds what, and the closed form has chosen them (arXiv 2508.17032 finds that they hardly
+move). Logits are computed at answers and at the last tokens of other text alone.
 """
 
 import math
@@ -153,7 +153,7 @@ def _trained(model: AdaptedLM, keys: bool) -> dict[str, nn.Parameter]:
 
 
 def _optimizer(model: AdaptedLM, job: FitJob) -> torch.optim.Optimizer:
-    """Return AdamW with a group for each parameter, at a rate for numbers of its size: Adam's steps are as long as its rate."""
+    """Return AdamW with a group for each parameter, at a rate for its size: Adam's steps are as long as the rate."""
     recipe, groups = job.recipe, []
     for memory in _memories(model):
         sizes = {name: getattr(memory, name).detach().abs().mean().item() for name in ("keys", "values")}
