@@ -8,6 +8,7 @@ all of them on, each question to the one that it is about; `another's`: with ano
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,7 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lift import LENGTH, MODEL, NEEDLES, OUT, load
+from benchmarks.lift_measure import NEEDLES, free, load
+from benchmarks.lift_options import LENGTH, MODEL, OUT
 from benchmarks.lift_table import percent
 from lift import tasks
 from lift.document.document import Document
@@ -56,6 +58,43 @@ def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], 
     return Share(sum(map(right, items, replies)), len(items))
 
 
+def several(
+    model: Path, given: Any, tokens: int, method: str, fitted: Sequence[Path], out: Path | None = None
+) -> dict[str, Any]:
+    """Figures of the documents in the folders `fitted`, each named after its seed, on one base model.
+
+    `given` and `out` are what `Store` hands every work: a recipe and a folder.
+    """
+    free()
+    base_fingerprint = fingerprint(model)
+    base, tokenizer = load(model)
+    documents, seeds = {}, {}
+    with TemporaryDirectory() as scratch:
+        library = Library(Path(scratch) / "books")
+        for folder in fitted:
+            seed = int(folder.name.rpartition("-")[2])
+            document, _ = synthetic_document.generate(tokenizer, tokens, seed)
+            library.add(folder, Entry(
+                name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,
+                base_model=str(model), fingerprint=base_fingerprint,
+            ))  # fmt: skip
+            documents[document.name], seeds[document.name] = document, seed
+        names = list(documents)
+        attached = Attached(library, base, names)
+        attached.switch(names)
+        found: dict[str, Any] = {"documents": names, "switch_ms": 1000 * seconds_to_switch(attached, names, SWITCHES)}
+        for how in ("alone", "all", "another's"):
+            found[how] = []
+        for i, (name, document) in enumerate(documents.items()):
+            on = {"alone": [name], "all": names, "another's": [names[i - 1]]}
+            for how, wanted in on.items():
+                share = rate(attached, tokenizer, document, wanted, seeds[name])
+                found[how].append([share.right, share.asked])
+        single = Attached(library, load(model)[0], names[:1], loaded=1)
+        found["load_ms"] = 1000 * seconds_to_switch(single, names, LOADS)
+    return found
+
+
 @app.command()
 @exit_on_error()
 def main(
@@ -65,48 +104,26 @@ def main(
     method: Annotated[str, typer.Option(help="The recipe that they were fitted by.")] = "lse",
 ) -> None:
     """Time to switch, and facts with all documents on."""
-    fitted = sorted(out.glob(f"{tokens}-{method}-*/adapter_model.safetensors"))
+    fitted = sorted(path.parent for path in out.glob(f"{tokens}-{method}-*/adapter_model.safetensors"))
+    fitted = [folder for folder in fitted if folder.name.rpartition("-")[2].isdigit()]
     if len(fitted) < 2:
         raise ConfigError(
             f"{out} has {len(fitted)} documents of {tokens} tokens by {method}, at least 2 are needed: "
             f"python -m benchmarks.lift run {out} --tokens {tokens} --methods {method} --seeds 0,1"
         )
-    base_fingerprint = fingerprint(model)
-    base, tokenizer = load(model)
-    documents, seeds = {}, {}
-    with TemporaryDirectory() as scratch:
-        library = Library(Path(scratch) / "books")
-        for path in fitted:
-            seed = int(path.parent.name.rpartition("-")[2])
-            document, _ = synthetic_document.generate(tokenizer, tokens, seed)
-            library.add(path.parent, Entry(
-                name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,
-                base_model=str(model), fingerprint=base_fingerprint,
-            ))  # fmt: skip
-            documents[document.name], seeds[document.name] = document, seed
-        names = list(documents)
-        attached = Attached(library, base, names)
-        attached.switch(names)
-        found: dict[str, Any] = {"switch_ms": 1000 * seconds_to_switch(attached, names, SWITCHES)}
-        rates: dict[str, list[Share]] = {"alone": [], "all": [], "another's": []}
-        for i, (name, document) in enumerate(documents.items()):
-            on = {"alone": [name], "all": names, "another's": [names[i - 1]]}
-            for how, wanted in on.items():
-                rates[how].append(rate(attached, tokenizer, document, wanted, seeds[name]))
-        single = Attached(library, load(model)[0], names[:1], loaded=1)
-        found["load_ms"] = 1000 * seconds_to_switch(single, names, LOADS)
-    made = Table(title=f"{len(names)} documents of {tokens:,} tokens, {method}: facts, %")
+    found = several(model, None, tokens, method, fitted)
+    made = Table(title=f"{len(fitted)} documents of {tokens:,} tokens, {method}: facts, %")
     made.add_column("document")
-    for how in rates:
+    hows = ("alone", "all", "another's")
+    for how in hows:
         made.add_column(how, justify="right")
-    for i, name in enumerate(names):
-        made.add_row(name, *(percent(each[i]) for each in rates.values()))
+    for i, name in enumerate(found["documents"]):
+        made.add_row(name, *(percent(Share(*found[how][i])) for how in hows))
     Console(width=120).print(made)
     print(
         f"switch {found['switch_ms']:.1f} ms among loaded documents, {found['load_ms']:.1f} ms with reading from the disk"
     )
-    found |= {how: [[each.right, each.asked] for each in values] for how, values in rates.items()}
-    write_json(out / f"together-{tokens}-{method}.json", found | {"documents": names}, indent=1)
+    write_json(out / f"together-{tokens}-{method}.json", found, indent=1)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,14 @@ def read(path: Path, name: str | None = None) -> Document:
     Raises `DataError`, also for fewer than `MIN_WORDS` words.
     """
     text = read_text(path)
-    if (words := count_words(text)) < MIN_WORDS:
-        raise DataError(f"{path} has {words} words, at least {MIN_WORDS} are needed: put it into the prompt instead")
+    check_words(text, str(path))
     return Document(path.stem if name is None else name, text)
+
+
+def check_words(text: str, name: str) -> None:
+    """Raise `DataError` for a text, called `name` in the error, of fewer than `MIN_WORDS` words."""
+    if (words := count_words(text)) < MIN_WORDS:
+        raise DataError(f"{name} has {words} words, at least {MIN_WORDS} are needed: put it into the prompt instead")
 
 
 def read_text(path: Path) -> str:

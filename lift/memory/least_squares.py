@@ -60,8 +60,8 @@ def _largest_eigenvalue(a_GSS: Tensor) -> Tensor:
 def ridge(a_GSS: Tensor, b_GSD: Tensor, prior_GSD: Tensor, live_GS: Tensor, strength: float) -> Tensor:
     """Return the solution of (A + e I) v = b + e prior, with e = `strength` times the mean diagonal of A, (G, S, D).
 
-    By Cholesky in fp32. A problem whose matrix is not positive definite is tried again with e ten times as large; `RunError`
-    if it still is not, or if the solution is not finite.
+    By Cholesky in fp32. A problem whose matrix is not positive definite, or whose solution is not finite, is tried again
+    with e ten times as large; `RunError` if that does not help.
     """
     count_G = live_GS.sum(-1).clamp(min=1)
     mean_G = (a_GSS.diagonal(dim1=1, dim2=2).sum(-1) / count_G).clamp(min=1e-20)
@@ -70,12 +70,11 @@ def ridge(a_GSS: Tensor, b_GSD: Tensor, prior_GSD: Tensor, live_GS: Tensor, stre
     for _ in range(TRIES):
         e_G11 = extra_G[:, None, None]
         lower, info_G = torch.linalg.cholesky_ex(a_GSS + e_G11 * torch.diag_embed(live_GS.to(a_GSS)) + dead_GSS * e_G11)
-        if not info_G.any():
-            v_GSD = torch.cholesky_solve(b_GSD + e_G11 * prior_GSD, lower)
-            if v_GSD.isfinite().all():
-                return v_GSD.masked_fill(~live_GS[..., None], 0.0)
-            break
-        extra_G = torch.where(info_G > 0, FACTOR * extra_G, extra_G)
+        v_GSD = torch.cholesky_solve(b_GSD + e_G11 * prior_GSD, lower)
+        solved_G = (info_G == 0) & v_GSD.isfinite().all(-1).all(-1)
+        if solved_G.all():
+            return v_GSD.masked_fill(~live_GS[..., None], 0.0)
+        extra_G = torch.where(solved_G, extra_G, FACTOR * extra_G)
     raise RunError(
         f"the values of the compact memory cannot be solved for, even with {FACTOR ** (TRIES - 1):,.0f} times the "
         "regularisation: read the document in float32"

@@ -35,7 +35,7 @@ def save(folder: Path, step: int, digest: str, trained: Mapping[str, Tensor], op
     with replacing(weights) as file:
         save_file(tensors, file.name)
     write_json(folder / STATE, {"step": step, "of": digest})
-    for older in folder.glob("checkpoint-*.safetensors"):
+    for older in folder.glob("checkpoint-[0-9]*.safetensors"):
         if older != weights:
             older.unlink()
 

@@ -1,15 +1,16 @@
-"""The fit of recipe `compact`: a document, segment by segment, into a compact memory. Nothing is trained.
+"""The fit of recipes `compact` and `compact+`: a document, segment by segment, into a compact memory.
 
 A segment is read once; then its reference rows are read with it beside the window, and the memory follows in closed form
-(`lift.memory.compact`). Of a document with several segments each is kept in the working folder as soon as it is done, so that
-a killed fit goes on behind it, and no more than one segment's keys and values are held at a time.
+(`lift.memory.compact`). Recipe `compact+` then takes a few gradient steps (`refinement`). Of a document with several
+segments each is kept in the working folder as soon as it is done, so that a killed fit goes on behind it, and no more than
+one segment's keys and values are held at a time.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,8 +29,10 @@ from lift.memory.reference_queries import by_head, observe
 from lift.memory.tuner import layers
 from lift.training import checkpoint
 from lift.training.batches import AnswerEncoder
-from lift.training.job import FitJob
+from lift.training.job import FitJob, answerable, check_questions
+from lift.training.recipes import Recipe
 from lift.training.reference_rows import ReferenceRows
+from lift.training.refinement import Refinement
 from longthread.errors import ConfigError
 from longthread.files import replacing
 from longthread.language_model import AdaptedLM, ModelConfig
@@ -53,6 +56,15 @@ def check_positions(config: ModelConfig) -> None:
             f"the model's RoPE is of type {grown[0]}, which changes with the length of a row: "
             "use recipe published-v4, or a model with a fixed one such as yarn",
             setting="recipe",
+        )
+
+
+def check_share(share: float) -> None:
+    """Raise `ConfigError` for a memory that would be larger than the document's keys and values, or have nothing in it."""
+    if not 0 < share <= 1:
+        raise ConfigError(
+            f"share must be above 0 and at most 1, all of the document's keys and values (got {share:g})",
+            setting="share",
         )
 
 
@@ -80,6 +92,13 @@ class SegmentMemory:
         keys, biases, values = ([torch.cat([head[i] for head in part]).cpu() for part in by_layer] for i in range(3))
         return cls(keys, biases, values, [[len(head.b_S) for head in part] for part in by_layer])
 
+    @classmethod
+    def held_by(cls, model: AdaptedLM) -> "SegmentMemory":
+        """Return the memory of the one segment that the model's adapter holds."""
+        memories = [cast(CompactMemory, layer.gm_memory[ADAPTER]) for layer in layers(model)]
+        keys, biases, values = ([getattr(memory, name).detach().cpu() for memory in memories] for name in STORED)
+        return cls(keys, biases, values, [memory.slots[0] for memory in memories])
+
     def save(self, path: Path, digest: str) -> None:
         """Write the segment atomically, under the digest of its fit."""
         tensors = {f"{name}.{i}": x.contiguous() for name in STORED for i, x in enumerate(getattr(self, name))}
@@ -101,26 +120,71 @@ class SegmentMemory:
             return None
 
 
-def fit_compact(model: AdaptedLM, job: FitJob, spans: Sequence[range]) -> None:
-    """Fit the compact memory of a document with the segments `spans`, and put it into the model's adapter."""
+def fit_compact(model: AdaptedLM, job: FitJob, spans: Sequence[range]) -> tuple[int, dict[str, float]]:
+    """Fit the compact memory of a document with the segments `spans`, and put it into the model's adapter.
+
+    Returns how many gradient steps were taken, and the last one's losses. Raises `ConfigError` where the recipe takes steps
+    and no question can be made of the document, and `RunError` for a memory that cannot be computed.
+    """
     encoder = AnswerEncoder(job.document, job.tokenizer, model)
     rows = ReferenceRows(job, model, encoder, len(spans))
+    if job.recipe.steps:
+        check_questions(rows.items, job.document.name)
     out = job.options.out
+    # All digests first: they cover the model's weights, of which the memory that is being made is one.
+    made = [
+        _Segment(span, out / f"checkpoint-segment-{number}.safetensors", _digest(model, job, span))
+        for number, span in enumerate(spans)
+    ]
+    refinement: Refinement | None = None
     done = []
-    bar = tqdm(spans, desc=job.document.name, unit="segment", disable=not job.options.progress)
-    for number, span in enumerate(bar):
-        path, digest = out / f"checkpoint-segment-{number}.safetensors", _digest(model, job, span)
-        memory = SegmentMemory.load(path, digest)
+    for segment in tqdm(made, desc=job.document.name, unit="segment", disable=not job.options.progress):
+        memory = SegmentMemory.load(segment.path, segment.digest)
         if memory is None:
-            memory = _segment_memory(model, job, rows, span)
+            memory = segment.closed_form(job.recipe) or _segment_memory(model, job, rows, segment.span)
+            if job.recipe.steps:
+                refinement = refinement or Refinement(model, job)
+                memory = _refined(model, refinement, rows, segment, memory)
             if len(spans) > 1:
                 out.mkdir(parents=True, exist_ok=True)
-                memory.save(path, digest)
+                memory.save(segment.path, segment.digest)
         done.append(memory)
     _fill(model, done)
     if len(spans) > 1:
         stretches = [encoder.spans.characters((span.start, span.stop)) for span in spans]
         segment_terms.write(out, [job.document.text[start:end] for start, end in stretches])
+    return (refinement.steps, refinement.losses) if refinement else (0, {})
+
+
+class _Segment(NamedTuple):
+    """A segment that is being fitted: its tokens, the file that keeps its memory, and the digest of its fit."""
+
+    span: range
+    path: Path
+    digest: str
+
+    @property
+    def closed(self) -> str:
+        """The digest under which the file keeps the closed form, until all steps are taken."""
+        return f"{self.digest} closed form"
+
+    def closed_form(self, recipe: Recipe) -> SegmentMemory | None:
+        """Return the memory before the first step, if a fit was killed behind it."""
+        return SegmentMemory.load(self.path, self.closed) if recipe.steps else None
+
+
+def _refined(
+    model: AdaptedLM, refinement: Refinement, rows: ReferenceRows, segment: _Segment, memory: SegmentMemory
+) -> SegmentMemory:
+    """Return the segment's memory after the gradient steps on its questions; the same where it has none."""
+    items = rows.questions(segment.span)
+    if not answerable(items):
+        return memory
+    segment.path.parent.mkdir(parents=True, exist_ok=True)
+    memory.save(segment.path, segment.closed)  # made again, its slots might be others, and no step would fit
+    _fill(model, [memory])
+    refinement.run([rows.encoder.row(item) for item in items], segment.digest)
+    return SegmentMemory.held_by(model)
 
 
 def _digest(model: AdaptedLM, job: FitJob, span: range) -> str:

@@ -17,13 +17,13 @@ import torch
 from accelerate import Accelerator
 from peft import CartridgeConfig, LoraConfig, PeftConfig, get_peft_model
 
-from lift.document.document import Document
+from lift.document.document import Document, check_words
 from lift.document.repeats import read_once
 from lift.inference.capacity import check_length, prefill_seconds, trained_tokens
 from lift.memory.tuner import GatedMemoryConfig, check
 from lift.training import checkpoint
 from lift.training.batches import LONG
-from lift.training.compaction import check_positions, fit_compact, spans_of
+from lift.training.compaction import check_positions, check_share, fit_compact, spans_of
 from lift.training.job import FitJob, FitOptions
 from lift.training.loop import TrainingLoop
 from lift.training.recipes import Recipe
@@ -57,6 +57,7 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
 
     Raises `ConfigError` for what cannot be fitted, and `RunError` where training diverges.
     """
+    check_words(document.text, document.name)
     if recipe.method in ("gated", "compact"):
         check(model.config)
     document = read_once(document)
@@ -91,8 +92,9 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
 def _compacted(
     document: Document, ids: Sequence[int], model: CausalLM, tokenizer: ChatTokenizer, recipe: Recipe, options: FitOptions
 ) -> Fitted:  # fmt: skip
-    """Fit a document with recipe `compact`, in the first process if there are several."""
+    """Fit a document with recipe `compact` or `compact+`, in the first process if there are several."""
     check_positions(model.config)
+    check_share(recipe.share)
     spans = spans_of(len(ids), recipe.segment, model.config)
     check_length(len(spans[0]), model)
     torch.manual_seed(options.seed)
@@ -102,15 +104,16 @@ def _compacted(
     began = time.perf_counter()
     adapted = add_adapter(model, tokenizer, recipe, document)
     adapted.eval()
+    steps, losses = 0, dict[str, float]()
     if accelerator.is_main_process:
-        fit_compact(adapted, FitJob(document, ids, tokenizer, recipe, options), spans)
+        steps, losses = fit_compact(adapted, FitJob(document, ids, tokenizer, recipe, options), spans)
         options.out.mkdir(parents=True, exist_ok=True)
         adapted.save_pretrained(options.out)
         checkpoint.remove(options.out)
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began
     size = (options.out / "adapter_model.safetensors").stat().st_size
-    return Fitted(options.out, seconds, prefill, len(ids), size, kv_bytes(adapted.config, len(ids)), 0, {})
+    return Fitted(options.out, seconds, prefill, len(ids), size, kv_bytes(adapted.config, len(ids)), steps, losses)
 
 
 def _ready(model: CausalLM, device: torch.device) -> CausalLM:

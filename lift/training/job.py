@@ -19,6 +19,26 @@ TALK_ROWS, READING_ROWS, PROSE_ROWS = 384, 96, 64  # of other text, at most
 HELD_OUT = 4  # rows of prose that are not trained on
 
 
+def answerable(items: Sequence[Item]) -> bool:
+    """Return whether any of the questions has an answer other than "none"."""
+    return any(normalise(item.answer) != NO_ANSWER for item in items)
+
+
+def check_questions(items: Sequence[Item], name: str, recipe: str = "compact") -> None:
+    """Raise `ConfigError` where there is no question about the document `name` to learn, or all are answered "none".
+
+    `recipe` is one that needs none.
+    """
+    if answerable(items):
+        return
+    found = (
+        f'all {len(items)} questions that could be made of it are answered "{NO_ANSWER}", so nothing of it would be learnt'
+        if items
+        else "no question could be made of it"
+    )
+    raise ConfigError(f"{name}: {found}: use recipe {recipe}, or self-study", setting=("recipe", "self_study"))
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """Options of a fit. `out` is the folder of the adapter.
@@ -67,19 +87,12 @@ class FitJob:
         """
         recipe, seed, rows = self.recipe, self.options.seed, self.rows
         items = [*tasks.make(self.document, recipe.tasks, recipe.items, seed, "train"), *self.options.questions]
-        if items and all(normalise(item.answer) == NO_ANSWER for item in items):
-            raise ConfigError(
-                f"{self.document.name}: all {len(items)} questions that could be made of it are answered "
-                f'"{NO_ANSWER}", so nothing of it would be learnt: use recipe raw-lora, or self-study',
-                setting=("recipe", "self_study"),
-            )
+        if items:
+            check_questions(items, self.document.name, "raw-lora")
         open_tokens = recipe.open_tokens if recipe.learnt == "logits" else 0
         rows.tasks = task_rows(items, self.document, self.tokenizer, model, open_tokens)
-        if not rows.tasks and (recipe.distil_steps or recipe.stages[0].sources == ("tasks",)):
-            raise ConfigError(
-                f"{self.document.name}: no question could be made of it: use recipe raw-lora, or self-study",
-                setting=("recipe", "self_study"),
-            )
+        if recipe.distil_steps or recipe.stages[0].sources == ("tasks",):
+            check_questions(items, self.document.name, "raw-lora")
         if recipe.window_rows:
             rows.beside = rows_beside_text(items, self.document, self.tokenizer, model, Random(f"windows {seed}"))
         if recipe.kl_rows:

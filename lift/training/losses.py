@@ -14,12 +14,12 @@ from longthread.language_model import CausalLM
 TOP = 64  # logits kept of a teacher's
 
 
-def logits_at(model: CausalLM, ids_BL: Tensor, at_N: Tensor) -> Tensor:
+def logits_at(model: CausalLM, ids_BL: Tensor, at_N: Tensor, **inputs: Tensor) -> Tensor:
     """Return the model's logits at N positions of padded rows, (N, vocabulary), with gradients.
 
     `at_N` counts positions over all rows joined end to end. Rows are padded on the right. Logits at all positions would
     be most of a small model's step. So a hook gives the head these positions alone; the models' own `logits_to_keep`
-    would take the same positions of every row.
+    would take the same positions of every row. `inputs` are others that the model takes, such as `position_ids`.
     """
 
     def pick(head: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -28,7 +28,7 @@ def logits_at(model: CausalLM, ids_BL: Tensor, at_N: Tensor) -> Tensor:
 
     hook = model.get_output_embeddings().register_forward_pre_hook(pick)
     try:
-        return model(input_ids=ids_BL, use_cache=False).logits[0]
+        return model(input_ids=ids_BL, use_cache=False, **inputs).logits[0]
     finally:
         hook.remove()
 

@@ -66,6 +66,10 @@ class Recipe:
     values: bool = True
     bias_ridge: float = 1e-3  # of the mean diagonal of the normal equations
     value_ridge: float = 1e-3
+    # compact, the gradient steps behind the closed form
+    steps: int = 0  # at most
+    packed: int = 2048  # tokens of questions in a step, and as many of other text
+    key_rate: float = 0.1  # times the values' rate, relative to the keys' size; 0 freezes them
 
 
 FACTS = ("needle", "linked", "absent", "reverse")
@@ -75,6 +79,12 @@ RECIPES = {
     for recipe in (
         # Attention matching (arXiv 2602.16284) with keys by RMS and budgets over all heads together; nothing is trained.
         Recipe("compact", "compact", tasks=("needle", "linked", "absent", "cloze"), items=160, segment=36_864),
+        # The same, then a few steps on its questions. In a probe 40 steps took 28 of 32 facts to 29, at +0.02 nats a token of
+        # other text; 120 cost 1.08, with nothing that held them. The rate is relative to the values' size, and not tuned.
+        Recipe(
+            "compact+", "compact", learning_rate=1e-2, tasks=("needle", "linked", "absent", "cloze"), items=160,
+            segment=36_864, betas=(0.9, 0.95), kl_weight=1.0, steps=40,
+        ),
         # Next tokens alone: the baseline of all others.
         Recipe("raw-lora", "lora", (Stage(("segments",), 8, 1),), 2e-4),
         # LIFT v3 (arXiv 2502.14644v3, released configuration for LooGLE): 3 epochs of contextualised segments and 5 with 10

@@ -55,6 +55,10 @@ class ReferenceRows:
         kinds = (self.prose, self.prompts, self._rows(elsewhere, tokens // 3))
         return _up_to(tokens, (row for row in chain.from_iterable(zip_longest(*kinds)) if row))
 
+    def questions(self, segment: range) -> list[Item]:
+        """Return the questions whose evidence stands in the segment, or that have none."""
+        return [item for item, spans in zip(self.items, self.spans, strict=True) if _within(spans, segment)]
+
     def _rows(self, numbers: Iterable[int], tokens: int) -> list[list[int]]:
         return _up_to(tokens, (list(self.encoder.row(self.items[i]).ids) for i in numbers))
 

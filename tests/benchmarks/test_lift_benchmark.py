@@ -4,12 +4,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import LlamaConfig, Qwen2Config
 from typer.testing import CliRunner
 
 from benchmarks import lift as benchmark
-from benchmarks.lift import RATES, Store, app, equal, parameters, recipe
+from benchmarks import lift_ceilings, lift_store
+from benchmarks.lift import METHODS, RATES, app, recipe
+from benchmarks.lift_measure import equal, parameters
+from benchmarks.lift_store import Store
+from benchmarks.lift_table import ceilings_table, draw_seconds
 from lift.evaluation.results import Results
 from lift.training.recipes import RECIPES
 from longthread.statistics import Share
@@ -39,11 +44,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, int, int]]:
     made: list[tuple[str, float, int, int]] = []
 
     def measured(folder: Path, given: Any, tokens: int, seed: int, out: Path) -> dict[str, Any]:
-        made.append((given.name, given.learning_rate, tokens, seed))
+        made.append((given.name if given else "window", given.learning_rate if given else 0.0, tokens, seed))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "adapter_model.safetensors").touch()
         figures = {"seconds": 3.0, "prefill": 0.1, "bytes": 18e6, "kv": 180e6, "steps": 9, "losses": {"loss": 0.1}}
         return {"results": results(20 + len(made) % 12).to_json(), **figures}
 
+    def several(folder: Path, given: Any, tokens: int, method: str, fitted: list[Path], out: Path) -> dict[str, Any]:
+        return {"all": [[5 + 5 * i, 32] for i, _ in enumerate(fitted)], "alone": [[15, 32] for _ in fitted]}
+
     monkeypatch.setattr(benchmark, "measured", measured)
+    monkeypatch.setattr(benchmark, "several", several)
     monkeypatch.setattr(benchmark, "fingerprint", str)
     return made
 
@@ -60,7 +71,7 @@ def test_every_adapter_has_the_same_bytes(config: LlamaConfig) -> None:
     sized = equal(config)
     text = config.num_hidden_layers * config.num_key_value_heads * config.hidden_size // config.num_attention_heads
     cartridge = sized["slots"] * 2 * text
-    for name in RECIPES.keys() - {"cartridge", "compact"}:
+    for name in RECIPES.keys() - {"cartridge", "compact", "compact+"}:
         assert parameters(config, replace(recipe(name), **sized)) == pytest.approx(cartridge, rel=0.1), name
 
 
@@ -98,11 +109,12 @@ def test_run_goes_on_where_it_was_and_shows_everything(tmp_path: Path, calls: li
         (name, RATES[name], tokens, seed) for name in ("lse", "raw-lora") for tokens in (2048, 8192) for seed in (0, 1)
     )
     assert CliRunner().invoke(app, arguments).exit_code == 0 and len(calls) == 8
-    assert len(Store(tmp_path / "results.json").results) == 8
+    found = Store(tmp_path / "results.json").results
+    assert len(found) == 10 and found["2048 lse together"]["all"] == [[5, 32], [10, 32]]
     cells = cells_of(done.output)
     assert cells[:5] == ["2048", "lse", "2", f"{100 * (21 + 25) / 64:.0f}", "50"]  # seeds pooled
-    assert cells[7:] == ["72/72", "+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60"]
-    assert all((tmp_path / f"lift-{tokens}.png").stat().st_size > 10_000 for tokens in (2048, 8192))
+    assert cells[7:] == ["72/72", "+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60", "–", "12.2", "50"]
+    assert all((tmp_path / f"lift-{name}.png").stat().st_size > 10_000 for name in (2048, 8192, "seconds"))
 
 
 def test_seconds_are_those_of_fits_that_were_alone(tmp_path: Path, calls: list[Any]) -> None:
@@ -126,7 +138,7 @@ def test_what_another_recipe_model_or_code_gave_is_measured_anew(
     assert {
         (row["base"], row["recipe"]["learning_rate"]) for row in Store(tmp_path / "results.json").results.values()
     } == {("n", 0.5)}
-    monkeypatch.setattr(benchmark, "code", lambda: "another")
+    monkeypatch.setattr(lift_store, "code", lambda: "another")
     CliRunner().invoke(app, [*arguments, "n"])
     assert len(calls) == 4
 
@@ -155,9 +167,10 @@ def test_each_method_is_measured_on_a_reader_too(tmp_path: Path, calls: list[Any
         key: (row["base"], row["recipe"]["share"]) for key, row in Store(tmp_path / "results.json").results.items()
     }
     assert found == {
-        "2048 compact 0": ("m", 1 / 30), "2048 whole 0": ("m", 1.0), "2048 compact+reader 0": ("r", 1 / 30),
-        "2048 whole+reader 0": ("r", 1.0),
+        "2048 compact@reader 0": ("r", 1 / 30), "2048 whole@reader 0": ("r", 1.0), "2048 compact 0": ("m", 1 / 30),
+        "2048 whole 0": ("m", 1.0),
     }  # fmt: skip
+    assert list(found)[:2] == ["2048 compact@reader 0", "2048 whole@reader 0"]
     assert CliRunner().invoke(app, arguments).exit_code == 0 and len(calls) == 4
 
 
@@ -195,7 +208,66 @@ def test_an_unknown_method_is_refused(tmp_path: Path, calls: list[Any]) -> None:
 
 
 def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
-    for command in ("run", "tune", "ablate"):
+    for command in ("run", "tune", "ablate", "ceilings"):
         refused = CliRunner().invoke(app, [command, str(tmp_path), "--model", str(tmp_path)])
         assert refused.exit_code == 2 and isinstance(refused.exception, SystemExit)
         assert refused.stderr.startswith(f"error: {tmp_path} is not a model folder") and refused.stderr.count("\n") == 1
+
+
+def test_the_most_important_cells_come_first(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the reader: what is first, then text, then all rivals of one seed after the other; the shipped model last."""
+    novel = tmp_path / "a novel.txt"
+    novel.write_text("text")
+    arguments = [
+        "run",
+        str(tmp_path / "out"),
+        "--model",
+        "m",
+        "--reader",
+        "r",
+        "--text",
+        str(novel),
+        "--tokens",
+        "8192,2048",
+    ]
+    done = CliRunner().invoke(app, [*arguments, "--seeds", "0,1"])
+    assert done.exit_code == 0, done.output
+    found = list(Store(tmp_path / "out" / "results.json").results)
+    assert len(found) == len(set(found)) and len(calls) == 2 * len(METHODS) * 2 * 3
+    assert found[:4] == [f"8192 {method}@reader {seed}" for method in ("window", "compact") for seed in (0, 1)]
+    first = [key for key in found if key.split()[1].removesuffix("@reader") in benchmark.FIRST and "@" in key]
+    assert found[: len(first)] == first
+    assert first[16:22] == [f"{n} {m}@reader together" for n in (8192, 2048) for m in ("compact", "compact+", "whole")]
+    assert first[22:] == [f"{n} {m}@reader text-a-novel" for n in (8192, 2048) for m in benchmark.FIRST]
+    rivals = found[len(first) :]
+    assert rivals[:4] == [f"8192 {method}@reader 0" for method in ("lse", "query", "published-v4", "cartridge")]
+    assert rivals.index("8192 lse@reader 1") > rivals.index("2048 raw-lora@reader 0")
+    shipped = [key for key in found if "@" not in key]
+    assert found[-len(shipped) :] == shipped and set(METHODS) == RECIPES.keys() | {"window", "whole"}
+    assert "window@reader, text" in done.output
+
+
+def test_what_was_not_reached_stays_empty(tmp_path: Path, calls: list[Any]) -> None:
+    done = CliRunner().invoke(app, ["run", str(tmp_path), "--model", "m", "--methods", "compact", "--seeds", "0"])
+    assert done.exit_code == 0 and len(calls) == 3
+    assert not any("together" in key for key in Store(tmp_path / "results.json").results)  # of one document
+    draw_seconds({}, tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_gates_that_tell_questions_apart_are_found_and_no_others() -> None:
+    rng = np.random.default_rng(0)
+    own, others = rng.normal(size=(2, 200, 60))
+    own[:, :5] += 1.5
+    found = lift_ceilings.separation(own, others)
+    assert found["best"] > 0.75 and found["best 20"] > 0.8 and 0.5 < found["mean"] < 0.6
+    by_chance = lift_ceilings.separation(*rng.normal(size=(2, 200, 60)))
+    assert abs(by_chance["best 20"] - 0.5) < 0.12 and abs(by_chance["mean"] - 0.5) < 0.05
+
+
+def test_ceilings_are_printed(tmp_path: Path) -> None:
+    share = {"needle": [3, 4], "linked": [1, 4], "absent": [0, 0]}
+    found = dict.fromkeys(("exact", "at once", "evidence", "around"), share)
+    row = {**found, "neutral": [2.0, 2.25], "gate": {"mean": 0.5}}
+    cells = [list(column.cells) for column in ceilings_table({"8192 reader": row}).columns]
+    assert [cell for [cell] in cells] == ["8192", "reader", *["75/25/–"] * 4, "+0.250", "mean 0.50"]

@@ -144,6 +144,12 @@ def test_values_that_cannot_be_solved_for_are_one_line_and_singular_ones_stay_ne
     torch.testing.assert_close(v, torch.full((1, 3, 2), 1 / 3), atol=1e-3, rtol=0)
     negative = torch.diag_embed(torch.tensor([[1.0, 1.0, -1e-3]]))  # as rounding leaves it
     assert least_squares.ridge(negative, b, b, live, 1e-4).isfinite().all()
+    huge = torch.full(
+        (1, 3, 2), 2e37
+    )  # finite divided by what the ridge makes of a column of zeros, but not by a tenth of it
+    assert (
+        least_squares.ridge(torch.diag_embed(torch.tensor([[1.0, 1.0, 0.0]])), huge, 0 * b, live, 2e-2).isfinite().all()
+    )
     for bad in (a * torch.nan, torch.diag_embed(torch.tensor([[1.0, 1.0, -1e9]]))):
         with pytest.raises(LongthreadError, match="values of the compact memory cannot be solved for") as caught:
             least_squares.ridge(bad, b, b, live, 1e-3)

@@ -22,7 +22,7 @@ from lift.training.compaction import check_positions, spans_of
 from lift.training.job import FitJob, FitOptions
 from lift.training.recipes import RECIPES, Recipe
 from lift.training.reference_rows import ReferenceRows, in_proportion
-from longthread.errors import LongthreadError, RunError
+from longthread.errors import ConfigError, DataError, LongthreadError, RunError
 from tests.environments.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 
 PEOPLE = ("Maro Fenth", "Lisa Kord", "Timo Varga", "Anna Selim", "Josef Brandt", "Nora Quist")
@@ -206,3 +206,25 @@ def test_what_stands_before_the_text_of_a_prompt_is_how_the_prompt_begins() -> N
     assert tokenizer.decode(head) == "<|im_start|>user\nText:\n"
     tokenizer.chat_template = None
     assert tokenizer.decode(before_text(tokenizer)).endswith("Text:\n")
+
+
+@pytest.mark.parametrize("share", [1.5, 0.0, -0.1, float("nan")])
+def test_a_memory_larger_than_the_keys_and_values_or_empty_is_refused(tmp_path: Path, share: float) -> None:
+    with pytest.raises(ConfigError, match=r"share must be above 0 and at most 1, .*\(got .*\) \(share\)$"):
+        fitted(tmp_path / "out", SHORT, toy(share=share))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "Only a few words."], ids=["none", "few"])
+def test_a_text_that_a_prompt_could_hold_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"^mill has [04] words, at least 20 are needed"):
+        fitted(tmp_path / "out", Document("mill", text))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_not_finite_ends_the_fit_in_one_line(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.model.layers[1].self_attn.v_proj.weight.data[:] = torch.nan  # type: ignore[operator]
+    with pytest.raises(RunError, match="cannot be solved for|are not finite") as caught:
+        fit.fit(SHORT, model, tiny_tokenizer(), toy(), FitOptions(tmp_path / "out", progress=False))
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()

@@ -398,7 +398,7 @@ def test_what_cannot_be_fitted_is_refused_before_any_work(tmp_path: Path) -> Non
 
 def test_a_fit_whose_questions_are_all_none_is_refused(tmp_path: Path) -> None:
     """Of prose that states no fact, questions about its people have one answer: an adapter of them says it to everything."""
-    people = Document("people", "They spoke of Anna Keller and saw Anna Keller. " * 2)
+    people = Document("people", "They spoke of Anna Keller and saw Anna Keller. " * 3)
     toy_absent = toy("query", tasks=("absent", "needle"))
     with pytest.raises(LongthreadError, match='people: all .* are answered "none".*: use recipe raw-lora') as caught:
         fit.fit(people, tiny_model(), tiny_tokenizer(), toy_absent, FitOptions(tmp_path))
