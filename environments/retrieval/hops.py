@@ -12,7 +12,7 @@ from itertools import chain
 from environments.retrieval.chunking import Chunk
 from environments.retrieval.ranking import Hit, Ranking
 from environments.retrieval.sentence_spans import sentence_spans
-from environments.retrieval.terms import terms
+from environments.retrieval.terms import UNSPACED, terms
 
 HOPS = 6
 FIRST_SHARE = 4  # of k chunks one in so many is found by the question as a whole
@@ -76,7 +76,7 @@ def _holding(ranking: Ranking, lead: str, k: int) -> Sequence[Chunk]:
 
 def _stands_in(lead: str, text: str) -> bool:
     words = r"\s+".join(map(re.escape, lead.split()))
-    bounds = (r"(?<!\w)", r"(?!\w)") if lead.isascii() else ("", "")
+    bounds = ("", "") if UNSPACED.search(lead) else (r"(?<!\w)", r"(?!\w)")
     return re.search(f"{bounds[0]}{words}{bounds[1]}", text, re.IGNORECASE) is not None
 
 

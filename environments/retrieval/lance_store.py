@@ -91,9 +91,8 @@ class LanceStore:
             query = self._table.search(self.embedder.question(question), vector_column_name="vector")
             rows = query.distance_type("cosine").refine_factor(REFINED).limit(k).to_arrow().to_pylist()
             return [Hit(_chunk(row), 1 - row["_distance"]) for row in rows]
-        from lancedb.query import MatchQuery
-
-        rows = self._table.search(MatchQuery(" ".join(asked), column="terms")).limit(k).to_arrow().to_pylist()
+        query = self._table.search(" ".join(asked), query_type="fts", fts_columns="terms")
+        rows = query.limit(k).to_arrow().to_pylist()
         return [Hit(_chunk(row), row["_score"]) for row in rows]
 
     def _index(self) -> int:
@@ -108,8 +107,15 @@ class LanceStore:
         elif self.embedder and size > FRESH:
             self._table.create_index("vector", config=IvfPq(distance_type="cosine"))
         elif not self.embedder and size:
-            how = {"lower_case": False, "stem": False, "remove_stop_words": False, "ascii_folding": False}
-            self._table.create_index("terms", config=FTS(base_tokenizer="whitespace", max_token_length=None, **how))
+            as_they_are = FTS(
+                base_tokenizer="whitespace",
+                max_token_length=None,
+                lower_case=False,
+                stem=False,
+                remove_stop_words=False,
+                ascii_folding=False,
+            )
+            self._table.create_index("terms", config=as_they_are)
         return size
 
     def _schema(self) -> "pa.Schema":

@@ -14,6 +14,7 @@ HANGUL = "\u1100-\u11ff\u3131-\u318e\uac00-\ud7af"
 # A character carries much meaning in the first, little in the others: a word has about two of the one, five of the others.
 SHORT = "".join(SCRIPTS[name] for name in ("zh", "ja")) + HANGUL
 LONG = "".join(SCRIPTS[name] for name in ("th", "lo", "km", "my", "bo"))
+UNSPACED = re.compile(f"[{SHORT}{LONG}]")  # a letter of these scripts
 SHORT_GRAMS, LONG_GRAMS = (1, 2), (2, 3)  # letters
 
 # Vowel signs and accents are part of a word, though Python's \w leaves them out.
@@ -57,7 +58,7 @@ def _grams(run: str, sizes: tuple[int, ...]) -> Iterator[str]:
             yield run[at : at + size]
 
 
-_TOKEN = re.compile(rf"[{SHORT}{LONG}]|[^\s{SHORT}{LONG}]+")
+_TOKEN = re.compile(rf"{UNSPACED.pattern}|[^\s{SHORT}{LONG}]+")
 
 
 def word_offsets(text: str) -> list[tuple[int, int]]:
