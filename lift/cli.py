@@ -43,6 +43,8 @@ FIGURES = ("tokens", "seconds", "prefill_seconds", "kv_bytes", "losses")  # of a
 STUDIED = 400  # questions that self-study adds: as many as a recipe takes of each task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
+app.command("serve")(serve.command)
+app.add_typer(reader.app, name="reader")
 LibraryAt = Annotated[Path, typer.Option("--library", help="Folder of the library.")]
 Device = Annotated[str, typer.Option(help=f"One of {', '.join(base_model.DEVICES)}.")]
 ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if it has moved.")]
@@ -99,9 +101,7 @@ def fit(
     self_study: Annotated[
         str | None, typer.Option(metavar="URL", help="Server (OpenAI's protocol) whose model also asks and answers.")
     ] = None,
-    anyway: Annotated[
-        bool, typer.Option("--anyway", help="Fit recipe compact to a model that reads too little.")
-    ] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Fit compact to a model that reads too little.")] = False,
 ) -> None:
     """Write a document into an adapter and put it into the library. An interrupted fit continues from its last checkpoint."""
     document, shelf = read(source, name), Library(library)
@@ -339,10 +339,6 @@ def remove(
     entry = shelf.remove(document)
     working_folder.remove_unfinished(shelf, entry.name)
     typer.echo(f"removed {tables.shown(entry.name)} ({tables.size(entry.bytes)})")
-
-
-app.command("serve")(serve.command)
-app.add_typer(reader.app, name="reader")
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ def server(
 ) -> "EmbeddedServer":
     """Return the server of a library's documents, or of those named, on loopback; nothing is loaded before it starts.
 
-    `model`: folder or name of the base model, when it has moved. Raises `ConfigError` or `DataError` for what cannot be
-    served.
+    `model`: folder or name of the base model, when it has moved. Where a document has the base model's name, the base is
+    served as "NAME (base)". Raises `ConfigError` or `DataError` for what cannot be served.
     """
     entries = _served(library, documents)
     stated = entries[0].base_model

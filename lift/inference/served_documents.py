@@ -82,7 +82,7 @@ class ServedDocuments:
         ]  # fmt: skip
 
     def variant(self, names: Sequence[str], text: str) -> Hashable:
-        """Return the memories that these names open for a question in `text`: the same object for the same choice.
+        """Return the memories that these names open for a question in `text`; the same choice gives equal ones.
 
         Of a document with several segments those are open that BM25 ranks highest for the text. Raises `RequestError`.
         """

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,7 +101,7 @@ def _members(source: Path) -> "Iterator[Mapping[str, zipfile.ZipFile | None]]":
             if sum(info.file_size for info in infos) > MOST_UNPACKED:
                 raise DataError(f"{source} unpacks to more than {MOST_UNPACKED / 2**30:.0f} GiB: it is no reader")
             yield dict.fromkeys(names, archive)
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{source} cannot be read as a reader ({error}): pack it again") from None
 
 

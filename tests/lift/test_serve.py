@@ -114,6 +114,12 @@ async def test_an_environment_chooses_a_memory_by_its_model_name(
     assert len(row["completions"]) == 2
 
 
+def test_a_document_keeps_its_name_beside_a_base_of_the_same(tmp_path: Path, model: Path) -> None:
+    library = Library(tmp_path / "books")
+    library.add(compact_adapter(tmp_path / "0", 0), entry_for(fingerprint(model), "tiny", base_model=str(model)))
+    assert server(library).model_name == "tiny (base)"
+
+
 # ---- what is refused before a model is loaded ----
 
 
