@@ -65,7 +65,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "compact,more-queries": {"queries": 18_000},
     "compact,40-steps": _STEPS_OF_PLUS,
     "compact,40-steps-keys-frozen": _STEPS_OF_PLUS | {"key_rate": 0.0},
-    "compact,40-steps-not-held": _STEPS_OF_PLUS | {"kl_weight": 0.0},
+    "compact,40-steps-not-held": {name: value for name, value in _STEPS_OF_PLUS.items() if name != "kl_weight"},
     "lse": {},
     "lse,undistilled": {"distil_steps": 0},
     "lse,no-other-text": {"kl_weight": 0.0, "kl_rows": 0, "neutral_budget": None},

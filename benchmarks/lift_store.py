@@ -58,7 +58,7 @@ class Store:
                 if isinstance(result, Exception):
                     bar.write(f"{key}: {type(result).__name__}: {result}")
                     continue
-                self.results[key] = {**result, **made_by[key], "alone": self.each == 1}
+                self.results[key] = {**result, **made_by[key], "gpu_alone": self.each == 1}
                 write_json(self.path, self.results, indent=1)
                 bar.write(f"{key}: {summary(result)}")
 

@@ -46,7 +46,7 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
         of_seeds = [Results.from_json(value["results"]) for value in values]
         pool = together(of_seeds)
         closed = {kind: percent(share) for kind, share in pool.closed.items()}
-        timed = [value for value in values if value["alone"]]  # those that shared a GPU waited for each other
+        timed = [value for value in values if value["gpu_alone"]]  # those that shared a GPU waited for each other
         aurocs = [r.gate_auroc for r in of_seeds if r.gate_auroc is not None]
         beside = "cloze" if method.endswith(", text") else "needle"
         report.add_row(
@@ -130,7 +130,7 @@ def draw_seconds(results: dict[str, dict[str, Any]], out: Path) -> None:
     panels: dict[int, list[tuple[str, float, Share]]] = defaultdict(list)
     for length, method, values in rows_of(results):
         share = pooled([Results.from_json(value["results"]).closed.get("needle", Share()) for value in values])
-        timed = [value["seconds"] for value in values if value["alone"] and value["seconds"] > 0]
+        timed = [value["seconds"] for value in values if value["gpu_alone"] and value["seconds"] > 0]
         if timed and share.value is not None:
             panels[length].append((method, mean(timed), share))
     if not panels:

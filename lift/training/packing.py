@@ -85,7 +85,8 @@ def collate_packed(
     # A token behind the last row is a row of its own, so that no query is without a key.
     of_row_BT[:] = -1 - torch.arange(room.tokens)
     at: tuple[list[int], list[int]] = ([], [])
-    for number, pack in enumerate((supervised, quiet)):
+    parts: tuple[Sequence[Row], Sequence[Row]] = (supervised, quiet)
+    for number, pack in enumerate(parts):
         _lay_out(pack, ids_BT[number], positions_BT[number], of_row_BT[number])
         at[number].extend(number * room.tokens + place for place in _predicted_at(pack))
     together_BTT = of_row_BT[:, :, None] == of_row_BT[:, None, :]

@@ -22,7 +22,7 @@ from lift.inference.capacity import trained_tokens
 from lift.memory.compact_memory import CompactMemory
 from lift.memory.tuner import layers
 from lift.training import checkpoint
-from lift.training.batches import LONG, RegularizationRow, SupervisedRow
+from lift.training.batches import LONG, RegularizationRow, Row, SupervisedRow
 from lift.training.cuda_graph import CudaGraph, zero_gradients
 from lift.training.job import FitJob
 from lift.training.losses import TopLogits, divergence, logits_at, token_loss
@@ -114,7 +114,8 @@ class Refinement:
         self, rows: Sequence[SupervisedRow]
     ) -> tuple[list[tuple[list[SupervisedRow], list[RegularizationRow]]], Room]:
         """Return the rows of each step, the same for the same fit, and the shape that takes any of them."""
-        longest = max(len(row.ids) for row in chain(rows, self.quiet))
+        every: list[Row] = [*rows, *self.quiet]
+        longest = max(len(row.ids) for row in every)
         tokens = -(-max(self.tokens, longest) // 8) * 8  # at odd lengths cuDNN's gradients are wrong, see `padded`
         most, rng = self.job.recipe.steps, Random(f"refinement {self.job.options.seed} {len(rows)}")
         asked = list(chain.from_iterable(packs(rows, tokens, rng) for _ in range(MOST_EPOCHS)))[:most]

@@ -230,21 +230,21 @@ def test_the_most_important_cells_come_first(tmp_path: Path, calls: list[Any], m
         "--tokens",
         "8192,2048",
     ]
-    done = CliRunner().invoke(app, [*arguments, "--seeds", "0,1"])
+    methods = ("window", "compact", "lse", "raw-lora")
+    done = CliRunner().invoke(app, [*arguments, "--seeds", "0,1", "--methods", ",".join(methods)])
     assert done.exit_code == 0, done.output
     found = list(Store(tmp_path / "out" / "results.json").results)
-    assert len(found) == len(set(found)) and len(calls) == 2 * len(METHODS) * 2 * 3
-    assert found[:4] == [f"8192 {method}@reader {seed}" for method in ("window", "compact") for seed in (0, 1)]
-    first = [key for key in found if key.split()[1].removesuffix("@reader") in benchmark.FIRST and "@" in key]
-    assert found[: len(first)] == first
-    assert first[16:22] == [f"{n} {m}@reader together" for n in (8192, 2048) for m in ("compact", "compact+", "whole")]
-    assert first[22:] == [f"{n} {m}@reader text-a-novel" for n in (8192, 2048) for m in benchmark.FIRST]
-    rivals = found[len(first) :]
-    assert rivals[:4] == [f"8192 {method}@reader 0" for method in ("lse", "query", "published-v4", "cartridge")]
-    assert rivals.index("8192 lse@reader 1") > rivals.index("2048 raw-lora@reader 0")
-    shipped = [key for key in found if "@" not in key]
-    assert found[-len(shipped) :] == shipped and set(METHODS) == RECIPES.keys() | {"window", "whole"}
-    assert "window@reader, text" in done.output
+    sizes = (8192, 2048)
+    assert found[: 8 + 2 + 4] == [
+        *(f"{n} {method}@reader {seed}" for n in sizes for method in methods[:2] for seed in (0, 1)),
+        *(f"{n} compact@reader together" for n in sizes),
+        *(f"{n} {method}@reader text-a-novel" for n in sizes for method in methods[:2]),
+    ]
+    rivals = [f"{n} {method}@reader {seed}" for seed in (0, 1) for n in sizes for method in methods[2:]]
+    assert found[14 : 14 + 8] == rivals
+    shipped = [f"{n} {method} {seed}" for seed in (0, 1) for n in sizes for method in methods]
+    assert found[28 : 28 + 16] == shipped and len(found) == len(calls) + 8 and "window@reader, text" in done.output
+    assert set(METHODS) == RECIPES.keys() | {"window", "whole"}
 
 
 def test_what_was_not_reached_stays_empty(tmp_path: Path, calls: list[Any]) -> None:
