@@ -12,6 +12,7 @@ one is not above the position before it. A position that skips ahead (PoSE, arXi
 count tokens, not positions: a skip moves no border.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -63,10 +64,17 @@ def segments(positions_BL: Tensor, group_size: int) -> Segments:
     return Segments(*(_cumulative(segment_starts(positions_BL, group_size, shifted)) for shifted in (False, True)))
 
 
-def documents(positions_BL: Tensor) -> Tensor | None:
-    """Return the documents' boundaries as `Segments` holds its own; None if every row is one document."""
+def documents(positions_BL: Tensor, further: Sequence[tuple[int, int]] = ()) -> Tensor | None:
+    """Return the documents' boundaries as `Segments` holds its own; None if every row is one document.
+
+    `further` holds (row, token) of boundaries that are added to those of documents.
+    """
     starts_BL = document_starts(positions_BL)
-    return _cumulative(starts_BL) if bool(starts_BL[:, 1:].any()) else None
+    if not bool(starts_BL[:, 1:].any()):
+        return None
+    for row, token in further:
+        starts_BL[row, token] = True
+    return _cumulative(starts_BL)
 
 
 def _cumulative(starts_BL: Tensor) -> Tensor:
