@@ -71,10 +71,10 @@ class DocumentMask:
         masked = isinstance(mask, Tensor) and mask.dim() == 2
         if not isinstance(positions, Tensor) or positions.dim() != 2 or not (mask is None or masked):
             return args, kwargs  # no positions, or several to a token (images), or a mask that is already complete
-        documents_of_pass = self.document_pass(positions, positions.shape[0])
-        if documents_of_pass.tails and isinstance(mask, Tensor) and not bool(mask[:, 0].all()):
-            raise ConfigError("parallel documents take rows padded on the right: set tokenizer.padding_side right")
-        self.packed = documents_of_pass.cuts is not None and not _in_padding_alone(positions, mask)
+        if self.parallel:
+            _refuse_left_padding(positions, mask)
+        cuts = self.document_pass(positions, positions.shape[0]).cuts
+        self.packed = cuts is not None and not _in_padding_alone(positions, mask)
         skipping = bool((positions.diff(dim=1) != 1).any()) if self.packed or mask is None else False
         if self.packed:
             return args, self._packed(kwargs, positions)
@@ -266,6 +266,11 @@ def _in_padding_alone(positions_BL: Tensor, mask_BL: Tensor | None) -> bool:
     highest_BL = torch.where(present_BL, positions_BL, -1).cummax(dim=1).values
     restarts_BL = positions_BL[:, 1:] <= highest_BL[:, :-1]
     return not bool((restarts_BL & present_BL[:, 1:]).any())
+
+
+def _refuse_left_padding(positions_BL: Tensor, mask_BL: Tensor | None) -> None:
+    if mask_BL is not None and bool((positions_BL.diff(dim=1) > 1).any()) and not bool(mask_BL[:, 0].all()):
+        raise ConfigError("parallel documents take rows padded on the right: set tokenizer.padding_side right")
 
 
 def _ones(positions_BL: Tensor, kwargs: dict[str, Any]) -> Tensor:

@@ -100,13 +100,24 @@ def tails(positions_BL: Tensor) -> list[Tail]:
     return found
 
 
+def is_parallel(positions: list[int]) -> bool:
+    """Return whether a row's positions are those of two or more parallel documents with a tail."""
+    positions_1L = torch.tensor([positions])
+    try:
+        return any(
+            bool(document_starts(positions_1L)[0, tail.first + 1 : tail.start].any()) for tail in tails(positions_1L)
+        )
+    except ConfigError:
+        return False
+
+
 def see_all(  # noqa: PLR0913  as SDPA has them
     out_BhLD: Tensor, q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, found: list[Tail], scale: float | None,
     dropout: float,
 ) -> Tensor:  # fmt: skip
     """Return attention in which the outputs of tails are those of causal attention over their whole row.
 
-    `out_BhLD` is attention inside the documents, (batch, query heads, length, dim).
+    `out_BhLD` is attention inside the documents, (batch, query heads, length, dim). What it holds for tails is dropped.
     """
     rows = list(out_BhLD.split(1))
     for row, first, start, end in found:
