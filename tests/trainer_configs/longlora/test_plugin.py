@@ -109,6 +109,7 @@ def trained(cfg: DictDefault) -> dict[str, Any]:
         "plugins": list(PluginManager.get_instance().plugins),
         "steps": [callback.sparse, callback.full],
         "calls": [attention.calls for attention in seen["attentions"]],
+        "tails": [len(attention._pass.tails) for attention in seen["attentions"]],  # of the last batch
         "attention_after": seen["trainer"].model.config._attn_implementation,
         "rates": [[group.get("lr"), len(group["params"])] for group in seen["trainer"].optimizer.param_groups],
         "losses": [line["loss"] for line in seen["trainer"].state.log_history if "loss" in line],
@@ -342,7 +343,8 @@ def test_axolotls_pose_trains_on_rows_without_a_mask(runs: dict[str, Any]) -> No
 def test_parallel_documents_train_in_both_attentions(runs: dict[str, Any]) -> None:
     run = runs["parallel"]
     assert run["steps"] == [3, 1] and run["calls"] == [3 * LAYERS * 2]
-    assert run["evaluations"][1] < run["evaluations"][0]
+    assert run["evaluations"][1] < run["evaluations"][0] and run["tails"] == [2]
+    assert runs["smoke"]["tails"] == [0]
     assert "read apart; tails see them all" in (run["folder"] / "log").read_text()
 
 
