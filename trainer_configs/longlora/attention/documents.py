@@ -24,7 +24,15 @@ from transformers.masking_utils import (
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM
 from trainer_configs.longlora.attention.kernels import by_segment
-from trainer_configs.longlora.attention.parallel_documents import SETTING, Tail, Visible, see_all, tails, visible
+from trainer_configs.longlora.attention.parallel_documents import (
+    SETTING,
+    Tail,
+    Visible,
+    borders,
+    see_all,
+    tails,
+    visible,
+)
 from trainer_configs.longlora.attention.segments import document_starts, documents
 
 ONE_DOCUMENT = "make rows of one document each (longthread longlora data --mode window)"
@@ -33,8 +41,8 @@ ONE_DOCUMENT = "make rows of one document each (longthread longlora data --mode 
 class Pass(NamedTuple):
     """What a forward pass was given, found from its positions.
 
-    `cuts` holds the documents' boundaries, cumulative over the rows laid end to end; None where no row is packed. `tails`
-    is empty where there are no parallel documents.
+    `cuts` holds the boundaries of documents and tails, cumulative over the rows laid end to end; None where no row is
+    packed. `tails` is empty where there are no parallel documents.
     """
 
     positions: ReferenceType[Tensor]
@@ -101,7 +109,7 @@ class DocumentMask:
         hidden = torch.empty((_rows(positions, kwargs), positions.shape[1], 0), dtype=model.dtype, device=model.device)
 
         def mask(window: int | None) -> Tensor:
-            made = create_causal_mask(config, hidden, None, None, and_mask_function=seen.function(window))
+            made = create_causal_mask(config, hidden, None, None, and_mask_function=seen.mask_function(window))
             assert isinstance(made, Tensor)
             return made
 
@@ -123,7 +131,7 @@ class DocumentMask:
         if self._pass is None or self._pass.positions() is not positions or self._pass.rows != rows:
             positions_BL = positions.expand(rows, -1)
             found = tails(positions_BL) if self.parallel else []
-            cuts = documents(positions_BL, [(tail.row, tail.start) for tail in found])
+            cuts = documents(positions_BL, borders(found))
             self._pass = Pass(ref(positions), rows, cuts, found)
         return self._pass
 
@@ -133,7 +141,7 @@ class DocumentMask:
 
 
 class DocumentAttention(DocumentMask):
-    """Keeps documents apart in attention itself, document by document: no mask is held, and no pair is computed in vain.
+    """Keeps documents apart in attention itself, document by document: no mask is held, and no pair across documents computed.
 
     The hook is registered in the attention *and* in the mask interface: without the latter transformers hands out no mask
     at all, and padding would be ignored silently.
@@ -199,7 +207,7 @@ class DocumentAttention(DocumentMask):
         window, function = kwargs.get("local_size"), kwargs["mask_function"]
         rows = [x.expand(kwargs["batch_size"], -1) for x in seen]
         # A window counts from each document's end on: over a row's tokens it would end in the last document.
-        apart = and_masks(causal_mask_function if window else function, Visible(*rows).function(window))
+        apart = and_masks(causal_mask_function if window else function, Visible(*rows).mask_function(window))
         return {"mask_function": apart, "allow_is_causal_skip": False}
 
     @torch.compiler.disable

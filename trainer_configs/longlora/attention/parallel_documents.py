@@ -24,9 +24,7 @@ from trainer_configs.longlora.attention.segments import document_starts
 from trainer_configs.longlora.attention.shifted_sparse import sparse_mask
 
 SETTING = "longlora.parallel_documents"
-MaskFunction = Callable[
-    [Tensor, Tensor, Tensor, Tensor], Tensor
-]  # of batch, head, query and key indices (transformers)
+MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # of indices: batch, head, query, key
 
 
 class Tail(NamedTuple):
@@ -48,7 +46,7 @@ class Visible(NamedTuple):
     first_BL: Tensor
     distance_BL: Tensor
 
-    def function(self, window: int | None = None) -> MaskFunction:
+    def mask_function(self, window: int | None = None) -> MaskFunction:
         """Return a mask function for transformers, which it has yet to join with the causal one.
 
         `window` is the length of a layer's sliding window, in tokens.
@@ -76,7 +74,7 @@ def visible(positions_BL: Tensor) -> Visible:
     index_L = torch.arange(positions_BL.shape[1], device=positions_BL.device)
     tail_BL, starts_BL = in_tail(positions_BL), document_starts(positions_BL)
     row_starts_BL = starts_BL.clone()
-    row_starts_BL[:, 1:] &= tail_BL[:, :-1]  # what stands behind a tail is no document of its
+    row_starts_BL[:, 1:] &= tail_BL[:, :-1]  # what follows a tail is no document of that tail
     first_BL = torch.where(tail_BL, _last(row_starts_BL, index_L), _last(starts_BL, index_L))
     return Visible(first_BL, positions_BL - tail_BL.long())
 
@@ -100,6 +98,11 @@ def tails(positions_BL: Tensor) -> list[Tail]:
     return found
 
 
+def borders(found: list[Tail]) -> list[tuple[int, int]]:
+    """Return the row and the first token of each tail."""
+    return [(tail.row, tail.start) for tail in found]
+
+
 def is_parallel(positions: list[int]) -> bool:
     """Return whether a row's positions are those of two or more parallel documents with a tail."""
     positions_1L = torch.tensor([positions])
@@ -117,7 +120,8 @@ def see_all(  # noqa: PLR0913  as SDPA has them
 ) -> Tensor:  # fmt: skip
     """Return attention in which the outputs of tails are those of causal attention over their whole row.
 
-    `out_BhLD` is attention inside the documents, (batch, query heads, length, dim). What it holds for tails is dropped.
+    `out_BhLD` is attention inside documents and tails, (batch, query heads, length, dim). What it holds for tails is
+    dropped.
     """
     rows = list(out_BhLD.split(1))
     for row, first, start, end in found:
@@ -134,7 +138,7 @@ def parallel_mask(positions_BL: Tensor, heads: int, kv_heads: int, group_size: i
     Documents are read in shifted sparse attention with groups of `group_size` tokens, or in full attention without one;
     tails in full attention in both.
     """
-    index_L = torch.arange(positions_BL.shape[1])
+    index_L = torch.arange(positions_BL.shape[1], device=positions_BL.device)
     full_BLL = (index_L >= visible(positions_BL).first_BL[:, :, None]).tril()
     full_BHLL = full_BLL[:, None].expand(-1, heads, -1, -1)
     if group_size is None:

@@ -18,6 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Borders = Sequence[tuple[int, int]]  # (row, token) where a segment begins
+
 
 class Segments(NamedTuple):
     """The segment boundaries of a batch, one tensor for each half of the attention heads (straight and shifted).
@@ -54,29 +56,28 @@ def segment_starts(positions_BL: Tensor, group_size: int, shifted: bool) -> Tens
     return (inside_BL == 0) | (inside_BL % group_size == (group_size // 2 if shifted else 0))
 
 
-def segments(positions_BL: Tensor, group_size: int) -> Segments:
+def segments(positions_BL: Tensor, group_size: int, further: Borders = ()) -> Segments:
     """Return a batch's segment boundaries for both halves of the heads, from its positions (batch, length).
 
-    Both are None if every row is one document.
+    `further` adds boundaries to them. Both are None if every row is one document.
     """
     if documents(positions_BL) is None:
         return Segments(None, None)
-    return Segments(*(_cumulative(segment_starts(positions_BL, group_size, shifted)) for shifted in (False, True)))
+    starts = (segment_starts(positions_BL, group_size, shifted) for shifted in (False, True))
+    return Segments(*(_cumulative(starts_BL, further) for starts_BL in starts))
 
 
-def documents(positions_BL: Tensor, further: Sequence[tuple[int, int]] = ()) -> Tensor | None:
+def documents(positions_BL: Tensor, further: Borders = ()) -> Tensor | None:
     """Return the documents' boundaries as `Segments` holds its own; None if every row is one document.
 
-    `further` holds (row, token) of boundaries that are added to those of documents.
+    `further` adds boundaries to them.
     """
     starts_BL = document_starts(positions_BL)
-    if not bool(starts_BL[:, 1:].any()):
-        return None
+    return _cumulative(starts_BL, further) if bool(starts_BL[:, 1:].any()) else None
+
+
+def _cumulative(starts_BL: Tensor, further: Borders) -> Tensor:
     for row, token in further:
         starts_BL[row, token] = True
-    return _cumulative(starts_BL)
-
-
-def _cumulative(starts_BL: Tensor) -> Tensor:
     starts = starts_BL.flatten().nonzero().flatten()
     return torch.cat([starts, starts.new_tensor([starts_BL.numel()])]).int()

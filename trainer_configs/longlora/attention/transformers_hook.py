@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM
 from trainer_configs.longlora.attention.documents import DocumentAttention, Pass, why_not_replaceable
-from trainer_configs.longlora.attention.parallel_documents import see_all
+from trainer_configs.longlora.attention.parallel_documents import borders, see_all
 from trainer_configs.longlora.attention.segments import Segments, segments
 from trainer_configs.longlora.attention.shifted_sparse import shifted_sparse_attention
 
@@ -72,11 +72,11 @@ class ShiftedSparse(DocumentAttention):
     def _segments(self, found: Pass | None, query: Tensor) -> Segments:
         """Return the segment boundaries of this forward pass, found once a pass."""
         positions = None if found is None or found.cuts is None else found.positions()
-        if positions is None:
+        if found is None or positions is None:
             return Segments(None, None)
         if self._segments_of is None or self._segments_of[0]() is not positions:
             positions_BL = positions.expand(query.shape[0], -1)
-            self._segments_of = ref(positions), segments(positions_BL, self.group_size)
+            self._segments_of = ref(positions), segments(positions_BL, self.group_size, borders(found.tails))
         return self._segments_of[1]
 
 
