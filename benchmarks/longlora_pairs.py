@@ -1,4 +1,4 @@
-"""What DPO of long pairs, and full steps of packed rows, take on a GPU: peak memory and seconds of a step.
+"""What DPO of long pairs, packed rows and parallel documents take on a GPU: peak memory and seconds of a step.
 
     python -m benchmarks.longlora_pairs MODEL [--lengths 8192,32768] [--documents 8] [--json out.json]
 
@@ -6,6 +6,7 @@ MODEL is a folder with a config and a tokenizer; its weights are drawn at random
 TRL's own DPO loss, with the logits of every token and with those of completions alone (`longlora.pair_logits`). Packed
 rows: one forward and backward pass of full attention over a row of several documents, by the model itself, which computes
 all pairs of tokens and lets documents see each other, and with the documents apart (`longlora.attention.documents`).
+Parallel documents: such a pass over documents with a tail that sees them all, in a sparse and in a full step.
 """
 
 import tempfile
@@ -28,7 +29,9 @@ from trl import DPOConfig, DPOTrainer
 from benchmarks.gpu_timing import Row, clear, guarded, peak, seconds
 from longthread.files import write_json
 from trainer_configs.longlora.attention.documents import DocumentAttention
+from trainer_configs.longlora.attention.transformers_hook import install
 from trainer_configs.longlora.pair_logits import completions_alone
+from trainer_configs.longlora.section import default_group_size
 
 DTYPES = {"cuda": torch.bfloat16, "cpu": torch.float32}
 TIMED = 3  # steps, after a first one
@@ -85,6 +88,24 @@ def packed_step(model: Path, device: str, length: int, documents: int, apart: bo
     return step
 
 
+def parallel_step(model: Path, device: str, length: int, documents: int, sparse: bool) -> Callable[[], Tensor]:
+    """Return a pass forward and back over one row of equal documents and a tail of a sixteenth of its tokens."""
+    built = build(model, device)
+    attention = install(built.get_base_model(), default_group_size(length), parallel=True)
+    tail = length // 16
+    each = (length - tail) // documents
+    positions = torch.cat([torch.arange(each).repeat(documents), each + 1 + torch.arange(tail)])[None].to(device)
+    ids = torch.randint(0, 256, positions.shape, device=device)
+
+    def step() -> Tensor:
+        attention.sparse = sparse
+        loss = built(input_ids=ids, position_ids=positions, logits_to_keep=256).logits.float().pow(2).mean()
+        loss.backward()
+        return loss.detach()
+
+    return step
+
+
 def measure(device: str, work: Callable[[], Callable[[], Tensor]]) -> Row:
     """Return the median seconds of a step, its peak in GiB and its loss."""
     step = work()
@@ -108,6 +129,12 @@ def main(
             "DPO, logits of completions": partial(dpo_step, model, device, length, True),
             "full step, one document": partial(packed_step, model, device, length, 1, False),
             f"full step, {documents} documents apart": partial(packed_step, model, device, length, documents, True),
+            f"full step, {documents} parallel documents": partial(
+                parallel_step, model, device, length, documents, False
+            ),
+            f"sparse step, {documents} parallel documents": partial(
+                parallel_step, model, device, length, documents, True
+            ),
         }
         for case, work in works.items():
             rows.append(guarded({"case": case, "length": length}, device, measure, device, work))

@@ -27,6 +27,8 @@ def conflicts(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
     yield from _preferences(cfg)
     if cfg.get("use_pose"):
         yield from _pose(cfg)
+    if settings.parallel_documents:
+        yield from _parallel_documents(cfg, settings)
     yield from _saving(cfg, settings)
     yield from _device(cfg)
 
@@ -114,6 +116,18 @@ def _pose(cfg: ConfigDict) -> Iterator[str]:
                 f"use_pose would write over the positions of {path}, where documents begin: make rows of one document each "
                 "(longthread longlora data --mode window)"
             )
+
+
+def _parallel_documents(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
+    for key in ("use_pose", "sample_packing", "batch_flattening"):
+        if cfg.get(key):
+            yield f"{key} would write over the positions that longlora.parallel_documents are read by: set it false"
+    if cfg.get("rl"):
+        yield f"longlora.parallel_documents are not in the pairs or prompts of rl {cfg['rl']}: set it false"
+    if settings.sink_tokens:
+        yield "longlora.sink_tokens need rows of one document each: set sink_tokens 0 or parallel_documents false"
+    if key := splits_sequences(cfg):
+        yield f"{key} splits sequences across GPUs, where no tail sees every document: leave it out"
 
 
 def _saving(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:

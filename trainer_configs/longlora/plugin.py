@@ -27,6 +27,7 @@ from longthread.files import JsonObject, write_json
 from longthread.language_model import CausalLM
 from trainer_configs.longlora import telemetry
 from trainer_configs.longlora.attention.documents import DocumentMask, keep_documents_apart
+from trainer_configs.longlora.attention.parallel_documents import is_parallel, tails
 from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse, install
 from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
 from trainer_configs.longlora.config import (
@@ -85,9 +86,10 @@ class LongLoRAPlugin(BasePlugin):
             return
         with one_line():
             if settings.attention == "shifted":
-                self.attentions.append(install(model, settings.group(cfg.sequence_len), settings.sink_tokens))
+                group, parallel = settings.group(cfg.sequence_len), settings.parallel_documents
+                self.attentions.append(install(model, group, settings.sink_tokens, parallel))
             elif not splits_sequences(cfg):
-                self.apart.append(keep_documents_apart(model))
+                self.apart.append(keep_documents_apart(model, settings.parallel_documents))
 
     def pre_lora_load(self, cfg: AxolotlConfig, model: CausalLM) -> None:
         """Refuse a resized embedding and a RoPE that is not the one asked for."""
@@ -172,14 +174,35 @@ def _check_rows(cfg: AxolotlConfig, trainer: Trainer) -> None:
             f"the trainer would cut pairs at {longest} tokens, sequence_len is {cfg.sequence_len}: set them equal"
         )
     rows: Any = getattr(trainer, "train_dataset", None)
-    split = splits_sequences(cfg) and not cfg.get("sample_packing")
-    if not split or "position_ids" not in (getattr(rows, "column_names", None) or ()):
+    if "position_ids" not in (getattr(rows, "column_names", None) or ()):
         return
-    if any(map(restarts, rows[:LOOKED_AT]["position_ids"])):
+    positions = rows[:LOOKED_AT]["position_ids"]
+    _check_parallel_documents(section(cfg).parallel_documents, positions, trainer)
+    split = splits_sequences(cfg) and not cfg.get("sample_packing")
+    if split and any(map(restarts, positions)):
         raise LongLoRAError(
             "rows of several documents, split across GPUs, would be one document each: make them with longthread longlora "
             "data --mode window, or leave out the split"
         )
+
+
+def _check_parallel_documents(wanted: bool, positions: list[list[int]], trainer: Trainer) -> None:
+    """Raise `LongLoRAError` for rows of parallel documents that the setting does not go with, or that are malformed."""
+    if not wanted:
+        if any(is_parallel(row) for row in positions):
+            raise LongLoRAError(
+                "rows hold parallel documents, whose tail would see the last of them alone: set "
+                "longlora.parallel_documents true"
+            )
+        return
+    tokenizer = getattr(getattr(trainer, "data_collator", None), "tokenizer", None)
+    if getattr(tokenizer, "padding_side", "right") != "right":
+        raise LongLoRAError(
+            "longlora.parallel_documents take rows padded on the right: set tokenizer.padding_side right"
+        )
+    with one_line():
+        for row in positions:
+            tails(torch.tensor([row]))
 
 
 def _rope_changes(cfg: AxolotlConfig) -> JsonObject:

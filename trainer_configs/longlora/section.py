@@ -31,6 +31,7 @@ class LongLoRA(BaseModel, extra="forbid"):
     sink_tokens: int = Field(default=0, ge=0)
     # Sparse steps alone keep perplexity and lose retrieval; a quarter of full ones wins most of it back.
     full_attention_steps: float = Field(default=0.25, ge=0, le=1)
+    parallel_documents: bool = False  # in a row, read apart; the tail behind a jump of positions sees them all
     train_embeddings: bool = True
     train_norms: bool = True
     embedding_lr: float | None = Field(default=None, gt=0)  # None: learning_rate

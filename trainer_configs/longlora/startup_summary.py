@@ -163,6 +163,8 @@ def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[ShiftedSparse
     for count in counts(model):
         dtype = str(count.dtype).removeprefix("torch.")
         grid.add_row(f"trained: {count.kind}", f"{count.elements:,} in {count.tensors} tensors, {dtype}")
+    if settings.parallel_documents:
+        grid.add_row("parallel documents", "read apart; tails see them all, in every kind of step")
     if cfg.get("use_pose"):
         grid.add_row("PoSE", f"positions skip as far as {cfg.get('pose_max_context_len'):,} tokens")
     for line in _rope_lines(cfg, settings):

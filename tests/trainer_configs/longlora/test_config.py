@@ -100,11 +100,22 @@ BESIDE = [
     ({"base_model": "/nowhere/model"}, "base_model /nowhere/model: "),
     ({"base_model": None}, "base_model is missing"),
 ]
+PARALLEL = {"parallel_documents": True}
 BOTH = [  # section and beside
     (
         {"sink_tokens": 4},
         {"sample_packing": True},
         "sink_tokens need rows of one document each: set sample_packing false",
+    ),
+    (PARALLEL, {"use_pose": True}, "use_pose would write over the positions .*: set it false"),
+    (PARALLEL, {"sample_packing": True}, "sample_packing would write over the positions .*: set it false"),
+    (PARALLEL, {"batch_flattening": True}, "batch_flattening would write over the positions .*: set it false"),
+    (PARALLEL, {"rl": "dpo"}, "parallel_documents are not in the pairs or prompts of rl dpo: set it false"),
+    (PARALLEL | {"sink_tokens": 2}, {}, "sink_tokens 0 or parallel_documents false"),
+    (
+        PARALLEL | {"attention": "full"},
+        {"context_parallel_size": 2},
+        "context_parallel_size splits sequences across GPUs, where no tail sees every document: leave it out",
     ),
     (YARN, {"sequence_len": 8 * WINDOW}, rf"sequence_len {8 * WINDOW} is above .*target_length {4 * WINDOW}: lower it"),
     (YARN, {"merge_method": "memory_efficient"}, "merge_method memory_efficient would drop the context extension"),

@@ -109,6 +109,7 @@ def trained(cfg: DictDefault) -> dict[str, Any]:
         "plugins": list(PluginManager.get_instance().plugins),
         "steps": [callback.sparse, callback.full],
         "calls": [attention.calls for attention in seen["attentions"]],
+        "tails": [len(attention._pass.tails) for attention in seen["attentions"]],  # of the last batch
         "attention_after": seen["trainer"].model.config._attn_implementation,
         "rates": [[group.get("lr"), len(group["params"])] for group in seen["trainer"].optimizer.param_groups],
         "losses": [line["loss"] for line in seen["trainer"].state.log_history if "loss" in line],
@@ -160,12 +161,28 @@ def resumed() -> dict[str, Any]:
     return result | {"later": later, "columns": rows.column_names}
 
 
+def parallel() -> dict[str, Any]:
+    """Rows of parallel documents: the smoke recipe's steps and evaluations."""
+    recipe = yaml.safe_load(Path(SMOKE).read_text()) | {"datasets": [{"path": "side-by-side", "type": ""}]}
+    recipe |= {"longlora": recipe["longlora"] | {"parallel_documents": True}}
+    Path("parallel.yaml").write_text(yaml.safe_dump(recipe))
+    return trained(load_cfg("parallel.yaml"))
+
+
+def side_by_side(seed: int) -> list[int]:
+    """The positions of a row of two documents and a tail, of other lengths for each seed."""
+    ends, tail = 24 + seed, 20 + seed
+    return [*range(ends), *range(ends - 9 - seed, ends), *range(ends + 1, ends + 1 + tail)]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The runs at the same time, each with a folder and a model, tied or not."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     started = {}
-    for name, work, tied in (("smoke", smoke, True), ("preferences", preferences, False), ("resumed", resumed, True)):
+    works = {"smoke": smoke, "preferences": preferences, "resumed": resumed, "parallel": parallel}
+    for name, work in works.items():
+        tied = name != "preferences"
         folder = tmp_path_factory.mktemp(name)
         save_tiny(folder / "tiny-model", max_position_embeddings=WINDOW, tie_word_embeddings=tied)
         texts = [f"row {i}: " + "what follows is always the same, " * 3 for i in range(12)]
@@ -174,6 +191,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         tokens = [[(7 * row + at) % 256 for at in range(WINDOW)] for row in range(12)]
         columns = {"input_ids": tokens, "labels": tokens, "position_ids": [list(range(WINDOW))] * 12}
         pq.write_table(pa.table(columns | {"length": [WINDOW] * 12}), folder / "rows" / "train.parquet")
+        (folder / "side-by-side").mkdir()
+        places = [side_by_side(i) for i in range(12)]
+        tokens = [[(7 * row + at) % 256 for at in range(len(place))] for row, place in enumerate(places)]
+        columns = {"input_ids": tokens, "labels": tokens, "position_ids": places}
+        columns["attention_mask"] = [[1] * len(place) for place in places]
+        pq.write_table(pa.table(columns), folder / "side-by-side" / "train.parquet")
         with (folder / "pairs.jsonl").open("w") as file:
             for i in range(8):
                 said = [
@@ -315,6 +338,14 @@ def test_axolotls_pose_trains_on_rows_without_a_mask(runs: dict[str, Any]) -> No
     assert {"input_ids", "labels", "position_ids"} <= set(run["columns"]) and "attention_mask" not in run["columns"]
     assert run["steps"] == [3, 1] and run["calls"] == [3 * LAYERS * 2]
     assert "positions skip as far as 128 tokens" in (run["folder"] / "log").read_text()
+
+
+def test_parallel_documents_train_in_both_attentions(runs: dict[str, Any]) -> None:
+    run = runs["parallel"]
+    assert run["steps"] == [3, 1] and run["calls"] == [3 * LAYERS * 2]
+    assert run["evaluations"][1] < run["evaluations"][0] and run["tails"] == [2]
+    assert runs["smoke"]["tails"] == [0]
+    assert "read apart; tails see them all" in (run["folder"] / "log").read_text()
 
 
 # ---- telemetry --------------------------------------------------------------------------------------------------
@@ -508,6 +539,47 @@ def test_packed_rows_are_not_split_across_gpus(cfg: DictDefault) -> None:
     rows = datasets.Dataset.from_dict({"position_ids": [[0, 1, 2, 3], [0, 1, 0, 1]]})
     with pytest.raises(LongLoRAError, match="rows of several documents, split across GPUs.*--mode window"):
         plugin.post_trainer_create(cfg, SimpleNamespace(model=model, train_dataset=rows))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rows", "side", "message"),
+    [
+        (False, [side_by_side(0)], "right", "rows hold parallel documents.*set longlora.parallel_documents true"),
+        (True, [side_by_side(0), [0, 1, 0, 1, 2, 4, 5]], "right", "documents end at positions 1, 2"),
+        (True, [side_by_side(0)], "left", "rows padded on the right: set tokenizer.padding_side right"),
+    ],
+    ids=["setting left out", "malformed", "padding"],
+)
+def test_rows_that_the_setting_does_not_go_with_are_refused_before_training(
+    cfg: DictDefault, wanted: bool, rows: list[list[int]], side: str, message: str
+) -> None:
+    cfg.longlora["parallel_documents"] = wanted
+    plugin, model = LongLoRAPlugin(), built(cfg)
+    plugin.post_model_build(cfg, model)
+    collator = SimpleNamespace(tokenizer=SimpleNamespace(padding_side=side))
+    trainer = SimpleNamespace(
+        model=model, train_dataset=datasets.Dataset.from_dict({"position_ids": rows}), data_collator=collator
+    )
+    with pytest.raises(LongLoRAError, match=message):
+        plugin.post_trainer_create(cfg, trainer)
+
+
+@pytest.mark.parametrize("attention", ["shifted", "full"])
+def test_a_tail_sees_every_document_until_the_model_is_given_back(cfg: DictDefault, attention: str) -> None:
+    cfg.longlora |= {"attention": attention, "parallel_documents": True}
+    plugin, model = LongLoRAPlugin(), built(cfg).train()
+    plugin.post_model_build(cfg, model)
+    positions = torch.tensor([side_by_side(0)])
+    ids = torch.arange(positions.shape[1])[None]
+    other = torch.cat([ids[:, :1] + 200, ids[:, 1:]], dim=1)
+
+    def moved(start: int, end: int) -> bool:
+        a, b = (model(x, position_ids=positions, attention_mask=torch.ones_like(x)).logits for x in (ids, other))
+        return not torch.equal(a[:, start:end], b[:, start:end])
+
+    assert moved(0, 24) and not moved(24, 33) and moved(33, 53)
+    plugin.post_train_unload(cfg)
+    assert moved(24, 33) and model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("attention", ["shifted", "full"])

@@ -4,7 +4,8 @@ transformers detects packed rows by their positions, but only where a row has no
 every document see the ones before it, silently (huggingface/transformers PR 46634). It also takes every skipped position
 (PoSE) for a new document. Here positions alone decide (segments.py), in every pass: full steps, evaluation, no sparse steps.
 
-Rows of one document each run in the model's own attention, bit for bit.
+Rows of one document each run in the model's own attention, bit for bit. With `parallel`, documents of a row are read apart
+and the tail behind them sees them all (parallel_documents.py).
 """
 
 from typing import Any, NamedTuple
@@ -12,32 +13,53 @@ from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import and_masks, causal_mask_function, packed_sequence_mask_function
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig
+from transformers.masking_utils import (
+    and_masks,
+    causal_mask_function,
+    create_causal_mask,
+    packed_sequence_mask_function,
+)
 
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM
 from trainer_configs.longlora.attention.kernels import by_segment
+from trainer_configs.longlora.attention.parallel_documents import (
+    SETTING,
+    Tail,
+    Visible,
+    borders,
+    see_all,
+    tails,
+    visible,
+)
 from trainer_configs.longlora.attention.segments import document_starts, documents
 
 ONE_DOCUMENT = "make rows of one document each (longthread longlora data --mode window)"
 
 
 class Pass(NamedTuple):
-    """What a forward pass was given: the positions, and its documents' boundaries, None where no row is packed."""
+    """What a forward pass was given, found from its positions.
+
+    `cuts` holds the boundaries of documents and tails, cumulative over the rows laid end to end; None where no row is
+    packed. `tails` is empty where there are no parallel documents.
+    """
 
     positions: ReferenceType[Tensor]
+    rows: int
     cuts: Tensor | None
+    tails: list[Tail]
 
 
 class DocumentMask:
     """Keeps documents apart by transformers' own detection: takes the mask off packed rows before each forward pass.
 
-    For attention that cannot be replaced (eager, softcapping, learnt sinks). It holds a mask of length² numbers.
+    For attention that cannot be replaced (eager, softcapping, learnt sinks). It holds a mask of length² numbers. With
+    `parallel`, a tail sees all documents of its row.
     """
 
-    def __init__(self, model: CausalLM):
-        self._model, self.base = ref(model), model.config._attn_implementation
+    def __init__(self, model: CausalLM, parallel: bool = False):
+        self._model, self.base, self.parallel = ref(model), model.config._attn_implementation, parallel
         self._able = bool(getattr(model, "_supports_attention_backend", False))
         self.packed = False  # in this forward pass
         self._pass: Pass | None = None
@@ -57,7 +79,10 @@ class DocumentMask:
         masked = isinstance(mask, Tensor) and mask.dim() == 2
         if not isinstance(positions, Tensor) or positions.dim() != 2 or not (mask is None or masked):
             return args, kwargs  # no positions, or several to a token (images), or a mask that is already complete
-        self.packed = self.document_cuts(positions) is not None and not _in_padding_alone(positions, mask)
+        if self.parallel:
+            _refuse_left_padding(positions, mask)
+        cuts = self.document_pass(positions, positions.shape[0]).cuts
+        self.packed = cuts is not None and not _in_padding_alone(positions, mask)
         skipping = bool((positions.diff(dim=1) != 1).any()) if self.packed or mask is None else False
         if self.packed:
             return args, self._packed(kwargs, positions)
@@ -68,18 +93,47 @@ class DocumentMask:
     def _packed(self, kwargs: dict[str, Any], positions: Tensor) -> dict[str, Any]:
         if not self._able:
             raise ConfigError(f"{self._family} cannot keep packed documents apart: {ONE_DOCUMENT}")
+        if self.document_pass(positions, positions.shape[0]).tails:
+            return kwargs | {"attention_mask": self._masks(kwargs, positions)}
         if bool((positions.diff(dim=1) > 1).any()):
             raise ConfigError(f"packed rows with skipped positions need attention sdpa, not {self.base}: set it")
         return kwargs | {"attention_mask": None, "use_cache": False}  # a cache would switch the detection off too
 
-    def document_cuts(self, positions: Tensor) -> Tensor | None:
-        """Return the documents' boundaries, cumulative over the rows of these positions; None if no row is packed.
+    def _masks(self, kwargs: dict[str, Any], positions: Tensor) -> Tensor | dict[str, Tensor]:
+        """Return the finished mask of rows with parallel documents; one for each kind of layer where the model has kinds."""
+        model = self._model()
+        assert model is not None
+        config = model.config.get_text_config()
+        self._refuse_chunks(config)
+        seen = visible(positions)
+        hidden = torch.empty((_rows(positions, kwargs), positions.shape[1], 0), dtype=model.dtype, device=model.device)
 
-        They are found once a pass, because finding them makes the host wait for the device.
+        def mask(window: int | None) -> Tensor:
+            made = create_causal_mask(config, hidden, None, None, and_mask_function=seen.mask_function(window))
+            assert isinstance(made, Tensor)
+            return made
+
+        window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None)
+        return {kind: mask(window if "sliding" in kind else None) for kind in set(kinds)} if kinds else mask(window)
+
+    def _refuse_chunks(self, config: PretrainedConfig) -> None:
+        if getattr(config, "attention_chunk_size", None):
+            raise ConfigError(
+                f"{self._family} has layers of chunks, where no tail sees every document: leave out {SETTING}"
+            )
+
+    def document_pass(self, positions: Tensor, rows: int) -> Pass:
+        """Return what is found of documents in the positions (1 or `rows`, length) of a forward pass.
+
+        It is found once a pass, because finding it makes the host wait for the device.
         """
-        if self._pass is None or self._pass.positions() is not positions:
-            self._pass = Pass(ref(positions), documents(positions))
-        return self._pass.cuts
+        if self._pass is None or self._pass.positions() is not positions or self._pass.rows != rows:
+            positions_BL = positions.expand(rows, -1)
+            found = tails(positions_BL) if self.parallel else []
+            cuts = documents(positions_BL, borders(found))
+            self._pass = Pass(ref(positions), rows, cuts, found)
+        return self._pass
 
     @property
     def _family(self) -> str:
@@ -87,7 +141,7 @@ class DocumentMask:
 
 
 class DocumentAttention(DocumentMask):
-    """Keeps documents apart in attention itself, document by document: no mask is held, and no pair is computed in vain.
+    """Keeps documents apart in attention itself, document by document: no mask is held, and no pair across documents computed.
 
     The hook is registered in the attention *and* in the mask interface: without the latter transformers hands out no mask
     at all, and padding would be ignored silently.
@@ -95,11 +149,12 @@ class DocumentAttention(DocumentMask):
 
     prefix = "documents_apart"
 
-    def __init__(self, model: CausalLM):
-        super().__init__(model)
+    def __init__(self, model: CausalLM, parallel: bool = False):
+        super().__init__(model, parallel)
         self._attention = AttentionInterface()[self.base]
         self._mask = AttentionMaskInterface()[self.base]
         self._document_BL: Tensor | None = None  # number of each token's document, where the pass is packed
+        self._visible: Visible | None = None  # in its place, where there are parallel documents
         self.name = f"{self.prefix}_{id(model):x}"
         AttentionInterface.register(self.name, self.attention)
         AttentionMaskInterface.register(self.name, self.mask)
@@ -113,6 +168,7 @@ class DocumentAttention(DocumentMask):
 
     def _packed(self, kwargs: dict[str, Any], positions: Tensor) -> dict[str, Any]:
         self._document_BL = document_starts(positions).cumsum(1)
+        self._visible = visible(positions) if self.document_pass(positions, positions.shape[0]).tails else None
         ones = {} if kwargs.get("attention_mask") is not None else {"attention_mask": _ones(positions, kwargs)}
         return kwargs | ones  # transformers' own detection stays out of it
 
@@ -127,6 +183,8 @@ class DocumentAttention(DocumentMask):
             return self._mask(*args, **kwargs)
         if plain and kwargs.get("local_size") is None:
             return None
+        if self._visible is not None:
+            return self._mask(*args, **kwargs | self._parallel_mask(self._visible, kwargs))
         if "flash" in self.base:  # it takes no such mask, and finds documents by position in one row alone
             if kwargs.get("batch_size", 1) > 1:
                 raise ConfigError(
@@ -139,6 +197,19 @@ class DocumentAttention(DocumentMask):
         apart = and_masks(kwargs["mask_function"], packed_sequence_mask_function(document_BL))
         return self._mask(*args, **kwargs | {"mask_function": apart, "allow_is_causal_skip": False})
 
+    def _parallel_mask(self, seen: Visible, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return what to change in a call for a mask, for rows with parallel documents."""
+        if "flash" in self.base:
+            raise ConfigError(
+                f"{self._family} has sliding layers, whose tails {self.base} would cut: set attn_implementation sdpa"
+            )
+        self._refuse_chunks(kwargs["config"])
+        window, function = kwargs.get("local_size"), kwargs["mask_function"]
+        rows = [x.expand(kwargs["batch_size"], -1) for x in seen]
+        # A window counts from each document's end on: over a row's tokens it would end in the last document.
+        apart = and_masks(causal_mask_function if window else function, Visible(*rows).mask_function(window))
+        return {"mask_function": apart, "allow_is_causal_skip": False}
+
     @torch.compiler.disable
     def attention(  # noqa: PLR0913  transformers calls it so
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
@@ -148,37 +219,40 @@ class DocumentAttention(DocumentMask):
 
         Takes (batch, heads, length, dim) and returns (batch, length, heads, dim), as transformers calls it.
         """
-        cuts = None if self._has_own_mask(query, key, attention_mask, kwargs) else self._cuts(query, kwargs)
-        if cuts is None:
+        found = None if self._has_own_mask(query, key, attention_mask, kwargs) else self._documents(query, kwargs)
+        if found is None or found.cuts is None:
             return self._attention(
                 module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
             )
-        out = by_segment(query, key, value, cuts, query.shape[2], scaling, dropout)
+        out = by_segment(query, key, value, found.cuts, query.shape[2], scaling, dropout)
+        if found.tails:
+            out = see_all(out, query, key, value, found.tails, scaling, dropout)
         return out.transpose(1, 2).contiguous(), None
 
     def _has_own_mask(self, query: Tensor, key: Tensor, mask: Tensor | None, kwargs: dict[str, Any]) -> bool:
         """Return whether a call must be computed as it is: with a mask, a window, or keys of tokens before."""
         return mask is not None or kwargs.get("sliding_window") is not None or query.shape[2] != key.shape[2]
 
-    def _cuts(self, query: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
-        """Return the documents' boundaries over all rows laid end to end; None if no row is packed."""
+    def _documents(self, query: Tensor, kwargs: dict[str, Any]) -> Pass | None:
+        """Return the documents of a layer's call, for all its rows; None if it was given no positions."""
         positions = self.positions(kwargs)
-        if positions is None or (cuts := self.document_cuts(positions)) is None:
-            return None
-        return cuts if positions.shape[0] == query.shape[0] else documents(positions.expand(query.shape[0], -1))
+        return None if positions is None else self.document_pass(positions, query.shape[0])
 
     def positions(self, kwargs: dict[str, Any]) -> Tensor | None:
-        """Return the positions (rows, length) that a layer was given. Raises `ConfigError` where packing needs them."""
+        """Return the positions (rows, length) that a layer was given. Raises `ConfigError` where documents need them."""
         positions = kwargs.get("position_ids")
-        if positions is None and self.packed:
-            raise ConfigError(f"{self._family} does not hand position_ids to its attention: {ONE_DOCUMENT}")
+        if positions is None and (self.packed or self.parallel):
+            fix = f"leave out {SETTING}" if self.parallel else ONE_DOCUMENT
+            raise ConfigError(f"{self._family} does not hand position_ids to its attention: {fix}")
         return positions if isinstance(positions, Tensor) and positions.dim() == 2 else None
 
 
-def keep_documents_apart(model: CausalLM) -> DocumentMask:
-    """Keep packed documents apart in the model's own attention, in training and evaluation, and return the hook."""
-    replaceable = not why_not_replaceable(model)
-    return DocumentAttention(model) if replaceable else DocumentMask(model)
+def keep_documents_apart(model: CausalLM, parallel: bool = False) -> DocumentMask:
+    """Keep packed documents apart in the model's own attention, in training and evaluation, and return the hook.
+
+    With `parallel`, tails see all documents of their row.
+    """
+    return (DocumentMask if why_not_replaceable(model) else DocumentAttention)(model, parallel)
 
 
 def why_not_replaceable(model: CausalLM) -> str:
@@ -202,7 +276,15 @@ def _in_padding_alone(positions_BL: Tensor, mask_BL: Tensor | None) -> bool:
     return not bool((restarts_BL & present_BL[:, 1:]).any())
 
 
+def _refuse_left_padding(positions_BL: Tensor, mask_BL: Tensor | None) -> None:
+    if mask_BL is not None and bool((positions_BL.diff(dim=1) > 1).any()) and not bool(mask_BL[:, 0].all()):
+        raise ConfigError("parallel documents take rows padded on the right: set tokenizer.padding_side right")
+
+
 def _ones(positions_BL: Tensor, kwargs: dict[str, Any]) -> Tensor:
+    return torch.ones_like(positions_BL).expand(_rows(positions_BL, kwargs), -1)
+
+
+def _rows(positions_BL: Tensor, kwargs: dict[str, Any]) -> int:
     inputs = kwargs.get("input_ids")
-    rows = positions_BL.shape[0] if inputs is None else inputs.shape[0]
-    return torch.ones_like(positions_BL).expand(rows, -1)
+    return int((positions_BL if inputs is None else inputs).shape[0])

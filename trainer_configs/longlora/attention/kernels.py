@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 # On Hopper cuDNN is 1.6 times as fast as flash for the same work (docs/speed.md). What a device lacks is passed over.
@@ -41,6 +42,17 @@ def causal(q_BhLD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, scale: float | None, 
             enable_gqa=q_BhLD.shape[1] != k_BkLD.shape[1],
         )  # fmt: skip
     return _PlainGradient.apply(out)
+
+
+def causal_at_end(q_BhtD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, scale: float | None, dropout: float) -> Tensor:
+    """Compute causal attention for the last t tokens of rows of L. Returns (batch, query heads, t, dim).
+
+    On CUDA no mask is held; PyTorch's kernels for this want as many key heads as query heads.
+    """
+    groups = q_BhtD.shape[1] // k_BkLD.shape[1]
+    k_BhLD, v_BhLD = (x.repeat_interleave(groups, dim=1) for x in (k_BkLD, v_BkLD))
+    bias = causal_lower_right(q_BhtD.shape[2], k_BkLD.shape[2])
+    return _PlainGradient.apply(sdpa(q_BhtD, k_BhLD, v_BhLD, attn_mask=bias, scale=scale, dropout_p=dropout))
 
 
 def by_segment(  # noqa: PLR0913  as the kernels have them

@@ -12,10 +12,13 @@ one is not above the position before it. A position that skips ahead (PoSE, arXi
 count tokens, not positions: a skip moves no border.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+Borders = Sequence[tuple[int, int]]  # (row, token) where a segment begins
 
 
 class Segments(NamedTuple):
@@ -53,22 +56,28 @@ def segment_starts(positions_BL: Tensor, group_size: int, shifted: bool) -> Tens
     return (inside_BL == 0) | (inside_BL % group_size == (group_size // 2 if shifted else 0))
 
 
-def segments(positions_BL: Tensor, group_size: int) -> Segments:
+def segments(positions_BL: Tensor, group_size: int, further: Borders = ()) -> Segments:
     """Return a batch's segment boundaries for both halves of the heads, from its positions (batch, length).
 
-    Both are None if every row is one document.
+    `further` adds boundaries to them. Both are None if every row is one document.
     """
     if documents(positions_BL) is None:
         return Segments(None, None)
-    return Segments(*(_cumulative(segment_starts(positions_BL, group_size, shifted)) for shifted in (False, True)))
+    starts = (segment_starts(positions_BL, group_size, shifted) for shifted in (False, True))
+    return Segments(*(_cumulative(starts_BL, further) for starts_BL in starts))
 
 
-def documents(positions_BL: Tensor) -> Tensor | None:
-    """Return the documents' boundaries as `Segments` holds its own; None if every row is one document."""
+def documents(positions_BL: Tensor, further: Borders = ()) -> Tensor | None:
+    """Return the documents' boundaries as `Segments` holds its own; None if every row is one document.
+
+    `further` adds boundaries to them.
+    """
     starts_BL = document_starts(positions_BL)
-    return _cumulative(starts_BL) if bool(starts_BL[:, 1:].any()) else None
+    return _cumulative(starts_BL, further) if bool(starts_BL[:, 1:].any()) else None
 
 
-def _cumulative(starts_BL: Tensor) -> Tensor:
+def _cumulative(starts_BL: Tensor, further: Borders) -> Tensor:
+    for row, token in further:
+        starts_BL[row, token] = True
     starts = starts_BL.flatten().nonzero().flatten()
     return torch.cat([starts, starts.new_tensor([starts_BL.numel()])]).int()

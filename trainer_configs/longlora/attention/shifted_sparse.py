@@ -39,7 +39,20 @@ def reference(  # noqa: PLR0913  as SDPA has them
 
     A token sees those before it in its segment, and its document's first `sink_tokens` tokens.
     """
-    heads, kv_heads = q_BHLD.shape[1], k_BKLD.shape[1]
+    mask_BHLL = sparse_mask(positions_BL, group_size, q_BHLD.shape[1], k_BKLD.shape[1], sink_tokens)
+    return masked_attention(q_BHLD, k_BKLD, v_BKLD, mask_BHLL, scale)
+
+
+def masked_attention(
+    q_BHLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, mask_BHLL: Tensor, scale: float | None = None
+) -> Tensor:
+    """Compute attention by an explicit mask, True where a token is seen. Returns (batch, heads, length, dim)."""
+    k_BHLD, v_BHLD = (x.repeat_interleave(q_BHLD.shape[1] // x.shape[1], dim=1) for x in (k_BKLD, v_BKLD))
+    return sdpa(q_BHLD, k_BHLD, v_BHLD, attn_mask=mask_BHLL, scale=scale)
+
+
+def sparse_mask(positions_BL: Tensor, group_size: int, heads: int, kv_heads: int, sink_tokens: int = 0) -> Tensor:
+    """Return which tokens each head sees, bool (batch, heads, length that sees, length that is seen)."""
     straight, _ = split_heads(heads, kv_heads)
     document_BL = document_starts(positions_BL).cumsum(1)
     sink_BL = positions_in_document(positions_BL) < sink_tokens
@@ -48,9 +61,7 @@ def reference(  # noqa: PLR0913  as SDPA has them
     for shifted in (False, True):
         segment_BL = segment_starts(positions_BL, group_size, shifted).cumsum(1)
         masks.append(((segment_BL[:, :, None] == segment_BL[:, None, :]) | sink_BLL).tril())
-    mask_BHLL = torch.stack([masks[head >= straight] for head in range(heads)], dim=1)
-    k_BHLD, v_BHLD = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k_BKLD, v_BKLD))
-    return sdpa(q_BHLD, k_BHLD, v_BHLD, attn_mask=mask_BHLL, scale=scale)
+    return torch.stack([masks[head >= straight] for head in range(heads)], dim=1)
 
 
 def shifted_sparse_attention(  # noqa: PLR0913  as SDPA has them

@@ -1,7 +1,8 @@
 """Puts shifted sparse attention into a transformers model: in training, on full-attention layers.
 
 Evaluation, generation, sliding-window layers and the steps that are to run in full attention are the model's own, bit for
-bit where each row is one document; packed documents are kept apart in all of them (documents.py).
+bit where each row is one document; packed documents are kept apart in all of them (documents.py). Tails behind parallel
+documents see everything in all of them, and in sparse steps too (parallel_documents.py).
 """
 
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM
-from trainer_configs.longlora.attention.documents import DocumentAttention, why_not_replaceable
+from trainer_configs.longlora.attention.documents import DocumentAttention, Pass, why_not_replaceable
+from trainer_configs.longlora.attention.parallel_documents import borders, see_all
 from trainer_configs.longlora.attention.segments import Segments, segments
 from trainer_configs.longlora.attention.shifted_sparse import shifted_sparse_attention
 
@@ -20,16 +22,16 @@ from trainer_configs.longlora.attention.shifted_sparse import shifted_sparse_att
 class ShiftedSparse(DocumentAttention):
     """The shifted sparse attention of one model. While `sparse` is False, training runs in full attention.
 
-    `calls` counts the calls in sparse attention.
+    `calls` counts the calls in sparse attention. With `parallel`, tails see all documents of their row.
     """
 
     prefix = "shifted_sparse"
 
-    def __init__(self, model: CausalLM, group_size: int, sink_tokens: int = 0):
+    def __init__(self, model: CausalLM, group_size: int, sink_tokens: int = 0, parallel: bool = False):
         self.group_size, self.sink_tokens = group_size, sink_tokens
         self.sparse, self.calls = True, 0
         self._segments_of: tuple[ReferenceType[Tensor], Segments] | None = None  # the positions of this forward pass
-        super().__init__(model)
+        super().__init__(model, parallel)
 
     def mask(self, *args: Any, **kwargs: Any) -> Tensor | None:
         """Return the model's own attention mask, or None where the sparse pattern needs none.
@@ -59,32 +61,37 @@ class ShiftedSparse(DocumentAttention):
         for name in ("softcap", "s_aux", "position_bias"):
             if kwargs.get(name) is not None:
                 raise ConfigError(f"shifted sparse attention has no {name}: set longlora.attention full for this model")
-        cuts = self._segments(self.positions(kwargs), query)
+        found = self._documents(query, kwargs)
+        cuts = self._segments(found, query)
         self.calls += 1
         out = shifted_sparse_attention(query, key, value, cuts, self.group_size, self.sink_tokens, scaling, dropout)
+        if found is not None and found.tails:
+            out = see_all(out, query, key, value, found.tails, scaling, dropout)
         return out.transpose(1, 2).contiguous(), None
 
-    def _segments(self, positions: Tensor | None, query: Tensor) -> Segments:
+    def _segments(self, found: Pass | None, query: Tensor) -> Segments:
         """Return the segment boundaries of this forward pass, found once a pass."""
-        if positions is None or self.document_cuts(positions) is None:
+        positions = None if found is None or found.cuts is None else found.positions()
+        if found is None or positions is None:
             return Segments(None, None)
         if self._segments_of is None or self._segments_of[0]() is not positions:
             positions_BL = positions.expand(query.shape[0], -1)
-            self._segments_of = ref(positions), segments(positions_BL, self.group_size)
+            self._segments_of = ref(positions), segments(positions_BL, self.group_size, borders(found.tails))
         return self._segments_of[1]
 
 
-def install(model: CausalLM, group_size: int, sink_tokens: int = 0) -> ShiftedSparse:
+def install(model: CausalLM, group_size: int, sink_tokens: int = 0, parallel: bool = False) -> ShiftedSparse:
     """Put sparse attention into the model's training, and return it.
 
-    Raises `ConfigError` for a model that cannot have it.
+    With `parallel`, tails see all documents of their row, in every kind of step. Raises `ConfigError` for a model that
+    cannot have it.
     """
     if group_size < 2 or group_size % 2:
         raise ConfigError(f"group_size {group_size} must be an even number of tokens: set longlora.group_size")
     if not 0 <= sink_tokens <= group_size // 2:
         raise ConfigError(f"sink_tokens {sink_tokens} must be 0 to {group_size // 2}, half of group_size")
     _check_model(model)
-    return ShiftedSparse(model, group_size, sink_tokens)
+    return ShiftedSparse(model, group_size, sink_tokens, parallel)
 
 
 def _check_model(model: CausalLM) -> None:
