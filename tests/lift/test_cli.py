@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import lift.training.fit
 import lift.training.recipes
 from lift import cli
+from lift.commands import ask as ask_command
 from lift.document.document import read
 from lift.evaluation.results import load
 from lift.inference.generate import answers, chat
@@ -310,7 +311,7 @@ def test_fit_and_ask_without_any_stand_in(
     monkeypatch.setattr(
         CompactMemory, "forward", lambda memory, q: pytest.fail("asked before its segments were chosen")
     )
-    monkeypatch.setattr(cli, "OPENED", 1)
+    monkeypatch.setattr(ask_command, "OPENED", 1)
     with pytest.raises(pytest.fail.Exception):
         run(*asking(shelf, "--document", "logbook", "What did Keeper 29 of the tower write?"))
     assert opened[-1] == [max(opened[0])]  # the last segment, of all that a new memory opens
