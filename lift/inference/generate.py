@@ -22,10 +22,21 @@ REPLY = "\ue000"  # private use area: no template contains it
 def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -> list[int]:
     """Return the token ids of a prompt that asks about the document `name`, with the text `window` before the question.
 
-    Uses the tokenizer's chat format with thinking off, or "Question: … Answer:" if it has none.
+    Without a name the prompt names no document. Uses the tokenizer's chat format with thinking off, or
+    "Question: … Answer:" if it has none.
     """
     text, special = _prompt(tokenizer, name, question, window)
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def question_prompt(tokenizer: ChatTokenizer, question: str) -> tuple[list[int], range]:
+    """Return the token ids of a prompt that names no document, and which of them are the question's."""
+    text, special = _prompt(tokenizer, "", question, "")
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    first = text.rindex(question)
+    spans = encoded["offset_mapping"]
+    inside = [i for i, (start, end) in enumerate(spans) if start < first + len(question) and end > max(first, start)]
+    return list(encoded["input_ids"]), range(inside[0], inside[-1] + 1)
 
 
 def before_text(tokenizer: ChatTokenizer) -> list[int]:
@@ -37,7 +48,8 @@ def before_text(tokenizer: ChatTokenizer) -> list[int]:
 def _prompt(tokenizer: ChatTokenizer, name: str, question: str, window: str) -> tuple[str, bool]:
     """Return the text of a prompt, and whether the tokenizer is to add its special tokens: a template has written them."""
     text = f"Text:\n{window}\n\n" if window else ""
-    request = f'About "{name}": {question}\nReply with the answer alone.'
+    about = f'About "{name}": ' if name else ""
+    request = f"{about}{question}\nReply with the answer alone."
     if not tokenizer.chat_template:
         return f"{text}Question: {request}\nAnswer:", True
     # As text first: asked for ids, transformers 4 gives a list and transformers 5 a dict.

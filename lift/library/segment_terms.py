@@ -4,20 +4,20 @@ Counts of words, in no order: the text itself is not kept.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from lift.inference.retrieval import ranked, terms
+from lift.library.files import SEGMENTS
 from longthread.errors import DataError
 from longthread.files import write_json
 
-SEGMENTS = "segments.json"
 _STORED = TypeAdapter(list[dict[str, int]])
 
 
-def write(folder: Path, texts: Sequence[str]) -> None:
+def write(folder: Path, texts: Iterable[str]) -> None:
     """Write the words of all segments of a document into the folder of its adapter."""
     write_json(folder / SEGMENTS, [Counter(terms(text)) for text in texts])
 
