@@ -39,11 +39,13 @@ def base_folder(library: Library, names: Sequence[str], model: str | None) -> Pa
     return folder
 
 
-def attach(library: Library, names: Sequence[str], folder: Path, device: "torch.device") -> "Attached":
+def attach(
+    library: Library, names: Sequence[str], folder: Path, device: "torch.device", closed: bool = False
+) -> "Attached":
     """Return the base model with the documents attached and the first of them active."""
-    from lift.library.attach import Attached
+    from lift.library.attach import LOADED, Attached
 
-    return Attached(library, base_model.load(folder, device), names)
+    return Attached(library, base_model.load(folder, device), names, LOADED, closed)
 
 
 def context(folder: Path, library: Library, names: Sequence[str]) -> int | None:

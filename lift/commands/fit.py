@@ -37,6 +37,9 @@ def fit(
     name: Annotated[str | None, typer.Option(help="The document's name; its file's otherwise.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything random.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Fit anew a document that the library has.")] = False,
+    append: Annotated[
+        bool, typer.Option("--append", help="The text goes on from the one that the library has (recipe compact).")
+    ] = False,
     device: Device = "auto",
     self_study: Annotated[
         str | None, typer.Option(metavar="URL", help="Server (OpenAI's protocol) whose model also asks and answers.")
@@ -44,6 +47,8 @@ def fit(
 ) -> None:
     """Write a document into an adapter and put it into the library. An interrupted fit continues from its last checkpoint."""
     document, shelf = read(source, name), Library(library)
+    earlier = _earlier(document, shelf, recipe) if append else None
+    replace = replace or append
     entry, folder, chosen = _planned(document, model, recipe, shelf, replace)
     study = _self_study(self_study) if self_study else None
     tokenizer = base_model.tokenizer(folder)
@@ -60,13 +65,40 @@ def fit(
         if done is None:
             more = study.items(read_once(document), STUDIED, seed, "train") if study else []
             loaded = base_model.load(folder, target)
-            fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more))
+            fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more, earlier=earlier))
             done = entry.model_copy(update={key: getattr(fitted, key) for key in FIGURES})
         if main:
             working_folder.finish(out, done)
             added = shelf.add(out, done, replace)
             shutil.rmtree(out, ignore_errors=True)
             Console().print(tables.fitted(added))
+
+
+def _earlier(document: Document, shelf: Library, recipe: str) -> Path:
+    """Return the folder of the adapter whose text the document goes on from.
+
+    Raises `ConfigError` if it does not go on from it, or if its recipe keeps no segments.
+    """
+    from lift.library.compact_store import CompactStore, is_compact
+
+    entry = shelf.get(document.name)
+    folder = shelf.path(entry)
+    if entry.recipe != recipe or not is_compact(folder):
+        raise ConfigError(
+            f"{document.name!r} is of recipe {entry.recipe}, asked for is {recipe}, and only recipe compact can be "
+            "appended to: replace it",
+            setting=("recipe", "replace"),
+        )
+    sources = CompactStore(folder).sources
+    if sources is None:
+        raise ConfigError(f"{document.name!r} does not say which text its segments hold: replace it", setting="replace")
+    if Document("", document.text[: sources.characters]).digest != entry.digest:
+        raise ConfigError(
+            f"{document.name!r} was fitted from {sources.characters:,} characters with which this text does not begin: "
+            "give a text that goes on from them, or replace it",
+            setting="replace",
+        )
+    return folder
 
 
 def _planned(

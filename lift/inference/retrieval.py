@@ -24,6 +24,11 @@ def passages(text: str, question: str, k: int) -> list[str]:
 
 def ranked(of_texts: Sequence[list[str]], question: str, k: int) -> list[int]:
     """Return the numbers of the `k` texts, given by their terms, that BM25 ranks highest for the question, in order."""
+    return sorted(best_first(of_texts, question, k))
+
+
+def best_first(of_texts: Sequence[list[str]], question: str, k: int) -> list[int]:
+    """Return the numbers of the `k` texts that BM25 ranks highest for the question, the highest first."""
     try:
         import bm25s
     except ImportError:
@@ -31,7 +36,8 @@ def ranked(of_texts: Sequence[list[str]], question: str, k: int) -> list[int]:
     index = bm25s.BM25()
     index.index(list(of_texts), show_progress=False)
     best, _ = index.retrieve([terms(question)], k=min(k, len(of_texts)), show_progress=False)
-    return sorted(best[0].tolist())
+    numbers: list[int] = best[0].tolist()
+    return numbers
 
 
 def _pieces(document: Document) -> list[str]:

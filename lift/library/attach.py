@@ -11,15 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
-from peft import PeftModel, PromptLearningConfig
+from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
 from peft.utils.other import AuxiliaryTrainingWrapper
 
 from lift.library.base_model import fingerprint
-from lift.library.library import CONFIG, Entry, Library, check_files
-from lift.memory.compact_memory import CompactMemory
+from lift.library.compact_store import CompactStore, is_compact
+from lift.library.files import CONFIG
+from lift.library.library import Entry, Library, check_files
 from lift.memory.tuner import METHOD, layers
 from longthread.errors import ConfigError, DataError
 from longthread.language_model import CausalLM
@@ -30,8 +31,9 @@ LOADED = 8  # adapters a model keeps; the least recently used goes
 class Method(NamedTuple):
     """The PEFT method of a document's adapter. All documents attached to one model have the same method."""
 
-    name: str  # PEFT's type, and the gate where there is one
+    name: str  # PEFT's type, and the gate where there is one; or that it is a compact memory
     several: bool  # may be active at once
+    compact: bool = False  # opened together, segment by segment
 
 
 def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
@@ -44,7 +46,7 @@ def of_one_method(library: Library, names: Sequence[str]) -> list[Entry]:
         raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
     for entry in entries:
         check_files(library.path(entry), repr(entry.name))
-    methods = [_method(library, entry) for entry in entries]
+    methods = [method_of(library, entry) for entry in entries]
     for entry, method in zip(entries, methods, strict=True):
         if method != methods[0]:
             raise ConfigError(
@@ -60,7 +62,10 @@ def slots(library: Library, entry: Entry) -> int:
         return int(stated.get("num_virtual_tokens") or 0)
 
 
-def _method(library: Library, entry: Entry) -> Method:
+def method_of(library: Library, entry: Entry) -> Method:
+    """Return the PEFT method of a document's adapter, from its config file."""
+    if is_compact(library.path(entry)):
+        return Method(f"{METHOD.upper()}, compact", several=True, compact=True)
     with _stated_config(library, entry) as stated:
         kind = PeftType(stated["peft_type"])
         gate = str(stated["gate"]) if kind == METHOD.upper() else ""
@@ -83,23 +88,31 @@ def _stated_config(library: Library, entry: Entry) -> Iterator[Mapping[str, Any]
 class Attached:
     """A base model with documents attached. `model` is a PEFT model in eval mode, with the first of `names` active.
 
-    Keeps at most `loaded` adapters, or as many as are active at once. Raises `ConfigError` for a document that does not fit
-    the model, `DataError` for files that cannot be loaded.
+    Keeps at most `loaded` adapters, or as many as are active at once. With `closed`, nothing of a compact memory is read
+    before `open_segments` says what. Raises `ConfigError` for a document that does not fit the model, `DataError` for files
+    that cannot be loaded.
     """
 
-    def __init__(self, library: Library, model: CausalLM, names: Sequence[str], loaded: int = LOADED):
+    def __init__(
+        self, library: Library, model: CausalLM, names: Sequence[str], loaded: int = LOADED, closed: bool = False
+    ):
         entries = [library.get(name) for name in names]
         if not entries:
             raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
         first = entries[0]
         self.library, self.capacity = library, loaded
-        self._fingerprint, self._method = fingerprint(model), _method(library, first)
+        self._fingerprint, self._method = fingerprint(model), method_of(library, first)
         for entry in entries:
             self._check_fit(entry)
+        self._closed = closed and self._method.compact
         with _loading(first):
             path, device = str(library.path(first)), str(model.device)
             base = cast(Any, model)
-            self.model: Any = PeftModel.from_pretrained(base, path, adapter_name=first.folder, torch_device=device)
+            self.model: Any = (
+                get_peft_model(base, _empty_config(path), adapter_name=first.folder)
+                if self._closed
+                else PeftModel.from_pretrained(base, path, adapter_name=first.folder, torch_device=device)
+            )
         self._loaded = {first.name: first.folder}  # which document is which PEFT adapter, longest unused first
         self._layers: list[Any] = []  # that an adapter has a part in
         for entry in entries[1:]:
@@ -132,9 +145,18 @@ class Attached:
             self._unload(self._loaded.pop(next(iter(self._loaded))))
 
     def open_segments(self, name: str, segments: Sequence[int]) -> None:
-        """Let a document that is loaded show these of its segments alone. Its memory must be a compact one."""
+        """Let a document that is loaded show these of its segments alone, and no more of it be in memory.
+
+        Its memory must be a compact one.
+        """
+        store = CompactStore(self.library.path(self.library.get(name)))
         for layer in layers(self.model):
-            cast(CompactMemory, layer.gm_memory[self._loaded[name]]).open(segments)
+            memory = store.memory(layer.heads, layer.index, segments)
+            layer.gm_memory[self.key(name)] = memory.to(self.model.device)
+
+    def key(self, name: str) -> str:
+        """Return PEFT's name for the adapter of a document that is loaded."""
+        return self._loaded[name]
 
     def _check_fit(self, entry: Entry) -> None:
         if entry.fingerprint != self._fingerprint:
@@ -143,7 +165,7 @@ class Attached:
                 f"this is another model ({self._fingerprint[:12]}): load that one"
             )
         check_files(self.library.path(entry), repr(entry.name))
-        if (method := _method(self.library, entry)) != self._method:
+        if (method := method_of(self.library, entry)) != self._method:
             raise ConfigError(
                 f"{entry.name!r} is of type {method.name}, the model has {self._method.name}: attach it to another copy"
             )
@@ -166,9 +188,12 @@ class Attached:
     def _load(self, entry: Entry) -> None:
         with _loading(entry):
             path, device = str(self.library.path(entry)), str(self.model.device)
-            result = self.model.load_adapter(path, entry.folder, torch_device=device)
-            if result.missing_keys:
-                raise ValueError(f"missing adapter keys, {result.missing_keys[0]} first")
+            if self._closed:
+                self.model.add_adapter(entry.folder, _empty_config(path))
+            else:
+                result = self.model.load_adapter(path, entry.folder, torch_device=device)
+                if result.missing_keys:
+                    raise ValueError(f"missing adapter keys, {result.missing_keys[0]} first")
         self._loaded[entry.name], self._layers = entry.folder, []  # it may reach layers that the others do not
 
     def _unload(self, key: str) -> None:
@@ -183,6 +208,13 @@ class Attached:
         ):  # PEFT itself cannot delete a prompt
             if key in parts:
                 del parts[key]
+
+
+def _empty_config(folder: str) -> PeftConfig:
+    """Return the config of a compact memory without any slots."""
+    config: Any = PeftConfig.from_pretrained(folder)
+    config.slots, config.inference_mode = {}, True
+    return config
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from lift.inference.retrieval import ranked, terms
+from lift.inference.retrieval import best_first, ranked, terms
 from lift.library.files import SEGMENTS
 from longthread.errors import DataError
 from longthread.files import write_json
@@ -27,11 +27,24 @@ def best(folder: Path, question: str, most: int) -> list[int] | None:
 
     None for a document of one segment, which has no such file. Raises `DataError` if the file is damaged.
     """
-    path = folder / SEGMENTS
-    if not path.is_file():
+    if not (folder / SEGMENTS).is_file():
         return None
+    return ranked(_stored(folder), question, most)
+
+
+def ranking(folder: Path, question: str) -> list[int]:
+    """Return the numbers of all segments of a document with several, the one that BM25 ranks highest first.
+
+    Raises `DataError` if the file is damaged.
+    """
+    stored = _stored(folder)
+    return best_first(stored, question, len(stored))
+
+
+def _stored(folder: Path) -> list[list[str]]:
+    path = folder / SEGMENTS
     try:
         stored = _STORED.validate_json(path.read_bytes(), strict=True)
     except (OSError, ValidationError):
         raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
-    return ranked([list(Counter(words).elements()) for words in stored], question, most)
+    return [list(Counter(words).elements()) for words in stored]

@@ -129,8 +129,9 @@ class SegmentMemory:
                 if stated["of"] != digest:
                     return None
                 slots = json.loads(stated["slots"])
-                parts = ([file.get_tensor(f"{name}.{i}") for i in range(len(slots))] for name in STORED)
-                return cls(*parts, slots)
+                of_layers = range(len(slots))
+                keys, biases, values, at = ([file.get_tensor(f"{name}.{i}") for i in of_layers] for name in STORED)
+                return cls(keys, biases, values, at, slots)
         except (OSError, ValueError, LookupError, TypeError, SafetensorError):
             return None
 

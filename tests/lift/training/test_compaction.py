@@ -1,5 +1,7 @@
 """Recipe `compact` at toy size: its budget, its segments, a killed fit, what it refuses; and its reference rows."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from lift.training.recipes import RECIPES, Recipe
 from lift.training.reference_rows import ReferenceRows, in_proportion
 from longthread.errors import LongthreadError, RunError
 from tests.environments.tiny_model import tiny_config, tiny_model, tiny_tokenizer
+from tests.lift import toy_texts
 
 PEOPLE = ("Maro Fenth", "Lisa Kord", "Timo Varga", "Anna Selim", "Josef Brandt", "Nora Quist")
 DOCUMENT = Document(
@@ -122,6 +125,61 @@ def test_a_killed_fit_goes_on_behind_its_last_segment(
     one, other = (load_file(done.folder / "adapter_model.safetensors") for done in (straight, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not list((tmp_path / "killed").glob("checkpoint*"))
+
+
+def test_a_text_that_is_appended_to_keeps_its_segments_and_is_what_a_new_fit_would_be(
+    segmented: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = Document("mill", DOCUMENT.text[:320])
+    fitted(tmp_path / "shorter", shorter, toy(segment=150))
+    make, made = compaction._segment_memory, []
+
+    def counted(model: Any, job: Any, rows: Any, span: range) -> Any:
+        made.append(span)
+        return make(model, job, rows, span)
+
+    monkeypatch.setattr(compaction, "_segment_memory", counted)
+    segmented(tmp_path / "appended", earlier=tmp_path / "shorter")
+    spans = spans_of(len(DOCUMENT.text), 150, tiny_config())
+    kept = [span for span in spans if span.stop <= 320]
+    assert len(kept) == 2 and made == spans[2:]  # the last one of the shorter text was cut off by its end
+    segmented(tmp_path / "anew")
+    for name in ("adapter_model.safetensors", "sources.safetensors", "switch.json", "segments.json"):
+        assert (tmp_path / "anew" / name).read_bytes() == (tmp_path / "appended" / name).read_bytes(), name
+    made.clear()
+    segmented(tmp_path / "seeded", earlier=tmp_path / "anew", seed=1)
+    assert made == spans  # of another seed nothing is taken over
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from lift.training import compaction
+from tests.lift.toy_texts import fitted
+save = compaction.SegmentMemory.save
+def killed(memory, path, digest):
+    save(memory, path, digest)
+    if path.name.endswith("-1.safetensors"):
+        os.kill(os.getpid(), 9)
+compaction.SegmentMemory.save = killed
+fitted(Path(sys.argv[1]))
+"""
+
+
+def test_kill_9_between_segments_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], capture_output=True, check=False)
+    assert done.returncode == -9, done.stderr
+    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert names == {"checkpoint-segment-0.safetensors", "checkpoint-segment-1.safetensors"}
+    toy_texts.fitted(tmp_path / "straight")
+    make, made = compaction._segment_memory, []
+    monkeypatch.setattr(compaction, "_segment_memory", lambda *given: made.append(given[-1]) or make(*given))
+    toy_texts.fitted(tmp_path / "killed")
+    assert len(made) == 1
+    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert names == {path.name for path in (tmp_path / "straight").iterdir()}
+    for name in ("adapter_model.safetensors", "sources.safetensors", "switch.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
 
 
 def test_segments_of_another_fit_are_not_taken(tmp_path: Path) -> None:
