@@ -65,7 +65,7 @@ def ask(
     from lift.inference.hops import answered
 
     session = together.session(attached, asked.tokenizer, asked.window)
-    result = answered(session, question, hops)
+    result = answered(session, question, hops if together.segments > 1 else 0)
     typer.echo(_shown(result.reply))
     if not result.places:
         typer.echo(SILENT, err=True)

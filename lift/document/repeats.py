@@ -4,6 +4,7 @@ A file may hold the same text again (joined twice, exported twice, headers of ev
 counts double, and no sentence of it stands once, so no gap, order or continuation could be asked for.
 """
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -21,16 +22,16 @@ def read_once(document: Document) -> Document:
     return Document(document.name, "".join(document.text[start:end] for start, end in _kept(document)).rstrip())
 
 
-def places_in_text(document: Document, places: Sequence[int]) -> list[int]:
+def places_in_text(document: Document, places: Sequence[int]) -> "array[int]":
     """Return where the characters at `places` of what is read once stand in the document itself."""
     if not repeated(document):
-        return list(places)
+        return array("i", places)
     kept = _kept(document)
     read = [0]  # characters before each stretch
     for start, end in kept:
         read.append(read[-1] + end - start)
     at = (min(bisect_right(read, place), len(kept)) - 1 for place in places)
-    return [kept[i][0] + place - read[i] for i, place in zip(at, places, strict=True)]
+    return array("i", (kept[i][0] + place - read[i] for i, place in zip(at, places, strict=True)))
 
 
 def _kept(document: Document) -> list[tuple[int, int]]:

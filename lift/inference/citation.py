@@ -112,7 +112,8 @@ def cite(
     citing = [CitingLayer(layer, answer) for layer in layers(model)]
     with standing_in(model, citing):
         model(torch.tensor([[*prompt, *reply]], device=model.device), use_cache=False, logits_to_keep=1)
-    of_token = {name: _token_weights(citing, attached.key(name), stores[name], places, name) for name in stores}
+    names = dict.fromkeys(place.document for place in places)
+    of_token = {name: _token_weights(citing, attached.key(name), stores[name], places, name) for name in names}
     whole = sum(float(weights.sum()) for weights in of_token.values())
     best = [_best_sentence(name, stores[name], weights) for name, weights in of_token.items() if weights.any()]
     if not best:

@@ -81,6 +81,11 @@ class Together:
             check_sources(stores)
         return cls(stores, switches, most)
 
+    @property
+    def segments(self) -> int:
+        """Return how many segments all documents have together."""
+        return sum(store.segments for store in self.stores.values())
+
     def session(self, attached: Attached, tokenizer: ChatTokenizer, window: str = "") -> Session:
         """Return the documents with the model that they are attached to, and a text to put before each question."""
         return Session(
