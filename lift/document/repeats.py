@@ -4,7 +4,9 @@ A file may hold the same text again (joined twice, exported twice, headers of ev
 counts double, and no sentence of it stands once, so no gap, order or continuation could be asked for.
 """
 
-from collections.abc import Iterator
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from lift.document.document import Document
@@ -15,13 +17,28 @@ LEAST = 80  # bytes of a passage in UTF-8, some 14 words: a shorter line may wel
 @lru_cache(maxsize=8)
 def read_once(document: Document) -> Document:
     """Return the document without the passages that stood before; the document itself where there are none."""
-    again = repeated(document)
-    if not again:
+    if not repeated(document):
         return document
-    sentences = document.sentences
-    starts = [0, *(start for start, _ in sentences[1:]), len(document.text)]  # each with the white space behind it
-    kept = "".join(document.text[starts[at] : starts[at + 1]] for at in range(len(sentences)) if at not in again)
-    return Document(document.name, kept.rstrip())
+    return Document(document.name, "".join(document.text[start:end] for start, end in _kept(document)).rstrip())
+
+
+def places_in_text(document: Document, places: Sequence[int]) -> "array[int]":
+    """Return where the characters at `places` of what is read once stand in the document itself."""
+    if not repeated(document):
+        return array("i", places)
+    kept = _kept(document)
+    read = [0]  # characters before each stretch
+    for start, end in kept:
+        read.append(read[-1] + end - start)
+    at = (min(bisect_right(read, place), len(kept)) - 1 for place in places)
+    return array("i", (kept[i][0] + place - read[i] for i, place in zip(at, places, strict=True)))
+
+
+def _kept(document: Document) -> list[tuple[int, int]]:
+    """Return the characters of each sentence that is read, with the white space behind it."""
+    again, sentences = repeated(document), document.sentences
+    starts = [0, *(start for start, _ in sentences[1:]), len(document.text)]
+    return [(starts[at], starts[at + 1]) for at in range(len(sentences)) if at not in again]
 
 
 @lru_cache(maxsize=8)

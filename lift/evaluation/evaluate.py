@@ -23,6 +23,7 @@ from environments.rollouts.values import normalise
 from lift.document.token_spans import TokenSpans
 from lift.evaluation.results import Results
 from lift.inference.generate import MIN_WINDOW, WINDOW_TOKENS, answers, chat
+from lift.inference.switch import auroc
 from lift.tasks import Item, right
 from lift.tasks.synthetic_document import ControlSet, DocumentQuestions
 from longthread.errors import ConfigError, RunError
@@ -103,17 +104,6 @@ def nll(model: CausalLM, ids: Sequence[int], window_tokens: int) -> np.ndarray:
 
 def _windows(ids: Sequence[int], tokens: int) -> list[list[int]]:
     return [list(ids[first : first + tokens]) for first in range(0, len(ids), tokens)]
-
-
-def auroc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Return the exact area under the ROC curve.
-
-    It is the chance that a positive score is above a negative one; ties count half.
-    """
-    scores, n = np.concatenate([positive, negative]), len(positive)
-    _, which, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[which]  # of equal scores, the middle one
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * len(negative)))
 
 
 def _gate_scores(model: CausalLM, gate: Gate, texts: Sequence[TokenSpans], window_tokens: int) -> np.ndarray:

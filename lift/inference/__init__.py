@@ -1,1 +1,1 @@
-"""Build prompts, decode greedily, retrieve passages, and compute how many tokens fit on the device."""
+"""Build prompts, decode greedily, choose which memories are open and cite them, retrieve passages, count tokens that fit."""

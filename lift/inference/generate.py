@@ -22,15 +22,30 @@ REPLY = "\ue000"  # private use area: no template contains it
 def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -> list[int]:
     """Return the token ids of a prompt that asks about the document `name`, with the text `window` before the question.
 
-    Uses the tokenizer's chat format with thinking off, or "Question: … Answer:" if it has none.
+    Without a name the prompt names no document. Uses the tokenizer's chat format with thinking off, or
+    "Question: … Answer:" if it has none.
     """
     text, special = _prompt(tokenizer, name, question, window)
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
 def framed(name: str, question: str) -> str:
-    """Return the request of a prompt: the question with the document's name before it, and what form the reply is to have."""
-    return f'About "{name}": {question}\nReply with the answer alone.'
+    """Return the request of a prompt: the question with the document's name before it, and what form the reply is to have.
+
+    Without a name the request names no document.
+    """
+    about = f'About "{name}": ' if name else ""
+    return f"{about}{question}\nReply with the answer alone."
+
+
+def question_prompt(tokenizer: ChatTokenizer, question: str) -> tuple[list[int], range]:
+    """Return the token ids of a prompt that names no document, and which of them are the question's."""
+    text, special = _prompt(tokenizer, "", question, "")
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    first = text.rindex(question)
+    spans = encoded["offset_mapping"]
+    inside = [i for i, (start, end) in enumerate(spans) if start < first + len(question) and end > max(first, start)]
+    return list(encoded["input_ids"]), range(inside[0], inside[-1] + 1)
 
 
 def before_text(tokenizer: ChatTokenizer) -> list[int]:

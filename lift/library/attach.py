@@ -11,15 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
-from peft import PeftModel, PromptLearningConfig
+from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
 from peft.utils.other import AuxiliaryTrainingWrapper
 
 from lift.library.base_model import fingerprint
-from lift.library.library import CONFIG, Entry, Library, check_files
-from lift.memory.compact_memory import CompactMemory
+from lift.library.compact_store import CompactStore, is_compact
+from lift.library.files import CONFIG
+from lift.library.library import Entry, Library, check_files
 from lift.memory.tuner import METHOD, layers
 from longthread.errors import ConfigError, DataError
 from longthread.language_model import CausalLM
@@ -30,12 +31,15 @@ LOADED = 8  # adapters a model keeps; the least recently used goes
 class Method(NamedTuple):
     """The PEFT method of a document's adapter. All documents attached to one model have the same method."""
 
-    name: str  # PEFT's type, and the gate where there is one
+    name: str  # PEFT's type, and the gate where there is one; or that it is a compact memory
     several: bool  # may be active at once
+    compact: bool = False  # opened together, segment by segment
 
 
 def method(library: Library, entry: Entry) -> Method:
-    """Return the PEFT method of a document. Reads its config alone. Raises `DataError`."""
+    """Return the PEFT method of a document's adapter, from its config file. Raises `DataError`."""
+    if is_compact(library.path(entry)):
+        return Method(f"{METHOD.upper()}, compact", several=True, compact=True)
     with _stated_config(library, entry) as stated:
         kind = PeftType(stated["peft_type"])
         gate = str(stated["gate"]) if kind == METHOD.upper() else ""
@@ -84,11 +88,14 @@ def _stated_config(library: Library, entry: Entry) -> Iterator[Mapping[str, Any]
 class Attached:
     """A base model with documents attached. `model` is a PEFT model in eval mode, with the first of `names` active.
 
-    Keeps at most `loaded` adapters, or as many as are active at once. Raises `ConfigError` for a document that does not fit
-    the model, `DataError` for files that cannot be loaded.
+    Keeps at most `loaded` adapters, or as many as are active at once. With `closed`, nothing of a compact memory is read
+    before `open_segments` says what. Raises `ConfigError` for a document that does not fit the model, `DataError` for files
+    that cannot be loaded.
     """
 
-    def __init__(self, library: Library, model: CausalLM, names: Sequence[str], loaded: int = LOADED):
+    def __init__(
+        self, library: Library, model: CausalLM, names: Sequence[str], loaded: int = LOADED, closed: bool = False
+    ):
         entries = [library.get(name) for name in names]
         if not entries:
             raise ConfigError(f"no document of {library.folder} was named: give at least one", setting="document")
@@ -97,10 +104,15 @@ class Attached:
         self._fingerprint, self._method = fingerprint(model), method(library, first)
         for entry in entries:
             self.check_fit(entry)
+        self._closed = closed and self._method.compact
         with _loading(first):
             path, device = str(library.path(first)), str(model.device)
             base = cast(Any, model)
-            self.model: Any = PeftModel.from_pretrained(base, path, adapter_name=first.folder, torch_device=device)
+            self.model: Any = (
+                get_peft_model(base, _empty_config(path), adapter_name=first.folder)
+                if self._closed
+                else PeftModel.from_pretrained(base, path, adapter_name=first.folder, torch_device=device)
+            )
         self._loaded = {first.name: first.folder}  # which document is which PEFT adapter, longest unused first
         self._layers: list[Any] = []  # that an adapter has a part in
         for entry in entries[1:]:
@@ -131,9 +143,18 @@ class Attached:
             self.unload(self._loaded.pop(next(iter(self._loaded))))
 
     def open_segments(self, name: str, segments: Sequence[int]) -> None:
-        """Let a document that is loaded show these of its segments alone. Its memory must be a compact one."""
+        """Let a document that is loaded show these of its segments alone, and no more of it be in memory.
+
+        Its memory must be a compact one.
+        """
+        store = CompactStore(self.library.path(self.library.get(name)))
         for layer in layers(self.model):
-            cast(CompactMemory, layer.gm_memory[self._loaded[name]]).open(segments)
+            memory = store.memory(layer.heads, layer.index, segments)
+            layer.gm_memory[self.key(name)] = memory.to(self.model.device)
+
+    def key(self, name: str) -> str:
+        """Return PEFT's name for the adapter of a document that is loaded."""
+        return self._loaded[name]
 
     @property
     def several(self) -> bool:
@@ -173,9 +194,12 @@ class Attached:
         self.check_fit(entry)
         with _loading(entry):
             path, device = str(self.library.path(entry)), str(self.model.device)
-            result = self.model.load_adapter(path, entry.folder, torch_device=device)
-            if result.missing_keys:
-                raise ValueError(f"missing adapter keys, {result.missing_keys[0]} first")
+            if self._closed:
+                self.model.add_adapter(entry.folder, _empty_config(path))
+            else:
+                result = self.model.load_adapter(path, entry.folder, torch_device=device)
+                if result.missing_keys:
+                    raise ValueError(f"missing adapter keys, {result.missing_keys[0]} first")
         self._loaded[entry.name], self._layers = entry.folder, []  # it may reach layers that the others do not
 
     def unload(self, key: str) -> None:
@@ -191,6 +215,13 @@ class Attached:
         ):  # PEFT itself cannot delete a prompt
             if key in parts:
                 del parts[key]
+
+
+def _empty_config(folder: str) -> PeftConfig:
+    """Return the config of a compact memory without any slots."""
+    config: Any = PeftConfig.from_pretrained(folder)
+    config.slots, config.inference_mode = {}, True
+    return config
 
 
 @contextmanager

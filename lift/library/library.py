@@ -23,14 +23,12 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lift.document.document import encodable
-from lift.library.segment_terms import SEGMENTS
+from lift.library.files import CONFIG, FILES, WEIGHTS
 from longthread.errors import FULL_DISK, ConfigError, DataError, RunError
 from longthread.files import replacing, replacing_folder, write_text
 
 VERSION = 1
 INDEX, PREVIOUS = "index.json", "index.previous.json"
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-FILES = (CONFIG, WEIGHTS, SEGMENTS)  # of an adapter; the last of a document with several segments alone
 HARMLESS = (".json", ".safetensors", ".md")  # what an adapter's folder may hold; PEFT writes a model card
 FOLDER = r"[a-z0-9-]{1,40}-[0-9a-f]{12}"
 UNFINISHED = rf"\.{FOLDER}\..+|\.adding"  # folders of writes that were killed; ".adding" by longthread 0.1
@@ -218,8 +216,12 @@ class Library:
         self.get(name)  # raises before a folder without a library becomes one
         with self._writing() as entries:
             entry = self.get(name)
-            self._write([other for other in entries if other.name != name])
+            kept = [other for other in entries if other.name != name]
+            self._write(kept)
+            self._write(kept)  # so that the previous index does not name it either
             self._sweep()
+            if self.path(entry).exists():
+                raise RunError(f"{self.path(entry)} holds files that are not the library's: delete it")
         return entry
 
     @contextmanager

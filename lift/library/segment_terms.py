@@ -4,22 +4,22 @@ Counts of words, in no order: the text itself is not kept.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from environments.retrieval.ranking import TermIndex
 from environments.retrieval.terms import terms
+from lift.library.files import SEGMENTS
 from longthread.errors import DataError
 from longthread.files import write_json
 
-SEGMENTS = "segments.json"
 OPENED = 3  # segments of a document, at a question
 _STORED = TypeAdapter(list[dict[str, int]])
 
 
-def write(folder: Path, texts: Sequence[str]) -> None:
+def write(folder: Path, texts: Iterable[str]) -> None:
     """Write the words of all segments of a document into the folder of its adapter."""
     write_json(folder / SEGMENTS, [Counter(terms(text)) for text in texts])
 
@@ -29,11 +29,24 @@ def best(folder: Path, question: str, most: int) -> list[int] | None:
 
     None for a document of one segment, which has no such file. Raises `DataError` if the file is damaged.
     """
-    path = folder / SEGMENTS
-    if not path.is_file():
+    if not (folder / SEGMENTS).is_file():
         return None
+    return sorted(TermIndex(_stored(folder)).best(question, most))
+
+
+def ranking(folder: Path, question: str) -> list[int]:
+    """Return the numbers of all segments of a document with several, the one that BM25 ranks highest first.
+
+    Raises `DataError` if the file is damaged.
+    """
+    stored = _stored(folder)
+    return TermIndex(stored).best(question, len(stored))
+
+
+def _stored(folder: Path) -> list[list[str]]:
+    path = folder / SEGMENTS
     try:
         stored = _STORED.validate_json(path.read_bytes(), strict=True)
     except (OSError, ValidationError):
         raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
-    return sorted(TermIndex([list(Counter(words).elements()) for words in stored]).best(question, most))
+    return [list(Counter(words).elements()) for words in stored]

@@ -69,11 +69,9 @@ def compact(reference: Reference, k_GTD: Tensor, v_GTD: Tensor, how: Compaction)
         return [Slots(k_TD, none, v_TD.float(), every) for k_TD, v_TD in zip(k_GTD, v_GTD, strict=True)]
     slots: dict[int, Slots] = {}
     for heads, tokens_GS, live_GS in _alike(kept_GT):
-        q_GND, window_GND, lse_GN, heard_N = reference
-        part = Reference(q_GND[heads], window_GND[heads], lse_GN[heads], heard_N)
         seen = DocumentAttention(*(x[heads] for x in document))
         k_GSD, v_GSD = (x[heads].gather(1, tokens_GS[..., None].expand(-1, -1, x.shape[-1])) for x in (k_GTD, v_GTD))
-        problem = _Problem(part, seen, k_GSD.float(), v_GSD.float(), live_GS, how)
+        problem = _Problem(reference.heads(heads), seen, k_GSD.float(), v_GSD.float(), live_GS, how)
         w_GS = problem.weights()
         fitted_GSD = problem.fitted(w_GS)
         for i, head in enumerate(heads.tolist()):
@@ -118,7 +116,7 @@ class _Problem:
         for g, n in pieces(groups, self.reference.q_GND.shape[1], width, self.k_GSD.device):
             p, away, wanted = self._attention(g, n)
             distance = (self.document.memory_GND[g, n] - self.reference.window_GND[g, n].float()).norm(dim=-1)
-            u = away * distance * self._row_weights(n)
+            u = away * distance * self._root_weights(g, n)
             rows = u[..., None] * p
             a_GSS[g] += rows.transpose(1, 2) @ rows
             b_GS[g] += (rows.transpose(1, 2) @ (u * wanted)[..., None])[..., 0]
@@ -140,9 +138,9 @@ class _Problem:
             window, memory = self.reference.window_GND[g, n].float(), self.document.memory_GND[g, n]
             output = window + wanted[..., None] * (memory - window)
             target = output - (1 - x.sum(-1))[..., None] * window
-            weight = self._row_weights(n)[:, None]
-            a_GSS[g] += (weight * x).transpose(1, 2) @ (weight * x)
-            b_GSD[g] += (weight * x).transpose(1, 2) @ (weight * target)
+            root = self._root_weights(g, n)[..., None]
+            a_GSS[g] += (root * x).transpose(1, 2) @ (root * x)
+            b_GSD[g] += (root * x).transpose(1, 2) @ (root * target)
         return least_squares.ridge(a_GSS, b_GSD, self.v_GSD, self.live_GS, self.how.value_ridge)
 
     def _attention(self, g: slice, n: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,7 +151,7 @@ class _Problem:
         p = (scores - torch.logaddexp(lse, lse_window)[..., None]).exp().masked_fill(~self.live_GS[g, None], 0.0)
         return p, away, torch.sigmoid(lse - lse_window) * self.reference.heard_N[n]
 
-    def _row_weights(self, n: slice) -> Tensor:
-        """Return the square root of each query's weight, (n,)."""
-        heard_N = self.reference.heard_N[n]
-        return torch.where(heard_N, 1.0, self.how.quiet_weight**0.5)
+    def _root_weights(self, g: slice, n: slice) -> Tensor:
+        """Return the square root of each query's weight, (g, n)."""
+        of_kind_N = torch.where(self.reference.heard_N[n], 1.0, self.how.quiet_weight)
+        return (self.reference.weight_GN[g, n] * of_kind_N).sqrt()

@@ -22,11 +22,12 @@ class ReferenceHead:
         self.attention_NT = (scores_NT - lse_N[:, None]).exp()  # of the whole head, beside its window
         self.gate_N = self.attention_NT.sum(1)
         self.memory_ND = scores_NT.softmax(1) @ self.v_TD
-        self.root_N = torch.where(self.heard_N, 1.0, how.quiet_weight).double().sqrt()
+        self.weight_N = reference.weight_GN[head].double()
+        self.root_N = (self.weight_N * torch.where(self.heard_N, 1.0, how.quiet_weight)).sqrt()
 
     def scores(self) -> Tensor:
-        """Return the root mean square of the head's attention to each key, (T,)."""
-        return self.attention_NT[self.heard_N].square().mean(0).sqrt()
+        """Return the root mean square of the head's attention to each key, by weight, (T,)."""
+        return (self.weight_N[:, None] * self.attention_NT.square())[self.heard_N].mean(0).sqrt()
 
     def weights(self, kept_S: Tensor) -> Tensor:
         """Return w of (1) of `compact` for the kept keys, (S,)."""

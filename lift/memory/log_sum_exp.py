@@ -89,13 +89,16 @@ def _flash_takes(q: Tensor) -> bool:
 def document_attention(q_BHLD: Tensor, k_KSD: Tensor, v_KSD: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Attend with every query to all keys of a document.
 
-    Returns the output, (batch, length, heads, dim) in fp32, and its log-sum-exp, (batch, length, heads).
+    Returns the output, (batch, length, heads, dim) in fp32, and its log-sum-exp, (batch, length, heads). Both with a
+    gradient for the queries, where these have one.
     """
     rows, heads, length, dim = q_BHLD.shape
     k, v = (x.repeat_interleave(heads // x.shape[0], dim=0)[None] for x in (k_KSD, v_KSD))  # (1, H, S, D)
     if _flash_takes(q_BHLD):
         q = q_BHLD.transpose(0, 1).reshape(1, heads, rows * length, dim)
         out, lse, *_ = _flash_attention(q, k, v, scale, causal=False)
+        if q.requires_grad:  # the kernel gives its log-sum-exp none
+            lse = _FlashLogSumExp.apply(q, k, scale, False)
         out, lse = out[0].unflatten(1, (rows, length)), lse[0].float().unflatten(1, (rows, length))
         return out.permute(1, 2, 0, 3).float(), lse.permute(1, 2, 0)
     out = F.scaled_dot_product_attention(q_BHLD, k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1), scale=scale)

@@ -3,10 +3,18 @@
 Rows that the document should answer are read with all of it beside the window, exactly, by (1) of `gated_memory`; rows of
 other things without it. The document ends where the window begins: it is read at positions below 0.
 
+What a query of a head counts is how much the model's predictions hang on what the head puts out there: with z the log-odds
+of the token that the model prefers,
+
+    weight_ih = sum_t |d z_t / d o_ih|^2,   over the places t where the row predicts something                           (1)
+
+so an error of the memory counts, in every head alike, by what it does to the answers (the diagonal of a Gauss-Newton matrix).
+One backward pass with random signs gives it in expectation: E |d (sum_t e_t z_t) / d o|^2 with e_t = 1 or -1 is (1).
+
 B: rows, L: tokens, N: tokens that are kept, H: query heads, K: key/value heads, T: tokens of the document, D: head dimension.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,13 +28,38 @@ from lift.memory.selection import Reference
 from lift.memory.tuner import GatedMemoryLayer, layers
 from longthread.language_model import AdaptedLM
 
+WIDTH = 8  # rows are padded to a multiple: at odd lengths cuDNN 9.19 (torch 2.11) computes wrong gradients of attention
+
+Recall = Callable[[Tensor], Recalled]  # what a document gives to queries after RoPE, (B, L, H, D)
+
+
+class ReferenceRow(NamedTuple):
+    """Tokens to read, and the positions at which the prediction of the next one matters."""
+
+    ids: Sequence[int]
+    predicted: Sequence[int]
+
 
 class Queries(NamedTuple):
-    """Queries of one layer after RoPE, their attention over the window, and its log-sum-exp."""
+    """Queries of one layer after RoPE, their attention over the window, its log-sum-exp, and their weights."""
 
     q_NHD: Tensor
     window_NHD: Tensor
     lse_window_NH: Tensor
+    weight_NH: Tensor
+
+
+@dataclass(frozen=True)
+class ExactMemory:
+    """All keys and values of a document in one layer."""
+
+    document: KeysValues
+    layer: GatedMemoryLayer
+
+    def __call__(self, q_BLHD: Tensor) -> Recalled:
+        """Return what attention to the whole document gives to queries after RoPE."""
+        m_BLHD, lse_BLH = document_attention(q_BLHD.transpose(1, 2), *self.document, self.layer.probe.scale)
+        return Recalled(m_BLHD, lse_BLH, torch.ones(q_BLHD.shape[2], device=q_BLHD.device))
 
 
 @dataclass
@@ -37,62 +70,98 @@ class Kept:
 
 
 class ReferenceLayer(nn.Module):
-    """A layer that stands in for a memory's layer, keeps queries, and attends to the document's own keys, if any."""
+    """A layer that stands in for a memory's layer, keeps queries, and recalls a document, if any.
+
+    `output_BLHD` is added to what its heads put out: zeros, whose gradient is the output's.
+    """
 
     needs_lse = True
 
-    def __init__(self, layer: GatedMemoryLayer, document: KeysValues | None, kept: Kept):
+    def __init__(self, layer: GatedMemoryLayer, recall: Recall | None, kept: Kept):
         super().__init__()
         self.base_layer, self.probe, self.heads = layer.get_base_layer(), layer.probe, layer.heads
-        self.document, self.kept = document, kept
+        self.recall, self.kept = recall, kept
         self.queries: list[Queries] = []
+        self.output_BLHD = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the document into the attention output `x`, (batch, length, heads * dim), and project it."""
         q_BHLD, lse_BLH = self.probe.q_rope, self.probe.lse
         assert q_BHLD is not None and lse_BLH is not None
         self.probe.clear()
-        o_BLHD, kept_BL = x.unflatten(-1, (self.heads, -1)), self.kept.tokens_BL
-        self.queries.append(Queries(q_BHLD.transpose(1, 2)[kept_BL], o_BLHD[kept_BL], lse_BLH[kept_BL]))
-        if self.document is None:
-            return self.base_layer(x)
-        m_BLHD, lse_document_BLH = document_attention(q_BHLD, *self.document, self.probe.scale)
-        document = Recalled(m_BLHD, lse_document_BLH, torch.ones(self.heads, device=x.device))
-        return self.base_layer(mix(o_BLHD, [document], "lse", lse_BLH).flatten(-2))
+        q_BLHD, o_BLHD, kept_BL = q_BHLD.transpose(1, 2), x.unflatten(-1, (self.heads, -1)), self.kept.tokens_BL
+        lse_NH = lse_BLH[kept_BL].detach()
+        self.queries.append(
+            Queries(q_BLHD[kept_BL].detach(), o_BLHD[kept_BL].detach(), lse_NH, torch.ones_like(lse_NH))
+        )
+        mixed_BLHD = mix(o_BLHD, [self.recall(q_BLHD)], "lse", lse_BLH) if self.recall else o_BLHD
+        if torch.is_grad_enabled():
+            self.output_BLHD = torch.zeros_like(mixed_BLHD, requires_grad=True)
+            mixed_BLHD = mixed_BLHD + self.output_BLHD
+        return self.base_layer(mixed_BLHD.flatten(-2))
+
+    def weigh(self, gradient_BLHD: Tensor) -> None:
+        """Give the queries of the last batch the weights that follow from the gradient of the output."""
+        weight_NH = gradient_BLHD[self.kept.tokens_BL].float().square().sum(-1)
+        self.queries[-1] = self.queries[-1]._replace(weight_NH=weight_NH)
 
 
-@torch.no_grad()
 def observe(
     model: AdaptedLM,
-    batches: Iterable[Sequence[Sequence[int]]],
-    document: Sequence[KeysValues] | None,
+    batches: Iterable[Sequence[ReferenceRow]],
+    recalls: Sequence[Recall] | None,
     share: float,
     seed: int,
+    weighted: bool = False,
 ) -> list[Queries]:
     """Read batches of rows and return each layer's queries: of a random `share` of the tokens.
 
-    `document` holds its keys and values in each layer, read to end at position -1; None: it is not there. The first token
-    of a row sees no document and is never kept.
+    `recalls` gives what the document says in each layer; None: it is not there. The first token of a row sees no document
+    and is never kept. Weights are 1, or with `weighted` those of (1).
     """
     kept = Kept()
-    documents: Sequence[KeysValues | None] = document or [None] * len(layers(model))
-    recording = [ReferenceLayer(layer, each, kept) for layer, each in zip(layers(model), documents, strict=True)]
+    of_layers: Sequence[Recall | None] = recalls or [None] * len(layers(model))
+    recording = [ReferenceLayer(layer, each, kept) for layer, each in zip(layers(model), of_layers, strict=True)]
     rng = torch.Generator().manual_seed(seed)
-    with standing_in(model, recording):
+    with standing_in(model, recording), torch.set_grad_enabled(weighted):
         for rows in batches:
             ids_BL, present_BL = _padded(rows)
             present_BL[:, 0] = False
             chosen_BL = torch.rand(ids_BL.shape, generator=rng) < share
             kept.tokens_BL = (present_BL & chosen_BL).to(model.device)
-            model(input_ids=ids_BL.to(model.device), use_cache=False, logits_to_keep=1)
+            signs_BL = _signs(rows, ids_BL, rng)
+            out = model(input_ids=ids_BL.to(model.device), use_cache=False, logits_to_keep=0 if weighted else 1)
+            if weighted:
+                _weigh(recording, out.logits, signs_BL.to(model.device))
     return [Queries(*map(torch.cat, zip(*layer.queries, strict=True))) for layer in recording]
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def _weigh(recording: Sequence[ReferenceLayer], logits_BLV: Tensor, signs_BL: Tensor) -> None:
+    """Give the queries of all layers their weights, from one backward pass."""
+    at_BL = signs_BL != 0
+    logits_NV = logits_BLV[at_BL].float()
+    preferred_N1 = logits_NV.argmax(-1, keepdim=True)
+    others_N = logits_NV.scatter(-1, preferred_N1, -torch.inf).logsumexp(-1)
+    log_odds_N = logits_NV.gather(-1, preferred_N1)[:, 0] - others_N
+    outputs = [layer.output_BLHD for layer in recording]
+    gradients = torch.autograd.grad((signs_BL[at_BL] * log_odds_N).sum(), outputs, allow_unused=True)
+    for layer, output_BLHD, gradient_BLHD in zip(recording, outputs, gradients, strict=True):
+        layer.weigh(torch.zeros_like(output_BLHD) if gradient_BLHD is None else gradient_BLHD)
+
+
+def _padded(rows: Sequence[ReferenceRow]) -> tuple[Tensor, Tensor]:
     """Return rows padded on the right, and which tokens are theirs."""
-    width = max(map(len, rows))
-    ids_BL = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-    return ids_BL, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+    width = -(-max(len(row.ids) for row in rows) // WIDTH) * WIDTH
+    ids_BL = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows])
+    return ids_BL, torch.arange(width) < torch.tensor([len(row.ids) for row in rows])[:, None]
+
+
+def _signs(rows: Sequence[ReferenceRow], ids_BL: Tensor, rng: torch.Generator) -> Tensor:
+    """Return 1 or -1 at random where the rows predict something, 0 elsewhere."""
+    predicts_BL = torch.zeros(ids_BL.shape)
+    for i, row in enumerate(rows):
+        predicts_BL[i, list(row.predicted)] = 1
+    return predicts_BL * (2 * torch.randint(2, ids_BL.shape, generator=rng) - 1)
 
 
 def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int) -> Reference:
@@ -108,6 +177,6 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int) -> Refer
         return x_NH.unflatten(1, (kv_heads, -1)).transpose(0, 1).transpose(1, 2).flatten(1, 2)
 
     heard_N = torch.cat([torch.full((len(queries[0].q_NHD),), heard) for queries, heard in parts])
-    q_GND, window_GND, lse_GN = (torch.cat([grouped(layer[i]) for layer in joined]) for i in range(3))
+    q_GND, window_GND, lse_GN, weight_GN = (torch.cat([grouped(layer[i]) for layer in joined]) for i in range(4))
     repeated = joined[0].q_NHD.shape[1] // kv_heads
-    return Reference(q_GND, window_GND, lse_GN, heard_N.repeat(repeated).to(q_GND.device))
+    return Reference(q_GND, window_GND, lse_GN, weight_GN, heard_N.repeat(repeated).to(q_GND.device))

@@ -20,19 +20,25 @@ class Reference(NamedTuple):
     """Reference queries of key/value heads, after RoPE, with the attention over their windows and its log-sum-exp.
 
     The queries of all query heads of a key/value head stand one behind the other. Where `heard` is False the document
-    should say nothing. Of the model's dtype.
+    should say nothing. Of the model's dtype; `weight_GN`, what each query counts in all sums of squares, in fp32.
     """
 
     q_GND: Tensor
     window_GND: Tensor
     lse_window_GN: Tensor
+    weight_GN: Tensor
     heard_N: Tensor
+
+    def heads(self, chosen: Tensor) -> "Reference":
+        """Return the reference queries of the chosen key/value heads alone."""
+        q_GND, window_GND, lse_window_GN, weight_GN, heard_N = self
+        return Reference(q_GND[chosen], window_GND[chosen], lse_window_GN[chosen], weight_GN[chosen], heard_N)
 
 
 class DocumentAttention(NamedTuple):
     """The attention of reference queries over all keys of the document, in fp32.
 
-    `score_GT` is each key's root mean square of attention, over the queries that the document should answer.
+    `score_GT` is each key's root mean square of attention, over the queries that the document should answer, by weight.
     """
 
     memory_GND: Tensor
@@ -63,7 +69,8 @@ def attend(reference: Reference, k_GTD: Tensor, v_GTD: Tensor) -> DocumentAttent
         attention = scores.sub_(lse[..., None]).exp_()
         memory_GND[g, n] = attention @ v_GTD[g].float()
         gate = torch.sigmoid(lse - reference.lse_window_GN[g, n].float()) * reference.heard_N[n]
-        squares_GT[g] += (attention.square_().transpose(1, 2) @ gate.square()[..., None])[..., 0]
+        counted = gate.square() * reference.weight_GN[g, n]
+        squares_GT[g] += (attention.square_().transpose(1, 2) @ counted[..., None])[..., 0]
     return DocumentAttention(memory_GND, lse_GN, (squares_GT / reference.heard_N.sum().clamp(min=1)).sqrt())
 
 

@@ -16,6 +16,7 @@ from lift.document.document import Document
 from lift.document.segments import IGNORED
 from lift.document.token_spans import TokenSpans
 from lift.inference.generate import chat, index_batches, stop_token_ids
+from lift.memory.reference_queries import ReferenceRow
 from lift.tasks import Item
 from lift.training.losses import TopLogits
 from lift.training.recipes import Recipe
@@ -63,7 +64,7 @@ class RegularizationRow:
 
 
 Row = SupervisedRow | RegularizationRow
-AnyRow = TypeVar("AnyRow", bound=Row)
+AnyRow = TypeVar("AnyRow", bound=Row | ReferenceRow)
 EMPTY = SupervisedRow([0], [IGNORED])
 
 

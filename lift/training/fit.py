@@ -7,7 +7,7 @@ continues from its last checkpoint, which is safetensors and JSON too. A NaN los
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from peft import CartridgeConfig, LoraConfig, PeftConfig, get_peft_model
 
 from lift.document.document import Document, check_words
 from lift.document.repeats import read_once
+from lift.document.token_spans import TokenSpans
 from lift.inference.capacity import check_length, prefill_seconds, trained_tokens
 from lift.memory.tuner import GatedMemoryConfig, check
 from lift.training import checkpoint
@@ -51,7 +52,9 @@ class Fitted:
 
 
 def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: Recipe, options: FitOptions) -> Fitted:
-    """Fit one document, save its adapter to `options.out`, and return its cost. `model` then has the adapter.
+    """Fit one document, save its adapter to `options.out`, and return its cost.
+
+    `model` then has the adapter; with recipe `compact` an empty one.
 
     A passage that stands twice is read once.
 
@@ -60,10 +63,10 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
     check_words(document.text, document.name)
     if recipe.method in ("gated", "compact"):
         check(model.config)
-    document = read_once(document)
-    ids = tokenizer(document.text, add_special_tokens=False, verbose=False)["input_ids"]
+    original, document = document, read_once(document)
+    ids = TokenSpans.encode(tokenizer, document.text).ids
     if recipe.method == "compact":
-        return _compacted(document, ids, model, tokenizer, recipe, options)
+        return _compacted(model, FitJob(document, ids, tokenizer, recipe, options, original=original))
     slots = recipe.slots if recipe.method == "cartridge" else 0
     check_length(len(ids), model, slots + LONG if recipe.kl_rows or recipe.window_rows else 0)
     torch.manual_seed(options.seed)
@@ -89,10 +92,9 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
     return Fitted(out, seconds, prefill, len(ids), size, kv_bytes(adapted.config, len(ids)), loop.step, losses)
 
 
-def _compacted(
-    document: Document, ids: Sequence[int], model: CausalLM, tokenizer: ChatTokenizer, recipe: Recipe, options: FitOptions
-) -> Fitted:  # fmt: skip
+def _compacted(model: CausalLM, job: FitJob) -> Fitted:
     """Fit a document with recipe `compact` or `compact+`, in the first process if there are several."""
+    recipe, options, ids = job.recipe, job.options, job.ids
     check_positions(model.config)
     check_share(recipe.share)
     spans = spans_of(len(ids), recipe.segment, model.config)
@@ -102,13 +104,11 @@ def _compacted(
     model = _ready(model, accelerator.device)
     prefill = prefill_seconds(model, ids[: len(spans[0])]) * len(ids) / len(spans[0])
     began = time.perf_counter()
-    adapted = add_adapter(model, tokenizer, recipe, document)
+    adapted = add_adapter(model, job.tokenizer, recipe, job.document)
     adapted.eval()
     steps, losses = 0, dict[str, float]()
     if accelerator.is_main_process:
-        steps, losses = fit_compact(adapted, FitJob(document, ids, tokenizer, recipe, options), spans)
-        options.out.mkdir(parents=True, exist_ok=True)
-        adapted.save_pretrained(options.out)
+        steps, losses = fit_compact(adapted, job, spans)
         checkpoint.remove(options.out)
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began

@@ -43,13 +43,15 @@ def check_questions(items: Sequence[Item], name: str, recipe: str = "compact") -
 class FitOptions:
     """Options of a fit. `out` is the folder of the adapter.
 
-    `questions` are learnt beside those that tasks make; they may come from self-study.
+    `questions` are learnt beside those that tasks make; they may come from self-study. `earlier` is the folder of an
+    adapter whose segments are taken over where the text has not changed (recipe `compact`).
     """
 
     out: Path
     seed: int = 0
     questions: Sequence[Item] = ()
     progress: bool = True
+    earlier: Path | None = None
 
 
 @dataclass
@@ -70,7 +72,10 @@ class TrainingRows:
 
 @dataclass
 class FitJob:
-    """One document to fit, with its recipe, options and rows. `ids` are its tokens."""
+    """One document to fit, with its recipe, options and rows. `ids` are its tokens.
+
+    `original` is the document before passages that stand twice were left out of it; None if it is the same.
+    """
 
     document: Document
     ids: Sequence[int]
@@ -78,6 +83,7 @@ class FitJob:
     recipe: Recipe
     options: FitOptions
     rows: TrainingRows = field(default_factory=lambda: TrainingRows([]))
+    original: Document | None = None
 
     def prepare_rows(self, model: CausalLM) -> None:
         """Make all training rows. `model` is the base model, which replies to questions about other text.

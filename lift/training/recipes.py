@@ -62,6 +62,8 @@ class Recipe:
     share: float = 1 / 30  # of the bytes of the document's keys and values in bf16
     queries: int = 6000  # reference tokens of each kind, at most
     quiet_weight: float = 0.1  # of a query that the document should leave alone, against 1 of any other; not tuned
+    weighted: bool = False  # queries by what the model's predictions hang on; not measured yet
+    rounds: int = 1  # of compaction; from the second on, queries are those beside the memory of the round before
     biases: bool = True
     values: bool = True
     bias_ridge: float = 1e-3  # of the mean diagonal of the normal equations

@@ -105,6 +105,11 @@ GENERAL = (
 )
 
 
+def general_questions(rng: Random, count: int) -> list[str]:
+    """Return general questions, which no document answers."""
+    return [rng.choice(GENERAL)[1](rng) for _ in range(count)]
+
+
 def _general_prompts(tokenizer: ChatTokenizer, rng: Random) -> Iterator[list[int]]:
     while True:
         name, question = rng.choice(GENERAL)

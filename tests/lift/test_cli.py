@@ -1,6 +1,7 @@
 """The `lift` command: what it prints, and one line for what a user has to change, before any model is loaded."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from lift import cli
 from lift.document.document import read
 from lift.evaluation.results import load
 from lift.inference.generate import answers, chat
-from lift.library import base_model, segment_terms
+from lift.inference.switch import Switch
+from lift.library import base_model
 from lift.library.attach import Attached
 from lift.library.base_model import fingerprint
+from lift.library.files import FILES
 from lift.library.library import WEIGHTS, Entry, Library
 from lift.library.tables import shown
-from lift.memory.compact_memory import CompactMemory
 from lift.memory.tuner import GatedMemoryConfig
 from lift.training.fit import FitOptions
 from lift.training.recipes import RECIPES
@@ -292,7 +294,7 @@ def test_a_model_at_an_address_asks_and_answers_too(
 def test_fit_and_ask_without_any_stand_in(
     tmp_path: Path, base: Path, book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A text of several segments, of which a question opens those that name what it asks about."""
+    """A text of several segments: asked with its switch closed and open, cited, appended to, forgotten."""
     small = {"compact": replace(RECIPES["compact"], queries=100, items=4, segment=250)}
     monkeypatch.setattr(lift.training.recipes, "RECIPES", small)
     monkeypatch.setenv("LONGTHREAD_CACHE", str(tmp_path / "cache"))
@@ -302,26 +304,41 @@ def test_fit_and_ask_without_any_stand_in(
     assert code == 0 and "compact" in out, err
     shelf = Library(tmp_path / "books")
     folder = shelf.path(shelf.get("logbook"))
-    assert {path.name for path in folder.iterdir()} == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "segments.json",
-    }
+    assert {path.name for path in folder.iterdir()} == set(FILES)
     assert {path.name for path in shelf.folder.glob(".*")} == {".lock"} and shelf.verify() == []
-    opened: list[Any] = []
-    monkeypatch.setattr(CompactMemory, "open", lambda memory, segments: opened.append(list(segments)))
-    monkeypatch.setattr(
-        CompactMemory, "forward", lambda memory, q: pytest.fail("asked before its segments were chosen")
-    )
-    monkeypatch.setattr(segment_terms, "OPENED", 1)
-    with pytest.raises(pytest.fail.Exception):
-        run(*asking(shelf, "--document", "logbook", "What did Keeper 29 of the tower write?"))
-    assert opened[-1] == [max(opened[0])]  # the last segment, of all that a new memory opens
-    monkeypatch.undo()
-    code, out, err = run(*asking(shelf, "--document", "logbook", "What did Keeper 29 of the tower write?"))
-    assert (code, err) == (0, "") and out.strip()
+    switch = Switch.load(folder)
+    assert switch is not None
+    question = "What did Keeper 29 of the tower write?"
+    switch.model_copy(update={"threshold": 1e6}).save(folder)
+    code, out, err = run(*asking(shelf, question))  # none is named: all of the library
+    plain = answers(tiny_model(), tiny_tokenizer(), [chat(tiny_tokenizer(), "", question)])[0]
+    assert (code, err) == (0, "no memory has something to say: answered by the model alone\n")
+    assert out == "\n".join(map(shown, plain.split("\n"))) + "\n"
+    switch.model_copy(update={"threshold": -1e6}).save(folder)
+    code, out, err = run(*asking(shelf, "--document", "logbook", "--cite", question))
+    assert (code, err) == (0, "") and re.search(r"\[logbook: segment \d+ of \d+, sentence \d+, characters ", out), out
+    more = book.read_text() + " " + " ".join(f"Keeper {i} of the harbour came home." for i in range(30))
+    append = fitting(book, base, tmp_path / "books", "--recipe", "compact", "--append")
+    book.write_text("Another " + more)
+    assert "with which this text does not begin: give a text that goes on from them" in refused(*append)
+    book.write_text(more)
+    assert run(*append)[0] == 0 and shelf.get("logbook").digest == read(book).digest
+    assert "no document 'diary'" in refused(*append, "--name", "diary")
+    folder = shelf.path(shelf.get("logbook"))
     code, out, err = run("remove", "--library", shelf.folder, "--document", "logbook")
     assert code == 0 and not folder.exists(), err
+    assert {path.name for path in shelf.folder.iterdir()} == {".lock", "index.json", "index.previous.json"}
+    assert not any("logbook" in path.read_text() for path in shelf.folder.iterdir())
+
+
+@pytest.mark.usefixtures("no_model")
+def test_ask_refuses_what_a_memory_cannot_do(library: Library, tmp_path: Path, base: Path, book: Path) -> None:
+    assert "0 documents cannot be opened: give at least 1 (--open)" in refused(*asking(library, "--open", 0, "Who?"))
+    line = refused(*asking(library, "--document", "logbook", "--cite", "Who?"))
+    assert "only memories of recipe compact say where they stand" in line and "(--cite)" in line
+    line = refused(*fitting(book, base, library.folder, "--append"))
+    assert "only recipe compact can be appended to" in line and "(--recipe, --replace)" in line
+    assert "no documents" in refused("ask", "--library", tmp_path / "none", "Who?")
 
 
 # ---- ask --------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lift.document.document import Document
-from lift.document.repeats import LEAST, read_once, repeated
+from lift.document.repeats import LEAST, places_in_text, read_once, repeated
 from lift.inference import retrieval
 from lift.tasks import TASKS, make
 from lift.tasks.cloze import gaps
@@ -80,6 +80,8 @@ def test_nothing_is_lost_and_what_is_left_out_stood_before(lines: list[str]) -> 
     kept = [line for at, line in enumerate(lines) if at not in again]
     assert once.text == " ".join(kept)
     assert set(lines) == set(kept)  # every sentence is still there
+    places = places_in_text(document, range(len(once.text)))
+    assert "".join(document.text[at] for at in places) == once.text
     for at in again:
         assert lines[at] in lines[:at]
     if again:

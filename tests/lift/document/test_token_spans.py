@@ -1,10 +1,16 @@
 """Pieces of a document hold the evidence, or none of it, and no more tokens than asked for."""
 
 from functools import cache
+from random import Random
+from typing import Any
 
-from hypothesis import example, given
+import pytest
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from lift.document import token_spans
 from lift.document.token_spans import GAP, TokenSpans
 from tests.environments.tiny_model import tiny_tokenizer
 
@@ -57,3 +63,31 @@ def test_depth_is_the_share_of_other_tokens_before() -> None:
     assert placed.depth((len(TEXT) - 9, len(TEXT))) == 1
     assert placed.depth((100, 110)) == 100 / (len(TEXT) - 10)
     assert placed.depth((0, len(TEXT))) == 0
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "words"])
+@given(text=st.text("ab .\n,é", min_size=0, max_size=400), seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_a_text_that_is_encoded_in_pieces_has_the_tokens_of_the_whole(tokenizer: str, text: str, seed: int) -> None:
+    rng = Random(seed)
+    long = " ".join("".join(rng.choices("abcdefgh,.", k=rng.randint(1, 7))) for _ in range(150)) + text
+    encode = tiny_tokenizer_once() if tokenizer == "bytes" else word_tokenizer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_spans, "PIECE", 300)
+        patch.setattr(token_spans, "SHARED", 120)
+        patch.setattr(token_spans, "AGREED", 4)
+        spans = TokenSpans.encode(encode, long)
+    whole = encode(long, add_special_tokens=False, return_offsets_mapping=True)
+    assert spans.ids.tolist() == whole["input_ids"]
+    assert spans.starts.tolist() == [start for start, _ in whole["offset_mapping"]]
+
+
+@cache
+def word_tokenizer() -> Any:
+    """A token a word of up to three letters, with the blank before it, else a token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ġ", "a"), ("Ġa", "b"), ("a", "b"), ("c", "d"), ("ab", "cd"), (".", ".")]
+    vocabulary = {token: i for i, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+    backend = Tokenizer(models.BPE(vocabulary, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return PreTrainedTokenizerFast(tokenizer_object=backend)

@@ -27,7 +27,8 @@ def drawn(groups: int, rows: int, tokens: int, seed: int, dim: int = 6) -> tuple
     q = torch.randn(groups, rows, dim, generator=g)
     k, v = (torch.randn(groups, tokens, dim, generator=g) for _ in range(2))
     window, lse = torch.randn(groups, rows, dim, generator=g), 2 * torch.randn(groups, rows, generator=g) + 2
-    return Reference(q, window, lse, torch.rand(rows, generator=g) > 1 / 3), sharpness * k, v
+    weight = torch.rand(groups, rows, generator=g) + 0.1
+    return Reference(q, window, lse, weight, torch.rand(rows, generator=g) > 1 / 3), sharpness * k, v
 
 
 @settings(max_examples=8, deadline=None)

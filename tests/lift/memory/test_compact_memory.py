@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lift.memory import compact_memory
 from lift.memory.compact_memory import CompactMemory, reference_recall
-from lift.memory.document_cache import keys_and_values
+from lift.memory.document_cache import KeysValues, keys_and_values, standing_in
 from lift.memory.log_sum_exp import NOTHING
-from lift.memory.reference_queries import by_head, observe
+from lift.memory.reference_queries import ExactMemory, Kept, ReferenceLayer, ReferenceRow, by_head, observe
 from lift.memory.tuner import GatedMemoryConfig, gate, layers
 from longthread.errors import LongthreadError
 from tests.lift.memory.test_tuner import FAMILIES, ids, logits, make
@@ -172,14 +172,20 @@ def test_gradients_reach_its_slots_and_nothing_else() -> None:
     assert {name.rpartition(".")[2] for name in grads} == {"keys", "biases", "values"}
 
 
-def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None:
-    """In any batches; the first token of a row is not among them, and without a document nothing is mixed in."""
+def reading() -> tuple[Any, list[ExactMemory], list[ReferenceRow]]:
+    """A model, the exact memory of a document in each of its layers, and two rows that predict something."""
     model = get_peft_model(make("Llama"), GatedMemoryConfig(slots={}, precision="float32")).eval()
     document = keys_and_values(model, ids(1, 20)[0].tolist(), -20)
-    rows = [ids(1, 9)[0].tolist(), ids(2, 6)[0].tolist()]
+    rows = [ReferenceRow(ids(1, 9)[0].tolist(), [4, 6, 8]), ReferenceRow(ids(2, 6)[0].tolist(), [5])]
+    return model, [ExactMemory(*each) for each in zip(document, layers(model), strict=True)], rows
+
+
+def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None:
+    """In any batches; the first token of a row is not among them, and without a document nothing is mixed in."""
+    model, document, rows = reading()
     together, apart = (observe(model, batches, document, 1.0, 0) for batches in ([rows], [rows[:1], rows[1:]]))
     for one, other in zip(together, apart, strict=True):
-        assert one.q_NHD.shape == (8 + 5, 4, 8)
+        assert one.q_NHD.shape == (8 + 5, 4, 8) and one.weight_NH.eq(1).all()
         for x, y in zip(one, other, strict=True):
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
     alone = observe(model, [rows], None, 1.0, 0)
@@ -191,6 +197,54 @@ def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None
     )  # layer 1, key/value head 1, its second query head
     assert torch.equal(reference.lse_window_GN[0, 13:26], alone[0].lse_window_NH[:, 0])
     assert 0 < len(observe(model, [rows], document, 0.5, 0)[0].q_NHD) < 13
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_query_counts_what_predictions_hang_on_its_heads_output(beside: bool) -> None:
+    """Against numeric derivatives; over both signs the mean of two places is the sum of each alone."""
+    model, document, (row, _) = reading()
+    model = model.double()
+    document = [ExactMemory(KeysValues(*(x.double() for x in each.document)), each.layer) for each in document]
+    recalls = document if beside else None
+
+    def weights(predicted: list[int], seed: int = 0) -> Tensor:  # (layers, N, H)
+        found = observe(model, [[ReferenceRow(row.ids, predicted)]], recalls, 1.0, seed, weighted=True)
+        return torch.stack([layer.weight_NH for layer in found])
+
+    alone = {at: weights([at]) for at in (5, 7)}
+    for at, found in alone.items():
+        assert not found[:, at:].any() and found[:, : at - 1].any()  # the last layer sees no other token's output
+        torch.testing.assert_close(found, weights([at], seed=1))
+        for i, t, h in ((0, 0, 0), (0, 3, 2), (0, at - 1, 1), (1, at - 1, 3)):  # layer, token behind the first, head
+            slow = slow_weight(model, recalls, row.ids, at, (i, t + 1, h))
+            assert found[i, t, h].item() == pytest.approx(slow, rel=2e-2, abs=2e-6)
+    pairs = torch.stack([weights([5, 7], seed) for seed in range(12)])
+    unlike = next(pair for pair in pairs if not torch.allclose(pair, pairs[0]))
+    torch.testing.assert_close((pairs[0] + unlike) / 2, alone[5] + alone[7])
+
+
+def slow_weight(
+    model: Any, recalls: list[ExactMemory] | None, row: list[int], at: int, place: tuple[int, int, int]
+) -> float:
+    """The weight, for the prediction at `at`, of one layer, token and head: by central differences of its output."""
+    of_layers = recalls or [None] * len(layers(model))
+    recording = [ReferenceLayer(layer, each, Kept(torch.zeros(1, len(row), dtype=torch.bool)))
+                 for layer, each in zip(layers(model), of_layers, strict=True)]  # fmt: skip
+    i, t, h = place
+    shift = torch.zeros(1, len(row), recording[i].heads, 8, dtype=torch.float64)
+
+    @torch.no_grad()
+    def log_odds(d: int, step: float) -> float:
+        shift[0, t, h, d] = step
+        with standing_in(model, recording):
+            p = model(torch.tensor([row]), use_cache=False).logits[0, at].softmax(-1)
+        shift[0, t, h, d] = 0
+        return torch.log(p.max() / (1 - p.max())).item()
+
+    hook = recording[i].base_layer.register_forward_pre_hook(lambda _, args: (args[0] + shift.flatten(-2),))
+    total = sum(((log_odds(d, 3e-3) - log_odds(d, -3e-3)) / 6e-3) ** 2 for d in range(8))
+    hook.remove()
+    return total
 
 
 @pytest.mark.parametrize(

@@ -204,12 +204,16 @@ def test_a_query_that_sees_nothing_makes_no_nan() -> None:
 def test_attention_over_a_document_is_that_of_its_keys(flash: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_flash_takes", lambda q: flash)
     q, k, v = normal(2, 4, 3, 8), normal(2, 9, 8, seed=1), normal(2, 9, 8, seed=2)
+    q.requires_grad_()
     out, lse = document_attention(q, k, v, 0.4)
     scores = 0.4 * q @ k.repeat_interleave(2, dim=0).transpose(-1, -2)
     torch.testing.assert_close(
         out, (scores.softmax(-1) @ v.repeat_interleave(2, dim=0)).transpose(1, 2).float(), atol=1e-5, rtol=1e-4
     )
-    torch.testing.assert_close(lse, scores.logsumexp(-1).transpose(1, 2).float(), atol=1e-5, rtol=1e-5)
+    slow = scores.logsumexp(-1).transpose(1, 2)
+    torch.testing.assert_close(lse, slow.float(), atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(x.float().sin().sum(), q, retain_graph=True)[0] for x in (lse, slow)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: flash attention's log-sum-exp")

@@ -1,5 +1,7 @@
 """Recipe `compact` at toy size: its budget, its segments, a killed fit, what it refuses; and its reference rows."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,11 @@ from transformers import LlamaConfig
 from lift.document.document import Document
 from lift.inference.generate import before_text, chat
 from lift.library import segment_terms
+from lift.memory.compact_memory import CompactMemory
+from lift.memory.reference_queries import ExactMemory, ReferenceRow
 from lift.memory.tuner import layers
 from lift.tasks import Item
-from lift.training import compaction, fit, reference_rows
+from lift.training import closed_form, compaction, fit, reference_rows, segment_memory
 from lift.training.batches import AnswerEncoder
 from lift.training.compaction import check_positions, spans_of
 from lift.training.job import FitJob, FitOptions
@@ -24,6 +28,7 @@ from lift.training.recipes import RECIPES, Recipe
 from lift.training.reference_rows import ReferenceRows, in_proportion
 from longthread.errors import ConfigError, DataError, LongthreadError, RunError
 from tests.environments.tiny_model import tiny_config, tiny_model, tiny_tokenizer
+from tests.lift import toy_texts
 
 PEOPLE = ("Maro Fenth", "Lisa Kord", "Timo Varga", "Anna Selim", "Josef Brandt", "Nora Quist")
 DOCUMENT = Document(
@@ -52,6 +57,10 @@ def loaded(folder: Path) -> Any:
     return PeftModel.from_pretrained(tiny_model(), str(folder)).eval()
 
 
+def decoded(rows: list[ReferenceRow]) -> str:
+    return tiny_tokenizer().decode([token for row in rows for token in row.ids])
+
+
 def logits(model: Any, ids: list[int]) -> torch.Tensor:
     with torch.no_grad():
         return model(torch.tensor([ids])).logits[0]
@@ -73,6 +82,21 @@ def test_a_memory_is_of_the_bytes_that_were_asked_for_and_knows_more_the_larger_
     assert gaps[0] > gaps[1] > gaps[2] - bf16, gaps
     off = logits(tiny_model(), question).log_softmax(-1)
     assert gaps[2] < 0.5 * (exact.exp() * (exact - off)).sum(-1).mean().item()
+
+
+def test_a_second_round_asks_beside_the_memory_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside, observe = [], closed_form.observe
+
+    def noted(model: Any, batches: Any, recalls: Any, *rest: Any) -> Any:
+        beside.append({type(each) for each in recalls or []})
+        return observe(model, batches, recalls, *rest)
+
+    monkeypatch.setattr(closed_form, "observe", noted)
+    once, twice = (fitted(tmp_path / str(n), SHORT, toy(rounds=n, weighted=n == 2)) for n in (1, 2))
+    exact, memory = {ExactMemory}, {CompactMemory}
+    assert beside == [exact, exact, set(), exact, exact, set(), memory, memory, memory]
+    one, two = (load_file(done.folder / "adapter_model.safetensors") for done in (once, twice))
+    assert one.keys() == two.keys() and any(not torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.fixture
@@ -105,7 +129,7 @@ def test_a_killed_fit_goes_on_behind_its_last_segment(
     segmented: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = segmented(tmp_path / "straight")
-    make, made = compaction._segment_memory, []
+    make, made = compaction.closed_form, []
 
     def killed(model: Any, job: Any, rows: Any, span: range) -> Any:
         made.append(span)
@@ -113,7 +137,7 @@ def test_a_killed_fit_goes_on_behind_its_last_segment(
             raise KeyboardInterrupt
         return make(model, job, rows, span)
 
-    monkeypatch.setattr(compaction, "_segment_memory", killed)
+    monkeypatch.setattr(compaction, "closed_form", killed)
     with pytest.raises(KeyboardInterrupt):
         segmented(tmp_path / "killed")
     resumed = segmented(tmp_path / "killed")
@@ -124,16 +148,73 @@ def test_a_killed_fit_goes_on_behind_its_last_segment(
     assert not list((tmp_path / "killed").glob("checkpoint*"))
 
 
+def test_a_text_that_is_appended_to_keeps_its_segments_and_is_what_a_new_fit_would_be(
+    segmented: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorter = Document("mill", DOCUMENT.text[:320])
+    fitted(tmp_path / "shorter", shorter, toy(segment=150))
+    make, made = compaction.closed_form, []
+
+    def counted(model: Any, job: Any, rows: Any, span: range) -> Any:
+        made.append(span)
+        return make(model, job, rows, span)
+
+    monkeypatch.setattr(compaction, "closed_form", counted)
+    segmented(tmp_path / "appended", earlier=tmp_path / "shorter")
+    spans = spans_of(len(DOCUMENT.text), 150, tiny_config())
+    kept = [span for span in spans if span.stop <= 320]
+    assert len(kept) == 2 and made == spans[2:]  # the last one of the shorter text was cut off by its end
+    segmented(tmp_path / "anew")
+    for name in ("adapter_model.safetensors", "sources.safetensors", "switch.json", "segments.json"):
+        assert (tmp_path / "anew" / name).read_bytes() == (tmp_path / "appended" / name).read_bytes(), name
+    made.clear()
+    segmented(tmp_path / "seeded", earlier=tmp_path / "anew", seed=1)
+    assert made == spans  # of another seed nothing is taken over
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from lift.training import segment_memory
+from tests.lift.toy_texts import fitted
+save = segment_memory.SegmentMemory.save
+def killed(memory, path, digest):
+    save(memory, path, digest)
+    if path.name.endswith("-1.safetensors"):
+        os.kill(os.getpid(), 9)
+segment_memory.SegmentMemory.save = killed
+fitted(Path(sys.argv[1]))
+"""
+
+
+def test_kill_9_between_segments_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], capture_output=True, check=False)
+    assert done.returncode == -9, done.stderr
+    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert names == {"checkpoint-segment-0.safetensors", "checkpoint-segment-1.safetensors"}
+    toy_texts.fitted(tmp_path / "straight")
+    make, made = compaction.closed_form, []
+    monkeypatch.setattr(compaction, "closed_form", lambda *given: made.append(given[-1]) or make(*given))
+    toy_texts.fitted(tmp_path / "killed")
+    assert len(made) == 1
+    names = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert names == {path.name for path in (tmp_path / "straight").iterdir()}
+    for name in ("adapter_model.safetensors", "sources.safetensors", "switch.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
 def test_segments_of_another_fit_are_not_taken(tmp_path: Path) -> None:
-    part = compaction.SegmentMemory([torch.ones(2, 4)], [torch.zeros(2)], [torch.ones(2, 4)], [[2, 0]])
+    part = segment_memory.SegmentMemory(
+        [torch.ones(2, 4)], [torch.zeros(2)], [torch.ones(2, 4)], [torch.zeros(2)], [[2, 0]]
+    )
     path = tmp_path / "segment.safetensors"
-    assert compaction.SegmentMemory.load(path, "this") is None
+    assert segment_memory.SegmentMemory.load(path, "this") is None
     part.save(path, "this")
-    found = compaction.SegmentMemory.load(path, "this")
+    found = segment_memory.SegmentMemory.load(path, "this")
     assert found is not None and torch.equal(found.keys[0], part.keys[0]) and found.slots == part.slots
-    assert compaction.SegmentMemory.load(path, "another") is None
+    assert segment_memory.SegmentMemory.load(path, "another") is None
     path.write_bytes(b"cut")
-    assert compaction.SegmentMemory.load(path, "this") is None
+    assert segment_memory.SegmentMemory.load(path, "this") is None
 
 
 def test_a_failed_fit_of_one_segment_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,19 +257,24 @@ def test_rows_ask_about_the_segment_and_are_quiet_about_others() -> None:
     ids = tokenizer(DOCUMENT.text, add_special_tokens=False)["input_ids"]
     job = FitJob(DOCUMENT, ids, tokenizer, toy(queries=2000), FitOptions(Path("unused")))
     encoder = AnswerEncoder(DOCUMENT, tokenizer, model)
-    rows = ReferenceRows(job, model, encoder, 2)
-    half = range(len(ids) // 2)
-    asked, quiet = (tokenizer.decode(sum(part, [])) for part in (rows.asked(half, 10**6), rows.quiet(half, 10**6)))
-    answers = {item.answer for item in rows.items if item.kind == "needle"}
-    inside = {answer for answer in answers if DOCUMENT.text.index(answer) + len(answer) < half.stop}
-    assert inside and inside < answers
+    half, rest = range(len(ids) // 2), range(len(ids) // 2 - 40, len(ids))
+    rows = ReferenceRows(job, encoder, [half, rest])
+    asked, quiet = (decoded(part) for part in (rows.asked(rest, 10**6), rows.quiet(rest, 10**6)))
+    before, inside = ({item.answer for item in rows.questions(part) if item.kind == "needle"} for part in (half, rest))
+    answers = before | inside
+    assert before and inside and not before & inside
     assert all((answer in asked) == (answer in inside) for answer in answers) and "none" in asked
-    assert not any(answer in quiet for answer in inside) and any(answer in quiet for answer in answers)
+    assert not any(answer in quiet for answer in inside) and any(answer in quiet for answer in before)
     assert "letter" in quiet and "general" not in asked
+    for item in rows.questions(rest):
+        assert item.kind == "absent" or all(item.answer in DOCUMENT.quote(span) for span in item.evidence)
+    first = decoded(rows.quiet(half, 10**6))
+    assert not any(answer in first for answer in answers)  # what comes later may be appended, and changes nothing
     again = rows.again(half)
-    assert sum((row[-len(half) :] for row in again), []) == ids[: half.stop]
+    assert sum((row.ids[-len(half) :] for row in again), []) == ids[: half.stop]
+    assert [row.ids[t + 1] for row in again for t in row.predicted] == ids[: half.stop]
     few = rows.asked(half, 300)
-    assert sum(map(len, few[:-1])) < 300 <= sum(map(len, few))
+    assert sum(len(row.ids) for row in few[:-1]) < 300 <= sum(len(row.ids) for row in few)
 
 
 def test_kinds_of_questions_keep_their_proportion_from_the_first_on() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from lift.document.document import Document
 from lift.memory.tuner import layers
-from lift.training import checkpoint, compaction, refinement
+from lift.training import checkpoint, closed_form, refinement
 from lift.training.recipes import RECIPES, Recipe
 from longthread.errors import ConfigError, RunError
 from tests.lift.training.test_compaction import DOCUMENT, SHORT, fitted, loaded
@@ -82,7 +82,7 @@ def test_a_killed_fit_goes_on_behind_its_last_step(
     monkeypatch.setattr(refinement, "CHECKPOINT_SECONDS", -1)  # after every step
     recipe = toy(segment=segment, steps=3)
     save, saved = checkpoint.save, []
-    solve, solved = compaction.compact, []
+    solve, solved = closed_form.compact, []
 
     def killed(*given: Any) -> None:
         save(*given)
@@ -94,7 +94,7 @@ def test_a_killed_fit_goes_on_behind_its_last_step(
         solved.append(given)
         return solve(*given)
 
-    monkeypatch.setattr(compaction, "compact", counted)
+    monkeypatch.setattr(closed_form, "compact", counted)
     straight = fitted(tmp_path / "straight", DOCUMENT, recipe)
     (expected, steps[:]), (segments, solved[:]) = (list(steps), []), (len(solved), [])
     monkeypatch.setattr(checkpoint, "save", killed)

@@ -1,0 +1,1 @@
+"""The longer commands of `lift`, a file each."""

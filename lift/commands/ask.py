@@ -1,0 +1,145 @@
+"""`lift ask`: ask about documents that a model remembers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lift.commands.base import Device, LibraryAt, ModelAt, attach, base_folder, context
+from lift.document.document import encodable, read_text
+from lift.inference import retrieval
+from lift.library import base_model, tables
+from lift.library.library import Library
+from longthread.errors import ConfigError, exit_on_error, option
+
+if TYPE_CHECKING:
+    from lift.inference.together import Together
+    from longthread.language_model import ChatTokenizer
+
+SILENT = "no memory has something to say: answered by the model alone"
+
+
+@exit_on_error(option)
+def ask(
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    library: LibraryAt,
+    document: Annotated[
+        list[str] | None, typer.Option(help="Name of a document; repeat to ask several. All of the library otherwise.")
+    ] = None,
+    window: Annotated[Path | None, typer.Option(help="Text to put before the question.")] = None,
+    retrieve: Annotated[int, typer.Option(min=0, help="Passages of --source to put before the question.")] = 0,
+    source: Annotated[Path | None, typer.Option(help="The document's file, for --retrieve.")] = None,
+    open_: Annotated[int, typer.Option("--open", help="Documents of recipe compact to open together, at most.")] = 2,
+    hops: Annotated[int, typer.Option(min=0, help="Searches for names that replies name, at most.")] = 2,
+    cite: Annotated[bool, typer.Option("--cite", help="Say where in its text the answer stands.")] = False,
+    model: ModelAt = None,
+    device: Device = "auto",
+) -> None:
+    """Ask about documents that the model remembers, with nothing of them in the prompt unless you say so.
+
+    Those of recipe `compact` are open together, if they have something to say; others are asked one after the other.
+    """
+    shelf = Library(library)
+    names = list(dict.fromkeys(document or [entry.name for entry in shelf.entries()]))
+    _check_question(question, shelf, names, retrieve, source)
+    if open_ < 1:
+        raise ConfigError(f"{open_} documents cannot be opened: give at least 1", setting="open")
+    before = [read_text(window)] if window else []
+    before += retrieval.passages(read_text(source), question, retrieve) if source else []
+    target, folder = base_model.device(device), base_folder(shelf, names, model)
+    asked = _Asked(question, "\n\n".join(before), base_model.tokenizer(folder))
+    settings = [setting for setting, on in (("window", window), ("retrieve", retrieve)) if on]
+    _check_room(asked, context(folder, shelf, names), names, tuple(settings))
+    together = _together(shelf, names, open_, cite)
+    attached = attach(shelf, names, folder, target, closed=together is not None)
+    if together is None:
+        from lift.inference.generate import answers
+
+        for name in names:
+            attached.switch(name)
+            reply = _shown(answers(attached.model, asked.tokenizer, [asked.prompt(name)])[0])
+            typer.echo(f"{tables.shown(name)}: {reply}" if len(names) > 1 else reply)
+        return
+    from lift.inference.hops import answered
+
+    session = together.session(attached, asked.tokenizer, asked.window)
+    result = answered(session, question, hops if together.segments > 1 else 0)
+    typer.echo(_shown(result.reply))
+    if not result.places:
+        typer.echo(SILENT, err=True)
+    elif len(names) > 1:
+        opened = dict.fromkeys(place.document for place in result.places)
+        typer.echo(f"open: {', '.join(map(tables.shown, opened))}", err=True)
+    if cite and (line := session.citation(question, result)):
+        typer.echo(line)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question, and the text before it."""
+
+    question: str
+    window: str
+    tokenizer: "ChatTokenizer"
+
+    def prompt(self, name: str) -> list[int]:
+        from lift.inference.generate import chat
+
+        return chat(self.tokenizer, name, self.question, self.window)
+
+
+def _shown(reply: str) -> str:
+    return "\n".join(map(tables.shown, reply.split("\n")))
+
+
+def _together(shelf: Library, names: Sequence[str], most: int, cite: bool) -> "Together | None":
+    """Return the documents to be open together; None for those of a method that is asked one after the other."""
+    from lift.inference.together import Together
+    from lift.library.attach import method
+
+    if method(shelf, shelf.get(names[0])).compact:
+        return Together.read(shelf, names, most, cite)
+    if cite:
+        raise ConfigError(
+            f"{names[0]!r} is of recipe {shelf.get(names[0]).recipe}, and only memories of recipe compact say where they "
+            "stand: fit it with that recipe",
+            setting="cite",
+        )
+    return None
+
+
+def _check_room(asked: _Asked, limit: int | None, names: Sequence[str], settings: tuple[str, ...]) -> None:
+    """Raise `ConfigError` for a prompt that the model cannot read together with its reply."""
+    from lift.inference.generate import NEW_TOKENS
+
+    longest = max(len(asked.prompt(name)) for name in names)
+    if limit and longest + NEW_TOKENS > limit:
+        raise ConfigError(
+            f"the prompt has {longest:,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
+            f"shorten {'the text before the question' if settings else 'the question'}",
+            setting=settings,
+        )
+
+
+def _check_question(question: str, shelf: Library, names: Sequence[str], retrieve: int, source: Path | None) -> None:
+    if not question.strip():
+        raise ConfigError("the question is empty: write one")
+    if not encodable(question):
+        raise ConfigError(f"the question {question!r} is not UTF-8: write it in UTF-8")
+    if not names:
+        raise ConfigError(f"{shelf.folder} has no documents: there is none yet to ask", setting="library")
+    for name in names:
+        shelf.get(name)
+    if retrieve and source is None:
+        raise ConfigError("there is nothing to search for passages: give the document's file", setting="source")
+    if retrieve and len(names) > 1:
+        raise ConfigError(
+            f"passages are searched in the file of one document, {len(names)} are asked: name one", setting="document"
+        )
+    if source and not retrieve:
+        raise ConfigError(
+            f"{source} is only searched for passages: say how many, or put it whole before the question",
+            setting=("retrieve", "window"),
+        )

@@ -1,0 +1,92 @@
+"""Which segments of which documents are opened for a question: by the switch, and by BM25 within a long text."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from lift.inference.capacity import replied_tokens
+from lift.inference.generate import question_prompt
+from lift.inference.switch import Question, Switch, gaps, listen
+from lift.library import segment_terms
+from lift.library.compact_store import CompactStore
+from longthread.errors import ConfigError
+from longthread.language_model import AdaptedLM, ChatTokenizer
+
+RANK_OFFSET = 60  # of reciprocal-rank fusion (Cormack et al. 2009)
+
+
+class Place(NamedTuple):
+    """A segment of a document."""
+
+    document: str
+    segment: int
+
+
+def check_open(switches: Mapping[str, Switch | None], most: int) -> None:
+    """Raise `ConfigError` if more documents have no switch than may be open: these always are."""
+    always = [name for name, switch in switches.items() if switch is None]
+    if len(always) > most:
+        raise ConfigError(
+            f"{len(always)} documents have no switch, {always[0]!r} first, and at most {most} are opened: "
+            "name fewer, or fit them again",
+            setting=("document", "open"),
+        )
+
+
+@dataclass(frozen=True)
+class Router:
+    """Chooses for a question at most `documents` documents, and at most `segments` segments of each.
+
+    `model` has an adapter of the compact method, `stores` holds the documents' memories. A document opens if its best
+    segment is above the threshold of its switch; those furthest above it come first. A document without a switch always
+    opens. The segments of a longer text are ranked by the switch's score and by BM25, joined by reciprocal-rank fusion.
+    """
+
+    model: AdaptedLM
+    tokenizer: ChatTokenizer
+    stores: Mapping[str, CompactStore]
+    switches: Mapping[str, Switch | None]
+    documents: int = 2
+    segments: int = 3
+
+    def search(self, question: str) -> list[Place]:
+        """Return the segments to open, those of the best document first; none where no memory has something to say."""
+        asked = Question(*question_prompt(self.tokenizer, question))
+        heard = listen(self.model, [asked], replied_tokens(self.model))
+        scores: dict[str, list[float]] = {}
+        for name, store in self.stores.items():
+            switch = self.switches[name]
+            scores[name] = (
+                [torch.inf] * store.segments
+                if switch is None
+                else [
+                    float(switch.score(gaps(heard, store, segment, switch.heads))[0]) - switch.threshold
+                    for segment in range(store.segments)
+                ]
+            )
+        best = sorted((name for name in scores if max(scores[name]) > 0), key=lambda name: -max(scores[name]))
+        return [
+            Place(name, segment)
+            for name in best[: self.documents]
+            for segment in self._best_segments(name, question, scores[name])
+        ]
+
+    def _best_segments(self, name: str, question: str, scores: Sequence[float]) -> list[int]:
+        if len(scores) <= self.segments:
+            return list(range(len(scores)))
+        rankings = [segment_terms.ranking(self.stores[name].folder, question)]
+        if self.switches[name] is not None:
+            rankings.append(sorted(range(len(scores)), key=lambda segment: -scores[segment]))
+        return sorted(fused(rankings)[: self.segments])
+
+
+def fused(rankings: Sequence[Sequence[int]]) -> list[int]:
+    """Return what the rankings rank, best first, by the sum of 1 / (60 + rank); of equals, the smaller number first."""
+    sums: defaultdict[int, float] = defaultdict(float)
+    for ranking in rankings:
+        for rank, each in enumerate(ranking, 1):
+            sums[each] += 1 / (RANK_OFFSET + rank)
+    return sorted(sums, key=lambda each: (-sums[each], each))

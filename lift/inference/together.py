@@ -1,0 +1,93 @@
+"""Several compact memories asked together: what is open at a question, its answer, and where in which text that stands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lift.inference.citation import check_sources, cite
+from lift.inference.generate import answers, chat
+from lift.inference.hops import Answered
+from lift.inference.routing import Place, Router, check_open
+from lift.inference.switch import Switch
+from lift.library.attach import Attached
+from lift.library.compact_store import CompactStore
+from lift.library.library import Library
+from lift.library.tables import shown
+from longthread.language_model import ChatTokenizer
+
+
+@dataclass(frozen=True)
+class Session:
+    """A question with the model that answers it: the `Reader` of `hops`."""
+
+    router: Router
+    attached: Attached
+    tokenizer: ChatTokenizer
+    window: str
+
+    def search(self, question: str) -> list[Place]:
+        """Return the segments that have something to say to the question, the best first."""
+        return self.router.search(question)
+
+    def answer(self, question: str, places: Sequence[Place]) -> str:
+        """Return the reply with these segments open; with none it is the base model's own."""
+        prompt = self.prompt(question, places)
+        if not places:
+            with self.attached.model.disable_adapter():
+                return answers(self.attached.model, self.tokenizer, [prompt])[0]
+        by_document: dict[str, list[int]] = {}
+        for place in places:
+            by_document.setdefault(place.document, []).append(place.segment)
+        self.attached.switch(list(by_document))
+        for name, segments in by_document.items():
+            self.attached.open_segments(name, segments)
+        return answers(self.attached.model, self.tokenizer, [prompt])[0]
+
+    def prompt(self, question: str, places: Sequence[Place]) -> list[int]:
+        """Return the prompt, which names the documents that are open."""
+        names = dict.fromkeys(place.document for place in places)
+        return chat(self.tokenizer, '" and "'.join(names), question, self.window)
+
+    def citation(self, question: str, result: Answered) -> str:
+        """Return the line that says where the answer stands; "" where nothing can be cited."""
+        prompt = self.prompt(question, result.places)
+        reply = self.tokenizer(result.reply, add_special_tokens=False)["input_ids"]
+        found = cite(self.attached, self.router.stores, result.places, prompt, reply)
+        if found is None:
+            return ""
+        name, segment = found.place
+        start, end = found.characters
+        return (
+            f"[{shown(name)}: segment {segment + 1} of {self.router.stores[name].segments}, sentence {found.sentence + 1}, "
+            f"characters {start:,} to {end:,}, {100 * found.share:.0f} % of the attention to the memory]"
+        )
+
+
+@dataclass(frozen=True)
+class Together:
+    """Documents of recipe `compact` that may be open together, at most `most` of them at a search."""
+
+    stores: Mapping[str, CompactStore]
+    switches: Mapping[str, Switch | None]
+    most: int
+
+    @classmethod
+    def read(cls, shelf: Library, names: Sequence[str], most: int, cited: bool = False) -> "Together":
+        """Return the documents of these names. Raises `ConfigError` where they cannot be asked like this, or cited."""
+        folders = {name: shelf.path(shelf.get(name)) for name in names}
+        stores = {name: CompactStore(folder) for name, folder in folders.items()}
+        switches = {name: Switch.load(folder) for name, folder in folders.items()}
+        check_open(switches, most)
+        if cited:
+            check_sources(stores)
+        return cls(stores, switches, most)
+
+    @property
+    def segments(self) -> int:
+        """Return how many segments all documents have together."""
+        return sum(store.segments for store in self.stores.values())
+
+    def session(self, attached: Attached, tokenizer: ChatTokenizer, window: str = "") -> Session:
+        """Return the documents with the model that they are attached to, and a text to put before each question."""
+        return Session(
+            Router(attached.model, tokenizer, self.stores, self.switches, self.most), attached, tokenizer, window
+        )

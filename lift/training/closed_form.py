@@ -1,0 +1,86 @@
+"""One segment of a document in closed form: read once, asked by its reference rows, compacted (`lift.memory.compact`)."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from lift.inference.capacity import replied_tokens, trained_tokens
+from lift.inference.generate import before_text
+from lift.memory.compact import Compaction, compact
+from lift.memory.compact_memory import CompactMemory
+from lift.memory.document_cache import KeysValues, keys_and_values
+from lift.memory.reference_queries import ExactMemory, Queries, Recall, by_head, observe
+from lift.memory.tuner import layers
+from lift.training.batches import row_batches
+from lift.training.job import FitJob
+from lift.training.reference_rows import ReferenceRows
+from lift.training.segment_memory import ADAPTER, SegmentMemory
+from longthread.language_model import AdaptedLM
+
+LEAST_QUERIES = 2048  # reference tokens of each kind, where the document has fewer itself
+ASKED = 2.5  # tokens of questions that are read, for each that is kept
+WEIGHED_TOKENS = 4096  # of a batch whose queries are weighed: it has logits at every token, and a backward pass
+
+
+@torch.no_grad()
+def closed_form(model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range) -> SegmentMemory:
+    """Read one segment and return its memory."""
+    recipe, dtype = job.recipe, cast(CompactMemory, layers(model)[0].gm_memory[ADAPTER]).dtype
+    prefix = before_text(job.tokenizer)  # takes what a model spends on its first tokens; the window has its own
+    ids = [*prefix, *job.ids[span.start : span.stop]]
+    document = [
+        KeysValues(read.k_KTD[:, len(prefix) :], read.v_KTD[:, len(prefix) :])
+        for read in keys_and_values(model, ids, -len(ids))
+    ]
+    recalls: list[Recall] = [ExactMemory(*each) for each in zip(document, layers(model), strict=True)]
+    for number in range(recipe.rounds):
+        queries = _observed(model, job, rows, span, recalls, exact=number == 0)
+        scales = [layer.probe.scale for layer in layers(model)]  # which the first pass has found
+        k_GTD = torch.cat([scale * each.k_KTD for scale, each in zip(scales, document, strict=True)]).to(dtype)
+        v_GTD = torch.cat([each.v_KTD for each in document]).to(dtype)
+        how = Compaction(
+            _slots(recipe.share, k_GTD),
+            recipe.bias_ridge,
+            recipe.value_ridge,
+            recipe.quiet_weight,
+            recipe.biases,
+            recipe.values,
+        )
+        heads = compact(by_head(queries, document[0].k_KTD.shape[0]), k_GTD, v_GTD, how)
+        memory = SegmentMemory.of(heads, len(scales), span.start, dtype)
+        recalls = [memory.in_layer(model, i) for i in range(len(scales))]
+    return memory
+
+
+def _observed(
+    model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range, recalls: Sequence[Recall], exact: bool
+) -> list[tuple[list[Queries], bool]]:
+    """Return the queries of each kind of reference rows, and whether they should hear the document.
+
+    What should not hear it is read without it while it is `exact`, and beside a memory of it later.
+    """
+    recipe = job.recipe
+    kept = min(recipe.queries, max(LEAST_QUERIES, len(span)))
+    kinds = [
+        (rows.asked(span, int(ASKED * kept)), True),
+        (rows.again(span), True),
+        (rows.quiet(span, kept) if recipe.quiet_weight else [], False),
+    ]
+    most = min(WEIGHED_TOKENS, trained_tokens(model)) if recipe.weighted else replied_tokens(model)
+    queries = []
+    for part, heard in kinds:
+        if part:
+            beside = recalls if heard or not exact else None
+            share = kept / sum(len(row.ids) for row in part)
+            seen = observe(model, row_batches(part, most), beside, share, job.options.seed, recipe.weighted)
+            queries.append((seen, heard))
+    return queries
+
+
+def _slots(share: float, k_GTD: Tensor) -> int:
+    """Return how many slots take this share of the bytes of the keys and values: a slot has a bias in fp32 beside both."""
+    heads, tokens, dim = k_GTD.shape
+    of_token, of_slot = 4 * dim, 4 * dim + 4
+    return heads * tokens if share >= 1 else max(heads, int(share * heads * tokens * of_token / of_slot))
