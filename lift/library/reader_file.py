@@ -7,9 +7,10 @@
 The file is a zip of safetensors, JSON and the tokenizer's text files, without folders. LoRA matrices are in bf16 at their
 rank, norms as they are. Of embedding and head, which are large and change by little, it has the rows that moved: as the
 difference between the bits of new and old bf16 numbers, read as integers in the order of the numbers. These are small
-integers, so they compress to half, and adding them restores every bit.
+integers, so they compress to half, and adding them restores every bit. (LZMA: a tenth smaller than deflate on such numbers.)
 """
 
+import lzma
 import re
 import shutil
 import tempfile
@@ -65,7 +66,7 @@ def pack(adapter: Path, out: Path, name: str, base: str | None = None) -> int:
             if path.is_file() and re.fullmatch(MEMBER, path.name):
                 shutil.copyfile(path, draft / path.name)
         with replacing(out) as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_LZMA) as archive:
                 for path in sorted(draft.iterdir()):
                     archive.write(path, path.name)
             if (size := file.tell()) > MOST_BYTES:
@@ -101,7 +102,7 @@ def _members(source: Path) -> "Iterator[Mapping[str, zipfile.ZipFile | None]]":
             if sum(info.file_size for info in infos) > MOST_UNPACKED:
                 raise DataError(f"{source} unpacks to more than {MOST_UNPACKED / 2**30:.0f} GiB: it is no reader")
             yield dict.fromkeys(names, archive)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
         raise DataError(f"{source} cannot be read as a reader ({error}): pack it again") from None
 
 

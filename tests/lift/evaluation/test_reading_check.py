@@ -22,7 +22,7 @@ def oracle(right: int) -> Any:
     """Answers as of a model that finds the first `right` facts."""
     facts = [item.answer for seed in range(PASSAGES) for item in passage_with_facts(seed, FACTS).items]
 
-    def answers(model: Any, tokenizer: Any, prompts: list[list[int]], new_tokens: int) -> list[str]:
+    def answers(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
         texts = [tokenizer.decode(prompt) for prompt in prompts]
         assert all(
             fact in text and fact not in text.rpartition("About")[2] for fact, text in zip(facts, texts, strict=True)
