@@ -165,5 +165,5 @@ def test_one_command_measures_documents_several_at_once_and_text(base: Path, tmp
         f"250 {method} {of}" for method in ("window", "compact+") for of in ("0", "1", "text-river")
     } | {"250 compact+ together"}, done.output
     assert found["250 compact+ 0"]["steps"] == 1 and found["250 compact+ 0"]["results"]["gate_auroc"] is not None
-    assert set(found["250 window text-river"]["results"]["closed"]) == {"cloze", "order"}
+    assert {"cloze"} <= found["250 window text-river"]["results"]["closed"].keys() <= {"cloze", "order"}
     assert (tmp_path / "out" / "lift-seconds.png").exists() and benchmark.SEVERAL
