@@ -216,6 +216,8 @@ def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
 
 def test_the_most_important_cells_come_first(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """On the reader: what is first, then text, then all rivals of one seed after the other; the shipped model last."""
+    for picture in ("draw", "draw_seconds"):  # of which there would be three, and slow ones
+        monkeypatch.setattr(benchmark, picture, lambda *_: None)
     novel = tmp_path / "a novel.txt"
     novel.write_text("It rained all day, and nobody came to the mill. " * 3)
     arguments = [
