@@ -33,9 +33,10 @@ from benchmarks.lift_options import EACH, LENGTH, LENGTHS, MODEL, OUT, READER_AT
 from benchmarks.lift_store import Store
 from benchmarks.lift_table import ceilings_table, draw, draw_seconds, table
 from benchmarks.lift_together import several
+from lift.document.document import read
 from lift.library.base_model import fingerprint
 from lift.training.recipes import RECIPES, Recipe, Stage
-from longthread.errors import exit_on_error
+from longthread.errors import ConfigError, exit_on_error
 
 # Found by `tune`: what is not said here is the recipe's own; published-v3's is its authors'.
 TUNED = {"published-v4": 2e-3, "cartridge": 8e-2}
@@ -159,7 +160,7 @@ def run(
 ) -> None:
     """Fit, ask, print the table."""
     chosen = known("methods", methods.split(","), METHODS)
-    cells = Cells(chosen, numbers("tokens", tokens), numbers("seeds", seeds), text or [])
+    cells = Cells(chosen, numbers("tokens", tokens), numbers("seeds", seeds), readable(text or []))
     store = Store(out / "results.json", seconds, each)
     bases = {folder: fingerprint(folder) for folder in (model, reader) if folder}
     for work, jobs in cells.stages(model, reader, out):
@@ -169,6 +170,15 @@ def run(
     Console(width=190).print(table(store.results))
     draw(store.results, out)
     draw_seconds(store.results, out)
+
+
+def readable(texts: list[Path]) -> list[Path]:
+    """Return the text files. Raises `ConfigError` for one that cannot be read, and for two of one name."""
+    if len({text.stem for text in texts}) < len(texts):
+        raise ConfigError(f"{', '.join(map(str, texts))}: two have one name, by which results are kept", setting="text")
+    for text in texts:
+        read(text)
+    return texts
 
 
 def _fitted(folder: Path) -> bool:

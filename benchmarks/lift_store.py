@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 import lift
 from benchmarks.spread import spread
-from longthread.files import write_json
+from longthread.files import JsonObject, write_json
 
 Work = Callable[..., dict[str, Any]]
 
@@ -33,19 +33,21 @@ class Store:
         self.ends = time.monotonic() + seconds
 
     def measure(self, work: Work, jobs: Mapping[str, tuple[Any, ...]], bases: Mapping[Path, str]) -> None:
-        """Measure in their order those jobs that are not there yet, of this recipe, code and base model.
+        """Measure in their order those jobs that are not there yet, of this recipe, code, base model and document.
 
         A job's arguments are those of `work` but the last, its folder. The first is a base model's folder, whose fingerprint
-        is in `bases`, the second a recipe.
+        is in `bases`, the second a recipe or None.
         """
-        made_by = {
-            key: {
-                "recipe": json.loads(json.dumps(asdict(job[1]))) if is_dataclass(job[1]) else job[1],  # type: ignore[arg-type]
-                "base": bases[job[0]],
-                "code": code(),
+        version = code()
+        made_by: dict[str, JsonObject] = {}
+        for key, (base, given, *rest) in jobs.items():
+            stated = None if given is None else json.loads(json.dumps(asdict(given)))
+            made_by[key] = {
+                "recipe": stated,
+                "base": bases[base],
+                "code": version,
+                "of": [_stated(each) for each in rest],
             }
-            for key, job in jobs.items()
-        }
         new = {
             key: (*job, self.path.parent / key.replace(" ", "-"))
             for key, job in jobs.items()
@@ -61,6 +63,13 @@ class Store:
                 self.results[key] = {**result, **made_by[key], "gpu_alone": self.each == 1}
                 write_json(self.path, self.results, indent=1)
                 bar.write(f"{key}: {summary(result)}")
+
+
+def _stated(argument: Any) -> Any:
+    """What says which a job is, as JSON: of a file its digest, of a folder its name."""
+    if isinstance(argument, Path):
+        return hashlib.sha256(argument.read_bytes()).hexdigest() if argument.is_file() else argument.name
+    return [_stated(each) for each in argument] if isinstance(argument, list) else argument
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -57,18 +57,17 @@ class Refinement:
         self.losses: dict[str, float] = {}
 
     def _other_text(self) -> list[RegularizationRow]:
-        """Return rows of other text with the base model's logits; none longer than a sliding window, if there is one."""
+        """Return rows of other text with the base model's logits, cut to a sliding window if there is one."""
         tokenizer, seed = self.job.tokenizer, self.job.options.seed
         talk = min(TALK_ROWS, 1 + self.job.recipe.steps * self.tokens // TALK_TOKENS)
         with self.model.disable_adapter():
             rows = talk_rows(self.model, tokenizer, talk, seed)
             rows += reading_rows(self.model, tokenizer, -(-talk // READING_ONE_IN), seed)
         rows += prose_rows(tokenizer, -(-talk // PROSE_ONE_IN), seed)
-        # One mask serves all layers of a packed sequence.
-        most = getattr(self.model.config.get_text_config(), "sliding_window", None) or LONG
-        return with_teacher(
-            self.model, [row for row in rows if len(row.ids) <= most], self.tokens, self.job.options.progress
-        )
+        # One mask serves all layers of a packed sequence, so no row may be longer than what each of them sees.
+        most = min(LONG, getattr(self.model.config.get_text_config(), "sliding_window", None) or LONG)
+        cut = [RegularizationRow(row.ids[-most:], min(row.kept, most)) for row in rows]
+        return with_teacher(self.model, cut, self.tokens, self.job.options.progress)
 
     def run(self, rows: Sequence[SupervisedRow], digest: str) -> None:
         """Train the memory that the model holds on the questions `rows` about its segment.
@@ -81,6 +80,7 @@ class Refinement:
         rates = [group["lr"] for group in optimizer.param_groups]
         plan, room = self._plan(rows)
         step = checkpoint.load(out, digest, trained, optimizer) or 0
+        self.steps += step
         graph = CudaGraph(self._losses, list(trained.values()))
         bar = tqdm(plan[step:], desc="refining", unit="step", disable=not self.job.options.progress, leave=False)
         saved_at = time.monotonic()
@@ -90,10 +90,7 @@ class Refinement:
             norm = nn.utils.clip_grad_norm_(trained.values(), recipe.clip)
             loss, kl, norm_ = torch.stack([*losses, norm]).tolist()  # the device is asked once
             if not math.isfinite(loss + kl + norm_):
-                raise RunError(
-                    f"step {step} of the compact memory's: its loss is not finite: lower the learning rate "
-                    f"({recipe.learning_rate:g}), or use recipe compact"
-                )
+                raise self._diverged(step, "loss is")
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * _factor(step, len(plan))
             optimizer.step()
@@ -106,9 +103,17 @@ class Refinement:
             if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                 checkpoint.save(out, step, digest, trained, optimizer)
                 saved_at = time.monotonic()
+        if not all(p.isfinite().all() for p in trained.values()):
+            raise self._diverged(step, "memory is")
         for p in trained.values():
             p.requires_grad_(False)
             p.grad = None
+
+    def _diverged(self, step: int, what: str) -> RunError:
+        return RunError(
+            f"step {step} of the compact memory: the {what} not finite: lower the learning rate "
+            f"({self.job.recipe.learning_rate:g}), or use recipe compact"
+        )
 
     def _plan(
         self, rows: Sequence[SupervisedRow]

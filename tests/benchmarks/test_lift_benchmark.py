@@ -216,8 +216,10 @@ def test_a_folder_without_a_model_is_one_line(tmp_path: Path) -> None:
 
 def test_the_most_important_cells_come_first(tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """On the reader: what is first, then text, then all rivals of one seed after the other; the shipped model last."""
+    for picture in ("draw", "draw_seconds"):  # of which there would be three, and slow ones
+        monkeypatch.setattr(benchmark, picture, lambda *_: None)
     novel = tmp_path / "a novel.txt"
-    novel.write_text("text")
+    novel.write_text("It rained all day, and nobody came to the mill. " * 3)
     arguments = [
         "run",
         str(tmp_path / "out"),
@@ -245,6 +247,32 @@ def test_the_most_important_cells_come_first(tmp_path: Path, calls: list[Any], m
     shipped = [f"{n} {method} {seed}" for seed in (0, 1) for n in sizes for method in methods]
     assert found[28 : 28 + 16] == shipped and len(found) == len(calls) + 8 and "window@reader, text" in done.output
     assert set(METHODS) == RECIPES.keys() | {"window", "whole"}
+
+
+def test_texts_are_known_by_their_name_and_measured_anew_when_changed(tmp_path: Path, calls: list[Any]) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(f"It rained in {folder}, and nobody came to the mill. " * 3)
+    arguments = [
+        "run",
+        str(tmp_path),
+        "--model",
+        "m",
+        "--methods",
+        "compact",
+        "--seeds",
+        "0",
+        "--tokens",
+        "2048",
+        "--text",
+    ]
+    one, two = str(tmp_path / "one" / "a.txt"), str(tmp_path / "two" / "a.txt")
+    for text, measured in ((one, 2), (one, 2), (two, 3)):
+        assert CliRunner().invoke(app, [*arguments, text]).exit_code == 0 and len(calls) == measured
+    both = CliRunner().invoke(app, [*arguments, one, "--text", two])
+    assert both.exit_code == 2 and "two have one name" in both.output
+    missing = CliRunner().invoke(app, [*arguments, str(tmp_path / "none.txt")])
+    assert missing.exit_code == 2 and missing.output.count("\n") == 1 and len(calls) == 3
 
 
 def test_what_was_not_reached_stays_empty(tmp_path: Path, calls: list[Any]) -> None:

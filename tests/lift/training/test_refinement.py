@@ -102,7 +102,7 @@ def test_a_killed_fit_goes_on_behind_its_last_step(
         fitted(tmp_path / "killed", DOCUMENT, recipe)
     assert len(steps) == 2
     resumed = fitted(tmp_path / "killed", DOCUMENT, recipe)
-    assert steps == expected and len(solved) == segments
+    assert steps == expected and len(solved) == segments and resumed.steps >= recipe.steps
     one, other = weights(straight.folder), weights(resumed.folder)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not list((tmp_path / "killed").glob("checkpoint*"))
@@ -122,9 +122,10 @@ def test_each_segment_is_trained_on_its_own_questions(tmp_path: Path, monkeypatc
     assert len(set.union(*asked)) > max(map(len, asked)), "all segments have the same questions"
 
 
-def test_a_loss_that_is_not_finite_ends_the_fit_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="its loss is not finite: lower the learning rate") as caught:
-        fitted(tmp_path, SHORT, toy(learning_rate=float("inf")))
+@pytest.mark.parametrize(("steps_taken", "what"), [(1, "memory"), (3, "loss")])
+def test_what_is_not_finite_ends_the_fit_in_one_line(tmp_path: Path, steps_taken: int, what: str) -> None:
+    with pytest.raises(RunError, match=f"step 1 .*: the {what} is not finite: lower the learning rate") as caught:
+        fitted(tmp_path, SHORT, toy(learning_rate=float("inf"), steps=steps_taken))
     assert "\n" not in str(caught.value) and not (tmp_path / "adapter_model.safetensors").exists()
 
 
