@@ -141,7 +141,7 @@ class DocumentMask:
 
 
 class DocumentAttention(DocumentMask):
-    """Keeps documents apart in attention itself, document by document: no mask is held, and no pair across documents computed.
+    """Keeps documents apart in attention itself, document by document: no mask held, no pair across documents computed.
 
     The hook is registered in the attention *and* in the mask interface: without the latter transformers hands out no mask
     at all, and padding would be ignored silently.
