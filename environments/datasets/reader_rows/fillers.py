@@ -1,8 +1,9 @@
 """The texts that rows are made of: endless fiction, and the texts of a folder, in pools of passages with counted tokens."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -24,7 +25,7 @@ class Fillers:
     def __init__(self, tokens: Tokens, texts: str, longest: int, seed: int):
         self.tokens, self.texts, self.seed = tokens, texts, seed
         self.sources = ("prose", "texts") if texts else ("prose",)
-        self._at_least = max(POOL_TOKENS, 2 * longest)
+        self._needed = 2 * longest
         self._passages = list(_bounded(folder_passages(Path(texts), tokens.special))) if texts else []
         self._pool = lru_cache(maxsize=2 * len(self.sources))(self._make)
         self.pool(self.sources[-1], 0)
@@ -34,17 +35,18 @@ class Fillers:
         return self._pool(source, number)
 
     def _make(self, source: str, number: int) -> Pool:
+        wanted = max(POOL_TOKENS, self._needed)
         if source == "prose":
-            return Pool(self.tokens, prose.passages((self.seed << 24) + number, "train"), self._at_least)
+            return Pool(self.tokens, prose.passages((self.seed << 24) + number, "train"), wanted)
         first = number * STEP % len(self._passages)
-        turned = chain(islice(self._passages, first, None), islice(self._passages, first))
-        try:
-            return Pool(self.tokens, turned, self._at_least, self.texts)
-        except PoolError:
-            raise ConfigError(
-                f"{self.texts} holds fewer than {self._at_least:,} tokens of text: give more text, or shorter rows",
-                setting=("texts", "longest"),
-            ) from None
+        turned = [*self._passages[first:], *self._passages[:first]]
+        for tokens in (wanted, self._needed):
+            with suppress(PoolError):
+                return Pool(self.tokens, turned, tokens, self.texts)
+        raise ConfigError(
+            f"{self.texts} holds fewer than {self._needed:,} tokens of text: give more text, or shorter rows",
+            setting=("texts", "longest"),
+        )
 
 
 def _bounded(passages: Iterator[Passage]) -> Iterator[Passage]:
