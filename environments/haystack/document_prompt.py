@@ -5,8 +5,9 @@ The other form of a question about a text is that of the environments, in `promp
 
 
 def request(name: str, question: str) -> str:
-    """Return the user's message that asks a question about the document `name`."""
-    return f'About "{name}": {question}\nReply with the answer alone.'
+    """Return the user's message that asks a question about the document `name`, or about none by name if it is ""."""
+    about = f'About "{name}": ' if name else ""
+    return f"{about}{question}\nReply with the answer alone."
 
 
 def behind_text(text: str, request: str) -> str:

@@ -32,6 +32,7 @@ DOCUMENTS = (2, 8)  # that are read side by side
 DOCUMENT_TOKENS = 512  # of a row, for each document in it
 FILLER = 0.5  # of a document's statements, at least, stands beside them as other text
 FEWER = 0.7  # of the questions are left when they take too much of a row
+NAMELESS = 0.25  # of the questions name no document
 TRIES = 60
 CHAT_TOKENS = 2048  # of a row of conversations, at most: one of them is short
 
@@ -135,7 +136,7 @@ class RowMaker:
         plain, alone = draft.plan.form == "plain", draft.plan.kind == "document"
         turns = []
         for i, question in enumerate(draft.questions):
-            asked = request(draft.names[question.document], question.text) if plain else self._tagged(question)
+            asked = request(draft.asked_of[i], question.text) if plain else self._tagged(question)
             if alone and i == 0:
                 asked = behind_text(text, asked) if plain else self._prompt.content(text, asked)
             turns.append((asked, question.answer if plain else _tagged_reply(question)))
@@ -184,6 +185,7 @@ class _Draft:
         self.names = [f"{rng.choice(WORDS)} {number}" for number in rng.sample(range(1000), documents)]
         self.statements: list[Statement] = []
         self.questions: list[ReaderQuestion] = []
+        self.asked_of: list[str] = []  # the name that stands in each question, if any
 
     def draw(self, number: int, settings: RowSettings) -> None:
         """Draw so many questions, and the statements that they rest on, in place of the last ones.
@@ -194,3 +196,6 @@ class _Draft:
         facts = FactDraw(self.rng, len(self.names), settings.wordings, across=self.plan.form == "tags")
         self.questions = facts.questions(number, settings.kinds)
         self.statements = facts.statements
+        self.asked_of = [
+            "" if self.rng.random() < NAMELESS else self.names[question.document] for question in self.questions
+        ]

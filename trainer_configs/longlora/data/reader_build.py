@@ -143,19 +143,23 @@ def _path(out: Path, part: Sequence[RowPlan]) -> Path:
 
 
 def write_shard(maker: RowMaker, out: Path, part: Sequence[RowPlan]) -> int:
-    """Make the rows and write them as one file, completely or not at all; return how many.
+    """Make the rows and write them as one file; return how many."""
+    write_rows([maker.row(row) for row in part], _path(out, part))
+    return len(part)
+
+
+def write_rows(rows: Sequence[Row], path: Path) -> None:
+    """Write rows as a parquet file, completely or not at all.
 
     Types are those of `longlora data`, so that both can be trained on together.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    made = [maker.row(row) for row in part]
     kinds = {"input_ids": pa.int32(), "labels": pa.int64(), "attention_mask": pa.int8(), "position_ids": pa.int64()}
-    columns = {name: pa.array([_column(row, name) for row in made], pa.list_(kind)) for name, kind in kinds.items()}
-    with replacing(_path(out, part)) as file:
-        pq.write_table(pa.table({**columns, "length": [len(row) for row in made]}), file, compression="zstd")
-    return len(made)
+    columns = {name: pa.array([_column(row, name) for row in rows], pa.list_(kind)) for name, kind in kinds.items()}
+    with replacing(path) as file:
+        pq.write_table(pa.table({**columns, "length": [len(row) for row in rows]}), file, compression="zstd")
 
 
 def _column(row: Row, name: str) -> np.ndarray:
