@@ -57,6 +57,14 @@ class RowMaker:
         self.fillers = Fillers(self.tokens, texts, settings.longest, settings.seed)
         self._prompt = Prompt(self.tokens, Options(may_abstain="absent" in settings.kinds))
 
+    def check(self) -> None:
+        """Raise `ConfigError` unless the shortest rows can be made, in every form."""
+        shortest = self.settings.shortest
+        kinds = {"document": 1 - self.settings.parallel - self.settings.ordinary, "parallel": self.settings.parallel}
+        for kind in [kind for kind, share in kinds.items() if share > 0] + ["chat"] * bool(self.chats):
+            for form in self.settings.forms:
+                self.row(RowPlan(0, kind, shortest, form))
+
     def row(self, plan: RowPlan) -> Row:
         """Return the row of a plan, of at most `plan.length` tokens."""
         make = {"document": self._reading, "parallel": self._reading, "text": self._text, "chat": self._chat}
@@ -80,12 +88,15 @@ class RowMaker:
                 return row
             room -= len(row) - plan.length  # this tokenizer's counts do not add up
         raise ConfigError(
-            f"no row of {plan.length} tokens came out in {TRIES} tries: ask for longer rows, or for fewer questions",
-            setting=("shortest", "questions"),
+            f"no row of {plan.length} tokens with a question came out in {TRIES} tries: ask for longer rows",
+            setting="shortest",
         )
 
     def _drawn(self, plan: RowPlan, room: int, rng: Random) -> Row | None:
-        """Return a row of about `room` tokens, or None where a document gives another answer than it should."""
+        """Return a row of about `room` tokens.
+
+        Returns None where a document gives another answer than it should, or one question takes too much of the row.
+        """
         count = 1
         if plan.kind == "parallel":
             count = rng.randint(DOCUMENTS[0], min(DOCUMENTS[1], max(DOCUMENTS[0], plan.length // DOCUMENT_TOKENS)))
@@ -99,10 +110,7 @@ class RowMaker:
             if taken + costs.sum() <= FACTS_SHARE * room:
                 break
             if number == 1:
-                raise ConfigError(
-                    f"a row of {plan.length} tokens is too short for a question: ask for longer ones",
-                    setting="shortest",
-                )
+                return None
             number = max(1, int(FEWER * number))
         documents = self._documents(draft, costs, room - taken)
         if not answers_stand(documents, draft.statements, draft.questions):

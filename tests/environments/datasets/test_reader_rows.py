@@ -324,8 +324,8 @@ def test_other_pools_begin_elsewhere_and_too_little_text_is_refused(gpt2: Any, t
 
 def test_a_row_too_short_for_a_question_is_refused() -> None:
     maker = RowMaker(tiny_tokenizer(), RowSettings(1, 512, 512, kinds=("linked",)))
-    with pytest.raises(ConfigError, match="too short for a question"):
-        maker.row(RowPlan(0, "document", 512, "tags"))
+    with pytest.raises(ConfigError, match="no row of 512 tokens with a question came out"):
+        maker.check()
 
 
 # ---- answers, read back ---------------------------------------------------------------------------------------------

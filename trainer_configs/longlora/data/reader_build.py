@@ -86,6 +86,7 @@ def build(job: Build, progress: bool = False) -> JsonObject:
         check_same(job.out, stats["config"], run)
         shutil.rmtree(state, ignore_errors=True)  # left if the run was killed as its last act
         return stats
+    maker.check()
     rows = plan(job.settings, bool(maker.chats))
     with full_disk_explained(job.out):
         begin(job.out, state, run)

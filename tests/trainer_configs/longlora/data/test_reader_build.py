@@ -21,10 +21,12 @@ from environments.haystack import facts
 from tests.environments.loopback import ChatServer, said
 from tests.environments.tiny_model import save_tiny, tiny_tokenizer
 from tests.trainer_configs.longlora.test_plugin import SMOKE, finish, start, watched
+from trainer_configs.longlora.config import LongLoRAError
 from trainer_configs.longlora.data.reader_build import Build, build
 from trainer_configs.longlora.data.reader_command import app
 from trainer_configs.longlora.data.run_folder import shards
 from trainer_configs.longlora.row_files import ROWS
+from trainer_configs.longlora.rows import load
 
 LENGTH, COUNT = 3000, 20  # tokens, which are bytes with the tiny tokenizer
 OPTIONS = ["--count", str(COUNT), "--shortest", str(LENGTH), "--longest", str(LENGTH), "--ordinary", "0.3"]
@@ -164,6 +166,13 @@ def test_the_flagship_s_rows_ask_for_facts_in_the_environments_words(model: Path
     for text, count in zip(texts, asked, strict=True):
         assert len(facts.parse(text)) == count == len(re.findall(r"<answer>(?!\.)", text))
         assert text.count("Question: ") == count and "none" not in text
+
+
+def test_without_the_plugin_the_rows_are_refused(made: Path) -> None:
+    with pytest.raises(LongLoRAError, match="train them with the plugin"):
+        load(None, {"datasets": [{"path": str(made), "type": ROWS}]}, {"path": str(made)})
+    reads = load(None, {"longlora": {"attention": "full"}, "datasets": [{"path": str(made)}]}, {"path": str(made)})
+    assert not reads.masked  # they have a mask of their own
 
 
 def trained() -> dict[str, Any]:
