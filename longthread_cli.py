@@ -66,6 +66,14 @@ def data(context: typer.Context) -> None:
 
 
 @longlora.command(context_settings=AS_IT_IS, add_help_option=False)
+def reader_rows(context: typer.Context) -> None:
+    """Rows that make a model a reader: documents with many questions, and other text."""
+    from trainer_configs.longlora.data import reader_command
+
+    reader_command.app(context.args, prog_name="longthread longlora reader-rows")
+
+
+@longlora.command(context_settings=AS_IT_IS, add_help_option=False)
 def rope(context: typer.Context) -> None:
     """What a context extension would set, from the model's config alone."""
     from trainer_configs.longlora.rope import preview

@@ -86,7 +86,7 @@ def asked(folder: Path) -> dict[str, Any]:
     """One question to a stored memory, in this process."""
     torch.set_num_threads(1)
     library, tokenizer = Library(folder), tiny_tokenizer()
-    model = tiny_model(max_position_embeddings=SEGMENT + 2048)
+    model: Any = tiny_model(max_position_embeddings=SEGMENT + 2048)
     together = Together.read(library, ["book"], 1)
     session = together.session(Attached(library, model, ["book"], closed=True), tokenizer)
     session.answer("Who?", ())

@@ -1,12 +1,11 @@
 """SmolLM2-135M-Instruct from 8,192 to 32,768 tokens by Axolotl, three ways; then perplexity by position and needle grids.
 
-    python -m benchmarks.longlora_run rows ROWS.parquet --model MODEL --texts FOLDER       # once, needs no GPU
-    python -m benchmarks.longlora_run run OUT --model MODEL --rows ROWS.parquet --held-out NOVEL.txt
+    python -m benchmarks.longlora_run OUT --model MODEL --rows ROWS --held-out NOVELS
 
-`rows` writes the training rows (longlora_rows.py). `run` evaluates the model as it is, with YaRN alone, and after LongLoRA
-with full attention, with shifted sparse attention, and with a quarter of its steps full. No training row has names, values
-or novels of the evaluation. While one training loads, the model before it is evaluated. Every result is in
-OUT/results.json as soon as it is there; the same command goes on where it was cut.
+ROWS is what the recipe's own command writes (trainer_configs/smollm2-135m-32k.yaml). The model is evaluated as it is, with
+YaRN alone, and after LongLoRA with full attention, with shifted sparse attention, and with a quarter of its steps full. No
+training row has names, values or novels of the evaluation. While one training loads, the model before it is evaluated.
+Every result is in OUT/results.json as soon as it is there; the same command goes on where it was cut.
 """
 
 import gc
@@ -19,9 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.longlora_grid import LENGTHS, TARGET, Grid, evaluate, load
+from benchmarks.longlora_grid import LENGTHS, Grid, evaluate, load
 from benchmarks.longlora_results import UNTRAINED, Results, best, draw, report
-from benchmarks.longlora_rows import NOT_LEARNT, QUESTIONS, Recipe, write_rows
 from benchmarks.longlora_training import METHODS, Training, write_config
 from longthread.errors import ConfigError, LongthreadError, exit_on_error, option
 from longthread.files import write_text
@@ -154,28 +152,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 @app.command()
-def rows(
-    out: Annotated[Path, typer.Argument(help="The .parquet to write.")],
-    model: Annotated[Path, typer.Option(help="Folder of the model, for its tokenizer.")],
-    texts: Annotated[Path, typer.Option(help="Folder of .txt to train on; not the held-out ones.")],
-    count: Annotated[int, typer.Option(min=4, help="Rows.")] = 480,
-    length: Annotated[int, typer.Option(min=1024, help="Tokens of a row.")] = TARGET,
-    questions: Annotated[int, typer.Option(min=1, max=64, help="Of a row that asks.")] = QUESTIONS,
-    pool: Annotated[int, typer.Option(help="Tokens of the texts that haystacks are cut from.")] = 1_500_000,
-) -> None:
-    """Write the training rows."""
-    with exit_on_error(option):
-        made, plain = Recipe(model, texts, count, length, questions, pool).rows()
-        write_rows(made, out)
-    labels = sum(label != NOT_LEARNT for row in made for label in row["labels"])
-    print(f"{len(made)} rows ({plain} of text), {labels:,} labels, {out.stat().st_size / 1e6:.1f} MB: {out}")
-
-
-@app.command()
 def run(
     out: Annotated[Path, typer.Argument(help="Folder for configs, adapters, merged models and results.")],
     model: Annotated[Path, typer.Option(help="Folder of SmolLM2-135M-Instruct.")],
-    rows: Annotated[Path, typer.Option(help="Training rows of `rows`.")],
+    rows: Annotated[Path, typer.Option(help="Folder of the training rows.")],
     held_out: Annotated[Path, typer.Option(help="Folder of .txt that no row was made of.")],
     methods: Annotated[
         str, typer.Option(help="Which of full, quarter, shifted; empty: only the untrained.")

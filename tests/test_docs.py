@@ -34,6 +34,7 @@ APPS = {
     "longthread collect": "environments.datasets.collect",
     "longthread rows": "environments.tasksets.write",
     "longthread longlora data": "trainer_configs.longlora.data.command",
+    "longthread longlora reader-rows": "trainer_configs.longlora.data.reader_command",
     "longthread longlora rope": "trainer_configs.longlora.rope.preview",
     "longthread longlora merge": "trainer_configs.longlora.merge",
     "python -m trainer_configs.longlora.data": "trainer_configs.longlora.data.command",

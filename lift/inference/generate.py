@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
+from environments.haystack import document_prompt
 from lift.inference.capacity import replied_tokens
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM, ChatTokenizer
@@ -29,15 +30,6 @@ def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -
     return list(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
-def framed(name: str, question: str) -> str:
-    """Return the request of a prompt: the question with the document's name before it, and what form the reply is to have.
-
-    Without a name the request names no document.
-    """
-    about = f'About "{name}": ' if name else ""
-    return f"{about}{question}\nReply with the answer alone."
-
-
 def question_prompt(tokenizer: ChatTokenizer, question: str) -> tuple[list[int], range]:
     """Return the token ids of a prompt that names no document, and which of them are the question's."""
     text, special = _prompt(tokenizer, "", question, "")
@@ -56,13 +48,15 @@ def before_text(tokenizer: ChatTokenizer) -> list[int]:
 
 def _prompt(tokenizer: ChatTokenizer, name: str, question: str, window: str) -> tuple[str, bool]:
     """Return the text of a prompt, and whether the tokenizer is to add its special tokens: a template has written them."""
-    text = f"Text:\n{window}\n\n" if window else ""
-    request = framed(name, question)
+    request = document_prompt.request(name, question)
     if not tokenizer.chat_template:
-        return f"{text}Question: {request}\nAnswer:", True
+        request = f"Question: {request}\nAnswer:"
+    content = document_prompt.behind_text(window, request) if window else request
+    if not tokenizer.chat_template:
+        return content, True
     # As text first: asked for ids, transformers 4 gives a list and transformers 5 a dict.
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text + request}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     return prompt, False
 

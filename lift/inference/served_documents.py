@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 from peft.utils import PeftType
 
+from environments.haystack import document_prompt
 from environments.inference.embedded.protocol import RequestError
-from lift.inference.generate import framed
 from lift.library import segment_terms
 from lift.library.attach import Attached, method
 from lift.library.library import Entry, Library
@@ -76,7 +76,7 @@ class ServedDocuments:
         return [
             {
                 "id": entry.name, "parent": self.base_name, "recipe": entry.recipe, "tokens": entry.tokens,
-                "ask_frame": framed(entry.name, "{question}"),
+                "ask_frame": document_prompt.request(entry.name, "{question}"),
             }
             for entry in self.entries()
         ]  # fmt: skip

@@ -7,9 +7,9 @@ with a name similar to one in the document. Without them an adapter answers ever
 from collections.abc import Iterator
 from random import Random
 
+from environments.haystack import question_wordings as wordings
 from environments.haystack.facts import Entity, draw_entity, near_duplicate
 from lift.document.document import Document
-from lift.tasks import wordings
 from lift.tasks.items import NO_ANSWER, Item, Task
 from lift.tasks.reading import Statements, names, read_statements
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
+from environments.haystack.question_wordings import Wordings
 from lift.document.document import Document, Span
 from lift.document.repeats import repeated
 from lift.tasks.items import Item, Task, rotate, sentences_of
 from lift.tasks.reading import names
-from lift.tasks.wordings import Wordings
 
 GAP = "____"
 LEAST_WORDS, MOST_WORDS = 6, 60  # of the sentence: shorter ones do not say which they are, longer ones fill the prompt

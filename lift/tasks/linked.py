@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from itertools import chain, zip_longest
 from random import Random
 
+from environments.haystack import question_wordings as wordings
 from lift.document.document import Document
-from lift.tasks import wordings
 from lift.tasks.items import Item, Task
 from lift.tasks.reading import StatedFact, Statements, read_statements
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from random import Random
 
+from environments.haystack import question_wordings as wordings
 from environments.haystack.wording import sentence
 from lift.document.document import Document
-from lift.tasks import wordings
 from lift.tasks.items import Item, Task, rotate
 from lift.tasks.reading import read_statements
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from random import Random
 
 from environments.haystack.facts import in_split
+from environments.haystack.question_wordings import Wordings
 from lift.document.document import Document
 from lift.document.repeats import repeated
 from lift.tasks.items import Item, Task
-from lift.tasks.wordings import Wordings
 
 LEAST_WORDS = 6
 QUOTED = 16  # words of each sentence that the question shows

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 from random import Random
 
+from environments.haystack.question_wordings import Wordings
 from lift.document.document import Document
 from lift.document.repeats import repeated
 from lift.tasks.items import Item, Task, rotate
-from lift.tasks.wordings import Wordings
 
 LEAST_WORDS = 4  # of the given sentence: "She did not." does not identify a place
 MOST_WORDS = 40  # of the answer

@@ -1,11 +1,14 @@
 """Calibrate the switch of a compact memory that has just been fitted: on its own questions, and on other things."""
 
 from collections.abc import Sequence
+from itertools import islice
 from random import Random
 
 import torch
 from torch import Tensor
 
+from environments.datasets.other_prompts import general_prompts
+from environments.haystack import question_wordings as wordings
 from lift import tasks
 from lift.document.document import Document
 from lift.inference.capacity import replied_tokens
@@ -13,12 +16,11 @@ from lift.inference.generate import question_prompt
 from lift.inference.switch import LEAST_DEVIATION, Question, Switch, best_heads, conformal_threshold, gaps, listen
 from lift.library.compact_store import CompactStore
 from lift.memory.reference_queries import Queries
-from lift.tasks import Item, wordings
+from lift.tasks import Item
 from lift.tasks.absent import strangers
 from lift.tasks.reading import read_statements
 from lift.tasks.synthetic_document import neutral
 from lift.training.job import FitJob
-from lift.training.regularization import general_questions
 from longthread.language_model import AdaptedLM, ChatTokenizer
 
 OWN, OTHER = 96, 192  # questions, at most
@@ -73,7 +75,7 @@ def _others(job: FitJob, rng: Random) -> list[str]:
     asked = [wordings.ask(*next(unknown), "train", rng) for _ in range(OTHER // 3)]
     fiction = Document(document.name, neutral("train"))
     asked += [item.question for item in tasks.make(fiction, ("cloze",), OTHER // 3, job.options.seed, "train")]
-    asked += general_questions(rng, OTHER - len(asked))
+    asked += [prompt.question for prompt in islice(general_prompts(rng), OTHER - len(asked))]
     rng.shuffle(asked)
     return asked
 

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 from random import Random
 
-from environments.haystack.facts import BY_KIND, WORDS, Fact, draw_entity, draw_value, state
+from environments.datasets.other_prompts import (
+    OtherPrompt,
+    general_prompts,
+    prompts_about_nothing,
+    prompts_about_text,
+)
 from environments.haystack.filler import prose
 from lift.inference.generate import answers, chat, stop_token_ids
 from lift.training.batches import LONG, WIDTHS, RegularizationRow
@@ -47,16 +52,15 @@ def other_prompts(tokenizer: ChatTokenizer, count: int, seed: int) -> list[list[
     Of the latter some have their text in the window and some have not.
     """
     rng = Random(f"other prompts {seed}")
-    about_text = _prompts_about_text(tokenizer, rng, SENTENCES)
-    kinds = cycle((_general_prompts(tokenizer, rng), about_text, _prompts_about_nothing(tokenizer, rng)))
-    return [next(kind) for kind in islice(kinds, count)]
+    kinds = cycle((general_prompts(rng), prompts_about_text(rng, SENTENCES), prompts_about_nothing(rng)))
+    return [chat(tokenizer, *next(kind)) for kind in islice(kinds, count)]
 
 
 def talk_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int) -> list[RegularizationRow]:
     """Return rows of short questions with the model's replies, half of them about a sentence or two in the window."""
     rng = Random(f"talk {seed}")
-    general = _short(_general_prompts(tokenizer, rng), rows - rows // 2, WIDTHS[0])
-    about_text = _short(_prompts_about_text(tokenizer, rng, (0, 1)), rows // 2, WIDTHS[0])
+    general = _short(_encoded(tokenizer, general_prompts(rng)), rows - rows // 2, WIDTHS[0])
+    about_text = _short(_encoded(tokenizer, prompts_about_text(rng, (0, 1))), rows // 2, WIDTHS[0])
     return _with_replies(model, tokenizer, general + about_text)
 
 
@@ -65,8 +69,12 @@ def reading_rows(model: CausalLM, tokenizer: ChatTokenizer, rows: int, seed: int
 
     A row has up to `LONG` tokens.
     """
-    prompts = _prompts_about_text(tokenizer, Random(f"reading {seed}"), SENTENCES)
+    prompts = _encoded(tokenizer, prompts_about_text(Random(f"reading {seed}"), SENTENCES))
     return _with_replies(model, tokenizer, _short(prompts, rows, LONG))
+
+
+def _encoded(tokenizer: ChatTokenizer, prompts: Iterator[OtherPrompt]) -> Iterator[list[int]]:
+    return (chat(tokenizer, *prompt) for prompt in prompts)
 
 
 def _with_replies(model: CausalLM, tokenizer: ChatTokenizer, prompts: list[list[int]]) -> list[RegularizationRow]:
@@ -87,54 +95,3 @@ def _short(prompts: Iterator[list[int]], count: int, width: int) -> list[list[in
         if len(short) == count:
             break
     return (short + longer)[:count]
-
-
-GENERAL = (
-    ("sums", lambda rng: f"What is {rng.randrange(2, 60)} plus {rng.randrange(2, 60)}?"),
-    ("numbers", lambda rng: f"Which number comes after {rng.randrange(10, 1000)}?"),
-    ("words", lambda rng: f"Use the word {rng.choice(WORDS)} in a sentence."),
-    ("spelling", lambda rng: f"With which letter does the word {rng.choice(WORDS)} begin?"),
-    ("rhymes", lambda rng: f"Name a word that rhymes with {rng.choice(WORDS)}."),
-    ("everyday things", lambda rng: f"What is {rng.choice(WORDS)} used for?"),
-    ("kinds of things", lambda rng: f"What kind of thing is {rng.choice(WORDS)}?"),
-    ("languages", lambda rng: f"What is the French word for {rng.choice(WORDS)}?"),
-    ("the world", lambda rng: f"Where would one find {rng.choice(WORDS)}?"),
-    ("trade", lambda rng: f"Which country is known for {rng.choice(WORDS)}?"),
-    ("work", lambda rng: f"Who needs {rng.choice(WORDS)} at work?"),
-    ("stories", lambda rng: f"What could a story about {rng.choice(WORDS)} be called?"),
-)
-
-
-def general_questions(rng: Random, count: int) -> list[str]:
-    """Return general questions, which no document answers."""
-    return [rng.choice(GENERAL)[1](rng) for _ in range(count)]
-
-
-def _general_prompts(tokenizer: ChatTokenizer, rng: Random) -> Iterator[list[int]]:
-    while True:
-        name, question = rng.choice(GENERAL)
-        yield chat(tokenizer, name, question(rng))
-
-
-def _prompts_about_text(tokenizer: ChatTokenizer, rng: Random, around: tuple[int, int]) -> Iterator[list[int]]:
-    """Yield questions about a fact in another text, which stands in the window.
-
-    `around` is the range of the number of sentences around the fact.
-    """
-    stories = prose.passages(rng.randrange(10**9), "train")
-    sentences = (sentence for story in stories for paragraph in story for sentence in paragraph)
-    while True:
-        kind = rng.choice(sorted(BY_KIND))
-        fact = Fact(draw_entity("train", False, rng), BY_KIND[kind].name, draw_value(kind, "train", rng))
-        text = list(islice(sentences, rng.randint(*around)))
-        text.insert(rng.randint(0, len(text)), state(fact, False, rng))
-        question = BY_KIND[kind].asked.format(e=fact.entity.asked, s="", is_="is")
-        yield chat(tokenizer, f"letter {rng.randrange(1000)}", question, " ".join(text))
-
-
-def _prompts_about_nothing(tokenizer: ChatTokenizer, rng: Random) -> Iterator[list[int]]:
-    """Yield questions about a fact of a text that is not there, under another document's name."""
-    while True:
-        kind = rng.choice(sorted(BY_KIND))
-        question = BY_KIND[kind].asked.format(e=draw_entity("train", False, rng).asked, s="", is_="is")
-        yield chat(tokenizer, f"letter {rng.randrange(1000)}", question)

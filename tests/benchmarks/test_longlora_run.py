@@ -1,27 +1,22 @@
-"""The run's rows, its grid and its restarts, at toy size; Axolotl is a process that prints what Axolotl prints."""
+"""The run's grid and its restarts, at toy size; Axolotl is a process that prints what Axolotl prints."""
 
 import json
 import time
-from itertools import groupby
 
 import pytest
 import yaml
 
-from benchmarks import longlora_grid, longlora_rows, longlora_run
+from benchmarks import longlora_grid, longlora_run
 from benchmarks.longlora_grid import Grid
 from benchmarks.longlora_results import best, draw, report
-from benchmarks.longlora_rows import chat_row, question_row, write_rows
 from benchmarks.longlora_run import CONFIRM_SEED, Cut, Run
 from benchmarks.longlora_training import METHODS, Training, write_config
-from environments.haystack.facts import in_split, parse
+from environments.haystack.facts import in_split
 from environments.haystack.filler import prose
-from environments.haystack.sample import Haystacks, Options
-from environments.haystack.tokens import load_tokenizer
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
 from trainer_configs.longlora.perplexity import windows
 
-LENGTH, QUESTIONS = 12_000, 8  # bytes: a token each
 LENGTHS = [600, 700]
 
 
@@ -36,60 +31,6 @@ def held_out(tmp_path_factory):
     passages = prose.passages(5, "eval")
     (path / "a.txt").write_text("\n\n".join(prose.join(next(passages)) for _ in range(20)))
     return path
-
-
-@pytest.fixture(scope="module")
-def haystacks(folder):
-    return Haystacks(load_tokenizer(str(folder)), Options(may_abstain=False, pool_tokens=2 * LENGTH))
-
-
-def labelled(row, tokens):
-    """Runs of labelled tokens, as text."""
-    runs = (list(run) for here, run in groupby(row["labels"], lambda label: label != -100) if here)
-    return [tokens.decode(run) for run in runs]
-
-
-def test_a_row_asks_for_each_fact_and_learns_answers_alone(haystacks, monkeypatch):
-    monkeypatch.setattr(longlora_rows, "SPARE", 900)  # bytes: turns differ more than in words
-    row = question_row(haystacks, 3, LENGTH, QUESTIONS)
-    assert LENGTH * 0.8 < len(row["input_ids"]) <= LENGTH
-    assert all(label in (-100, token) for label, token in zip(row["labels"], row["input_ids"], strict=True))
-    text = haystacks.tokens.decode(row["input_ids"])
-    asked = text.partition("\n\nQuestion: ")[2]
-    facts = parse(text.partition("\n\nQuestion: ")[0])
-    answers = [part.partition("</answer>")[0] for part in asked.split("assistant\n<answer>")[1:]]
-    assert sorted(answers) == sorted(value for _, _, value in facts) and len(answers) == QUESTIONS
-    for person, _, value in facts:  # the question before a value names its person
-        assert person in asked[: asked.index(f"<answer>{value}")].rpartition("Question: ")[2]
-        assert in_split(value, "train")
-    learnt = [run for run in labelled(row, haystacks.tokens) if run.startswith("<answer>")]
-    assert learnt == [f"<answer>{value}</answer><|im_end|>" for value in answers]
-    end = haystacks.tokens.tokenizer.eos_token_id
-    count = sum(label != -100 for label in row["labels"])
-    assert sum(label == end for label in row["labels"]) == QUESTIONS  # each answer's end is learnt, no other mark
-    assert count == sum(len(haystacks.tokens.encode(run)) for run in learnt)
-
-
-def test_a_row_drops_questions_rather_than_overflow_and_is_reproducible(haystacks, monkeypatch):
-    monkeypatch.setattr(longlora_rows, "SPARE", -500)  # so it comes out too long
-    row = question_row(haystacks, 4, LENGTH, QUESTIONS)
-    assert 1 < sum(label == haystacks.tokens.tokenizer.eos_token_id for label in row["labels"]) < QUESTIONS
-    assert LENGTH * 0.8 < len(row["input_ids"]) <= LENGTH
-    assert row == question_row(haystacks, 4, LENGTH, QUESTIONS)
-    assert row != question_row(haystacks, 5, LENGTH, QUESTIONS)
-
-
-def test_rows_are_what_axolotl_reads_as_tokenised(haystacks, tmp_path):
-    import datasets
-
-    messages = [{"role": "user", "content": "What? " * 9}, {"role": "assistant", "content": "That."}]
-    row = chat_row(haystacks.tokens, messages)
-    assert labelled(row, haystacks.tokens)[-1] == "That.<|im_end|>"
-    write_rows([row, row], tmp_path / "rows.parquet")
-    read = datasets.load_dataset(
-        "parquet", data_files=str(tmp_path / "rows.parquet"), split="train", cache_dir=str(tmp_path)
-    )
-    assert read.to_list() == [row, row]
 
 
 def test_the_grid_is_exact_and_its_second_questions_are_others(folder, held_out):
@@ -136,7 +77,7 @@ def test_the_three_configs_differ_in_attention_alone(folder, tmp_path):
     configs = {}
     for method in METHODS:
         changes = {"max_steps": 7, "longlora": {"group_size": 512}}
-        config = yaml.safe_load(write_config(method, tmp_path, folder, tmp_path / "rows.parquet", changes).read_text())
+        config = yaml.safe_load(write_config(method, tmp_path, folder, tmp_path / "rows", changes).read_text())
         assert config.pop("output_dir").endswith(f"/{method}") and config["max_steps"] == 7
         section = config["longlora"]
         configs[method] = section.pop("attention"), section.pop("full_attention_steps"), config
@@ -180,7 +121,7 @@ def test_a_training_is_watched_and_ended_in_time(axolotl):
 
 def test_a_failed_training_is_said_and_does_not_stop_the_others(axolotl, folder, held_out, capsys):
     work = the_run(axolotl / "out", folder, held_out)
-    work.train("full", axolotl / "rows.parquet", {}, ())  # ends well, but leaves no adapter
+    work.train("full", axolotl / "rows", {}, ())  # ends well, but leaves no adapter
     assert "merge:" in work.results["full"]["error"] and "full: merge:" in capsys.readouterr().out
     work.evaluate("full")
     assert work.results["full"]["records"] == []

@@ -10,9 +10,10 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
+from environments.haystack.document_prompt import request
 from environments.inference.embedded.server import background, running
 from lift import cli
-from lift.inference.generate import answers, chat, framed
+from lift.inference.generate import answers, chat
 from lift.library.attach import Attached
 from lift.library.base_model import fingerprint, tokenizer
 from lift.library.library import Library
@@ -55,7 +56,7 @@ def test_every_document_is_listed_beside_the_base_model(url: str) -> None:
     client = openai.OpenAI(base_url=url, api_key="x", max_retries=0, timeout=PATIENCE)
     cards = {card.id: card.model_dump() for card in client.models.list()}
     assert list(cards) == ["tiny", "a", "b", "long"]
-    assert cards["a"]["ask_frame"] == framed("a", "{question}") and cards["a"]["parent"] == "tiny"
+    assert cards["a"]["ask_frame"] == request("a", "{question}") and cards["a"]["parent"] == "tiny"
     assert client.models.retrieve("a+long").id == "a+long"
 
 
@@ -79,7 +80,7 @@ def test_a_document_answers_as_in_lift_ask_once_its_frame_is_written(url: str, l
     for name in ("a", "b"):
         attached = Attached(library, tiny_model(max_position_embeddings=8192), [name])
         [reply] = answers(attached.model, reading, [chat(reading, name, QUESTION)], 16)
-        assert said(url, name, framed(name, QUESTION)).strip() == reply
+        assert said(url, name, request(name, QUESTION)).strip() == reply
         assert said(url, name).strip() != reply  # as they are: the server adds no frame
 
 

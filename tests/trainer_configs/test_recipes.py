@@ -29,9 +29,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import trainer_configs
+from environments.datasets.reader_rows.encoding import RowEncoder
+from environments.haystack.tokens import Tokens
 from environments.tasksets.trl import longthread_reward
 from tests.environments.tiny_model import tiny_tokenizer
 from tests.trainer_configs.longlora.test_plugin import finish, start, watched
+from trainer_configs.longlora.data.reader_build import write_rows
 from trainer_configs.longlora.rope.extension import plan
 
 FOLDER = Path(trainer_configs.__file__).parent
@@ -67,6 +70,9 @@ MODELS: dict[str, PretrainedConfig] = {
         rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
     ),
     "Qwen/Qwen2.5-0.5B": qwen2(
+        32_768, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14
+    ),
+    "Qwen/Qwen2.5-0.5B-Instruct": qwen2(
         32_768, hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14
     ),
     "Qwen/Qwen2-1.5B": qwen2(
@@ -109,13 +115,21 @@ def save_rows(folder: Path, length: int) -> None:
     """As the commands that the recipes name write them, but short; needles as longthread 0.1 wrote them, with a mask."""
     ids = [[(7 * row + i) % 256 for i in range(length)] for row in range(4)]
     full = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * length] * 4, "labels": ids})
-    full.to_parquet(folder / "rows.parquet")
     positions = {"position_ids": [list(range(length))] * 4, "length": [length] * 4}
     made = Dataset.from_dict(full.to_dict() | positions)
     for kind in ("text", "needles"):
         (folder / "rows" / kind / "data").mkdir(parents=True)
         rows = made if kind == "needles" else made.remove_columns("attention_mask")
         rows.to_parquet(folder / "rows" / kind / "data" / "train-000000000.parquet")
+    encoder = RowEncoder(Tokens(tiny_tokenizer()))
+    turns = [("A?", "one"), ("B?", "two")]
+    whole = [encoder.text("A text, " * length, length), encoder.chat(turns)]
+    for kind, made_rows in (
+        ("haystacks", whole),
+        ("reader", [*whole, *2 * [encoder.parallel(["One.", "A two."], turns)]]),
+    ):
+        (folder / "rows" / kind).mkdir()
+        write_rows(made_rows, folder / "rows" / kind / "train-000000000.parquet")
 
     def said(i: int, answer: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"<answer>{answer}</answer>"}]
@@ -262,7 +276,9 @@ def test_rows_lie_inside_the_window_and_an_extension_is_needed(name: str) -> Non
     longlora = recipe["longlora"]
     if extension := longlora.get("context_extension"):
         assert plan(config, extension["method"], extension["target_length"]).native == window
-        assert recipe["sequence_len"] == extension["target_length"] > window
+        assert window < recipe["sequence_len"] <= extension["target_length"]
+        # A reader's window holds more than its rows: a document, and a prompt behind it.
+        assert (recipe["sequence_len"] < extension["target_length"]) == ("reader" in name)
     else:
         assert recipe["sequence_len"] <= window
     if longlora["attention"] == "shifted":

@@ -30,17 +30,28 @@ def lacks_mask(path: str) -> bool:
 
 def is_packed(path: str) -> bool:
     """Return whether any of the first rows holds several documents: whether positions restart in it."""
+    return any(map(restarts, _first_positions(path)))
+
+
+def holds_parallel_documents(path: str) -> bool:
+    """Return whether any of the first rows holds documents side by side, and a chat that sees all: positions skip in it."""
+    return any(after > before + 1 for row in _first_positions(path) for before, after in pairwise(row))
+
+
+def _first_positions(path: str) -> list[list[int]]:
+    """Return the positions of the first rows; none where they cannot be read."""
     import pyarrow.parquet as pq
 
     if (file := parquet_of(path)) is None:
-        return False
+        return []
     try:
         rows = pq.ParquetFile(file)
         if "position_ids" not in rows.schema_arrow.names or not rows.num_row_groups:
-            return False
-        return any(map(restarts, rows.read_row_group(0, ["position_ids"]).column(0).to_pylist()))
+            return []
+        positions: list[list[int]] = rows.read_row_group(0, ["position_ids"]).column(0).to_pylist()
+        return positions
     except (OSError, ValueError):
-        return False
+        return []
 
 
 def restarts(positions: list[int]) -> bool:

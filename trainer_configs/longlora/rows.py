@@ -1,9 +1,9 @@
-"""Rows of `longlora data`, as a dataset type of Axolotl, with or without the plugin.
+"""Rows of `longlora data`, as a dataset type of Axolotl, with or without the plugin; and those of a reader, with it.
 
     datasets: [{path: rows, type: trainer_configs.longlora.rows}]
 
-Axolotl takes a dataset for tokenised where it has an attention_mask. These rows have none: beside a mask of ones transformers
-lets the documents of a row see each other, silently. Where there is none it finds them by their positions.
+Axolotl takes a dataset for tokenised where it has an attention_mask. Rows of `longlora data` have none: beside a mask of ones
+transformers lets the documents of a row see each other, silently. Where there is none it finds them by their positions.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Sequence, Value
 
 from trainer_configs.longlora.axolotl_config import ConfigDict
 from trainer_configs.longlora.config import LongLoRAError
-from trainer_configs.longlora.row_files import ROWS, TOKENISED, lacks_mask
+from trainer_configs.longlora.row_files import ROWS, TOKENISED, holds_parallel_documents, lacks_mask
 
 MASK_TAKEN_OFF = ("mamba", "gemma3")  # model types for which Axolotl itself takes the mask's column off, and wants one
 
@@ -41,9 +41,15 @@ class Rows(DatasetWrappingStrategy):
 def load(tokenizer: object, cfg: ConfigDict, ds_cfg: ConfigDict | None = None) -> Rows:
     """Return the reader of a dataset of rows. Axolotl calls it for `type: trainer_configs.longlora.rows`.
 
-    Raises `LongLoRAError` where rows without a mask stand beside rows with one, and no plugin keeps documents apart.
+    Raises `LongLoRAError` where no plugin keeps documents apart, and rows are a reader's, or rows without a mask stand
+    beside rows with one.
     """
     path = str((ds_cfg or {}).get("path"))
+    if not cfg.get("longlora") and holds_parallel_documents(path):
+        raise LongLoRAError(
+            f"{path} holds rows of a reader, whose documents must be kept apart: train them with the plugin "
+            "trainer_configs.longlora.LongLoRAPlugin"
+        )
     others = [other for other in cfg.get("datasets") or () if str(other.get("path")) != path]
     mixed = any(other.get("type") != ROWS or not lacks_mask(str(other.get("path"))) for other in others)
     if mixed and not cfg.get("longlora"):

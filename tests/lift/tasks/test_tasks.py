@@ -9,11 +9,12 @@ from random import Random
 
 import pytest
 
+from environments.haystack import question_wordings as wordings
 from environments.haystack.facts import RELATION, VALUE_KINDS, parse
 from environments.haystack.sample import Haystacks, Options, Sample
 from environments.haystack.tasks.linked_wordings import LINK
 from lift.document.document import Document
-from lift.tasks import NO_ANSWER, TASKS, Item, cloze, coverage, make, order, recite, right, wordings
+from lift.tasks import NO_ANSWER, TASKS, Item, cloze, coverage, make, order, recite, right
 from lift.tasks.items import FACT_KINDS, rotate, sentences_of
 from lift.tasks.linked import chains
 from lift.tasks.reading import names, read_statements

@@ -24,13 +24,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from longthread.errors import FULL_DISK, ConfigError, RunError
+from longthread.errors import ConfigError
 from longthread.files import JsonObject, write_json
 from trainer_configs.longlora.data.encoder import load_encoder
 from trainer_configs.longlora.data.near_duplicates import NearDuplicates
 from trainer_configs.longlora.data.packing import LOOKAHEAD
 from trainer_configs.longlora.data.prepare import FIELDS, Job, prepare
 from trainer_configs.longlora.data.quality import LANGUAGES, Checks
+from trainer_configs.longlora.data.run_folder import STATS, Run, begin, check_same, full_disk_explained, shards
 from trainer_configs.longlora.data.shards import STATE, Builder, write_shard
 from trainer_configs.longlora.data.sources import GENERATED, Source
 
@@ -38,8 +39,6 @@ VERSION = 2  # of the rows: raised whenever the same command would write others
 MASKED = 1  # the version whose rows are the same but for an attention_mask of ones
 CHUNK_CHARS, CHUNK_ITEMS = 8_000_000, 4096  # a chunk ends at either
 CHARS_PER_TOKEN = 4  # only to plan sizes
-STATS = "stats.json"
-Run = JsonObject  # the settings that a run on the same folder must agree in, as JSON
 
 # Least and greatest values. A length may exceed the tokenizer's model_max_length: LongLoRA is for that.
 LIMITS: dict[str, tuple[float, float | None]] = {"length": (16, 1 << 22), "limit": (0, None), "num_proc": (1, None)}
@@ -146,14 +145,14 @@ def build(settings: Settings, progress: bool = False) -> tuple[JsonObject, int]:
     builder = Builder(
         settings.length, settings.limit, NearDuplicates(settings.checks.near_duplicate, settings.remember)
     )
-    with _full_disk_explained(settings.out):
-        _begin(settings.out, state, run)
+    with full_disk_explained(settings.out):
+        begin(settings.out, state, run)
         if (state / STATE).exists():
             builder.load(state)
         else:
             builder.save(state)
         before = builder.tally.rows
-        for shard in _shards(settings.out):  # of an unfinished chunk, which will be written anew
+        for shard in shards(settings.out):  # of an unfinished chunk, which will be written anew
             if int(shard.stem.rsplit("-", 1)[1]) >= before:
                 shard.unlink()
         with _bar(settings, before, progress) as bar:
@@ -238,23 +237,6 @@ def _bar(settings: Settings, rows: int, progress: bool) -> Iterator[tqdm]:
 # ---- files ------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _full_disk_explained(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        raise RunError(
-            f"cannot write to {out}: {error.strerror}; the {len(_shards(out))} shards there are whole: make room and run "
-            "the same command, which resumes behind them"
-        ) from None
-
-
-def _shards(out: Path) -> list[Path]:
-    return sorted((out / "data").glob("train-*.parquet"))
-
-
 def _finished(out: Path, run: Run) -> JsonObject | None:
     """Return the statistics if this very run is finished, else None.
 
@@ -263,24 +245,6 @@ def _finished(out: Path, run: Run) -> JsonObject | None:
     if (out / STATS).is_file():
         stats: JsonObject = json.loads((out / STATS).read_text())
         stored = stats.get("config", {})
-        _check_same(out, stored | {"version": VERSION} if stored.get("version") == MASKED else stored, run)
+        check_same(out, stored | {"version": VERSION} if stored.get("version") == MASKED else stored, run)
         return stats
     return None
-
-
-def _begin(out: Path, state: Path, run: Run) -> None:
-    if (state / "config.json").is_file():
-        _check_same(out, json.loads((state / "config.json").read_text()), run)
-        return
-    if out.exists() and (not out.is_dir() or any(path.name != ".state" for path in out.iterdir())):
-        raise ConfigError(f"{out} exists and holds something else: give a new or empty folder")
-    write_json(state / "config.json", run)
-
-
-def _check_same(out: Path, stored: Run, run: Run) -> None:
-    if different := sorted(name for name in stored.keys() | run.keys() if stored.get(name) != run.get(name)):
-        name = different[0]
-        was, now = (json.dumps(settings.get(name))[:80] for settings in (stored, run))
-        raise ConfigError(
-            f"{out} holds a run with another {name} ({was}, not {now}): give another folder, or delete this one"
-        )

@@ -1,0 +1,116 @@
+"""Conversations, documents and texts as token rows: labels on replies and the mark behind each, positions for attention.
+
+    encoder = RowEncoder(tokens)
+    encoder.chat(turns)                       # one conversation
+    encoder.parallel(documents, turns)        # documents that are read apart, and one conversation behind all of them
+    encoder.packed(conversations)             # conversations that do not see each other
+    encoder.text(text, length)                # plain text, learnt whole
+
+Turns are tokenised in pieces that end where the model begins to write, so a row's tokens are those of the prompts that the
+model is asked with.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from environments.haystack.tokens import Tokens
+from longthread.errors import ConfigError
+
+IGNORED = -100  # a label that the loss leaves out
+USER, REPLY, NEXT = "\ue001", "\ue002", "\ue003"  # private use area: no template contains them
+JUMP = 1  # positions left out between the documents of a row and the conversation behind them
+
+Turn = tuple[str, str]  # what the user says, and the reply
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training row of L tokens. All arrays are int32 of shape (L,).
+
+    A position that is not above the one before it begins a document. Where positions skip ahead by more than one, what
+    follows sees all documents of the row; each of them ends at the same position.
+    """
+
+    input_ids: np.ndarray
+    labels: np.ndarray
+    position_ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class RowEncoder:
+    """Encodes rows for one tokenizer and its chat template.
+
+    Raises `ConfigError` for a template that ends a reply without a special token: no end could be learnt.
+    """
+
+    def __init__(self, tokens: Tokens):
+        self.tokens = tokens
+        first = tokens.render([{"role": "user", "content": USER}])
+        self.before, _, self.opening = first.partition(USER)
+        turns = [("user", USER), ("assistant", REPLY), ("user", NEXT)]
+        chat = tokens.render([{"role": role, "content": content} for role, content in turns])
+        self.between = chat.partition(REPLY)[2].partition(NEXT)[0]
+        marks = [mark for mark in tokens.special if self.between.lstrip().startswith(mark)]
+        if not marks:
+            raise ConfigError(
+                "the tokenizer's chat template has no special token behind a reply, so a model cannot learn to end one: "
+                "set tokenizer.chat_template to one that has, and save it",
+                setting="tokenizer",
+            )
+        self.end = self.between[: self.between.index(marks[0]) + len(marks[0])]
+
+    def prompt(self, user: str) -> list[int]:
+        """Return the tokens of a first prompt, up to where the model begins to write."""
+        return self.tokens.encode(self.before + user + self.opening)
+
+    def chat(self, turns: Sequence[Turn]) -> Row:
+        """Return one conversation as a row, with labels on replies."""
+        ids, labels = self._turns(turns)
+        return _row(ids, labels, range(len(ids)))
+
+    def parallel(self, documents: Sequence[str], turns: Sequence[Turn]) -> Row:
+        """Return documents that each end at the same position, and a conversation that goes on behind all of them.
+
+        With P tokens in the longest document, one of n tokens has the positions P - n to P - 1, and the conversation
+        begins at P + `JUMP`.
+        """
+        encoded = [self.tokens.encode(document) for document in documents]
+        ids, labels = self._turns(turns)
+        end = max(map(len, encoded))
+        positions = [p for document in encoded for p in range(end - len(document), end)]
+        positions += range(end + JUMP, end + JUMP + len(ids))
+        before = [token for document in encoded for token in document]
+        return _row(before + ids, [IGNORED] * len(before) + labels, positions)
+
+    def packed(self, conversations: Iterable[Sequence[Turn]]) -> Row:
+        """Return conversations as documents of one row: the positions of each begin at 0."""
+        rows = [self.chat(turns) for turns in conversations]
+        return Row(*(np.concatenate([getattr(row, name) for row in rows]) for name in Row.__annotations__))
+
+    def text(self, text: str, length: int) -> Row:
+        """Return the first `length` tokens of a text, all of them to learn, with what the tokenizer puts before a text."""
+        ids = self.tokens.tokenizer.encode(text, add_special_tokens=True)[:length]
+        return _row(ids, ids, range(len(ids)))
+
+    def _turns(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
+        """Return the tokens of a conversation, which ends with its last reply's mark, and their labels."""
+        ids = self.prompt(turns[0][0])
+        labels = [IGNORED] * len(ids)
+        for i, (_, reply) in enumerate(turns):
+            learnt = reply + self.end
+            last = i + 1 == len(turns)
+            rest = "" if last else self.between[len(self.end) :] + turns[i + 1][0] + self.opening
+            piece, offsets = self.tokens.offsets(learnt + rest)
+            ids += piece
+            labels += [
+                token if start < len(learnt) else IGNORED for token, (start, _) in zip(piece, offsets, strict=True)
+            ]
+        return ids, labels
+
+
+def _row(ids: Sequence[int], labels: Sequence[int], positions: Sequence[int]) -> Row:
+    return Row(*(np.array(column, np.int32) for column in (ids, labels, positions)))

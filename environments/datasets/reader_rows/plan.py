@@ -1,0 +1,99 @@
+"""Which rows are made: of each kind its share, of each length on the ladder as many as of any other."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from environments.datasets.reader_rows.questions import WEIGHTS, WORDINGS
+from longthread.errors import ConfigError
+
+FORMS = ("tags", "plain")  # of questions: the environments' and that of `lift ask`
+LEAST = 512  # tokens of a row
+MOST_QUESTIONS = 256
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """The settings that decide what the rows are. Lengths in tokens; shares of all rows."""
+
+    count: int
+    shortest: int = 2048
+    longest: int = 32_768
+    parallel: float = 1 / 3  # rows of several documents read apart
+    ordinary: float = 0.2  # rows of plain text and of ordinary conversations
+    questions: int = 48  # of a row, at most
+    kinds: tuple[str, ...] = field(default=tuple(WEIGHTS))
+    forms: tuple[str, ...] = FORMS
+    wordings: str = "train"
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `ConfigError` for settings that no rows can have."""
+        for name, low, high in (
+            ("count", 1, None),
+            ("shortest", LEAST, None),
+            ("questions", 1, MOST_QUESTIONS),
+            ("parallel", 0, 1),
+            ("ordinary", 0, 1),
+        ):
+            value = getattr(self, name)
+            if value < low or (high is not None and value > high):
+                limit = f"at least {low}" if high is None else f"from {low} to {high}"
+                raise ConfigError(f"{name} must be {limit} (got {value})", setting=name)
+        if self.longest < self.shortest:
+            raise ConfigError(
+                f"longest {self.longest} must be at least shortest, {self.shortest}", setting=("longest", "shortest")
+            )
+        if self.parallel + self.ordinary > 1:
+            raise ConfigError(
+                f"parallel {self.parallel:g} and ordinary {self.ordinary:g} must not be more than 1 together",
+                setting=("parallel", "ordinary"),
+            )
+        for name, choices in (("kinds", tuple(WEIGHTS)), ("forms", FORMS)):
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given) or set(given) - set(choices):
+                got = ", ".join(given)
+                raise ConfigError(f"{name} must be some of {', '.join(choices)}, each once (got {got!r})", setting=name)
+        if self.wordings not in WORDINGS:
+            raise ConfigError(
+                f"wordings must be one of {', '.join(WORDINGS)} (got {self.wordings!r})", setting="wordings"
+            )
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One row to make. `kind`: "document", "parallel", "text" or "chat"."""
+
+    number: int
+    kind: str
+    length: int  # tokens: never more
+    form: str
+
+
+def ladder(shortest: int, longest: int) -> list[int]:
+    """Return the lengths from the shortest to the longest, each twice the one before; the longest in any case."""
+    lengths = []
+    while shortest < longest:
+        lengths.append(shortest)
+        shortest *= 2
+    return [*lengths, longest]
+
+
+def plan(settings: RowSettings, chats: bool) -> list[RowPlan]:
+    """Return all rows in random order. Half of the ordinary ones are conversations where there are `chats`."""
+    parallel, ordinary = (round(settings.count * share) for share in (settings.parallel, settings.ordinary))
+    ordinary = min(ordinary, settings.count - parallel)
+    talk = ordinary // 2 if chats else 0
+    kinds = {
+        "document": settings.count - parallel - ordinary,
+        "parallel": parallel,
+        "text": ordinary - talk,
+        "chat": talk,
+    }
+    lengths, forms = ladder(settings.shortest, settings.longest), settings.forms
+    rows = [
+        (kind, lengths[i % len(lengths)], forms[i // len(lengths) % len(forms)])
+        for kind, count in kinds.items()
+        for i in range(count)
+    ]
+    Random(f"reader rows {settings.seed}").shuffle(rows)
+    return [RowPlan(number, *row) for number, row in enumerate(rows)]

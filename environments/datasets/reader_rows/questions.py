@@ -1,0 +1,281 @@
+"""Facts to state in documents, and questions about them with their answers, all of the training split.
+
+    single      one fact of a person
+    multi_key   the same, where someone whose name is easily mistaken has another value
+    linked      a value two to four facts away from the person named
+    absent      what no document says: of a person in it, of someone like them, or behind a missing link
+    order       which of two people is named first
+    count       how many people meet a condition
+
+`FactDraw` states facts and asks about them; `answers_stand` reads the finished documents and checks every answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from environments.haystack import facts, question_wordings
+from environments.haystack.facts import PLACES, RELATIONS, Entity, Fact, state
+from environments.haystack.options import Options
+from environments.haystack.tasks.linked_wordings import EVENTS, LINKS, Event, Link, readers
+from environments.haystack.tasks.task import NONE, Draw
+from environments.haystack.wording import capitalised, sentence
+
+SPLIT = "train"
+WEIGHTS = {"single": 6, "multi_key": 4, "linked": 6, "absent": 3, "order": 1, "count": 1}  # of the kinds in a row
+WORDINGS = ("train", "environments")
+HOPS = (2, 4)  # facts from the person named to the value
+MATCHES = (1, 4)  # people who meet a condition
+APART = 0.15  # of the document, at least, between two people whose order is asked for
+ORDERS = (
+    "Which of the two does the text name first, {a} or {b}?",
+    "Who is named earlier in the text, {a} or {b}?",
+    "Of {a} and {b}, who comes first in the text?",
+    "Whom does one read of first, {a} or {b}?",
+)
+COUNTS = (
+    "{c}? Say only how many people.",
+    "Count the people {c}.",
+    "How many are there {c}?",
+    "Say with a number how many people there are {c}.",
+)
+Claim = tuple[str, str, str]  # a person, a relation, link or event, and its value, other person or place
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence that states a fact, in the document of that index, at a depth between 0 and 1."""
+
+    text: str
+    document: int
+    depth: float
+
+
+@dataclass(frozen=True)
+class ReaderQuestion:
+    """A question with its answer, and what must stand in the documents for the answer to be right.
+
+    `steps`: the people passed on the way to the answer. `document`: the one that holds the answer, which a question may
+    name. `claims`: all that the documents say of these people and relations. `unsaid`: (person, relation or link) of
+    which they say nothing. `named`: people in the order in which the document names them, each once. `meet`: (event,
+    place), which as many people of the document meet as the answer says.
+    """
+
+    kind: str
+    text: str
+    answer: str
+    document: int
+    hops: int = 1
+    steps: tuple[str, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    unsaid: tuple[tuple[str, str], ...] = ()
+    named: tuple[str, ...] = ()
+    meet: tuple[str, str] | None = None
+
+
+@dataclass
+class FactDraw:
+    """Draws facts and questions for the documents of one row.
+
+    `across`: half of the chains of links have their facts in any of the documents, the others in one. `wordings`:
+    "train", of which evaluations hold none, or "environments", those in which the environments ask.
+    """
+
+    rng: Random
+    documents: int = 1
+    wordings: str = "train"
+    across: bool = False
+    statements: list[Statement] = field(default_factory=list)
+    _known: list[tuple[Entity, str, int]] = field(default_factory=list)  # person, the one relation stated, document
+    _conditions: set[tuple[str, str]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._draw = Draw(Options(), SPLIT, self.rng)
+
+    def questions(self, count: int, kinds: Sequence[str]) -> list[ReaderQuestion]:
+        """State facts, and return `count` questions of these kinds, in random order."""
+        make = {
+            "single": self._single,
+            "multi_key": self._multi_key,
+            "linked": self._linked,
+            "absent": self._absent,
+            "order": self._order,
+            "count": self._count,
+        }
+        drawn = self.rng.choices(kinds, [WEIGHTS[kind] for kind in kinds], k=count)
+        made = [make[kind]() for kind in drawn]
+        self.rng.shuffle(made)
+        return made
+
+    # ---- what is stated ----
+
+    def _document(self) -> int:
+        return self.rng.randrange(self.documents)
+
+    def _tell(self, text: str, document: int, depth: float | None = None) -> None:
+        self.statements.append(Statement(text, document, self.rng.uniform(0.01, 0.99) if depth is None else depth))
+
+    def _fact(self, person: Entity, relation: str, document: int, depth: float | None = None) -> Claim:
+        """State a value of the person; return the claim."""
+        [value] = self._draw.values(relation, 1)
+        self._tell(state(Fact(person, relation, value), False, self.rng), document, depth)
+        self._known.append((person, relation, document))
+        return person.told, relation, value
+
+    def _relation(self) -> str:
+        return self.rng.choice(RELATIONS).name
+
+    # ---- the kinds of questions ----
+
+    def _ask(self, person: str, relation: str) -> str:
+        if self.wordings == "environments":
+            return facts.ask(person, relation, gap=False)
+        return question_wordings.ask(person, relation, SPLIT, self.rng)
+
+    def _single(self) -> ReaderQuestion:
+        document, relation, person = self._document(), self._relation(), self._draw.person()
+        claim = self._fact(person, relation, document)
+        return ReaderQuestion("single", self._ask(person.told, relation), claim[2], document, claims=(claim,))
+
+    def _multi_key(self) -> ReaderQuestion:
+        relation, person = self._relation(), self._draw.person()
+        pair = [(someone, self._document()) for someone in (person, self._draw.twin(person))]
+        claims = [self._fact(someone, relation, document) for someone, document in pair]
+        asked = self.rng.randrange(2)
+        text = self._ask(pair[asked][0].told, relation)
+        return ReaderQuestion("multi_key", text, claims[asked][2], pair[asked][1], claims=tuple(claims))
+
+    def _linked(self) -> ReaderQuestion:
+        people, links, relation = self._chain()
+        home = self._document()
+        apart = self.across and self.rng.random() < 0.5
+        places = [self._document() if apart else home for _ in people]
+        claims = [self._link(people[i : i + 2], link, places[i]) for i, link in enumerate(links)]
+        value = self._fact(people[-1], relation, places[-1])
+        text = self._ask_chain(people[0].told, links, relation)
+        steps = tuple(person.told for person in people[1:])
+        return ReaderQuestion("linked", text, value[2], places[-1], len(people), steps, (*claims, value))
+
+    def _chain(self) -> tuple[list[Entity], list[Link], str]:
+        people = [self._draw.person() for _ in range(self.rng.randint(*HOPS))]
+        return people, [self.rng.choice(LINKS) for _ in people[1:]], self._relation()
+
+    def _link(self, pair: Sequence[Entity], link: Link, document: int) -> Claim:
+        self._tell(sentence(self.rng.choice(link.told), e=pair[0].told, v=pair[1].told), document)
+        return pair[0].told, link.name, pair[1].told
+
+    def _ask_chain(self, head: str, links: Sequence[Link], relation: str) -> str:
+        """Return the question that follows the links from a person: step by step, or in one phrase inside another."""
+        if self.wordings == "environments":
+            phrases = [link.asked for link in links]
+        else:
+            phrases = [self.rng.choice(question_wordings.LINKS[link.name].of(SPLIT)) for link in links]
+        if self.wordings == "environments" or self.rng.random() < 0.5:
+            steps = [f"Go to {phrase.format(x='that person')}." for phrase in phrases]
+            return " ".join([f"Start with {head}.", *steps, self._ask("the person you have come to", relation)])
+        person = head
+        for phrase in phrases:
+            person = phrase.format(x=person)
+        return self._ask(person, relation)
+
+    def _absent(self) -> ReaderQuestion:
+        """Ask of a known person something else, of someone not known, or over links of which one is missing."""
+        which = self.rng.randrange(3)
+        if which == 2:
+            return self._cut_chain()
+        if self._known and which:
+            person, relation, document = self.rng.choice(self._known)
+            relation = self.rng.choice([other.name for other in RELATIONS if other.name != relation])
+        else:
+            document, relation = self._document(), self._relation()
+            like = self.rng.choice(self._known)[0] if self._known and self.rng.random() < 0.5 else None
+            person = self._draw.twin(like) if like else self._draw.person()
+        unsaid = ((person.told, relation),)
+        return ReaderQuestion("absent", self._ask(person.told, relation), NONE, document, unsaid=unsaid)
+
+    def _cut_chain(self) -> ReaderQuestion:
+        people, links, relation = self._chain()
+        document, cut = self._document(), self.rng.randrange(len(people))
+        for i, link in enumerate(links):
+            if i != cut:
+                self._link(people[i : i + 2], link, document)
+        if cut < len(links):
+            self._fact(people[-1], relation, document)
+        unsaid = ((people[cut].told, links[cut].name if cut < len(links) else relation),)
+        text = self._ask_chain(people[0].told, links, relation)
+        return ReaderQuestion("absent", text, NONE, document, len(people), unsaid=unsaid)
+
+    def _order(self) -> ReaderQuestion:
+        document, early = self._document(), self.rng.uniform(0.01, 0.99 - APART)
+        depths = early, self.rng.uniform(early + APART, 0.99)
+        pair = [(self._draw.person(), depth) for depth in depths]
+        claims = tuple(self._fact(person, self._relation(), document, depth) for person, depth in pair)
+        named = tuple(person.told for person, _ in pair)
+        a, b = self.rng.sample(named, 2)
+        text = self.rng.choice(ORDERS).format(a=a, b=b)
+        return ReaderQuestion("order", text, named[0], document, claims=claims, named=named)
+
+    def _count(self) -> ReaderQuestion:
+        document, count = self._document(), self.rng.randint(*MATCHES)
+        event, place = self._condition()
+        for _ in range(count):
+            self._tell(sentence(self.rng.choice(event.told), e=self._draw.person().told, p=place), document)
+        other, elsewhere = self._condition()  # someone who meets another
+        self._tell(sentence(self.rng.choice(other.told), e=self._draw.person().told, p=elsewhere), document)
+        text = capitalised(self.rng.choice(COUNTS).format(c=event.asked.format(p=place)))
+        return ReaderQuestion("count", text, str(count), document, meet=(event.name, place))
+
+    def _condition(self) -> tuple[Event, str]:
+        """Draw an event and a place that were not drawn together before."""
+        while True:
+            event, place = self.rng.choice(EVENTS), self.rng.choice(PLACES)[0]
+            if (event.name, place) not in self._conditions:
+                self._conditions.add((event.name, place))
+                return event, place
+
+
+# ---- reading back ----
+
+
+def answers_stand(
+    documents: Sequence[str], statements: Sequence[Statement], questions: Sequence[ReaderQuestion]
+) -> bool:
+    """Return whether the documents' texts give every question its answer, and no other.
+
+    Every statement stands once, in its document. What the sentences state is read back by the patterns of all wordings.
+    """
+    if any(
+        [text.count(statement.text) for text in documents] != [i == statement.document for i in range(len(documents))]
+        for statement in statements
+    ):
+        return False
+    stated = [_read(text) for text in documents]
+    return all(_stands(question, documents, stated) for question in questions)
+
+
+_READERS = [(name, pattern) for kind, name, pattern in readers() if kind != "change" and name != "arrival"]
+
+
+def _read(text: str) -> set[Claim]:
+    """Return the values, links and events that a text states."""
+    found = ((name, match.groupdict()) for name, pattern in _READERS for match in pattern.finditer(text))
+    return {(slots["e"], name, slots["v"] if "v" in slots else slots["p"]) for name, slots in found}
+
+
+def _stands(question: ReaderQuestion, documents: Sequence[str], stated: Sequence[set[Claim]]) -> bool:
+    everything = set().union(*stated)
+    asked = {claim[:2] for claim in question.claims} | set(question.unsaid)
+    if {claim for claim in everything if claim[:2] in asked} != set(question.claims):
+        return False
+    home = documents[question.document]
+    if question.meet:
+        matches = [{e for e, *condition in claims if tuple(condition) == question.meet} for claims in stated]
+        return len(matches[question.document]) == int(question.answer) == sum(map(len, matches))
+    if question.named:
+        places = [home.find(name) for name in question.named]
+        return (
+            all(sum(text.count(name) for text in documents) == 1 for name in question.named) and places[0] < places[1]
+        )
+    if question.answer == NONE:
+        return True
+    return home.count(question.answer) == sum(text.count(question.answer) for text in documents) == 1

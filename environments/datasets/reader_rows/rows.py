@@ -1,0 +1,209 @@
+"""Makes the rows of a plan, each from its number and the settings alone.
+
+    maker = RowMaker(tokenizer, RowSettings(count=600), texts="novels/")
+    row = maker.row(plan(maker.settings, chats=False)[0])
+
+Where a drawn document does not give every question its answer, or does not fit, the row is drawn again.
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+
+from environments.datasets.reader_rows.encoding import Row, RowEncoder, Turn
+from environments.datasets.reader_rows.fillers import Fillers, stretch
+from environments.datasets.reader_rows.plan import RowPlan, RowSettings
+from environments.datasets.reader_rows.questions import FactDraw, ReaderQuestion, Statement, answers_stand
+from environments.haystack.document_prompt import behind_text, request
+from environments.haystack.facts import WORDS
+from environments.haystack.layout import Hidden, LayoutError, lay_out
+from environments.haystack.options import Options
+from environments.haystack.prompt import Prompt
+from environments.haystack.tasks.task import Answer, Quiz
+from environments.haystack.tokens import Tokens
+from longthread.errors import ConfigError
+from longthread.language_model import PromptTokenizer
+
+POOL_ROWS = 16  # rows whose text comes from the same pools
+ROW_TOKENS = 160  # of a row, for each question in it: the rest is text
+FACTS_SHARE = 0.6  # of a row, at most, goes to statements, questions and answers
+DOCUMENTS = (2, 8)  # that are read side by side
+DOCUMENT_TOKENS = 512  # of a row, for each document in it
+FILLER = 0.5  # of a document's statements, at least, stands beside them as other text
+FEWER = 0.7  # of the questions are left when they take too much of a row
+NAMELESS = 0.25  # of the questions name no document
+TRIES = 60
+CHAT_TOKENS = 2048  # of a row of conversations, at most: one of them is short
+
+
+class RowMaker:
+    """Makes rows for one tokenizer. `texts`: a folder, "" for none; `chats`: conversations for the rows of kind "chat".
+
+    Raises `ConfigError` for a tokenizer, a folder or a length of which no rows can be made.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        settings: RowSettings,
+        texts: str = "",
+        chats: Sequence[Sequence[Turn]] = (),
+    ):
+        self.settings, self.chats = settings, chats
+        self.tokens = Tokens(tokenizer, {"enable_thinking": False})
+        self.tokens.chat.prove()
+        self.encoder = RowEncoder(self.tokens)
+        self.fillers = Fillers(self.tokens, texts, settings.longest, settings.seed)
+        self._prompt = Prompt(self.tokens, Options(may_abstain="absent" in settings.kinds))
+
+    def check(self) -> None:
+        """Raise `ConfigError` unless the shortest rows can be made, in every form."""
+        shortest = self.settings.shortest
+        kinds = {"document": 1 - self.settings.parallel - self.settings.ordinary, "parallel": self.settings.parallel}
+        for kind in [kind for kind, share in kinds.items() if share > 0] + ["chat"] * bool(self.chats):
+            for form in self.settings.forms:
+                self.row(RowPlan(0, kind, shortest, form))
+
+    def row(self, plan: RowPlan) -> Row:
+        """Return the row of a plan, of at most `plan.length` tokens."""
+        make = {"document": self._reading, "parallel": self._reading, "text": self._text, "chat": self._chat}
+        row = make[plan.kind](plan)
+        assert len(row) <= plan.length, (plan, len(row))
+        return row
+
+    # ---- documents with questions ----
+
+    def _reading(self, plan: RowPlan) -> Row:
+        room = plan.length
+        for attempt in range(TRIES):
+            rng = Random(f"reader row {self.settings.seed} {plan.number} {attempt}")
+            try:
+                row = self._drawn(plan, room, rng)
+            except LayoutError:
+                continue
+            if row is None:
+                continue
+            if len(row) <= plan.length:
+                return row
+            room -= len(row) - plan.length  # this tokenizer's counts do not add up
+        raise ConfigError(
+            f"no row of {plan.length} tokens with a question came out in {TRIES} tries: ask for longer rows",
+            setting="shortest",
+        )
+
+    def _drawn(self, plan: RowPlan, room: int, rng: Random) -> Row | None:
+        """Return a row of about `room` tokens.
+
+        Returns None where a document gives another answer than it should, or one question takes too much of the row.
+        """
+        count = 1
+        if plan.kind == "parallel":
+            count = rng.randint(DOCUMENTS[0], min(DOCUMENTS[1], max(DOCUMENTS[0], plan.length // DOCUMENT_TOKENS)))
+        draft = _Draft(plan, count, rng)
+        number = min(self.settings.questions, max(1, plan.length // ROW_TOKENS))
+        while True:
+            draft.draw(number, self.settings)
+            turns = self._turns(draft, "")
+            costs = self._costs(draft.statements, count)
+            taken = len(self.encoder.chat(turns))
+            if taken + costs.sum() <= FACTS_SHARE * room:
+                break
+            if number == 1:
+                return None
+            number = max(1, int(FEWER * number))
+        documents = self._documents(draft, costs, room - taken)
+        if not answers_stand(documents, draft.statements, draft.questions):
+            return None
+        if plan.kind == "parallel":
+            return self.encoder.parallel(documents, turns)
+        return self.encoder.chat(self._turns(draft, documents[0]))
+
+    def _costs(self, statements: Sequence[Statement], documents: int) -> np.ndarray:
+        """Return the tokens of each document's statements."""
+        costs = np.zeros(documents)
+        np.add.at(costs, [s.document for s in statements], self.tokens.mid([s.text for s in statements]))
+        return costs
+
+    def _documents(self, draft: "_Draft", costs: np.ndarray, room: int) -> list[str]:
+        """Return the texts, of `room` tokens together, each with its statements. Raises `LayoutError`."""
+        rng = draft.rng
+        weights = np.array([rng.uniform(0.3, 1) for _ in costs]) if len(costs) > 1 else np.ones(1)
+        least = (1 + FILLER) * costs
+        budgets = (least + (room - least.sum()) * weights / weights.sum()).astype(int)
+        texts = []
+        for i, budget in enumerate(budgets.tolist()):
+            stated = [s for s in draft.statements if s.document == i]
+            pool = self.fillers.pool(rng.choice(self.fillers.sources), draft.plan.number // POOL_ROWS)
+            hidden = Hidden([s.text for s in stated], [s.depth for s in stated])
+            texts.append(lay_out(pool, hidden, budget, rng).text)
+        return texts
+
+    def _turns(self, draft: "_Draft", text: str) -> list[Turn]:
+        """Return the questions with their replies; the first behind the text, unless the documents are read apart."""
+        plain, alone = draft.plan.form == "plain", draft.plan.kind == "document"
+        turns = []
+        for i, question in enumerate(draft.questions):
+            asked = request(draft.asked_of[i], question.text) if plain else self._tagged(question)
+            if alone and i == 0:
+                asked = behind_text(text, asked) if plain else self._prompt.content(text, asked)
+            turns.append((asked, question.answer if plain else _tagged_reply(question)))
+        return turns
+
+    def _tagged(self, question: ReaderQuestion) -> str:
+        answer = Answer("one", (question.answer,), "text", question.steps)
+        return self._prompt.question(Quiz((), (), question.text, answer, question.hops))
+
+    # ---- other text ----
+
+    def _text(self, plan: RowPlan) -> Row:
+        rng = Random(f"reader text {self.settings.seed} {plan.number}")
+        pool = self.fillers.pool(self.fillers.sources[-1], plan.number // POOL_ROWS)
+        return self.encoder.text(stretch(pool, plan.length, rng), plan.length)
+
+    def _chat(self, plan: RowPlan) -> Row:
+        """Return conversations drawn at random, as many as fit."""
+        rng = Random(f"reader chat {self.settings.seed} {plan.number}")
+        room, chosen = min(plan.length, CHAT_TOKENS), []
+        for turns in rng.sample(self.chats, len(self.chats)):
+            tokens = len(self.encoder.chat(turns))
+            if tokens <= room:
+                chosen.append(turns)
+                room -= tokens
+            elif chosen:
+                break
+        if not chosen:
+            raise ConfigError(
+                f"no conversation has {min(plan.length, CHAT_TOKENS):,} tokens or fewer: give shorter ones",
+                setting="chat_rows",
+            )
+        return self.encoder.packed(chosen)
+
+
+def _tagged_reply(question: ReaderQuestion) -> str:
+    answer = f"<answer>{question.answer}</answer>"
+    return f"<steps>{'; '.join(question.steps)}</steps> {answer}" if question.steps else answer
+
+
+class _Draft:
+    """What is stated and asked in one row."""
+
+    def __init__(self, plan: RowPlan, documents: int, rng: Random):
+        self.plan, self.rng = plan, rng
+        self.names = [f"{rng.choice(WORDS)} {number}" for number in rng.sample(range(1000), documents)]
+        self.statements: list[Statement] = []
+        self.questions: list[ReaderQuestion] = []
+        self.asked_of: list[str] = []  # the name that stands in each question, if any
+
+    def draw(self, number: int, settings: RowSettings) -> None:
+        """Draw so many questions, and the statements that they rest on, in place of the last ones.
+
+        A link may lead into another document only where the reply names the people passed: then each of its tokens
+        rests on one document, as that of a single fact does.
+        """
+        facts = FactDraw(self.rng, len(self.names), settings.wordings, across=self.plan.form == "tags")
+        self.questions = facts.questions(number, settings.kinds)
+        self.statements = facts.statements
+        self.asked_of = [
+            "" if self.rng.random() < NAMELESS else self.names[question.document] for question in self.questions
+        ]

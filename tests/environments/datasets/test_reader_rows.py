@@ -1,0 +1,558 @@
+"""Rows of a reader: what is learnt, where tokens stand, and that each answer is what its documents say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import groupby, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from environments.datasets.other_prompts import general_prompts
+from environments.datasets.reader_rows.chats import ask, prompts, read_chats
+from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder
+from environments.datasets.reader_rows.fillers import Fillers, stretch
+from environments.datasets.reader_rows.plan import FORMS, RowPlan, RowSettings, ladder, plan
+from environments.datasets.reader_rows.questions import (
+    MATCHES,
+    WEIGHTS,
+    FactDraw,
+    ReaderQuestion,
+    Statement,
+    answers_stand,
+)
+from environments.datasets.reader_rows.rows import RowMaker
+from environments.haystack import question_wordings
+from environments.haystack.facts import RELATION, in_split
+from environments.haystack.filler import prose
+from environments.haystack.tasks.linked_wordings import EVENTS
+from environments.haystack.tasks.task import NONE
+from environments.haystack.tokens import Tokens
+from environments.haystack.wording import reader, sentence
+from environments.inference.contracts import ServerAddress
+from lift.document.document import Document
+from lift.inference.generate import before_text, chat
+from lift.tasks import Item, right
+from lift.tasks.reading import read_statements
+from longthread.errors import ConfigError, DataError
+from tests.environments.loopback import ChatServer, choice
+from tests.environments.tiny_model import tiny_tokenizer
+
+LENGTH = 2048
+CONVERSATIONS = [
+    (("What is 2 plus 2?", "4."),),
+    (("Hello!", "Hello."), ("And again?", "Hello again.")),
+    (("Hm?", "Hm."),),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_pools() -> Iterator[None]:
+    """A pool costs a second for each 100,000 tokens."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("environments.datasets.reader_rows.fillers.POOL_TOKENS", 16_384)
+        yield
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    passages = prose.passages(99, "eval")
+    (folder / "own.txt").write_text("\n\n".join(prose.join(next(passages)) for _ in range(30)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def maker(gpt2: Any, texts: Path) -> RowMaker:
+    return RowMaker(gpt2, RowSettings(12, LENGTH, LENGTH), str(texts), CONVERSATIONS)
+
+
+def documents_and_tail(row: Row) -> tuple[list[list[int]], list[int]]:
+    """The documents of a row and what follows all of them, by its positions alone, a token at a time."""
+    pieces: list[list[int]] = []
+    tail: list[int] = []
+    last = None
+    for token, position in zip(row.input_ids.tolist(), row.position_ids.tolist(), strict=True):
+        if tail or (last is not None and position > last + 1):
+            assert not tail or position == last + 1
+            tail.append(token)
+        elif last is None or position <= last:
+            pieces.append([token])
+        else:
+            pieces[-1].append(token)
+        last = position
+    return pieces, tail
+
+
+def learnt(row: Row, tokens: Tokens) -> list[str]:
+    """Runs of labelled tokens, as text."""
+    pairs = zip(row.labels.tolist(), row.input_ids.tolist(), strict=True)
+    runs = groupby(pairs, lambda pair: pair[0] != IGNORED)
+    return [tokens.decode([label for label, _ in run]) for here, run in runs if here]
+
+
+def turns_in(text: str) -> list[tuple[str, str]]:
+    """The conversation in a row's text, read with the template's own marks."""
+    return re.findall(
+        r"<\|im_start\|>user\n(.*?)<\|im_end\|>\n<\|im_start\|>assistant\n(.*?)<\|im_end\|>", text, re.DOTALL
+    )
+
+
+def named(prompt: str) -> tuple[str, str]:
+    """The name and the question of a prompt in the form of `lift ask`."""
+    name, question = re.fullmatch(r'(?:About "(.*?)": )?(.*)\nReply with the answer alone\.', prompt).groups("")
+    return name, question
+
+
+# ---- encoding -------------------------------------------------------------------------------------------------------
+
+words = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
+
+
+@given(
+    turns=st.lists(st.tuples(words, words), min_size=1, max_size=4), documents=st.lists(words, min_size=2, max_size=5)
+)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_replies_and_their_ends_are_learnt_and_documents_end_together(
+    tokenizer_name: str,
+    tokenizer_of: Callable[[str], Any],
+    turns: list[tuple[str, str]],
+    documents: list[str],
+) -> None:
+    tokens = Tokens(tokenizer_of(tokenizer_name))
+    encoder = RowEncoder(tokens)
+    end = "</s>" if tokenizer_name == "mistral" else "<|im_end|>"
+    alone, row = encoder.chat(turns), encoder.parallel(documents, turns)
+    for one in (alone, row):
+        same = one.labels == one.input_ids
+        assert ((one.labels == IGNORED) | same).all()
+        # Runs of replies: each is a prompt apart from the next.
+        assert [run.strip() for run in learnt(one, tokens)] == [
+            tokens.decode(tokens.encode(a + end)).strip() for _, a in turns
+        ]
+    assert alone.position_ids.tolist() == list(range(len(alone)))
+    pieces, tail = documents_and_tail(row)
+    assert pieces == [tokens.encode(document) for document in documents]
+    assert tail == alone.input_ids.tolist()
+    longest = max(map(len, pieces))
+    ends = np.cumsum([len(piece) for piece in pieces]) - 1
+    assert (row.position_ids[ends] == longest - 1).all() and row.position_ids.min() == 0
+    assert row.position_ids[len(row) - len(tail)] == longest + 1
+    assert (row.labels[: len(row) - len(tail)] == IGNORED).all()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "cl100k-like"])
+def test_a_prompt_is_that_of_lift_ask(name: str, tokenizer_of: Callable[[str], Any]) -> None:
+    tokenizer = tokenizer_of(name)
+    maker = RowMaker(tokenizer, RowSettings(2, LENGTH, LENGTH, forms=("plain",)))
+    beside = maker.row(RowPlan(0, "parallel", LENGTH, "plain"))
+    _, tail = documents_and_tail(beside)
+    asked = [named(prompt) for prompt, _ in turns_in(maker.tokens.decode(tail))]
+    assert len({name for name, _ in asked}) > 2 and any(not name for name, _ in asked)  # some name no document
+    prompt = chat(tokenizer, *asked[0])
+    assert tail[: len(prompt)] == prompt  # of a memory: no text in it
+    whole = maker.row(RowPlan(1, "document", LENGTH, "plain"))
+    start = before_text(tokenizer)
+    assert whole.input_ids[: len(start)].tolist() == start
+    content = turns_in(maker.tokens.decode(whole.input_ids.tolist()))[0][0]
+    text, _, request = content.removeprefix("Text:\n").rpartition("\n\n")
+    prompt = chat(tokenizer, *named(request), text)
+    assert whole.input_ids[: len(prompt)].tolist() == prompt
+    assert whole.labels[len(prompt) - 1] == IGNORED != whole.labels[len(prompt)]
+
+
+def test_conversations_of_a_row_do_not_see_each_other(gpt2: Any) -> None:
+    encoder = RowEncoder(Tokens(gpt2))
+    row = encoder.packed(CONVERSATIONS)
+    pieces, tail = documents_and_tail(row)
+    assert not tail
+    assert pieces == [encoder.chat(turns).input_ids.tolist() for turns in CONVERSATIONS]
+    assert learnt(row, encoder.tokens) == [f"{reply}<|im_end|>" for turns in CONVERSATIONS for _, reply in turns]
+
+
+def test_a_template_that_ends_no_reply_is_refused() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant: "
+    with pytest.raises(ConfigError, match="no special token behind a reply"):
+        RowEncoder(Tokens(tokenizer))
+
+
+def test_thinking_is_off_in_every_turn() -> None:
+    """As Qwen3's template: only a last reply may think, and a prompt without thinking holds an empty thought."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "assistant\n' }}", "assistant\n' + ('<think>\n\n</think>\n\n' if enable_thinking is false else '') }}"
+    )
+    tokens = Tokens(tokenizer, {"enable_thinking": False})
+    text = tokens.decode(RowEncoder(tokens).chat([("A?", "B."), ("C?", "D.")]).input_ids.tolist())
+    assert text.count("assistant\n<think>\n\n</think>\n\n") == 2
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["document", "parallel"])
+@pytest.mark.parametrize("form", FORMS)
+def test_every_answer_stands_in_one_document(maker: RowMaker, kind: str, form: str) -> None:
+    kinds: Counter[str] = Counter()
+    for number in range(4):
+        row = maker.row(RowPlan(number, kind, LENGTH, form))
+        assert 0.9 * LENGTH < len(row) <= LENGTH
+        pieces, tail = documents_and_tail(row)
+        documents = [maker.tokens.decode(piece) for piece in pieces]
+        turns = turns_in(maker.tokens.decode(tail or pieces[0]))
+        if kind == "document":
+            documents = [turns[0][0].rpartition("\n\n")[0]]
+        else:
+            assert 2 <= len(documents) <= 8
+        assert [f"{reply}<|im_end|>" for _, reply in turns] == learnt(row, maker.tokens)
+        assert len(turns) > 4
+        for asked, reply in turns:
+            assert ("<answer>" in reply) == ("<answer>" in asked) == (form == "tags")
+            answer = (
+                re.fullmatch(r"(?:<steps>.*</steps> )?<answer>(.*)</answer>", reply)[1] if form == "tags" else reply
+            )
+            steps = re.findall(r"<steps>(.*)</steps>", reply)
+            assert bool(steps) <= ("<steps>" in asked)
+            for person in "; ".join(steps).split("; ") if steps else ():
+                assert any(person in text for text in documents)
+            if answer == NONE or answer.isdigit() and len(answer) == 1:
+                kinds[answer if answer == NONE else "count"] += 1
+                continue
+            kinds["value" if not steps else "linked"] += 1
+            assert sum(text.count(answer) for text in documents) == 1
+            assert in_split(answer, "train")
+    assert kinds["value"] > 10 and kinds[NONE] > 1
+    assert kinds["linked"] > 3 or form == "plain"
+
+
+def test_lift_reads_the_same_answers_in_the_documents(gpt2: Any) -> None:
+    """Its own reader of documents finds for each person the value that a row teaches, in the document that it names."""
+    maker = RowMaker(gpt2, RowSettings(4, LENGTH, LENGTH, kinds=("single", "multi_key"), forms=("plain",)))
+    checked = 0
+    for number in range(3):
+        pieces, tail = documents_and_tail(maker.row(RowPlan(number, "parallel", LENGTH, "plain")))
+        facts = {
+            (fact.subject, fact.value): i
+            for i, piece in enumerate(pieces)
+            for fact in read_statements(Document(str(i), maker.tokens.decode(piece))).facts
+        }
+        homes: dict[str, set[int]] = {}
+        for asked, reply in turns_in(maker.tokens.decode(tail)):
+            name, question = named(asked)
+            [(person, home)] = [(person, i) for (person, value), i in facts.items() if value == reply]
+            assert person in question
+            assert right(Item("needle", question, reply, ()), reply)
+            if name:
+                homes.setdefault(name, set()).add(home)
+            checked += 1
+        assert all(len(places) == 1 for places in homes.values()) and len(homes) > 1
+    assert checked > 20
+
+
+def test_a_row_depends_on_its_number_and_the_seed_alone(gpt2: Any, texts: Path, maker: RowMaker) -> None:
+    row = RowPlan(3, "parallel", LENGTH, "tags")
+    first = maker.row(row)
+    maker.row(RowPlan(40, "document", LENGTH, "tags"))  # of another pool
+    again = RowMaker(gpt2, maker.settings, str(texts), CONVERSATIONS).row(row)
+    assert all((a == b).all() for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
+    other = RowMaker(gpt2, replace(maker.settings, seed=1), str(texts), CONVERSATIONS).row(row)
+    assert first.input_ids.tolist() != other.input_ids.tolist()
+
+
+HELD_OUT = [
+    reader(wording.rstrip("?."))
+    for name in RELATION
+    for wording in question_wordings.FACTS[name].of("eval")
+    if not wording.startswith("{e}")
+]
+
+
+@pytest.mark.parametrize(("wordings", "held_out"), [("train", False), ("environments", True)])
+def test_no_wording_of_an_evaluation_is_trained_on_unless_asked_for(gpt2: Any, wordings: str, held_out: bool) -> None:
+    given = RowSettings(2, 4096, 4096, kinds=("single", "linked"), wordings=wordings)
+    maker = RowMaker(gpt2, given)
+    turns = [
+        turn
+        for number, form in enumerate(FORMS * 2)
+        for turn in turns_in(maker.tokens.decode(maker.row(RowPlan(number, "document", 4096, form)).input_ids.tolist()))
+    ]
+    questions = " ".join(asked.rpartition("\n\n")[2] for asked, _ in turns)
+    assert any(pattern.search(questions) for pattern in HELD_OUT) == held_out
+
+
+def test_text_is_learnt_whole_and_from_the_folder(maker: RowMaker, texts: Path) -> None:
+    row = maker.row(RowPlan(5, "text", LENGTH, "tags"))
+    assert len(row) == LENGTH and (row.labels == row.input_ids).all()
+    assert row.position_ids.tolist() == list(range(LENGTH))
+    sentences = re.split(r"(?<=[.!?])\s+", maker.tokens.decode(row.input_ids.tolist()))
+    own = (texts / "own.txt").read_text()
+    assert len(sentences) > 30 and all(sentence in own for sentence in sentences[:-1])
+
+
+def test_chats_fill_a_row_as_they_are(maker: RowMaker) -> None:
+    row = maker.row(RowPlan(6, "chat", LENGTH, "tags"))
+    assert sorted(learnt(row, maker.tokens)) == sorted(f"{a}<|im_end|>" for turns in CONVERSATIONS for _, a in turns)
+    with pytest.raises(ConfigError, match="no conversation has 9 tokens or fewer"):
+        maker.row(RowPlan(6, "chat", 9, "tags"))
+
+
+def test_a_stretch_of_text_is_in_its_own_order(maker: RowMaker) -> None:
+    pool = maker.fillers.pool("texts", 0)
+    text = stretch(pool, 3000, Random(0))
+    joined = "\n\n".join(passage.text for passage in pool.passages * 2)
+    assert text in joined and len(maker.tokens.encode(text)) >= 3000
+
+
+def test_other_pools_begin_elsewhere_and_too_little_text_is_refused(gpt2: Any, texts: Path) -> None:
+    fillers = Fillers(Tokens(gpt2), str(texts), 512, 0)
+    assert fillers.pool("texts", 0).passages[0].text != fillers.pool("texts", 1).passages[0].text
+    assert fillers.pool("prose", 0).digest != fillers.pool("prose", 1).digest
+    with pytest.raises(ConfigError, match="holds fewer than 2,000,000 tokens"):
+        Fillers(Tokens(gpt2), str(texts), 1_000_000, 0)
+
+
+def test_a_row_too_short_for_a_question_is_refused() -> None:
+    maker = RowMaker(tiny_tokenizer(), RowSettings(1, 512, 512, kinds=("linked",)))
+    with pytest.raises(ConfigError, match="no row of 512 tokens with a question came out"):
+        maker.check()
+
+
+# ---- answers, read back ---------------------------------------------------------------------------------------------
+
+
+def written(draw: FactDraw) -> list[str]:
+    """Documents of statements alone, in the order of their depths."""
+    documents: list[list[Statement]] = [[] for _ in range(draw.documents)]
+    for statement in draw.statements:
+        documents[statement.document].append(statement)
+    return [" ".join(s.text for s in sorted(stated, key=lambda s: s.depth)) for stated in documents]
+
+
+def drawn(kind: str, seed: int, documents: int = 3, **options: Any) -> tuple[FactDraw, list[ReaderQuestion]]:
+    draw = FactDraw(Random(seed), documents, **options)
+    return draw, draw.questions(6, (kind,))
+
+
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(sorted(WEIGHTS)), across=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_what_is_drawn_stands_and_without_any_statement_it_does_not(seed: int, kind: str, across: bool) -> None:
+    draw, questions = drawn(kind, seed, across=across)
+    documents = written(draw)
+    assert answers_stand(documents, draw.statements, questions)
+    if draw.statements:
+        gone = draw.statements[seed % len(draw.statements)]
+        cut = [text.replace(gone.text, "") for text in documents]
+        assert not answers_stand(cut, draw.statements, questions)
+
+
+def told(name: str, person: str, value: str) -> str:
+    return sentence(RELATION[name].told[0], e=person, v=value)
+
+
+@pytest.mark.parametrize("kind", ["single", "multi_key", "linked"])
+def test_another_value_of_the_same_person_is_found(kind: str) -> None:
+    draw, questions = drawn(kind, 1)
+    person, relation, value = questions[0].claims[-1]
+    documents = written(draw)
+    other = value[:-1] + ("8" if value[-1] != "8" else "7") if relation == "combination" else value
+    documents[0] += " " + told(relation, person, f"{other}9" if relation != "contract" else f"{other[:-1]}0")
+    assert not answers_stand(documents, draw.statements, questions)
+
+
+def test_an_answer_that_is_stated_after_all_is_found() -> None:
+    for seed in range(6):
+        draw, questions = drawn("absent", seed)
+        people = [(person, name) for question in questions for person, name in question.unsaid if name in RELATION]
+        documents = written(draw)
+        documents[-1] += " " + told(people[0][1], people[0][0], "new-words-in-here")
+        assert not answers_stand(documents, draw.statements, questions)
+
+
+def test_another_order_and_another_count_are_found() -> None:
+    draw, questions = drawn("order", 2, documents=1)
+    [text] = written(draw)
+    early, late = (next(s.text for s in draw.statements if name in s.text) for name in questions[0].named)
+    swapped = text.replace(early, "\0").replace(late, early).replace("\0", late)
+    assert not answers_stand([swapped], draw.statements, questions)
+    draw, questions = drawn("count", 2, documents=1)
+    [text] = written(draw)
+    event, place = questions[0].meet
+    more = sentence(next(e for e in EVENTS if e.name == event).told[0], e="Bel Torwin", p=place)
+    assert not answers_stand([f"{text} {more}"], draw.statements, questions)
+    assert all(MATCHES[0] <= int(question.answer) <= MATCHES[1] for question in questions)
+
+
+def test_links_lead_over_two_to_four_facts_and_into_other_documents_only_if_told_to() -> None:
+    for across in (False, True):
+        draw, questions = drawn("linked", 3, across=across)
+        homes = {s.text: s.document for s in draw.statements}
+        spread = []
+        for question in questions:
+            assert 2 <= question.hops <= 4 and len(question.claims) == question.hops == len(question.steps) + 1
+            heads = [claim[0] for claim in question.claims]
+            stated = [
+                next(text for text in homes if head in text and value in text) for head, _, value in question.claims
+            ]
+            assert heads[1:] == list(question.steps)
+            spread.append(len({homes[text] for text in stated}))
+        assert (max(spread) > 1) == across
+
+
+def test_all_people_are_of_the_training_split() -> None:
+    for kind in WEIGHTS:
+        _, questions = drawn(kind, 5)
+        people = {claim[0] for question in questions for claim in question.claims} | {
+            person for question in questions for person, _ in question.unsaid
+        }
+        assert all(in_split(person, "train") for person in people)
+        assert people or kind == "count"
+
+
+# ---- plans ----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    count=st.integers(1, 300),
+    parallel=st.floats(0, 1),
+    part=st.floats(0, 1),
+    chats=st.booleans(),
+    rungs=st.integers(1, 5),
+)
+@settings(max_examples=80, deadline=None)
+def test_shares_and_lengths_are_as_asked(count: int, parallel: float, part: float, chats: bool, rungs: int) -> None:
+    ordinary = (1 - parallel) * part
+    given_settings = RowSettings(count, 512, 512 << (rungs - 1), parallel, ordinary)
+    given_settings.check()
+    rows = plan(given_settings, chats)
+    assert [row.number for row in rows] == list(range(count))
+    kinds = Counter(row.kind for row in rows)
+    assert abs(kinds["parallel"] - count * parallel) <= 0.5
+    assert abs(kinds["text"] + kinds["chat"] - count * ordinary) <= 1
+    assert 0 <= kinds["text"] - kinds["chat"] <= 1 or not chats
+    assert chats or not kinds["chat"]
+    for kind, number in kinds.items():
+        lengths = Counter(row.length for row in rows if row.kind == kind)
+        assert set(lengths) <= set(ladder(512, 512 << (rungs - 1))) and len(ladder(512, 512 << (rungs - 1))) == rungs
+        assert max(lengths.values()) - min(lengths.values()) <= 1 or len(lengths) < rungs
+        assert sum(lengths.values()) == number
+    assert rows == plan(given_settings, chats)
+
+
+def test_a_ladder_ends_at_the_longest() -> None:
+    assert ladder(2048, 32_768) == [2048, 4096, 8192, 16_384, 32_768]
+    assert ladder(2048, 3000) == [2048, 3000] and ladder(2048, 2048) == [2048]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"count": 0}, "count must be at least 1"),
+        ({"shortest": 100}, "shortest must be at least 512"),
+        ({"longest": 600}, "longest 600 must be at least shortest, 2048"),
+        ({"parallel": 0.9, "ordinary": 0.2}, "must not be more than 1 together"),
+        ({"kinds": ("single", "riddle")}, "kinds must be some of single, multi_key"),
+        ({"kinds": ()}, "kinds must be some of"),
+        ({"forms": ("tags", "tags")}, "each once"),
+        ({"wordings": "eval"}, "wordings must be one of train, environments"),
+        ({"questions": 0}, "questions must be from 1 to 256"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RowSettings(**{"count": 4} | wrong).check()
+
+
+# ---- conversations --------------------------------------------------------------------------------------------------
+
+
+def address(server: ChatServer) -> ServerAddress:
+    return ServerAddress(server.url, "x", "m")
+
+
+def test_a_served_model_is_asked_once_and_greedily(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    with ChatServer(lambda body, _: [choice(f"I say {len(body['messages'][0]['content'])}.")]).running() as server:
+        assert ask(address(server), 5, 0, path) == 0
+        first = path.read_text()
+        assert ask(address(server), 5, 0, path) == 0 and path.read_text() == first
+        with path.open("a") as file:
+            file.write('{"messages": [{"role": "us')  # a killed run's
+        assert ask(address(server), 7, 0, path) == 0
+    asked = [request["messages"][0]["content"] for request in server.requests]
+    assert asked == prompts(7, 0) and len(set(asked)) == 7
+    assert {request["temperature"] for request in server.requests} == {0.0}
+    assert path.read_text().startswith(first)
+    assert read_chats(path) == [((prompt, f"I say {len(prompt)}."),) for prompt in asked]
+    assert sum("Reply with the answer alone." in prompt for prompt in asked) == 3
+
+
+def test_replies_cut_off_or_empty_are_left_out(tmp_path: Path) -> None:
+    replies = ["Yes.", ("No, and", "length"), "<think>hm</think>  ", "Sure.", "<think>hm</think>Well."]
+
+    def reply(body: dict[str, Any], _: int) -> Any:
+        said = replies[prompts(5, 0).index(body["messages"][0]["content"])]
+        return [choice(*said) if isinstance(said, tuple) else choice(said)]
+
+    with ChatServer(reply).running() as server:
+        assert ask(address(server), 5, 0, tmp_path / "chats.jsonl") == 2
+    assert [turns[0][1] for turns in read_chats(tmp_path / "chats.jsonl")] == ["Yes.", "Sure.", "Well."]
+    with (
+        ChatServer(lambda *_: [choice("and so on and", "length")]).running() as server,
+        pytest.raises(DataError, match="ended 0 of 5 replies within 256 tokens"),
+    ):
+        ask(address(server), 5, 0, tmp_path / "none.jsonl")
+
+
+def test_a_server_that_refuses_is_one_line(tmp_path: Path) -> None:
+    server = ChatServer(models=lambda _: web.Response(status=401))
+    with server.running(), pytest.raises(ConfigError, match="refused the API key"):
+        ask(address(server), 2, 0, tmp_path / "chats.jsonl")
+    assert not (tmp_path / "chats.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        None,
+        [],
+        [{"role": "user", "content": "a"}],
+        [{"role": "assistant", "content": "a"}, {"role": "user", "content": "b"}],
+        [{"role": "user", "content": " "}, {"role": "assistant", "content": "b"}],
+        [{"role": "user", "content": ["a"]}, {"role": "assistant", "content": "b"}],
+    ],
+    ids=["none", "empty", "half", "turned", "blank", "parts"],
+)
+def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, messages: object) -> None:
+    path = tmp_path / "own.jsonl"
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b "}]}
+    path.write_text(json.dumps(good) + "\n")
+    assert read_chats(path) == [(("a", "b"),)]
+    path.write_text(json.dumps(good) + "\n" + json.dumps({"messages": messages}) + "\n")
+    with pytest.raises(DataError, match=r"own.jsonl:2: not a conversation"):
+        read_chats(path)
+
+
+def test_general_prompts_are_those_that_lift_asks(gpt2: Any) -> None:
+    prompt = next(islice(general_prompts(Random(0)), 3, None))
+    encoder = RowEncoder(Tokens(gpt2))
+    assert encoder.prompt(prompt.content) == chat(gpt2, *prompt)
+    about = prompt._replace(text="Some text.")
+    assert encoder.prompt(about.content) == chat(gpt2, *about)
+
+
+def test_more_questions_than_there_are_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("environments.datasets.other_prompts.GENERAL", (("one", lambda rng: "Who?"),))
+    with pytest.raises(ConfigError, match="more than the 2 different questions"):
+        prompts(3, 0)

@@ -1,0 +1,97 @@
+"""`longthread longlora reader-rows`: the command line that makes the rows of a reader, and the table that it prints."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from environments.datasets.reader_rows.plan import FORMS, RowSettings
+from environments.datasets.reader_rows.questions import WEIGHTS, WORDINGS
+from longthread.errors import ConfigError, exit_on_error, option
+from longthread.files import JsonObject
+from trainer_configs.longlora.row_files import ROWS
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+@app.command()
+def reader_rows(  # noqa: PLR0913 - an option each
+    out: Annotated[Path, typer.Argument(help="Folder for the rows: new, or of the same command.")],
+    tokenizer: Annotated[str, typer.Option(help="Folder or name of the model's tokenizer.")],
+    count: Annotated[int, typer.Option(help="Rows.")] = 600,
+    shortest: Annotated[int, typer.Option(help="Tokens of the shortest rows.")] = RowSettings.shortest,
+    longest: Annotated[int, typer.Option(help="Tokens of the longest; between them each length twice the last.")] = (
+        RowSettings.longest
+    ),
+    texts: Annotated[
+        str, typer.Option(help="Folder of .txt/.md for half of the documents; fiction alone without.")
+    ] = "",
+    parallel: Annotated[float, typer.Option(help="Share of rows with 2 to 8 documents read apart.")] = 1 / 3,
+    ordinary: Annotated[float, typer.Option(help="Share of plain text and ordinary conversations.")] = 0.2,
+    questions: Annotated[int, typer.Option(help="Of a row, at most.")] = RowSettings.questions,
+    kinds: Annotated[str, typer.Option(help="Of questions.")] = ",".join(WEIGHTS),
+    forms: Annotated[str, typer.Option(help="tags: as the environments ask; plain: as lift ask does.")] = ",".join(
+        FORMS
+    ),
+    wordings: Annotated[str, typer.Option(help=f"{' or '.join(WORDINGS)}, which evaluations ask in too.")] = "train",
+    chat: Annotated[str, typer.Option(help="URL, with /v1, of a server whose model answers ordinary questions.")] = "",
+    chat_model: Annotated[str, typer.Option(help="Its name there: the base model.")] = "",
+    chats: Annotated[int, typer.Option(help="Questions to ask it.")] = 400,
+    chat_rows: Annotated[Path | None, typer.Option(help="File of conversations: kept, reused, or your own.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    num_proc: Annotated[int, typer.Option(help="Processes.")] = 2,
+) -> None:
+    """Rows that make a model a reader: documents with many questions, read whole or side by side, and other text."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # processes are parallel here
+    with exit_on_error(option):
+        from trainer_configs.longlora.data.reader_build import Build, build
+
+        settings = RowSettings(
+            count, shortest, longest, parallel, ordinary, questions, _names(kinds), _names(forms), wordings, seed
+        )
+        settings.check()
+        file = _conversations(chat, chat_model, chats, chat_rows, seed, out)
+        stats = build(Build(settings, out, tokenizer, texts, file, num_proc), progress=True)
+    Console().print(table(stats))
+    if ordinary and not file:
+        print("no ordinary conversations: give --chat or --chat-rows, or the reader may answer all questions with none")
+    print(
+        f"{out}/data; for Axolotl:\n  datasets: [{{path: {out}, type: {ROWS}}}]\n  sequence_len: {longest}\n"
+        "  sample_packing: false"
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _conversations(url: str, model: str, count: int, file: Path | None, seed: int, out: Path) -> Path | None:  # noqa: PLR0913
+    """Return the file of conversations, with those added that the served model is still to be asked; None for none."""
+    if not url:
+        if file and not file.is_file():
+            raise ConfigError(f"{file} is not a file: give one, or a server with --chat", setting="chat_rows")
+        return file
+    from environments.datasets.reader_rows.chats import ask
+    from environments.inference.contracts import ServerAddress
+    from longthread.secrets import unmask_key
+
+    if not model:
+        raise ConfigError("chat needs the model's name on the server", setting="chat_model")
+    if count < 1:
+        raise ConfigError(f"chats must be at least 1 (got {count})", setting="chats")
+    file = file or out.with_name(f"{out.name}-chats.jsonl")
+    left_out = ask(ServerAddress(url.rstrip("/"), unmask_key("x"), model), count, seed, file, progress=True)
+    print(f"conversations: {file}" + (f"; {left_out} replies were cut off or empty, and left out" if left_out else ""))
+    return file
+
+
+def table(stats: JsonObject) -> Table:
+    """Return a table of the rows by kind: how many, their tokens, and the tokens learnt."""
+    grid = Table("rows of", "rows", "tokens", "learnt")
+    counted = stats["rows"]
+    for kind in sorted(counted):
+        grid.add_row(kind, *(f"{counted[kind][name]:,}" for name in ("rows", "tokens", "learnt")))
+    return grid
