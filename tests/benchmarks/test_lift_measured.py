@@ -13,7 +13,7 @@ from peft import get_peft_model
 from typer.testing import CliRunner
 
 from benchmarks import lift as benchmark
-from benchmarks import lift_ceilings, lift_measure
+from benchmarks import lift_ceilings, lift_measure, lift_together
 from benchmarks.lift import app
 from benchmarks.lift_ceilings import add_exact, ceilings, question_gates, switch
 from benchmarks.lift_measure import made, measured
@@ -64,6 +64,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lift_measure, "questions", asked)
     for module, name, value in (
         (lift_measure, "REPLY", 4), (lift_ceilings, "REPLY", 4), (lift_measure, "OTHERS", 1), (lift_measure, "OF_TEXT", 2),
+        (lift_together, "NEEDLES", 1), (lift_together, "SWITCHES", 2), (lift_together, "LOADS", 1),
         (lift_measure, "WINDOW", 64), (lift_ceilings, "WINDOW", 64), (refinement, "TALK_ROWS", 2), (refinement, "LONG", 300),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
