@@ -47,6 +47,11 @@ WARM_UP = 10_000  # tokens, that are fitted before anything is measured
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+def toy() -> Any:
+    """The random model, with a window for one segment and a prompt."""
+    return tiny_model(max_position_embeddings=SEGMENT + 2048)
+
+
 def text_of(characters: int) -> Document:
     """Fiction of so many characters."""
     sizes = [0]
@@ -82,17 +87,15 @@ def measured(tokens: int, out: Path, text_alone: bool) -> dict[str, Any]:
     if text_alone:
         compaction._segment_memory = random_memory
     recipe = replace(RECIPES["compact"], segment=SEGMENT, queries=300)
-    positions = {"max_position_embeddings": SEGMENT + 2048}
     tokenizer = tiny_tokenizer()
-    fit(text_of(WARM_UP), tiny_model(**positions), tokenizer, recipe, FitOptions(out / "warm", progress=False))
+    fit(text_of(WARM_UP), toy(), tokenizer, recipe, FitOptions(out / "warm", progress=False))
     document, before, began = text_of(tokens), peak(), time.perf_counter()
-    model = tiny_model(**positions)
-    done = fit(document, model, tokenizer, recipe, FitOptions(out / "fitted", progress=True))
+    done = fit(document, toy(), tokenizer, recipe, FitOptions(out / "fitted", progress=True))
     found = {"tokens": done.tokens, "seconds": time.perf_counter() - began, "fit_mib": peak() - before}
     library = Library(out / "books")
     library.add(done.folder, Entry(
         name=document.name, digest=document.digest, tokens=done.tokens, words=0, recipe=recipe.name, base_model="toy",
-        fingerprint=fingerprint(tiny_model(**positions)),
+        fingerprint=fingerprint(toy()),
     ))  # fmt: skip
     found |= json.loads(subprocess.run(
         [sys.executable, "-m", "benchmarks.lift_long_text", "--asked", str(library.folder)],
@@ -105,7 +108,7 @@ def asked(folder: Path) -> dict[str, Any]:
     """One question to a stored memory, in this process."""
     torch.set_num_threads(1)
     library, tokenizer = Library(folder), tiny_tokenizer()
-    model = tiny_model(max_position_embeddings=SEGMENT + 2048)
+    model = toy()
     together = Together.read(library, ["book"], 1)
     session = together.session(Attached(library, model, ["book"], closed=True), tokenizer)
     session.answer("Who?", ())
