@@ -1,17 +1,17 @@
 """Which segments of which documents are opened for a question: by the switch, and by BM25 within a long text."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
-
-import torch
 
 from lift.inference.capacity import replied_tokens
 from lift.inference.generate import question_prompt
 from lift.inference.switch import Question, Switch, gaps, listen
 from lift.library import segment_terms
 from lift.library.compact_store import CompactStore
+from lift.memory.reference_queries import Queries
 from longthread.errors import ConfigError
 from longthread.language_model import AdaptedLM, ChatTokenizer
 
@@ -56,23 +56,21 @@ class Router:
         """Return the segments to open, those of the best document first; none where no memory has something to say."""
         asked = Question(*question_prompt(self.tokenizer, question))
         heard = listen(self.model, [asked], replied_tokens(self.model))
-        scores: dict[str, list[float]] = {}
-        for name, store in self.stores.items():
-            switch = self.switches[name]
-            scores[name] = (
-                [torch.inf] * store.segments
-                if switch is None
-                else [
-                    float(switch.score(gaps(heard, store, segment, switch.heads))[0]) - switch.threshold
-                    for segment in range(store.segments)
-                ]
-            )
+        scores = {name: self._scores(name, heard) for name in self.stores}
         best = sorted((name for name in scores if max(scores[name]) > 0), key=lambda name: -max(scores[name]))
         return [
             Place(name, segment)
             for name in best[: self.documents]
             for segment in self._best_segments(name, question, scores[name])
         ]
+
+    def _scores(self, name: str, heard: Sequence[Sequence[Queries]]) -> list[float]:
+        """Return how far each segment of a document is above the threshold of its switch."""
+        store, switch = self.stores[name], self.switches[name]
+        if switch is None:
+            return [math.inf] * store.segments
+        found = (switch.score(gaps(heard, store, segment, switch.heads)) for segment in range(store.segments))
+        return [float(score) - switch.threshold for score in found]
 
     def _best_segments(self, name: str, question: str, scores: Sequence[float]) -> list[int]:
         if len(scores) <= self.segments:

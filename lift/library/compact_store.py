@@ -66,10 +66,11 @@ class CompactStore:
 
     def read(self, part: str, layer: int, segment: int, head: int | None = None) -> Tensor:
         """Return the keys, biases or values of one segment in a layer, or of one of its key/value heads: (S, ...)."""
-        first, last = self._rows(layer, segment, head)
+        first, last = self.rows(layer, segment, head)
         return self._weights.get_slice(self._names[layer, part])[first:last]
 
-    def _rows(self, layer: int, segment: int, head: int | None) -> tuple[int, int]:
+    def rows(self, layer: int, segment: int, head: int | None = None) -> tuple[int, int]:
+        """Return the first row of a segment in a layer's tensors, or of one of its key/value heads, and the one behind."""
         first, counts = self._firsts[layer][segment], self.slots[layer][segment]
         if head is None:
             return first, first + sum(counts)
@@ -115,7 +116,7 @@ class Sources:
 
     def positions(self, layer: int, segment: int) -> Tensor:
         """Return the number of each slot's token in the text, in the order of the segment's keys, (S,)."""
-        first, last = self._store._rows(layer, segment, None)
+        first, last = self._store.rows(layer, segment)
         return self._file.get_slice(f"{POSITIONS}.{layer}")[first:last]
 
 

@@ -229,6 +229,15 @@ def test_killed_at_any_step_the_library_is_as_before_or_as_after(
     assert all(state in (before, after) for state in seen) and seen == sorted(seen, key=lambda state: state == after)
 
 
+def test_nothing_of_a_document_that_is_removed_stays(library: Library) -> None:
+    folder = library.path(library.remove("b"))
+    assert not folder.exists()
+    assert not any(folder.name in path.read_text() for path in library.folder.iterdir() if path.is_file())
+    kept = library.path(library.get("c"))
+    (kept / "notes.txt").write_text("of somebody else")
+    refused(lambda: library.remove("c"), str(kept), "not the library's", "delete it")
+
+
 def test_two_processes_add_at_once(tmp_path: Path, adapters: list[Path], base: str) -> None:
     def add_all(prefix: str) -> None:
         for number in range(5):
