@@ -44,7 +44,7 @@ def test_a_model_that_reads_is_let_through_and_one_that_does_not_is_refused(monk
     monkeypatch.setattr(reading_check, "answers", oracle(11))
     assert check(tiny_model(), tiny_tokenizer(), "a" * 64) == Reading(11, 12)
     monkeypatch.setattr(reading_check, "answers", oracle(4))
-    found = ("answers 4 of 12 questions", "at least 60%", "(model, recipe, anyway)")
+    found = ("answers 4 of 12 questions", "(at least 60%)", "(model, recipe, anyway)")
     refused(lambda: check(tiny_model(), tiny_tokenizer(), "b" * 64), *found)
 
 
