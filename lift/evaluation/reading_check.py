@@ -52,8 +52,7 @@ def check(model: CausalLM, tokenizer: ChatTokenizer, fingerprint: str) -> Readin
     if reading.right < LEAST * reading.asked:
         raise ConfigError(
             f"the model answers {reading.right} of {reading.asked} questions about short texts in its window, and compact "
-            f"keeps no more than a model reads (at least {LEAST:.0%} is asked for): take a reader, another recipe, or fit "
-            "anyway",
+            f"keeps no more than a model reads (at least {LEAST:.0%}): take a reader, another recipe, or fit anyway",
             setting=("model", "recipe", "anyway"),
         )
     return reading
