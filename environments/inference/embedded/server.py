@@ -86,6 +86,7 @@ class EmbeddedServer:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         check_folder(Path(self.model_dir))  # before torch is imported, which takes ten seconds
         from environments.inference.embedded.engine import Engine, Limits, load
+        from environments.inference.embedded.weights import add_weight_routes
 
         model, self.tokenizer, eos_ids = await asyncio.to_thread(load, Path(self.model_dir), self.dtype)
         self.limit: int = model.config.max_position_embeddings
@@ -98,6 +99,7 @@ class EmbeddedServer:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/generate", self._generate)
+        add_weight_routes(app, self.engine)
         # handler_cancellation: a client that hangs up cancels its handler, and so its future in the engine.
         self.runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self.runner.setup()
@@ -205,6 +207,7 @@ class EmbeddedServer:
             "token_ids": [generation.ids for generation in generations],
             "finish_reasons": [generation.finish_reason for generation in generations],
             "logprobs": [native_logprobs(generation) for generation in generations],
+            "policy_version": generations[0].policy_version,
         }
         return web.json_response(answer)
 
@@ -278,8 +281,8 @@ class EmbeddedServer:
     def _reply(
         self, prefix: str, kind: str, prompt: list[int], generations: list[Generation], choices: list[JsonObject]
     ) -> web.Response:
-        counts = usage(prompt, generations)
-        return web.json_response(self._head(prefix, kind) | {"choices": choices, "usage": counts})
+        more = {"usage": usage(prompt, generations), "policy_version": generations[0].policy_version}
+        return web.json_response(self._head(prefix, kind) | {"choices": choices} | more)
 
 
 def _refusal(error: RequestError) -> web.Response:
@@ -338,13 +341,7 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="torch threads [default: one a core]")] = None,
 ) -> None:
     """Serve a small local model to Atropos; SIGTERM and SIGINT end it."""
-    named: JsonObject = {
-        "host": host,
-        "port": port,
-        "dtype": dtype,
-        "max_batch": max_batch,
-        "model_name": model_name,
-    }
+    named: JsonObject = {"host": host, "port": port, "dtype": dtype, "max_batch": max_batch, "model_name": model_name}
     server = EmbeddedServer(model_dir, **named, api_key=api_key, threads=threads)
     with exit_on_error(option):
         asyncio.run(serve(server))
