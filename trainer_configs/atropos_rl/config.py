@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field, ValidationError
 from environments.config import HaystackEnvConfig, check_samples, request_fields
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
-from trainer_configs.longlora.section import ContextExtension
 
 PROGRAMS = {"needle": "environments.needle_env", "linked_needle": "environments.linked_needle_env"}
 MODEL_NAME = "policy"  # what the environments call the served model
+WEIGHTS = "weights.safetensors"  # in the run's folder: the last that were published
 SAMPLING = ("top_p", "top_k", "min_p")  # request fields that change the policy which log-probabilities are given for
 
 
@@ -90,7 +90,7 @@ class RLConfig(Section):
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     lora: Lora = Lora()
-    context_extension: ContextExtension | None = None
+    context_extension: dict[str, Any] | None = None  # as in the `longlora:` section of other recipes
     publish_every: int = Field(1, ge=1)  # steps between two sets of weights for the server
     checkpoint_every: int = Field(10, ge=1)  # steps that a killed trainer may lose
     gradient_checkpointing: bool = False

@@ -9,10 +9,28 @@ from pathlib import Path
 
 from longthread.files import JsonObject, read_jsonl, replacing
 from trainer_configs.atropos_rl.groups import Group
-from trainer_configs.atropos_rl.loss import Sums
 
 PASS = 0.5  # least score of a right answer, as `serve` counts it
 NAME = "steps.jsonl"
+
+
+@dataclass
+class Sums:
+    """What the health of a step is computed from, summed over its trained tokens; `ratio_max` is their largest."""
+
+    tokens: int = 0
+    ratio: float = 0.0
+    ratio_max: float = 0.0
+    clipped_low: float = 0.0
+    clipped_high: float = 0.0
+    moved: float = 0.0  # estimate of KL(old || new)
+    entropy: float = 0.0
+    loss: float = 0.0
+
+    def add(self, other: "Sums") -> None:
+        """Add the sums of more tokens."""
+        for name, value in vars(other).items():
+            setattr(self, name, max(self.ratio_max, value) if name == "ratio_max" else getattr(self, name) + value)
 
 
 @dataclass

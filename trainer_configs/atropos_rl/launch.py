@@ -22,8 +22,7 @@ from environments.inference.http_client import session
 from environments.rollouts.runner import on_signals
 from longthread.errors import LongthreadError, RunError
 from trainer_configs.atropos_rl import parts
-from trainer_configs.atropos_rl.config import RLConfig
-from trainer_configs.atropos_rl.publisher import WEIGHTS
+from trainer_configs.atropos_rl.config import WEIGHTS, RLConfig
 
 POLL = 0.3  # seconds between two looks at the parts
 GRACE = 20  # seconds that a part may take to end
@@ -76,7 +75,7 @@ class Parts:
         with self.log(name).open("ab") as file:
             yield file
 
-    def look_after(self) -> bool:
+    async def look_after(self) -> bool:
         """Start killed parts again. Returns True once the trainer is done. Raises `PartFailed` for one that gave up."""
         for name, process in list(self.running.items()):
             code = process.poll()
@@ -87,8 +86,26 @@ class Parts:
             self.restarts[name] += 1
             if code >= 0 or self.restarts[name] > self.config.restarts:
                 raise PartFailed(name, self.log(name), code)
+            if name in self.config.names:
+                await self.ready()  # an environment asks for the server once, when it starts
             self.start(name)
         return False
+
+    async def ready(self, trained: bool = False) -> None:
+        """Wait for the server; with `trained`, give it the last weights, if it was started after they were written."""
+        url, start = self.config.server_url, time.monotonic()
+        weights = self.config.run / WEIGHTS
+        async with session(url, READY_SECONDS) as http:
+            while (served := await _served(http, url)) is None:
+                if (code := self.running[parts.SERVER].poll()) is not None:
+                    raise PartFailed(parts.SERVER, self.log(parts.SERVER), code)
+                if time.monotonic() - start > READY_SECONDS:
+                    raise RunError(f"the server at {url} is not ready within {READY_SECONDS} s")
+                await asyncio.sleep(POLL)
+            if trained and served == 0 and weights.exists():
+                async with http.post(f"{url}/weights", json={"path": str(weights.resolve())}) as reply:
+                    if reply.status != 200:
+                        raise RunError(f"the server refuses the trained weights: {await reply.text()}")
 
     def stop(self, *names: str) -> None:
         """End these parts, or all: SIGTERM, and SIGKILL for one that takes longer than `GRACE`."""
@@ -114,11 +131,12 @@ async def launch(config: RLConfig, path: Path, show: Callable[[Counter[str]], No
     try:
         with on_signals([signal.SIGTERM], task.cancel):
             running.start(parts.SERVER)
+            await running.ready()
             await _evaluate(running, "before")
             for name in parts.names(config):
                 if name != parts.SERVER:
                     running.start(name)
-            while not running.look_after():
+            while not await running.look_after():
                 show(running.restarts)
                 await asyncio.sleep(POLL)
             running.stop(*(name for name in running.running if name != parts.SERVER))
@@ -134,7 +152,7 @@ async def _evaluate(running: Parts, when: str) -> None:
         out = config.run / when / name
         if environment.evaluation is None or (out / "metrics.json").exists():
             continue
-        await _ready(running, trained=when == "after")
+        await running.ready(trained=when == "after")
         process = running.start(f"{name}-{when}", parts.evaluation_command(config, name, out))
         while (code := process.poll()) is None:
             await asyncio.sleep(POLL)
@@ -143,24 +161,10 @@ async def _evaluate(running: Parts, when: str) -> None:
         del running.running[f"{name}-{when}"]
 
 
-async def _ready(running: Parts, trained: bool) -> None:
-    """Wait for the server; with `trained`, give it the last weights, if it was started after they were written."""
-    url, start = running.config.server_url, time.monotonic()
-    weights = running.config.run / WEIGHTS
-    async with session(url, READY_SECONDS) as http:
-        while True:
-            process = running.running[parts.SERVER]
-            if process.poll() is not None:
-                raise PartFailed(parts.SERVER, running.log(parts.SERVER), process.returncode)
-            try:
-                async with http.get(f"{url}/weights") as reply:
-                    served = (await reply.json())["policy_version"]
-                break
-            except (aiohttp.ClientError, ConnectionError, TimeoutError):
-                if time.monotonic() - start > READY_SECONDS:
-                    raise RunError(f"the server at {url} is not ready within {READY_SECONDS} s") from None
-                await asyncio.sleep(POLL)
-        if trained and served == 0 and weights.exists():
-            async with http.post(f"{url}/weights", json={"path": str(weights.resolve())}) as reply:
-                if reply.status != 200:
-                    raise RunError(f"the server refuses the trained weights: {await reply.text()}")
+async def _served(http: aiohttp.ClientSession, url: str) -> int | None:
+    """Return the version of the weights that the server has; None while it does not answer."""
+    try:
+        async with http.get(f"{url}/weights") as reply:
+            return int((await reply.json())["policy_version"])
+    except (aiohttp.ClientError, ConnectionError, TimeoutError):
+        return None

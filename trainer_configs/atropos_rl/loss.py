@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainer_configs.atropos_rl.health import Sums
+
 
 @dataclass(frozen=True)
 class Clip:
@@ -22,25 +24,6 @@ class Clip:
     low: float = 0.2
     high: float = 0.28
     kl: float = 0.0
-
-
-@dataclass
-class Sums:
-    """What the health of a step is computed from, summed over its trained tokens; `ratio_max` is their largest."""
-
-    tokens: int = 0
-    ratio: float = 0.0
-    ratio_max: float = 0.0
-    clipped_low: float = 0.0
-    clipped_high: float = 0.0
-    moved: float = 0.0  # estimate of KL(old || new)
-    entropy: float = 0.0
-    loss: float = 0.0
-
-    def add(self, other: "Sums") -> None:
-        """Add the sums of more tokens."""
-        for name, value in vars(other).items():
-            setattr(self, name, max(self.ratio_max, value) if name == "ratio_max" else getattr(self, name) + value)
 
 
 def token_losses(

@@ -8,7 +8,7 @@ import yaml
 from longthread.errors import ConfigError
 from longthread.files import JsonObject, write_text
 from trainer_configs.atropos_rl.config import MODEL_NAME, PROGRAMS, RLConfig
-from trainer_configs.atropos_rl.policy import served_folder
+from trainer_configs.atropos_rl.model_folder import served_folder
 
 API, SERVER, TRAINER = "api", "server", "trainer"
 FOR_EVER = 10**8  # steps of an environment: the trainer decides when the run ends

@@ -1,6 +1,5 @@
 """The model that is trained: LoRA, embeddings and norms, RoPE extended; and its weights as a server takes them."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,48 +12,11 @@ from longthread.errors import ConfigError
 from longthread.files import replacing_folder
 from longthread.language_model import AdaptedLM
 from trainer_configs.atropos_rl.config import RLConfig
+from trainer_configs.atropos_rl.model_folder import extended_config
 from trainer_configs.atropos_rl.shared_prompt import ATTENTION
 from trainer_configs.longlora import trainable
 from trainer_configs.longlora.adapter import load_model
 from trainer_configs.longlora.rope.extension import check as check_rope
-from trainer_configs.longlora.rope.extension import plan
-
-
-def served_folder(config: RLConfig) -> Path:
-    """Return the folder that the server loads: the model's own, or one in the run with its RoPE extended.
-
-    Raises `ConfigError` for a model that is not a folder, and for an extension that the model cannot have.
-    """
-    model = Path(config.model)
-    if not (model / "config.json").is_file():
-        raise ConfigError(
-            f"model {config.model} is not a folder with config.json: give a downloaded model", setting="model"
-        )
-    if config.context_extension is None:
-        return model
-    folder, extended = config.run / "model", _extended_config(config)
-    if not folder.exists():
-        with replacing_folder(folder) as draft:
-            for path in model.resolve().iterdir():
-                if path.is_file() and path.name != "config.json":
-                    (draft / path.name).symlink_to(path)
-            extended.save_pretrained(draft)
-    elif json.loads((folder / "config.json").read_text()).get("rope_parameters") != extended.rope_parameters:
-        raise ConfigError(
-            f"{folder} has another context_extension: give another run", setting=("run", "context_extension")
-        )
-    return folder
-
-
-def _extended_config(config: RLConfig) -> Any:
-    from transformers import AutoConfig
-
-    loaded = AutoConfig.from_pretrained(config.model, trust_remote_code=False)
-    if asked := config.context_extension:
-        changes = plan(loaded, asked.method, asked.target_length, **(asked.model_extra or {})).changes
-        for name, value in changes.items():
-            setattr(loaded.get_text_config(), name, value)
-    return loaded
 
 
 class Policy:
@@ -66,7 +28,7 @@ class Policy:
 
         torch.manual_seed(config.seed)  # of the adapter's first half
         cuda = torch.cuda.is_available()
-        loaded = _extended_config(config)
+        loaded = extended_config(config)
         base: Any = load_model(config.model, loaded)
         window = loaded.get_text_config().max_position_embeddings
         if config.batch.max_tokens - 1 > window:

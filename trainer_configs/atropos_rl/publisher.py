@@ -14,7 +14,6 @@ from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject
 
 logger = logging.getLogger(__name__)
-WEIGHTS = "weights.safetensors"  # in the run's folder: the last that were published
 PAUSE = 0.5  # seconds between two requests to a server that is away
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from longthread.errors import RunError
 from trainer_configs.atropos_rl import checkpoint, health
-from trainer_configs.atropos_rl.config import RLConfig
+from trainer_configs.atropos_rl.config import WEIGHTS, RLConfig
 from trainer_configs.atropos_rl.groups import Group, advantages
-from trainer_configs.atropos_rl.loss import Clip, Sums, token_losses
+from trainer_configs.atropos_rl.health import Sums
+from trainer_configs.atropos_rl.loss import Clip, token_losses
 from trainer_configs.atropos_rl.policy import Policy
-from trainer_configs.atropos_rl.publisher import WEIGHTS, Publisher
+from trainer_configs.atropos_rl.publisher import Publisher
 from trainer_configs.atropos_rl.shared_prompt import Row, logprobs
 from trainer_configs.atropos_rl.source import PATIENCE, BatchSource
 
