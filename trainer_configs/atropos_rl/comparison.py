@@ -17,7 +17,7 @@ def differences(run: Path, names: list[str]) -> Iterator[tuple[str, str, Estimat
     """
     for name in names:
         before, after = _scores(run / "before" / name), _scores(run / "after" / name)
-        for task in dict.fromkeys(task for task, _ in before):
+        for task in dict.fromkeys(task for task, *_ in before):
             pairs = [(before[key], after[key]) for key in before if key[0] == task and key in after]
             if pairs:
                 change = estimate(new - old for old, new in pairs)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Publisher:
             await self._ask("POST", {"path": str(self.path.resolve())})
 
     async def _ask(self, method: str, body: JsonObject | None) -> JsonObject:
-        waited = 0.0
+        start = time.monotonic()
         async with session(self.url, self.patience) as http:
             while True:
                 try:
@@ -62,8 +63,7 @@ class Publisher:
                         status = reply.status
                     break
                 except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                    waited += PAUSE
-                    if waited > self.patience:
+                    if time.monotonic() - start > self.patience:
                         raise RunError(f"no answer from the server at {self.url} ({error}): start it again") from None
                     await asyncio.sleep(PAUSE)
         if status == 404 and "base" not in answer and "error" not in answer:
