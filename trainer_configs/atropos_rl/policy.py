@@ -56,8 +56,12 @@ class Policy:
         )
         try:
             self.model: Any = get_peft_model(base, adapter)
-        except ValueError as error:
-            raise ConfigError(str(error).splitlines()[0], setting="lora.target_modules") from None
+        except ValueError:
+            name = type(base).__name__
+            raise ConfigError(
+                f"{name} has no modules {', '.join(lora.target_modules)}: name its linear layers",
+                setting="lora.target_modules",
+            ) from None
         trainable.prepare(self.model, dtype)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
