@@ -20,7 +20,7 @@ from environments.config import HaystackEnvConfig, check_batch
 from environments.inference.completions import failure_reason
 from environments.reports import wandb_run
 from environments.rollouts import row_log
-from environments.rollouts.rollout import NOT_TRAINED, RolloutGroup, RolloutRequest
+from environments.rollouts.rollout import NOT_TRAINED, PASS, RolloutGroup, RolloutRequest
 from environments.rollouts.runner import on_signals
 from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject, write_json
@@ -30,7 +30,6 @@ RECONNECT_SECONDS = 3600  # that a run-api, and a trainer that registers with it
 DRAIN_SECONDS = 60  # for groups under way when `serve` ends
 SECONDS_A_TOKEN = 3.3e-6  # of one core, for run-api to write a batch with log-probabilities and messages
 BATCH_TOKENS = 1_500_000  # 5 s, if it has that core to itself
-PASS = 0.5  # least score of a right answer; less is paid for its form
 SAME_SCORES = (10, 100, 1000, 10_000)  # groups in a row with nothing to learn, at which a warning is logged
 
 

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from environments.rollouts.rollout import NOT_TRAINED
 from longthread.errors import RunError
 from longthread.files import JsonObject
 
-NOT_TRAINED = -100  # Atropos' mask
 EPSILON = 1e-4
 
 

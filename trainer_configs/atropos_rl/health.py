@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from environments.rollouts.rollout import PASS
 from longthread.files import JsonObject, read_jsonl, replacing
 from trainer_configs.atropos_rl.groups import Group
 
-PASS = 0.5  # least score of a right answer, as `serve` counts it
 NAME = "steps.jsonl"
 
 

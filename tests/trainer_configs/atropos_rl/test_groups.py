@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from environments.rollouts.rollout import NOT_TRAINED
 from longthread.errors import RunError
-from trainer_configs.atropos_rl.groups import NOT_TRAINED, Flat, read_group
+from trainer_configs.atropos_rl.groups import Flat, read_group
 
 RECIPE = {"task": "single", "length": 5, "seed": 3, "split": "train"}
 
