@@ -12,7 +12,6 @@ from trainer_configs.atropos_rl.model_folder import served_folder
 
 API, SERVER, TRAINER = "api", "server", "trainer"
 FOR_EVER = 10**8  # steps of an environment: the trainer decides when the run ends
-LEEWAY = 8  # batches that may wait for the trainer, in units of Atropos; staleness is bounded by the trainer
 
 
 def names(config: RLConfig) -> list[str]:
@@ -55,7 +54,7 @@ def _serve_settings(config: RLConfig, name: str) -> Path:
         "state_path": str(config.run / "environments" / f"{name}-state.json"),
         # Each environment draws samples of its own, also where two have the same tasks.
         "seed": config.seed * 1000 + list(config.names).index(name),
-        "max_batches_offpolicy": LEEWAY,
+        "max_batches_offpolicy": max(1, config.batch.max_staleness),  # more would be too old when their turn comes
     }
     return _write(config, f"{name}.yaml", own | config.settings(config.names[name]))
 
