@@ -164,7 +164,9 @@ class ServeSession:
             return
         try:
             state = json.loads(path.read_bytes())
-            self.env.restore(state)
+            if not isinstance(state, dict) or not isinstance(state.get("next_index"), int):
+                raise ValueError("no next_index")
+            self.env.restore({name: state[name] for name in ("next_index", "curriculum_state") if name in state})
         except (OSError, ValueError, TypeError) as error:
             message = f"{path} is no state of serve ({error}); give another file"
             raise ConfigError(message, setting="state_path") from None
