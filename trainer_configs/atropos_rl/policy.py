@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from trainer_configs.atropos_rl.shared_prompt import ATTENTION
 from trainer_configs.longlora import trainable
 from trainer_configs.longlora.adapter import load_model
 from trainer_configs.longlora.rope.extension import check as check_rope
+
+if TYPE_CHECKING:  # PEFT is imported where it is used
+    from peft import PeftModel
 
 
 class Policy:
@@ -62,7 +65,7 @@ class Policy:
                 f"{name} has no modules {', '.join(lora.target_modules)}: name its linear layers",
                 setting="lora.target_modules",
             ) from None
-        trainable.prepare(self.model, dtype)
+        trainable.prepare(cast("PeftModel", self.model), dtype)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             self.model.enable_input_require_grads()

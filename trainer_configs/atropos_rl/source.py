@@ -112,7 +112,7 @@ class BatchSource:
 
     async def _poll(self, http: aiohttp.ClientSession) -> list[JsonObject] | None:
         async with http.get(f"{self.url}/batch") as reply:
-            answer = await reply.json() if reply.status == 200 else {"status": "error"}
+            answer: JsonObject = await reply.json() if reply.status == 200 else {"status": "error"}
         if answer.get("status") == "error":  # started anew, or reset
             await self._register(http)
             return None

@@ -38,7 +38,7 @@ def backward(policy: Policy, group: Group, clip: Clip, scale: str, tokens: int) 
     advantage_C = _flat(each, torch.float32, new_C.device)
     reference_T = None if reference_C is None else reference_C[trained_C]
     loss_T, sums = token_losses(new_C[trained_C], old_C[trained_C], advantage_C[trained_C], clip, reference_T)
-    (loss_T.sum() / tokens).backward()  # type: ignore[no-untyped-call]
+    (loss_T.sum() / tokens).backward()
     sums.entropy = float(entropy_C[trained_C].sum())
     return sums
 
