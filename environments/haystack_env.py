@@ -325,7 +325,8 @@ class HaystackEnv(BaseEnv):
 
     def restore(self, state: JsonObject) -> None:
         """Continue with the next request and the curriculum of a `state`."""
-        vars(self).update(state)
+        for name, value in state.items():
+            setattr(self, name, value)
         if self.curriculum and self.curriculum_state:
             self.curriculum = Curriculum.restore(self.curriculum_state, self._ladders())
             for note in self.curriculum.notes:
