@@ -57,6 +57,14 @@ def rows(context: typer.Context) -> None:
     write.app(context.args, prog_name="longthread rows")
 
 
+@app.command(context_settings=AS_IT_IS, add_help_option=False)
+def rl(context: typer.Context) -> None:
+    """Reinforcement from served environments: a whole run from one YAML, or its curves."""
+    from trainer_configs.atropos_rl import command
+
+    command.main(context.args)
+
+
 @longlora.command(context_settings=AS_IT_IS, add_help_option=False)
 def data(context: typer.Context) -> None:
     """Pretraining rows of an exact token length, checked as they are made."""

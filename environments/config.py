@@ -180,6 +180,9 @@ class HaystackEnvConfig(SampleSettings, AtroposSettings):
     curriculum: bool = Field(
         False, description="serve climbs from easy to these settings, task by task, as scores allow"
     )
+    state_path: str = Field(
+        "", description="serve: file that keeps how far it is; started again, it goes on from there"
+    )
     store: str = Field("compact", description="process keeps recipe and completions (compact) or all tokens too (full)")
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 
-from environments.atropos.base import APIServerConfig, BaseEnv, EvalHandlingEnum, follow_proxies
+from environments.atropos.base import BaseEnv, EvalHandlingEnum, follow_proxies, server_config
 from environments.atropos.evaluate import evaluate
 from environments.atropos.process import process
 from environments.atropos.serve import ScoredGroup, ServeSession, check_trainer
@@ -49,7 +49,6 @@ from environments.rollouts.runner import EXPECTED_ERRORS, failure_line
 from environments.rollouts.thinking import opened_thinking
 from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject
-from longthread.secrets import unmask_key
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +95,7 @@ class HaystackEnv(BaseEnv):
         self.scorer = CompletionScorer(self.options, opened_thinking(self.haystacks.tokens.frame(PLACEHOLDER)[1]))
         self.episodes = Episodes.of(config, self.haystacks.tokens, self._ask, self.scorer.said)
         self._probe()
-        self.servers = [_server_config(server, config.tokenizer_name) for server in servers]
+        self.servers = [server_config(server, config.tokenizer_name) for server in servers]
         config = config.model_copy(update={"eval_handling": EvalHandlingEnum(config.eval_handling.value)})
         # Given a path, atroposlib would open the file, and leave it empty when the run fails before its first group.
         super().__init__(config.model_copy(update={"data_path_to_save_groups": None}), self.servers, slurm, testing)
@@ -152,7 +151,7 @@ class HaystackEnv(BaseEnv):
     def run_digest(self) -> str:
         """Return hex digits that name a run by the settings that shape its rows: neither paths nor how many at a time."""
         config = self.config.model_dump(mode="json")
-        own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures"}
+        own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures", "state_path"}
         shaping = {name: config[name] for name in config if name in own or "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
         for name in LATER_SETTINGS:  # at their default a run is named as it was before there was the setting
@@ -319,32 +318,30 @@ class HaystackEnv(BaseEnv):
 
     # ---- checkpoints ----
 
-    def save_checkpoint(self, step: int, data: JsonObject | None = None) -> None:
-        """Save the number of the next request and the curriculum's state; atroposlib saves nothing of its own."""
-        state: JsonObject = {"next_index": self.next_index}
-        if self.curriculum:
-            state["curriculum_state"] = self.curriculum.state()
-        super().save_checkpoint(step, {**(data or {}), **state})
+    def state(self) -> JsonObject:
+        """Return what a later run goes on from: the number of the next request, and the curriculum's state."""
+        curriculum = {"curriculum_state": self.curriculum.state()} if self.curriculum else {}
+        return {"next_index": self.next_index, **curriculum}
 
-    def load_checkpoint(self) -> None:
-        """Load a checkpoint, and continue with its next request and its curriculum."""
-        super().load_checkpoint()  # sets every saved key as an attribute
+    def restore(self, state: JsonObject) -> None:
+        """Continue with the next request and the curriculum of a `state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
         if self.curriculum and self.curriculum_state:
             self.curriculum = Curriculum.restore(self.curriculum_state, self._ladders())
             for note in self.curriculum.notes:
                 logger.warning("curriculum: %s", note)
 
+    def save_checkpoint(self, step: int, data: JsonObject | None = None) -> None:
+        """Save the state of the run; atroposlib saves nothing of its own."""
+        super().save_checkpoint(step, {**(data or {}), **self.state()})
+
+    def load_checkpoint(self) -> None:
+        """Load a checkpoint, and continue with its next request and its curriculum."""
+        super().load_checkpoint()  # sets every saved key as an attribute
+        self.restore({})
+
     def _ladders(self) -> dict[str, Ladder]:
         least, most = self.options.bounds("hops")
         hops = tuple(range(least, most + 1))
         return task_ladders.ladders(self.config, self.grid.tasks, self.grid.lengths, hops)
-
-
-def _server_config(server: ServerSettings, tokenizer_name: str) -> APIServerConfig:
-    """atroposlib's config of a server, with its API key."""
-    named = {
-        "api_key": unmask_key(server.api_key or ""),
-        "base_url": (server.base_url or "").rstrip("/"),  # atroposlib cuts "/v1" off the end
-        "tokenizer_name": tokenizer_name if server.tokenizer_name == "none" else server.tokenizer_name,
-    }
-    return APIServerConfig.model_construct(**server.model_dump() | named)

@@ -33,6 +33,7 @@ APPS = {
     "longthread export": "environments.datasets.export",
     "longthread collect": "environments.datasets.collect",
     "longthread rows": "environments.tasksets.write",
+    "longthread rl": "trainer_configs.atropos_rl.command",
     "longthread longlora data": "trainer_configs.longlora.data.command",
     "longthread longlora reader-rows": "trainer_configs.longlora.data.reader_command",
     "longthread longlora rope": "trainer_configs.longlora.rope.preview",
@@ -98,6 +99,8 @@ def check(words: list[str]) -> None:
     if words[:2] == ["python", words[1]] and words[1].endswith(".py"):
         assert (ROOT / words[1]).is_file()
         return
+    if words[:2] == ["longthread", "rl"] and words[2:] and words[2] not in ("run", "plot"):  # short for run
+        words = [*words[:2], "run", *words[2:]]
     start = next((n for n in (3, 2, 1) if " ".join(words[:n]) in APPS), 3)
     module = APPS.get(" ".join(words[:start]), words[2] if words[1] == "-m" else "")
     assert importlib.util.find_spec(module), module

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from environments.config import HaystackEnvConfig
+from environments.curriculum.policy import Curriculum
 from environments.reports.wandb_log import RolloutLog
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from longthread.files import JsonObject
@@ -37,6 +38,15 @@ class Environment(Protocol):
 
     async def rollout(self, request: RolloutRequest, n: int) -> RolloutGroup:
         """Build the request's sample, and return it with `n` scored completions of its prompt."""
+
+    def state(self) -> JsonObject:
+        """Return what a later run goes on from."""
+
+    def restore(self, state: JsonObject) -> None:
+        """Continue from a `state`."""
+
+    next_index: int  # of the next request
+    curriculum: Curriculum | None
 
     # Of Atropos' BaseEnv, with its names.
     n_groups_to_process: int

@@ -1,6 +1,7 @@
 """`serve` against Atropos' run-api: what is sent and what is not, rows on disk beside it, and an API that comes and goes."""
 
 import asyncio
+import json
 import logging
 import signal
 import time
@@ -19,10 +20,10 @@ from environments.config import HaystackEnvConfig, check_batch
 from environments.inference.completions import failure_reason
 from environments.reports import wandb_run
 from environments.rollouts import row_log
-from environments.rollouts.rollout import NOT_TRAINED, RolloutGroup, RolloutRequest
+from environments.rollouts.rollout import NOT_TRAINED, PASS, RolloutGroup, RolloutRequest
 from environments.rollouts.runner import on_signals
 from longthread.errors import ConfigError, RunError
-from longthread.files import JsonObject
+from longthread.files import JsonObject, write_json
 
 logger = logging.getLogger(__name__)
 RECONNECT_SECONDS = 3600  # that a run-api, and a trainer that registers with it, may take to come back
@@ -68,12 +69,16 @@ class ServeSession:
         self.sender = GroupSender(env.config.rollout_server_url, lambda: env.env_id)
         self.rows: row_log.RowLog | None = None
         self.same_scores = 0  # groups in a row
+        # (task, length) -> of the groups not sent since the last one that was: their number, scores, and how many passed.
+        self.flat: dict[tuple[str, int], tuple[int, float, int]] = {}
+        self.kept = -1  # requests drawn, as the state file says
 
     async def run(self, env_manager: Callable[[], Awaitable[None]]) -> None:
         """Run Atropos' main loop to its end. Raises `RunError` where there is no run-api."""
         task = asyncio.current_task()
         assert task is not None
         try:
+            self._continue()
             if out := self.env.config.data_path_to_save_groups:
                 # A file of its own: what the model of another moment said is no continuation.
                 self.rows = row_log.RowLog(Path(out), f"{self.env.run_digest()}-{uuid.uuid4().hex[:8]}", [])
@@ -105,14 +110,36 @@ class ServeSession:
         if error:
             logger.warning("item %s is not sent: %s", request.index, error)
         elif self.env.config.ensure_scores_are_not_same and len(set(group["scores"])) == 1:
-            self._count_same_scores(group["scores"][0])
+            self._count_same_scores(group["scores"][0], request)
         else:
             self.same_scores = 0
             self.env.items_sent_this_step += 1
+            if isinstance(scored, ScoredGroup):
+                self._state_origin(group, scored.rollout)
             await self.sender.send(group, prompt)
 
-    def _count_same_scores(self, score: float) -> None:
+    def _state_origin(self, group: JsonObject, rollout: RolloutGroup) -> None:
+        """Add to a group what trainers of ours read: which weights wrote it, how hard it was, and what was not sent.
+
+        `generation_params` and `group_overrides` are what run-api passes on as it is.
+        """
+        versions = [c.policy_version for c in rollout.completions if c.policy_version is not None]
+        # The oldest of several, so that a trainer never takes a group for fresher than it is.
+        origin: JsonObject = {"policy_version": min(versions)} if len(versions) == len(rollout.completions) else {}
+        origin["flat"] = [[*key, *counts] for key, counts in self.flat.items()]
+        if self.env.curriculum:
+            origin["levels"] = {task: self.env.curriculum.level(task) for task in self.env.curriculum.state()["tasks"]}
+        self.flat = {}
+        request = rollout.request
+        group["generation_params"] = {**(group.get("generation_params") or {}), **origin}
+        drawn = {"counted_task": request.counted_task or request.task, "length": request.length}
+        group["group_overrides"] = {**group["group_overrides"], **drawn}
+
+    def _count_same_scores(self, score: float, request: RolloutRequest) -> None:
         self.same_scores += 1
+        key = request.counted_task or request.task, request.length
+        groups, total, passed = self.flat.get(key, (0, 0.0, 0))
+        self.flat[key] = groups + 1, total + score, passed + (score >= PASS)
         if self.same_scores in SAME_SCORES:
             logger.warning(
                 "%d groups in a row are not sent, since all scores of a group are the same (%.2f): nothing to learn; "
@@ -130,6 +157,26 @@ class ServeSession:
                 self.rows = None
                 logger.warning("%s; serving goes on without keeping rows", error)
 
+    def _continue(self) -> None:
+        """Go on where the state file says; a new one begins with the first request."""
+        path = Path(self.env.config.state_path)
+        if not self.env.config.state_path or not path.exists():
+            return
+        try:
+            state = json.loads(path.read_bytes())
+            if not isinstance(state, dict) or not isinstance(state.get("next_index"), int):
+                raise ValueError("no next_index")
+            self.env.restore({name: state[name] for name in ("next_index", "curriculum_state") if name in state})
+        except (OSError, ValueError, TypeError) as error:
+            message = f"{path} is no state of serve ({error}); give another file"
+            raise ConfigError(message, setting="state_path") from None
+        self.kept = self.env.next_index
+
+    def _keep_state(self) -> None:
+        if self.env.config.state_path and self.kept != self.env.next_index:
+            self.kept = self.env.next_index
+            write_json(Path(self.env.config.state_path), self.env.state())
+
     async def poll(self, get_status: Callable[[], Awaitable[None]]) -> None:
         """Ask run-api for its status, as Atropos does ten times a second; wait for one that is away or was restarted."""
         try:
@@ -138,6 +185,7 @@ class ServeSession:
             await self._reconnect(error)
             await get_status()
         self.sender.connected.set()
+        self._keep_state()
 
     async def _reconnect(self, error: RetryError) -> None:
         self.sender.connected.clear()

@@ -102,6 +102,7 @@ class Completion:
 
     `missing` says why a chat server gave no content: "no_content", or "budget_spent_thinking"; empty where it gave some.
     `thought`: the server took the thinking out of the text. `tool_calls`: OpenAI's, as the server gave them.
+    `policy_version`: of the weights that wrote it, where the server says so.
     """
 
     text: str
@@ -111,3 +112,4 @@ class Completion:
     missing: str = ""
     thought: bool = False
     tool_calls: tuple[JsonObject, ...] = ()
+    policy_version: int | None = None

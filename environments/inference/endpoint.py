@@ -218,7 +218,8 @@ class Endpoint:
         return whole
 
     def _completion(self, reply: TokenReply) -> Completion:
-        return Completion(self._decoded(reply.tokens, reply.text), reply.tokens, reply.logprobs, reply.finish_reason)
+        text, version = self._decoded(reply.tokens, reply.text), reply.policy_version
+        return Completion(text, reply.tokens, reply.logprobs, reply.finish_reason, policy_version=version)
 
     def _decoded(self, tokens: list[int], server_text: str | None) -> str:
         if self.tokenizer is None:

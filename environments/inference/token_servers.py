@@ -41,6 +41,7 @@ class TokenReply:
     logprobs: list[float]
     finish_reason: str | None
     text: str | None
+    policy_version: int | None = None  # of the weights that wrote it, where the server says so
 
 
 class TokenApi(Protocol):
@@ -73,7 +74,8 @@ class VllmCompletions:
         """Yield each choice with its `token_ids` and `logprobs.token_logprobs`."""
         for choice in reply["choices"]:
             tokens, logprobs = [int(i) for i in choice["token_ids"]], choice["logprobs"]["token_logprobs"]
-            yield _checked(tokens, [float(p) for p in logprobs], choice.get("finish_reason"), choice.get("text"))
+            ending, version = choice.get("finish_reason"), reply.get("policy_version")
+            yield _checked(tokens, [float(p) for p in logprobs], ending, choice.get("text"), version)
 
     def prompt_read(self, reply: Json) -> list[int] | None:
         """Return the first choice's `prompt_token_ids`."""
@@ -98,7 +100,8 @@ class AtroposVllm:
         texts = reply.get("text") or [None] * len(reply["logprobs"])
         for entries, finish_reason, text in zip(reply["logprobs"], reply["finish_reasons"], texts, strict=True):
             chosen = [next(iter(entry[0].items())) for entry in entries]
-            yield _checked([int(i) for i, _ in chosen], [float(p) for _, p in chosen], finish_reason, text)
+            tokens, logprobs = [int(i) for i, _ in chosen], [float(p) for _, p in chosen]
+            yield _checked(tokens, logprobs, finish_reason, text, reply.get("policy_version"))
 
     def prompt_read(self, reply: Json) -> list[int] | None:
         """Return `prompt_token_ids`."""
@@ -142,7 +145,9 @@ COMMANDS = {
 }
 
 
-def _checked(tokens: list[int], logprobs: list[float], finish_reason: str | None, text: str | None) -> TokenReply:
+def _checked(
+    tokens: list[int], logprobs: list[float], finish_reason: str | None, text: str | None, version: int | None = None
+) -> TokenReply:
     if len(tokens) != len(logprobs):
         raise ValueError(f"{len(tokens)} tokens with {len(logprobs)} log-probabilities")
-    return TokenReply(tokens, logprobs, finish_reason, text)
+    return TokenReply(tokens, logprobs, finish_reason, text, version)

@@ -13,6 +13,7 @@ from environments.rollouts.transcript import Transcript
 from longthread.files import JsonObject
 
 NOT_TRAINED = -100  # Atropos' mask for tokens of the prompt
+PASS = 0.5  # least score of a right answer; less is paid for its form
 
 
 @dataclass(frozen=True)

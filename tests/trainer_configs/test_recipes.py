@@ -39,7 +39,11 @@ from trainer_configs.longlora.rope.extension import plan
 
 FOLDER = Path(trainer_configs.__file__).parent
 RL = "smollm2-135m-4k-grpo"  # without the plugin: TRL's own trainer
-RECIPES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("*.yaml")) if path.stem != RL}
+RECIPES = {
+    path.stem: path.read_text()
+    for path in sorted(FOLDER.glob("*.yaml"))
+    if path.stem != RL and not path.stem.endswith("-rl")
+}
 SMOKE = "smoke-cpu"  # its model and rows are the tests' own; test_plugin.py runs it
 SHORTER = 256  # times
 STEPS = 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,6 +76,8 @@ class Engine:
         self.prefix: Prefix | None = None
         self.batch: Batch | None = None
         self.waiting: deque[Request] = deque()
+        self.policy_version = 0  # of the weights: 0 as loaded
+        self.swaps: deque[tuple[Mapping[str, torch.Tensor], int, Future[None]]] = deque()
         self.wake, self.closing = threading.Condition(), False
         self.thread = threading.Thread(target=self._work, name="embedded-engine", daemon=True)
         self.thread.start()
@@ -89,6 +91,17 @@ class Engine:
             self.waiting.append(request)
             self.wake.notify()
         return request.future
+
+    def swap(self, weights: Mapping[str, torch.Tensor], version: int) -> Future[None]:
+        """Queue new values of some parameters, by name: running requests end with the old ones, later ones get the new.
+
+        No prefix survives. Names and shapes must be the model's.
+        """
+        future: Future[None] = Future()
+        with self.wake:
+            self.swaps.append((weights, version, future))
+            self.wake.notify()
+        return future
 
     def close(self) -> None:
         """Cancel what is waiting or running and end the worker."""
@@ -106,6 +119,8 @@ class Engine:
         steps = 0
         with torch.inference_mode():
             while self._wait():
+                if self.swaps and self.batch is None:
+                    self._swap(*self.swaps.popleft())
                 batches = [self.batch] if self.batch else []
                 batches += (joined := self._admit())
                 try:
@@ -117,18 +132,27 @@ class Engine:
                     for request in (request for batch in batches for request in batch.requests):
                         request.fail(error)
                     self.batch = self.prefix = None
+        for future in [swap[2] for swap in self.swaps]:
+            future.cancel()
         for request in [*self.waiting, *(self.batch.requests if self.batch else [])]:
             request.future.cancel()
 
     def _wait(self) -> bool:
         with self.wake:
-            self.wake.wait_for(lambda: self.waiting or self.batch or self.closing)
+            self.wake.wait_for(lambda: self.waiting or self.batch or self.swaps or self.closing)
             return not self.closing
+
+    def _swap(self, weights: Mapping[str, torch.Tensor], version: int, future: Future[None]) -> None:
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in weights.items():
+            parameters[name].copy_(tensor)
+        self.prefix, self.policy_version = None, version  # keys and values of the old weights
+        future.set_result(None)
 
     def _admit(self) -> list[Batch]:
         """Prefill waiting requests, in order, while the batch has room; an empty batch takes any one."""
         joined: list[Batch] = []
-        while self.waiting:
+        while self.waiting and not self.swaps:
             batches = [*([self.batch] if self.batch else []), *joined]
             count = sum(len(batch.requests) for batch in batches)
             width = max([len(self.waiting[0].prompt), *(batch.owner_BK.shape[1] for batch in batches)])
@@ -161,6 +185,7 @@ class Engine:
             self.prefix = Prefix(request.variant, ids_K, [layer.first(len(ids_K)) for layer in layers])
         logits_V = out.logits[0, -1].float().cpu()
         for branch in range(len(request.branches)):
+            request.branches[branch].policy_version = self.policy_version
             request.advance(branch, logits_V, self.eos_ids)
         return Batch([request], layers, torch.full((1, len(ids_K)), SHARED))
 

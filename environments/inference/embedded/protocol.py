@@ -40,6 +40,7 @@ class Generation:
     logprobs: list[float] = field(default_factory=list)
     top: list[list[tuple[int, float]]] = field(default_factory=list)  # for each token, the likeliest (id, logprob)
     finish_reason: str = ""  # "stop" or "length"; empty while it runs
+    policy_version: int = 0  # of the weights that wrote it
 
 
 class RequestError(Exception):

@@ -99,6 +99,7 @@ class EmbeddedServer:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         check_folder(Path(self.model_dir))  # before torch is imported, which takes ten seconds
         from environments.inference.embedded.engine import Engine, Limits, load
+        from environments.inference.embedded.weights import add_weight_routes
 
         model, self.tokenizer, eos_ids = await asyncio.to_thread(load, Path(self.model_dir), self.dtype)
         self.limit: int = model.config.max_position_embeddings
@@ -114,6 +115,8 @@ class EmbeddedServer:
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_post("/generate", self._generate)
+        if self.variants is None:  # which were made for the weights as loaded
+            add_weight_routes(app, self.engine)
         # handler_cancellation: a client that hangs up cancels its handler, and so its future in the engine.
         self.runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await self.runner.setup()
@@ -231,6 +234,7 @@ class EmbeddedServer:
             "token_ids": [generation.ids for generation in generations],
             "finish_reasons": [generation.finish_reason for generation in generations],
             "logprobs": [native_logprobs(generation) for generation in generations],
+            "policy_version": generations[0].policy_version,
         }
         return web.json_response(answer)
 
@@ -305,8 +309,8 @@ class EmbeddedServer:
     def _reply(
         self, prefix: str, kind: str, asked: Asked, generations: list[Generation], choices: list[JsonObject]
     ) -> web.Response:
-        counts = usage(asked.prompt, generations)
-        return web.json_response(_head(prefix, kind, asked) | {"choices": choices, "usage": counts})
+        more = {"usage": usage(asked.prompt, generations), "policy_version": generations[0].policy_version}
+        return web.json_response(_head(prefix, kind, asked) | {"choices": choices} | more)
 
 
 def _listed(names: object) -> list[Any]:

@@ -1,0 +1,120 @@
+"""`longthread rl`: a whole run from one YAML, one part of it, or its curves."""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from longthread.errors import ConfigError, exit_on_error
+from trainer_configs.atropos_rl import health
+from trainer_configs.atropos_rl.config import RLConfig, read
+from trainer_configs.atropos_rl.plot import plot as draw
+from trainer_configs.atropos_rl.toy_model import TOY, write_toy_model
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Reinforcement from served environments.",
+)
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML of the run.")]
+REDRAW = 1.0  # seconds
+
+
+@app.command()
+def run(
+    config: Config,
+    part: Annotated[
+        str | None, typer.Option(help="Run only this part: api, server, trainer, or an environment.")
+    ] = None,
+) -> None:
+    """Run everything, or go on where the run was stopped; `longthread rl CONFIG` is short for it."""
+    with exit_on_error():
+        settings = _settings(config)
+        _check_same_run(settings, config)
+        if part is not None:
+            from trainer_configs.atropos_rl import parts
+
+            argv = parts.command(settings, config, part)
+            os.execv(argv[0], argv)
+        _run(settings, config)
+
+
+def _settings(path: Path) -> RLConfig:
+    config = read(path)
+    if config.model != TOY:
+        return config
+    return config.model_copy(update={"model": str(write_toy_model(config.run / "toy-model"))})
+
+
+def _check_same_run(config: RLConfig, path: Path) -> None:
+    """Keep the config in the run's folder; refuse another one, but for how long and by which ports it runs."""
+    free = {"steps", "api_port", "server", "restarts", "checkpoint_every"}
+    kept, own = config.run / "config.json", config.model_dump_json(exclude=free)
+    if not kept.exists():
+        from longthread.files import write_text
+
+        write_text(kept, own)
+    elif kept.read_text() != own:
+        raise ConfigError(f"{config.run} is the run of another config than {path}: give another run", setting="run")
+
+
+def _run(config: RLConfig, path: Path) -> None:
+    from trainer_configs.atropos_rl.comparison import table
+    from trainer_configs.atropos_rl.launch import launch
+    from trainer_configs.atropos_rl.screen import line, screen
+
+    console, shown, drawn = Console(), -1, 0.0
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+
+        def show(restarts: Counter[str]) -> None:
+            nonlocal shown, drawn
+            if time.monotonic() - drawn < REDRAW:
+                return
+            drawn, rows = time.monotonic(), health.rows(config.run)
+            if console.is_terminal:
+                live.update(screen(rows, config.steps, restarts), refresh=True)
+            else:
+                for row in rows:
+                    if row["step"] > shown:
+                        print(line(row), flush=True)
+                        shown = row["step"]
+
+        asyncio.run(launch(config, path, show))
+    if (compared := table(config.run, list(config.names))) is not None:
+        console.print(compared)
+    print(f"curves   {draw(config.run)}\nadapter  {config.run / f'adapter-{config.steps}'}")
+
+
+@app.command()
+def plot(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="The picture; RUN/curves.png when left out.")] = None,
+) -> None:
+    """Draw the curves of a run."""
+    with exit_on_error():
+        print(draw(run, out))
+
+
+@app.command(hidden=True)
+def train(config: Config) -> None:
+    """Run the trainer in this process."""
+    with exit_on_error():
+        settings = _settings(config)
+        from trainer_configs.atropos_rl.trainer import Trainer
+
+        asyncio.run(Trainer(settings).run())
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command; a config in the first place is run."""
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    whole = [*arguments] if not arguments or arguments[0] in commands | {"--help"} else ["run", *arguments]
+    app(whole, prog_name="longthread rl")

@@ -1,0 +1,121 @@
+"""The trainer: takes groups from run-api, moves the weights, publishes them, and can be killed at any time.
+
+The loop is our own, not TRL's AsyncGRPOTrainer: that one resumes by counting prompts of its own data set and reads a
+micro-batch ahead, so "no sample trained twice" could not be kept where a served environment decides what comes.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from longthread.errors import RunError
+from trainer_configs.atropos_rl import checkpoint, health
+from trainer_configs.atropos_rl.config import WEIGHTS, RLConfig
+from trainer_configs.atropos_rl.groups import Group, advantages
+from trainer_configs.atropos_rl.health import Sums
+from trainer_configs.atropos_rl.loss import Clip, token_losses
+from trainer_configs.atropos_rl.policy import Policy
+from trainer_configs.atropos_rl.publisher import Publisher
+from trainer_configs.atropos_rl.shared_prompt import Row, logprobs
+from trainer_configs.atropos_rl.source import PATIENCE, BatchSource
+
+
+def backward(policy: Policy, group: Group, clip: Clip, scale: str, tokens: int) -> Sums:
+    """Add the gradients of one group to those of the step. `tokens`: trained tokens of all groups of the step."""
+    row = Row(group.prompt, group.completions, policy.device)
+    reference_C: Tensor | None = None
+    if clip.kl:
+        with torch.no_grad(), policy.adapted.disable_adapter():
+            reference_C, _ = logprobs(policy.adapted, row)
+    new_C, entropy_C = logprobs(policy.adapted, row)
+    trained_C = _flat(group.trained, torch.bool, new_C.device)
+    old_C = _flat(group.old_logprobs, torch.float32, new_C.device)
+    values = advantages(group.scores, scale)
+    each = [[value] * len(one) for value, one in zip(values, group.completions, strict=True)]
+    advantage_C = _flat(each, torch.float32, new_C.device)
+    reference_T = None if reference_C is None else reference_C[trained_C]
+    loss_T, sums = token_losses(new_C[trained_C], old_C[trained_C], advantage_C[trained_C], clip, reference_T)
+    (loss_T.sum() / tokens).backward()
+    sums.entropy = float(entropy_C[trained_C].sum())
+    return sums
+
+
+def _flat(values: Sequence[Sequence[float]], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor([value for one in values for value in one], dtype=dtype, device=device)
+
+
+class Trainer:
+    """One run, from its newest checkpoint on."""
+
+    def __init__(self, config: RLConfig) -> None:
+        """Load the model and the newest checkpoint. Raises `ConfigError`."""
+        self.config, self.policy = config, Policy(config)
+        self.checkpoints = config.run / "checkpoints"
+        self.state = checkpoint.load(
+            self.checkpoints, self.policy.base, self.policy.parameters(), self.policy.optimizer
+        )
+        self.clip = Clip(config.loss.clip_low, config.loss.clip_high, config.loss.kl)
+        patience = min(PATIENCE, config.batch.starve_seconds)
+        self.publisher = Publisher(config.server_url, config.run / WEIGHTS, self.policy.base, patience)
+        self.source = BatchSource(config, self.state.steps_of, self.state.seen)
+        self.log = health.HealthLog(config.run, self.state.step)
+
+    async def run(self) -> None:
+        """Train to the last step. Raises `RunError` and `ConfigError`, one line."""
+        await self.source.check_batch_size()
+        await self._publish_first()
+        while self.state.step < self.config.steps:
+            await self._step()
+        self.policy.save_adapter(self.config.run / f"adapter-{self.state.step}")
+
+    async def _publish_first(self) -> None:
+        """Have the server serve this trainer's weights under a version that no trainer before it has used."""
+        served = await self.publisher.served()
+        if served == 0 and self.state.step == 0:  # both are the base model
+            self.state.steps_of[0] = 0
+            return
+        self.state.version = max(served, self.state.version)
+        await self._publish()
+
+    async def _publish(self) -> None:
+        self.state.version += 1
+        await self.publisher.publish(self.policy.weights(), self.state.version)
+        self.state.steps_of[self.state.version] = self.state.step
+
+    async def _step(self) -> None:
+        config, start = self.config, time.monotonic()
+        groups = await self.source.take(self.state.step, self.publisher.ensure)
+        came = time.monotonic()
+        staleness = [self.source.staleness(group, self.state.step) for group in groups]
+        sums, norm = await asyncio.to_thread(self._update, groups)
+        trained = time.monotonic()
+        self.state.step += 1
+        if self.state.step % config.publish_every == 0 or self.state.step == config.steps:
+            await self._publish()
+        timing = health.Timing(came - start, trained - came, time.monotonic() - trained, self.source.completion_tokens)
+        dropped = {reason: count for reason, count in self.source.counts.items() if reason}
+        self.log.add(
+            health.row(self.state.step, groups, dropped, staleness, sums, timing)
+            | {"grad_norm": norm, "version": self.state.version, "keys": [group.key for group in groups]}
+        )
+        self.source.counts.clear()
+        self.source.completion_tokens = 0
+        # Behind the line: a later trainer drops lines beyond its checkpoint, and could not write a missing one.
+        if self.state.step % config.checkpoint_every == 0 or self.state.step == config.steps:
+            self._save()
+
+    def _save(self) -> None:
+        checkpoint.save(self.checkpoints, self.state, self.policy.base, self.policy.parameters(), self.policy.optimizer)
+
+    def _update(self, groups: Sequence[Group]) -> tuple[Sums, float]:
+        tokens, sums = sum(group.trained_tokens for group in groups), Sums()
+        for group in groups:
+            sums.add(backward(self.policy, group, self.clip, self.config.loss.scale, tokens))
+        norm = self.policy.step(self.state.step)
+        if not norm < float("inf"):
+            raise RunError(f"step {self.state.step + 1}: the gradients are not finite; lower the learning rate, and start "
+                           "again from the last checkpoint", setting="optimizer.learning_rate")  # fmt: skip
+        return sums, norm
