@@ -64,6 +64,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "compact,no-questions": {"tasks": ()},
     "compact,fewer-queries": {"queries": 2000},
     "compact,more-queries": {"queries": 18_000},
+    "compact,read-alone": {"read_alone": True},
     "compact,weighted": {"weighted": True},
     "compact,two-rounds": {"rounds": 2},
     "compact,weighted-two-rounds": {"weighted": True, "rounds": 2},

@@ -28,7 +28,8 @@ WEIGHED_TOKENS = 4096  # of a batch whose queries are weighed: it has logits at 
 def closed_form(model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range) -> SegmentMemory:
     """Read one segment and return its memory."""
     recipe, dtype = job.recipe, cast(CompactMemory, layers(model)[0].gm_memory[ADAPTER]).dtype
-    prefix = before_text(job.tokenizer)  # takes what a model spends on its first tokens; the window has its own
+    # The prefix takes what a model spends on its first tokens; the window has its own.
+    prefix = [] if recipe.read_alone else before_text(job.tokenizer)
     ids = [*prefix, *job.ids[span.start : span.stop]]
     document = [
         KeysValues(read.k_KTD[:, len(prefix) :], read.v_KTD[:, len(prefix) :])

@@ -62,6 +62,8 @@ class Recipe:
     share: float = 1 / 30  # of the bytes of the document's keys and values in bf16
     queries: int = 6000  # reference tokens of each kind, at most
     quiet_weight: float = 0.1  # of a query that the document should leave alone, against 1 of any other; not tuned
+    # the document as text alone, as a reader's rows have texts side by side; else behind the first tokens of a prompt
+    read_alone: bool = False
     weighted: bool = False  # queries by what the model's predictions hang on; not measured yet
     rounds: int = 1  # of compaction; from the second on, queries are those beside the memory of the round before
     biases: bool = True

@@ -92,7 +92,7 @@ def test_a_second_round_asks_beside_the_memory_of_the_first(tmp_path: Path, monk
         return observe(model, batches, recalls, *rest)
 
     monkeypatch.setattr(closed_form, "observe", noted)
-    once, twice = (fitted(tmp_path / str(n), SHORT, toy(rounds=n, weighted=n == 2)) for n in (1, 2))
+    once, twice = (fitted(tmp_path / str(n), SHORT, toy(rounds=n, weighted=n == 2, read_alone=n == 2)) for n in (1, 2))
     exact, memory = {ExactMemory}, {CompactMemory}
     assert beside == [exact, exact, set(), exact, exact, set(), memory, memory, memory]
     one, two = (load_file(done.folder / "adapter_model.safetensors") for done in (once, twice))

@@ -115,7 +115,7 @@ async def test_every_reply_states_the_version(url: str, tmp_path: Path) -> None:
 
 FAULTS = {
     "other_base": (lambda w: w, "0" * 16, 90, "trained from another model"),
-    "unknown_name": (lambda w: {"model.layers.9.self_attn.q_proj.weight": torch.ones(2, 2)}, None, 90, "the served model none"),
+    "unknown_name": (lambda w: {"model.layers.9.mlp.up_proj.weight": torch.ones(2, 2)}, None, 90, "the served model none"),
     "other_shape": (lambda w: {"model.norm.weight": torch.ones(3)}, None, 90, r"shape (3,)"),
     "not_finite": (lambda w: {"model.norm.weight": torch.full((64,), torch.nan)}, None, 90, "not finite"),
 }  # fmt: skip
