@@ -36,6 +36,7 @@ APPS = {
     "longthread longlora data": "trainer_configs.longlora.data.command",
     "longthread longlora rope": "trainer_configs.longlora.rope.preview",
     "longthread longlora merge": "trainer_configs.longlora.merge",
+    "longthread longlora perplexity": "trainer_configs.longlora.perplexity",
     "python -m trainer_configs.longlora.data": "trainer_configs.longlora.data.command",
     "python -m environments.embedded_server": "environments.inference.embedded.command",
 }

@@ -19,7 +19,7 @@ from environments.haystack.sample import Haystacks, Options
 from environments.haystack.tokens import load_tokenizer
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
-from trainer_configs.longlora.perplexity import windows
+from trainer_configs.longlora.token_nll import windows
 
 LENGTH, QUESTIONS = 12_000, 8  # bytes: a token each
 LENGTHS = [600, 700]
