@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from longthread.files import JsonObject
@@ -19,22 +20,23 @@ NONE = "–"
 def table(title: str, result: Comparison) -> Table:
     """Return a table with a row for each stretch of positions and one for all of them.
 
-    `LongPPL` is the perplexity of key tokens given the whole row.
+    The third column is the perplexity given all of the row before, the fourth that by sliding windows. The last three are
+    of tokens beyond the first sliding window; LongPPL is the perplexity of the key ones.
     """
-    names = ("positions", "tokens", "perplexity", "sliding", "gain (nats)", "key tokens", "LongPPL")
-    grid = Table(names[0], title=title)
+    names = ("positions", "tokens", "whole row", "sliding", "gain", "key", "LongPPL")
+    grid = Table(title=title, box=SIMPLE, caption="perplexity; gain in nats; key: share of key tokens")
+    grid.add_column(names[0], overflow="fold")
     for name in names[1:]:
-        grid.add_column(name, justify="right")
+        grid.add_column(name, justify="right", overflow="fold")
     for stretch in (*result.stretches, result.whole):
         name = "all" if stretch is result.whole else f"{stretch.start:,}–{stretch.end:,}"
-        compared = stretch.compared > 0
         grid.add_row(
             name,
             f"{stretch.tokens:,}",
             _perplexity(stretch.nll),
             _perplexity(stretch.sliding_nll),
             NONE if stretch.gain is None else f"{stretch.gain:+.3f}",
-            f"{stretch.key_tokens:,} of {stretch.compared:,}" if compared else NONE,
+            f"{stretch.key_tokens / stretch.compared:.2%}" if stretch.compared else NONE,
             _perplexity(stretch.key_nll),
         )
     return grid
@@ -52,6 +54,7 @@ def as_json(result: Comparison, **settings: str | int | None) -> JsonObject:
 def draw(title: str, result: Comparison, path: Path) -> None:
     """Draw perplexity by position, and below it the gain and the share of key tokens where rows were read whole."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
 
     compared = [stretch for stretch in result.stretches if stretch.gain is not None]
     figure = Figure(figsize=(8, 7 if compared else 3.5), layout="constrained")
@@ -59,6 +62,8 @@ def draw(title: str, result: Comparison, path: Path) -> None:
     _line(panels[0], "the whole row before it", result.stretches, [s.nll for s in result.stretches])
     _line(panels[0], "the sliding window", result.stretches, [s.sliding_nll for s in result.stretches])
     panels[0].set(ylabel="perplexity", yscale="log", title=title)
+    for set_formatter in (panels[0].yaxis.set_major_formatter, panels[0].yaxis.set_minor_formatter):
+        set_formatter(StrMethodFormatter("{x:,.5g}"))
     panels[0].legend(title="a token is given")
     if compared:
         panels[1].plot([_middle(s) for s in compared], [s.gain for s in compared], marker="o")
