@@ -97,6 +97,14 @@ def merge(context: typer.Context) -> None:
     merge.app(["merge", *context.args], prog_name="longthread longlora")
 
 
+@longlora.command(context_settings=AS_IT_IS, add_help_option=False)
+def perplexity(context: typer.Context) -> None:
+    """Perplexity by position and by sliding window, and what the long context adds."""
+    from trainer_configs.longlora import perplexity
+
+    perplexity.app(["perplexity", *context.args], prog_name="longthread longlora")
+
+
 def main() -> None:
     """Run the `longthread` command."""
     app()

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.longlora_grid import FILLERS, NATIVE
 from benchmarks.longlora_training import METHODS
-from trainer_configs.longlora.perplexity import Bucket, is_flat, mean_nll
+from trainer_configs.longlora.by_position import Bucket, is_flat, mean_nll
 
 UNTRAINED = ("before", "yarn")  # the model as it is, and with its RoPE extended
 Record = dict[str, Any]  # of one question, as `environments.reports.metrics` takes it

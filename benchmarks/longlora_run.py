@@ -23,8 +23,9 @@ from benchmarks.longlora_results import UNTRAINED, Results, best, draw, report
 from benchmarks.longlora_training import METHODS, Training, write_config
 from longthread.errors import ConfigError, LongthreadError, exit_on_error, option
 from longthread.files import write_text
-from trainer_configs.longlora.perplexity import by_position, read_text
-from trainer_configs.longlora.perplexity import windows as cut_windows
+from trainer_configs.longlora.by_position import by_position
+from trainer_configs.longlora.perplexity import read_text
+from trainer_configs.longlora.token_nll import windows as cut_windows
 
 CONFIRM_SEED = 1_000_000  # samples of the best model's second grid share nothing with the first
 LEAST_SECONDS = 15  # an evaluation with less time left is not begun

@@ -113,7 +113,7 @@ class SampleSettings(BaseModel):
     """Settings of what is asked, whoever asks it. Lists are comma strings, as on the command line."""
 
     tasks: str = Field("single", description=f"tasks to draw from: {', '.join(task.name for task in TASKS.own)}")
-    preset: str = Field("", description="tasks and lengths of a benchmark: " + ", ".join(PRESETS))
+    preset: str = Field("", description="tasks, lengths and depths of a benchmark: " + ", ".join(PRESETS))
     lengths: str = Field("1024,2048,4096", description="prompt lengths in tokens; each sample is exactly one of them")
     absent_share: float = Field(0.15, description="share of samples whose fact is not in the text")
     seed: int = Field(0, description="everything drawn follows from it")

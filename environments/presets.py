@@ -1,6 +1,6 @@
 """Benchmarks by their own names: which of our tasks, with which options, each of their tasks is.
 
-A name of a preset may stand in the setting `tasks`; `preset` sets all of them, and the benchmark's lengths.
+A name of a preset may stand in the setting `tasks`; `preset` sets all of them, and the benchmark's lengths and depths.
 `docs/haystack.md` says what differs from the benchmark.
 """
 
@@ -28,7 +28,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Preset:
-    """A benchmark: its tasks by name, and settings of a run beside `tasks`."""
+    """A benchmark: its tasks by name, and settings of a run.
+
+    The variants are the run's tasks, unless the settings name tasks of ours, for a benchmark that needs no options.
+    """
 
     variants: Mapping[str, Variant]
     settings: Mapping[str, Setting]
@@ -51,7 +54,29 @@ RULER = Preset(
     },
     settings={"lengths": "4096,8192,16384,32768,65536,131072", "absent_share": 0.0},
 )
-PRESETS = {"ruler": RULER}
+# LongLoRA's evaluation (arXiv 2309.12307, figure 4): 1k to 34k tokens in steps of 1k, ten trials a length.
+PASSKEY = Preset(
+    variants={},
+    settings={
+        "tasks": "passkey",
+        "lengths": ",".join(str(1024 * thousands) for thousands in range(1, 35)),
+        "depths": "10",
+        "repeats": 1,
+        "absent_share": 0.0,
+    },
+)
+# The needle in a haystack (github.com/gkamradt/LLMTest_NeedleInAHaystack): one needle, depths x lengths.
+NIAH = Preset(
+    variants={},
+    settings={
+        "tasks": "single",
+        "lengths": "1024,2048,4096,8192,16384,32768,65536,131072",
+        "depths": "11",
+        "repeats": 1,
+        "absent_share": 0.0,
+    },
+)
+PRESETS = {"ruler": RULER, "passkey": PASSKEY, "niah": NIAH}
 VARIANTS = {name: variant for preset in PRESETS.values() for name, variant in preset.variants.items()}
 
 

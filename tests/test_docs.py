@@ -38,6 +38,7 @@ APPS = {
     "longthread longlora reader-rows": "trainer_configs.longlora.data.reader_command",
     "longthread longlora rope": "trainer_configs.longlora.rope.preview",
     "longthread longlora merge": "trainer_configs.longlora.merge",
+    "longthread longlora perplexity": "trainer_configs.longlora.perplexity",
     "python -m trainer_configs.longlora.data": "trainer_configs.longlora.data.command",
     "python -m environments.embedded_server": "environments.inference.embedded.command",
 }

@@ -52,6 +52,7 @@ longthread longlora
 longthread longlora data
 longthread longlora rope
 longthread longlora merge
+longthread longlora perplexity
 lift
 lift fit
 lift ask

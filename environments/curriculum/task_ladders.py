@@ -16,7 +16,7 @@ from environments.haystack.tasks import TASKS, absent_twin
 
 KNOBS = {
     "single": ("length", "lexical_gap"),
-    **dict.fromkeys(("cloze", "entity", "reconstruct"), ("length",)),
+    **dict.fromkeys(("cloze", "entity", "reconstruct", "passkey"), ("length",)),
     "code_constant": ("length", "distractors"),
     "code_chain": ("length", "hops", "distractors"),
     "chain": ("length", "hops", "decoys", "distractors", "lexical_gap"),

@@ -15,7 +15,7 @@ from environments.haystack.facts import in_split
 from environments.haystack.filler import prose
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
-from trainer_configs.longlora.perplexity import windows
+from trainer_configs.longlora.token_nll import windows
 
 LENGTHS = [600, 700]
 

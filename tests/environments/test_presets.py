@@ -13,6 +13,8 @@ from environments.haystack.sample import Options
 from environments.haystack.tasks import TASKS
 from environments.needle_env import NeedleEnv
 from environments.rollouts.requests import evaluation_requests
+from environments.rollouts.scoring import score
+from environments.tasksets.core import TasksetConfig
 from longthread.errors import ConfigError
 from tests.conftest import make_haystacks
 from tests.environments.loopback import command, make_env, rows_of, run_cli, said
@@ -62,9 +64,46 @@ def test_a_preset_sets_what_is_not_given() -> None:
     assert (given.tasks, given.lengths, given.absent_share) == ("vt", "512", 0.2)
 
 
+@pytest.mark.parametrize(("name", "prompts"), [("passkey", 340), ("niah", 88)])
+def test_a_preset_of_one_task_asks_for_its_lengths_and_depths(name: str, prompts: int) -> None:
+    config = HaystackEnvConfig(preset=name, tokenizer_name="x")
+    requests = evaluation_requests(config, check(config, []))
+    task = {"passkey": "passkey", "niah": "single"}[name]
+    assert len(requests) == prompts and {r.task for r in requests} == {task} and config.absent_share == 0
+    assert {r.depth for r in requests} >= {0, 1} and min(r.length for r in requests) == 1024
+    given = HaystackEnvConfig(preset=name, depths="0.5,", lengths="512", tokenizer_name="x")
+    assert len(evaluation_requests(given, check(given, []))) == 1
+    assert TasksetConfig(preset=name, tokenizer="x").tasks == task  # which has no depths: it takes the rest
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("length", [1024, 5000])
+def test_a_pass_key_stands_once_in_noise_exact_to_the_token_and_is_scored_whole(length: int, seed: int) -> None:
+    haystacks = make_haystacks("gpt2", may_abstain=False, filler="prose")
+    sample = haystacks.sample(seed, "eval", "passkey", length, depths=[0.5])
+    rendered = haystacks.tokens.encode(haystacks.tokens.render(sample.messages))
+    (needle,), (key,), text = sample.needles, sample.answer.values, sample.messages[0]["content"]
+    assert len(rendered) == length and text.count(key) == 2 and needle.text.count(key) == 2
+    assert haystacks.tokens.tokenizer.decode(rendered[needle.token_start : needle.token_end]).strip() == needle.text
+    assert needle.depth == pytest.approx(0.5, abs=40 / length) and text.count("It is quiet.") > 3
+    assert score(f"<answer>{key}</answer>", sample.answer).score == 1
+    for reply in (key[:-1], key[1:], f"{key}0", f"{key}; {int(key) ^ 1}", "none"):
+        assert score(f"<answer>{reply}</answer>", sample.answer).score < 1
+    assert score(f"The pass key is {key}.", sample.answer, "plain").score == 1
+    assert sample != haystacks.sample(seed, "train", "passkey", length, depths=[0.5])
+
+
+def test_a_pass_key_has_no_lexical_gap() -> None:
+    with pytest.raises(ConfigError, match="task passkey has no lexical gap"):
+        make_haystacks("gpt2", lexical_gap=True).sample(0, "train", "passkey", 1024)
+
+
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"preset": "rulers"}, "preset must be one of ruler"), ({"tasks": "vt", "curriculum": True}, "no ladder for vt")],
+    [
+        ({"preset": "rulers"}, "preset must be one of ruler, passkey, niah"),
+        ({"tasks": "vt", "curriculum": True}, "no ladder for vt"),
+    ],
 )
 def test_refused_in_one_line(settings: dict, word: str) -> None:
     with pytest.raises(ConfigError, match=word) as error:

@@ -70,8 +70,8 @@ def copy_window(trained: "PretrainedConfig", config: "PretrainedConfig") -> None
             setattr(target, name, copy.deepcopy(getattr(source, name)))
 
 
-def load_model(folder: str, config: "PretrainedConfig | None" = None) -> "PreTrainedModel":
-    """Load a model in fp32 and evaluation mode, with all of its weights found in safetensors.
+def load_model(folder: str, config: "PretrainedConfig | None" = None, dtype: str = "float32") -> "PreTrainedModel":
+    """Load a model in evaluation mode, with all of its weights found in safetensors.
 
     `config` replaces the model's own.
     """
@@ -79,7 +79,7 @@ def load_model(folder: str, config: "PretrainedConfig | None" = None) -> "PreTra
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {} if config is None else {"config": config}
-    options |= {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+    options |= {"dtype": getattr(torch, dtype), "use_safetensors": True, "trust_remote_code": False}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
@@ -89,6 +89,14 @@ def load_model(folder: str, config: "PretrainedConfig | None" = None) -> "PreTra
     if missing := sorted(info["missing_keys"]):
         raise ConfigError(f"{folder} lacks {len(missing)} weights, {missing[0]} first: not a whole model")
     return model.eval()
+
+
+def load_base(base: str, config: "PretrainedConfig", trained: "PretrainedConfig | None") -> "PreTrainedModel":
+    """Load the base model in fp32, its vocabulary grown to that of the training run's config."""
+    model = load_model(base, config)
+    if trained is not None and (words := trained.get_text_config().vocab_size) != config.get_text_config().vocab_size:
+        model.resize_token_embeddings(words, mean_resizing=False)
+    return model
 
 
 def attach(model: "PreTrainedModel", adapter: Path, base: str) -> "PeftModel":

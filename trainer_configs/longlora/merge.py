@@ -20,13 +20,21 @@ from tqdm import tqdm
 
 from longthread.errors import ConfigError, RunError, exit_on_error, option
 from longthread.files import replacing_folder
-from trainer_configs.longlora.adapter import attach, base_of, configs, copy_tokenizer, copy_window, load_model
+from trainer_configs.longlora.adapter import (
+    attach,
+    base_of,
+    configs,
+    copy_tokenizer,
+    copy_window,
+    load_base,
+    load_model,
+)
 
 if TYPE_CHECKING:  # imported where they are used: `--help` needs none of them
     import torch
     from peft import PeftModel
     from torch import Tensor
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 TOLERANCE = 3e-5  # of the largest logit, or of 1: fp32 rounds a right merge by up to 1e-5, a wrong one is off by 1e-2
@@ -74,7 +82,8 @@ def merge(
         if trained is not None:
             copy_window(trained, config)
         text = config.get_text_config()
-        model, tied = _base(base, config, trained)
+        model = load_base(base, config, trained)
+        tied = _is_tied(model)
         step()
         peft_model = attach(model, adapter, base)
         step()
@@ -111,14 +120,10 @@ def _check(adapter: Path, out: Path, base: str | None, dtype: str | None) -> str
     return name
 
 
-def _base(base: str, config: "PretrainedConfig", trained: "PretrainedConfig | None") -> "tuple[PreTrainedModel, bool]":
-    """Return the base model, its vocabulary grown to the training run's, and whether its head is its embedding."""
-    model = load_model(base, config)
+def _is_tied(model: "PreTrainedModel") -> bool:
+    """Return whether the model's head is its embedding."""
     head = model.get_output_embeddings()
-    tied = head is not None and head.weight is model.get_input_embeddings().weight
-    if trained is not None and (words := trained.get_text_config().vocab_size) != config.get_text_config().vocab_size:
-        model.resize_token_embeddings(words, mean_resizing=False)
-    return model, tied
+    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def _merged(peft_model: "PeftModel", expected: "Tensor", result: Merged) -> "PreTrainedModel":

@@ -1,168 +1,217 @@
-"""Perplexity by position: how well a model predicts text at 0–2k, 2–4k, … tokens into its window.
+"""Perplexity by position and by sliding window: how well a model predicts text 0–2k, 2–4k, … tokens into its window.
 
-    python -m trainer_configs.longlora.perplexity MODEL TEXT [--length 32768] [--rows 8] [--json FILE]
+    longthread longlora perplexity MODEL TEXT...   # --length 32768, --window 5120 --stride 1024, --json FILE, --figure FILE
+    python -m trainer_configs.longlora.perplexity ...  # the same
 
-Every model reads the same windows, each from its first token on, and no token is scored twice. Text differs from stretch
-to stretch, so compare models at one position, or take many rows before comparing positions. A flat curve shows that
-positions are read, not that anything is found in them: the needle grid shows that.
+MODEL is a model, or a training run's adapter, which is read together with its base model and its window. Each row of text is
+read twice: whole, so that a token is given all before it, and by sliding windows, so that it is given the last tokens alone.
+No token is scored twice. Text differs from stretch to stretch: compare models at one position, or take many rows before you
+compare positions. A flat curve shows that positions are read, not that anything is found in them. What the long context adds
+is the gain, and the key tokens, which it makes likely (LongPPL, arXiv 2410.23771); what is found, the needle grid shows.
 """
 
 import gzip
-import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from longthread.errors import ConfigError, DataError, exit_on_error, option
+from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
 from longthread.files import write_json
+from trainer_configs.longlora.adapter import attach, base_of, configs, copy_window, load_base, load_model
+from trainer_configs.longlora.by_position import TokenNLL, compare
+from trainer_configs.longlora.perplexity_report import FIGURES, as_json, draw, table
+from trainer_configs.longlora.token_nll import nll_by_token, sliding_nll, windows
 
-if TYPE_CHECKING:  # torch is imported where it is used: `--help` does not need it
+if TYPE_CHECKING:  # imported where they are used: `--help` needs none of them
     from torch import Tensor
+    from transformers import PretrainedConfig
 
     from longthread.language_model import CausalLM
 
-EDGES = (0, 2048, 4096, 8192, 12288, 16384, 24576, 32768, 49152, 65536, 98304, 131072)
-SCORED = 4096  # positions whose logits are held in fp32 at a time
-FLAT = 0.05  # how much more perplexity beyond the native window still counts as flat
+LENGTH = 32_768  # tokens of a row, where the model's window has as many
+WINDOW, STRIDE = 5120, 1024  # LongPPL's: at least the last 4,096 tokens
 
 
-@dataclass(frozen=True)
-class Bucket:
-    """A stretch of positions (of the predicted token), how many tokens were scored there, and their mean NLL in nats."""
+class Lengths(NamedTuple):
+    """Tokens of a row, of a sliding window, and by how many it slides."""
 
-    start: int
-    end: int
-    tokens: int
-    nll: float
-
-    @property
-    def perplexity(self) -> float:
-        """Return exp(NLL); of a broken model a huge number, without overflow."""
-        return math.exp(min(self.nll, 700.0))
+    length: int
+    window: int
+    stride: int
 
 
-def windows(documents: Sequence[Sequence[int]], length: int, rows: int) -> "Tensor":
-    """Return up to `rows` windows of `length` tokens, (N, length), taken from the documents in turn without overlap.
+def lengths(asked: tuple[int | None, int | None, int | None], native: int | None, whole: bool, beyond: bool) -> Lengths:
+    """Return the asked length, window and stride, with defaults for those that are None. Raises `ConfigError`.
 
-    No window crosses a document's end. Raises `DataError` when no document has `length` tokens.
+    `native`: the model's window, None where its config states none. `whole`: rows are read whole too, and may be longer than
+    the model's window only where `beyond` is true.
     """
-    import torch
-
-    cut = [[ids[start : start + length] for start in range(0, len(ids) - length + 1, length)] for ids in documents]
-    in_turn = [parts[i] for i in range(max(map(len, cut), default=0)) for parts in cut if i < len(parts)]
-    if not in_turn:
-        longest = max(map(len, documents), default=0)
-        fault = f"length {length} is more than the longest text has ({longest} tokens): give longer text"
-        raise DataError(fault, setting="length")
-    return torch.tensor(in_turn[:rows])
-
-
-def nll_by_token(model: "CausalLM", ids_L: "Tensor") -> "Tensor":
-    """Return the NLL in nats of tokens 1 to L-1, each predicted from all before it: fp32 (L-1,).
-
-    The model runs once. L x vocabulary logits are held once in the model's dtype: 3.2 GB at 32k tokens and 49,152 words
-    in bf16. In fp32 they are held a piece at a time.
-    """
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    with torch.inference_mode():
-        logits = model(input_ids=ids_L[None], use_cache=False).logits[0, :-1]
-        pieces = zip(logits.split(SCORED), ids_L[1:].split(SCORED), strict=True)
-        return torch.cat([cross_entropy(piece.float(), labels, reduction="none") for piece, labels in pieces])
-
-
-def by_position(model: "CausalLM", rows_NL: "Tensor", edges: Sequence[int] = EDGES) -> list[Bucket]:
-    """Return the mean NLL over all rows between consecutive `edges` of positions; the last bucket ends with the row."""
-    import torch
-
-    length = rows_NL.shape[1]
-    cuts = [edge for edge in edges if edge < length] + [length]
-    total = torch.zeros(length - 1, dtype=torch.float64)
-    for row in rows_NL:
-        total += nll_by_token(model, row.to(model.device)).double().cpu()
-    buckets = []
-    for start, end in zip(cuts[:-1], cuts[1:], strict=True):
-        nlls = total[max(start, 1) - 1 : end - 1]
-        if nlls.numel():
-            count = nlls.numel() * len(rows_NL)
-            buckets.append(Bucket(start, end, count, nlls.sum().item() / count))
-    return buckets
-
-
-def mean_nll(buckets: Sequence[Bucket], start: int, end: int) -> float:
-    """Return the mean NLL of the buckets that lie within the positions `start` and `end`; NaN where none does."""
-    inside = [bucket for bucket in buckets if bucket.start >= start and bucket.end <= end]
-    tokens = sum(bucket.tokens for bucket in inside)
-    return sum(bucket.nll * bucket.tokens for bucket in inside) / tokens if tokens else math.nan
-
-
-def is_flat(buckets: Sequence[Bucket], native: int, tolerance: float = FLAT) -> bool:
-    """Return whether no bucket beyond the native window has a perplexity more than `tolerance` above that within it."""
-    within = mean_nll(buckets, 0, native)
-    beyond = [bucket.nll for bucket in buckets if bucket.start >= native]
-    return bool(beyond) and max(beyond) <= within + math.log1p(tolerance)
+    length = asked[0] if asked[0] is not None else min(LENGTH, native or LENGTH)
+    if whole and native and length > native and not beyond:
+        fault = f"length {length} is more than the model's window ({native}): give at most that, --sliding-only, or "
+        raise ConfigError(f"{fault}--beyond-window to measure there all the same", setting="length")
+    window = asked[1] if asked[1] is not None else min(WINDOW, native or WINDOW, length // 2)
+    stride = asked[2] if asked[2] is not None else max(1, window * STRIDE // WINDOW)
+    if native and window > native:
+        raise ConfigError(f"window {window} is more than the model's ({native}): give at most that", setting="window")
+    if not 2 <= window < length:
+        fault = f"window {window} must have from 2 to {length - 1} tokens, fewer than a row (length {length})"
+        raise ConfigError(f"{fault}: give a smaller window or a greater length", setting=("window", "length"))
+    if not 1 <= stride < window:
+        fault = f"stride {stride} must be from 1 to {window - 1}, less than the window"
+        raise ConfigError(f"{fault}: give a quarter of the window or less", setting="stride")
+    return Lengths(length, window, stride)
 
 
 def read_text(path: Path) -> str:
     """Read a UTF-8 text file, plain or gzipped. Raises `DataError`."""
     try:
         return gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"text {path} cannot be read ({error}): give a UTF-8 .txt or .txt.gz file") from None
 
 
-def table(name: str, buckets: Sequence[Bucket]) -> Table:
-    """Return a table called `name` with a row for each bucket: positions, tokens, NLL and perplexity."""
-    grid = Table("positions", "tokens", "NLL", "perplexity", title=name)
-    for bucket in buckets:
-        span = f"{bucket.start:,}–{bucket.end:,}"
-        grid.add_row(span, f"{bucket.tokens:,}", f"{bucket.nll:.3f}", f"{bucket.perplexity:,.2f}")
-    return grid
+class Source:
+    """A model to be measured, by folder or name: its config is read at once, its weights by `load`.
+
+    An adapter's config is its base model's with the window that it was trained for. Raises `ConfigError`.
+    """
+
+    def __init__(self, name: str):
+        from transformers import AutoConfig
+
+        self.name = self.base = name
+        self.adapter = Path(name) if (Path(name) / "adapter_config.json").is_file() else None
+        self._trained: PretrainedConfig | None = None
+        if self.adapter:
+            if not (base := base_of(self.adapter)):
+                raise ConfigError(f"{name} does not name its base model: merge it, and give the merged model")
+            self.base = base
+            self.config, self._trained = configs(self.adapter, base)
+            if self._trained is not None:
+                copy_window(self._trained, self.config)
+            return
+        try:
+            self.config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"model {name} cannot be read: {str(error).strip()[:200]}") from None
+
+    @property
+    def native(self) -> int | None:
+        """Longest position that the model's config states, in tokens."""
+        longest: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return longest
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions are rotary, so that the model computes beyond its window too."""
+        return bool(getattr(self.config.get_text_config(), "rope_parameters", None))
+
+    def token_ids(self, texts: list[str]) -> list[list[int]]:
+        """Return the token ids of each text by the adapter's tokenizer, or else by the model's, without special tokens."""
+        from transformers import AutoTokenizer
+
+        own = self.adapter is not None and any(self.adapter.glob("tokenizer*"))
+        folder = str(self.adapter) if own else self.base
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model {folder} has no tokenizer that can be read: {str(error).strip()[:200]}") from None
+        return [tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] for text in texts]
+
+    def load(self) -> "CausalLM":
+        """Return the model, in bf16 on a GPU where there is one, else in fp32 on the CPU; an adapter is merged in fp32."""
+        import torch
+
+        device, dtype = ("cuda", "bfloat16") if torch.cuda.is_available() else ("cpu", "float32")
+        if self.adapter is None:
+            model: Any = load_model(self.base, dtype=dtype)
+        else:
+            adapted = attach(load_base(self.base, self.config, self._trained), self.adapter, self.base)
+            model = adapted.merge_and_unload(safe_merge=True)
+            for parameter in model.parameters():  # not the buffers: RoPE's frequencies are fp32 in any model
+                parameter.data = parameter.data.to(getattr(torch, dtype))
+        language_model: CausalLM = model.to(device).eval()
+        return language_model
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+def measure(source: Source, rows_NL: "Tensor", sizes: Lengths, whole: bool) -> TokenNLL:
+    """Return the NLL of the rows' tokens by sliding windows and, where `whole`, given all of the row before them.
+
+    Raises `RunError` where memory is short, or an NLL is not finite.
+    """
+    import torch
+
+    try:
+        model = source.load()
+        full = nll_by_token(model, rows_NL) if whole else None
+        slid = sliding_nll(model, rows_NL, sizes.window, sizes.stride)
+    except torch.OutOfMemoryError:
+        raise RunError(f"{source.name}: the GPU's memory is short: give a smaller length", setting="length") from None
+    for nll in (slid, full):
+        if nll is not None and (broken := int((~nll.isfinite()).sum())):
+            raise RunError(
+                f"{source.name}: the NLL of {broken} of {nll.numel()} tokens is not finite: the model is broken"
+            )
+    return TokenNLL(full, slid)
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: perplexity.")
 
 
 @app.command()
 def perplexity(
-    model: Annotated[str, typer.Argument(help="Folder or name of the model.")],
+    model: Annotated[str, typer.Argument(help="Folder or name of the model, or folder of an adapter.")],
     texts: Annotated[list[Path], typer.Argument(help="Held-out .txt or .txt.gz files, each one document.")],
-    length: Annotated[int, typer.Option(min=2, help="Tokens of a window.")] = 32_768,
-    rows: Annotated[int, typer.Option(min=1, help="Windows, at most.")] = 8,
+    length: Annotated[int | None, typer.Option(min=4, help="Tokens of a row; 32768 or the model's window.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows, at most.")] = 8,
+    window: Annotated[int | None, typer.Option(help="Tokens of a sliding window; 5120 or half a row.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Tokens it slides by; 1024, or a fifth of it.")] = None,
+    sliding_only: Annotated[
+        bool, typer.Option(help="Rows are not read whole: longer than the model's window.")
+    ] = False,
+    beyond_window: Annotated[bool, typer.Option(help="Read rows whole beyond the model's window.")] = False,
+    evaluator: Annotated[
+        str | None, typer.Option(help="Model of the same tokenizer that tells the key tokens.")
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the curves here: .png, .svg or .pdf.")] = None,
 ) -> None:
-    """Print the perplexity of a model by position."""
+    """Print a model's perplexity by position, given the whole row and by sliding window, and what the long context adds."""
     with exit_on_error(option):
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"model {model} has no tokenizer that can be read: {str(error).strip()[:200]}") from None
-        documents = [tokenizer(read_text(path), add_special_tokens=False)["input_ids"] for path in texts]
-        rows_NL = windows(documents, length, rows)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        try:
-            language_model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"model {model} cannot be read: {str(error).strip()[:200]}") from None
-        buckets = by_position(language_model.to(device).eval(), rows_NL)
-        Console().print(table(f"{model}, {len(rows_NL)} windows", buckets))
+        if figure and figure.suffix not in FIGURES:
+            raise ConfigError(f"figure must end in one of {', '.join(FIGURES)} (got {figure})", setting="figure")
+        if evaluator and sliding_only:
+            raise ConfigError("key tokens need rows that are read whole", setting=("evaluator", "sliding_only"))
+        source, judge = Source(model), Source(evaluator) if evaluator else None
+        sources = (source, judge) if judge else (source,)
+        if beyond_window and (fixed := [each.name for each in sources if not each.rotary]):
+            fault = f"{fixed[0]} has no rotary positions, and cannot read beyond its window: leave it out"
+            raise ConfigError(fault, setting="beyond_window")
+        native = min((each.native for each in sources if each.native), default=None)
+        sizes = lengths((length, window, stride), native, not sliding_only, beyond_window)
+        written = [read_text(path) for path in texts]
+        documents = source.token_ids(written)
+        if judge and judge.token_ids(written) != documents:
+            raise ConfigError(f"{evaluator} cuts the text into other tokens than {model}", setting="evaluator")
+        rows_NL = windows(documents, sizes.length, rows)
+        judged = measure(judge, rows_NL, sizes, True) if judge else None
+        result = compare(measure(source, rows_NL, sizes, not sliding_only), sizes.window, judged)
+        title = f"{model}: {len(rows_NL)} rows of {sizes.length:,}, window {sizes.window:,}, stride {sizes.stride:,}"
+        Console().print(table(title, result))
         if json_out:
-            write_json(json_out, [asdict(bucket) for bucket in buckets])
+            write_json(
+                json_out, as_json(result, model=model, evaluator=evaluator, rows=len(rows_NL), **sizes._asdict())
+            )
+        if figure:
+            draw(title, result, figure)
 
 
 @app.callback()
 def main() -> None:
-    """LongLoRA: perplexity by position."""
+    """LongLoRA: perplexity."""
 
 
 if __name__ == "__main__":

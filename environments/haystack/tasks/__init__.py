@@ -31,6 +31,7 @@ TASKS = Registry(
         Task("multi_query", "multi_query", independent.multi_query),
         Task("absent", "multi_key", independent.multi_key, absent=True),
         Task("custom", "custom", independent.custom, fixed=True),
+        Task("passkey", "passkey", independent.passkey, source="noise"),
         Task("chain", "chain", linked.chain, linked=True, ordered=True),
         Task("update", "update", linked.update, linked=True, ordered=True),
         Task("find_all", "find_all", linked.find_all, linked=True),

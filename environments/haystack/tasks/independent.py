@@ -6,10 +6,21 @@ multi_value  one entity with several values: all of them
 multi_query  several entities at once: their values in the order asked
 absent       multi_key with distractors only: the fact asked for is not in the text
 custom       the user's own needle, question and answer
+passkey      a pass key in the same few sentences over and over (landmark attention, arXiv 2305.16300), in our own words
 """
 
-from environments.haystack.facts import BY_KIND, RELATION, VALUE_KINDS, Entity, Fact, ask, near_duplicate, state
-from environments.haystack.options import ANY
+from environments.haystack.facts import (
+    BY_KIND,
+    RELATION,
+    VALUE_KINDS,
+    Entity,
+    Fact,
+    ask,
+    draw_value,
+    near_duplicate,
+    state,
+)
+from environments.haystack.options import ANY, refuse_lexical_gap
 from environments.haystack.tasks.task import Answer, Draw, Quiz
 from longthread.errors import ConfigError
 
@@ -62,6 +73,14 @@ def custom(draw: Draw, absent: bool = False) -> Quiz:
         )
     needle, expected = " ".join(options.needle.split()), " ".join(options.expected.split())
     return Quiz(((needle, "answer"),), (expected,), options.question.strip(), Answer("one", (expected,), "text"))
+
+
+def passkey(draw: Draw, absent: bool = False) -> Quiz:
+    """Return a quiz of one pass key, a number that the needle says twice. Raises `ConfigError` for a lexical gap."""
+    refuse_lexical_gap(draw.options, "passkey", "the question names the pass key")
+    key = draw_value("numbers", draw.split, draw.rng)
+    needle = f"The pass key is {key}. Keep it in mind: {key} is the pass key."
+    return Quiz(((needle, "answer"),), (key,), "What is the pass key?", Answer("one", (key,), "numbers"))
 
 
 def _relation(draw: Draw) -> str:
