@@ -14,6 +14,11 @@ def linked() -> None:
     _run("linked_needle", "environments.linked_needle_env", "LinkedNeedleEnv")
 
 
+def memory() -> None:
+    """Run `memory-env`."""
+    _run("memory", "environments.memory_env", "MemoryEnv")
+
+
 def _run(name: str, module: str, environment: str) -> None:
     try:
         from environments import cli, config

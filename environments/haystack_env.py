@@ -8,11 +8,13 @@ import asyncio
 import gc
 import logging
 import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
-from environments.atropos.base import APIServerConfig, BaseEnv, EvalHandlingEnum, follow_proxies
+from environments.atropos.base import BaseEnv, EvalHandlingEnum, follow_proxies, server_config
 from environments.atropos.evaluate import evaluate
 from environments.atropos.process import process
 from environments.atropos.serve import ScoredGroup, ServeSession, check_trainer
@@ -49,7 +51,6 @@ from environments.rollouts.runner import EXPECTED_ERRORS, failure_line
 from environments.rollouts.thinking import opened_thinking
 from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject
-from longthread.secrets import unmask_key
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class HaystackEnv(BaseEnv):
     name = "haystack"
     env_config_cls = HaystackEnvConfig
     default_tasks = "single"
+    not_shaping: ClassVar[frozenset[str]] = frozenset({"max_failures"})  # settings beside Atropos' that change no row
 
     @classmethod
     def config_init(cls) -> tuple[HaystackEnvConfig, list[ServerSettings]]:
@@ -78,9 +80,8 @@ class HaystackEnv(BaseEnv):
         if command.name == "evaluate" and command.config.data_dir_to_save_evals:
             command.write(Path(command.config.data_dir_to_save_evals) / "evaluate_config.yaml")
         env.n_groups_to_process, env.group_size_to_process = env.config.total_steps, env.config.group_size
-        runs = {"process": env.process_manager, "evaluate": env._run_evaluate, "serve": env.env_manager}
         try:
-            asyncio.run(runs[command.name]())
+            asyncio.run(env.commands()[command.name]())
         finally:
             gc.unfreeze()  # what is frozen outlives the interpreter, and Triton reports it as leaks
 
@@ -96,7 +97,7 @@ class HaystackEnv(BaseEnv):
         self.scorer = CompletionScorer(self.options, opened_thinking(self.haystacks.tokens.frame(PLACEHOLDER)[1]))
         self.episodes = Episodes.of(config, self.haystacks.tokens, self._ask, self.scorer.said)
         self._probe()
-        self.servers = [_server_config(server, config.tokenizer_name) for server in servers]
+        self.servers = [server_config(server, config.tokenizer_name) for server in servers]
         config = config.model_copy(update={"eval_handling": EvalHandlingEnum(config.eval_handling.value)})
         # Given a path, atroposlib would open the file, and leave it empty when the run fails before its first group.
         super().__init__(config.model_copy(update={"data_path_to_save_groups": None}), self.servers, slurm, testing)
@@ -122,6 +123,10 @@ class HaystackEnv(BaseEnv):
     def _haystacks_of(self, task: str) -> Haystacks:
         """Return the builder of samples of a task by the name in the settings: a benchmark's has options of its own."""
         return haystacks_of(self.haystacks, task, self._given)
+
+    def commands(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Return what each command runs, by its name."""
+        return {"process": self.process_manager, "evaluate": self._run_evaluate, "serve": self.env_manager}
 
     async def setup(self) -> None:
         """Ask every server whether it is there. Raises `ConfigError` if one is not."""
@@ -152,7 +157,7 @@ class HaystackEnv(BaseEnv):
     def run_digest(self) -> str:
         """Return hex digits that name a run by the settings that shape its rows: neither paths nor how many at a time."""
         config = self.config.model_dump(mode="json")
-        own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures"}
+        own = set(type(self.config).model_fields) - set(AtroposSettings.model_fields) - self.not_shaping
         shaping = {name: config[name] for name in config if name in own or "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
         for name in LATER_SETTINGS:  # at their default a run is named as it was before there was the setting
@@ -189,20 +194,28 @@ class HaystackEnv(BaseEnv):
 
     async def rollout(self, request: RolloutRequest, n: int) -> RolloutGroup:
         """Build the request's sample, and return it with `n` scored completions of its prompt. Raises `CompletionError`."""
-        temperature = self.config.temperature if request.split == "train" else self.config.eval_temperature
         if self.episodes:
-            return await self._read(self.episodes, request, n, temperature)
+            return await self._read(self.episodes, request, n)
         sample, prompt = await asyncio.to_thread(self.build, request)
-        asked = CompletionRequest(
-            sample.messages, prompt, self.config.max_new_tokens, temperature, request.split, self.request_fields
-        )
-        completions = await self._ask(asked, n)
-        self.first_replies.add(completions)
+        completions = await self._complete(self.endpoints, sample, prompt, request.split, n)
         scores = await asyncio.to_thread(self.scorer.scores, sample, completions)
         return RolloutGroup(request, sample, prompt, completions, scores)
 
-    async def _read(self, episodes: Episodes, request: RolloutRequest, n: int, temperature: float) -> RolloutGroup:
+    async def _complete(  # noqa: PLR0913
+        self, endpoints: Sequence[Endpoint], sample: Sample, prompt: list[int], split: str, n: int, model: str = ""
+    ) -> list[Completion]:
+        """Return `n` completions of the sample's messages by one of the endpoints, of `model` where that is another."""
+        temperature = self.config.temperature if split == "train" else self.config.eval_temperature
+        asked = CompletionRequest(
+            sample.messages, prompt, self.config.max_new_tokens, temperature, split, self.request_fields, model
+        )
+        completions = await request_group(endpoints, asked, n)
+        self.first_replies.add(completions)
+        return completions
+
+    async def _read(self, episodes: Episodes, request: RolloutRequest, n: int) -> RolloutGroup:
         """Do the same by episodes of reading; what is scored of each is its answer."""
+        temperature = self.config.temperature if request.split == "train" else self.config.eval_temperature
         sample = await asyncio.to_thread(self.sample, request)
         sampling = Sampling(self.config.max_new_tokens, temperature, request.split, self.request_fields)
         # A trainer takes sequences below its maximum.
@@ -338,13 +351,3 @@ class HaystackEnv(BaseEnv):
         least, most = self.options.bounds("hops")
         hops = tuple(range(least, most + 1))
         return task_ladders.ladders(self.config, self.grid.tasks, self.grid.lengths, hops)
-
-
-def _server_config(server: ServerSettings, tokenizer_name: str) -> APIServerConfig:
-    """atroposlib's config of a server, with its API key."""
-    named = {
-        "api_key": unmask_key(server.api_key or ""),
-        "base_url": (server.base_url or "").rstrip("/"),  # atroposlib cuts "/v1" off the end
-        "tokenizer_name": tokenizer_name if server.tokenizer_name == "none" else server.tokenizer_name,
-    }
-    return APIServerConfig.model_construct(**server.model_dump() | named)

@@ -16,9 +16,11 @@ from typing import Any, Self
 
 import aiohttp
 
+from environments.config import ServerSettings
 from environments.inference.http_client import is_loopback
+from longthread.secrets import unmask_key
 
-__all__ = ["APIServerConfig", "BaseEnv", "EvalHandlingEnum", "follow_proxies"]
+__all__ = ["APIServerConfig", "BaseEnv", "EvalHandlingEnum", "follow_proxies", "server_config"]
 
 
 class _DeferredModule(ModuleType):
@@ -90,6 +92,16 @@ def follow_proxies(run_api: str) -> None:
     """Have atroposlib reach a run-api of another machine as this program reaches its servers: through proxies, if any."""
     proxied = _ProxiedAiohttp("aiohttp")
     vars(atroposlib.envs.base)["aiohttp"] = aiohttp if is_loopback(run_api) else proxied
+
+
+def server_config(server: ServerSettings, tokenizer_name: str) -> APIServerConfig:
+    """Return atroposlib's config of a server, with its API key."""
+    named = {
+        "api_key": unmask_key(server.api_key or ""),
+        "base_url": (server.base_url or "").rstrip("/"),  # atroposlib cuts "/v1" off the end
+        "tokenizer_name": tokenizer_name if server.tokenizer_name == "none" else server.tokenizer_name,
+    }
+    return APIServerConfig.model_construct(**server.model_dump() | named)
 
 
 logging.getLogger("atroposlib.envs.base").setLevel(logging.WARNING)  # at DEBUG, its default, it prints every item
