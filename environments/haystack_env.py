@@ -8,7 +8,7 @@ import asyncio
 import gc
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -124,7 +124,7 @@ class HaystackEnv(BaseEnv):
         """Return the builder of samples of a task by the name in the settings: a benchmark's has options of its own."""
         return haystacks_of(self.haystacks, task, self._given)
 
-    def commands(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+    def commands(self) -> Mapping[str, Callable[[], Coroutine[None, None, None]]]:
         """Return what each command runs, by its name."""
         return {"process": self.process_manager, "evaluate": self._run_evaluate, "serve": self.env_manager}
 

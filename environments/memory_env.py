@@ -11,7 +11,7 @@ or of a text about itself (`memory/questions.py`).
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from environments.memory.prompts import Prompts
 from environments.memory.questions import Document, Question
 from environments.memory.report import write_report
 from environments.memory.rollout import MemoryRequest, Posed, group_of, mode_of
+from environments.presets import task_of
 from environments.retrieval.ranking import Hit
 from environments.rollouts import row_log
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
@@ -74,9 +75,14 @@ class MemoryEnv(HaystackEnv):
         self.questions = sources.given(settings, self.grid.tasks, self.default_tasks, self.options, tokens)
         if not self.questions:
             super()._probe()
-        first = self.questions[0] if self.questions else self.question(self.evaluation_requests()[0])
-        self._question_tokens = len(self.prompts.prepare(first, RETRIEVAL, 0).tokens) if looked_up else 0
+        self._question_tokens = len(self.prompts.prepare(self._first(), RETRIEVAL, 0).tokens) if looked_up else 0
         self._check_window()
+
+    def _first(self) -> Question:
+        if self.questions:
+            return self.questions[0]
+        task, length = self.grid.tasks[0], min(self.grid.lengths)
+        return sources.of_haystack(self._haystacks_of(task).sample(0, "eval", task_of(task).name, length), "probe")
 
     def _check_window(self) -> None:
         """Raise `ConfigError` where the passages do not fit into the window."""
@@ -197,7 +203,7 @@ class MemoryEnv(HaystackEnv):
 
     # ---- commands ----
 
-    def commands(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+    def commands(self) -> Mapping[str, Callable[[], Coroutine[None, None, None]]]:
         """Return what each command runs, by its name."""
         return {**super().commands(), "documents": self.write_documents}
 

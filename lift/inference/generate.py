@@ -33,6 +33,11 @@ def framed(name: str, question: str) -> str:
     return f'About "{name}": {question}\nReply with the answer alone.'
 
 
+def beside(window: str) -> str:
+    """Return what stands before the request in a prompt that has a text in its window."""
+    return f"Text:\n{window}\n\n"
+
+
 def before_text(tokenizer: ChatTokenizer) -> list[int]:
     """Return the token ids of a prompt that stand before the text in its window."""
     text, special = _prompt(tokenizer, "", "", REPLY)
@@ -41,7 +46,7 @@ def before_text(tokenizer: ChatTokenizer) -> list[int]:
 
 def _prompt(tokenizer: ChatTokenizer, name: str, question: str, window: str) -> tuple[str, bool]:
     """Return the text of a prompt, and whether the tokenizer is to add its special tokens: a template has written them."""
-    text = f"Text:\n{window}\n\n" if window else ""
+    text = beside(window) if window else ""
     request = framed(name, question)
     if not tokenizer.chat_template:
         return f"{text}Question: {request}\nAnswer:", True

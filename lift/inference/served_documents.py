@@ -15,7 +15,7 @@ import torch
 from peft.utils import PeftType
 
 from environments.inference.embedded.protocol import RequestError
-from lift.inference.generate import framed
+from lift.inference.generate import beside, framed
 from lift.library import segment_terms
 from lift.library.attach import Attached, method
 from lift.library.library import Entry, Library
@@ -72,11 +72,13 @@ class ServedDocuments:
         return [entry for entry in self.library.entries() if self.names is None or entry.name in self.names]
 
     def cards(self) -> list[JsonObject]:
-        """Return for each document its name, what it was fitted from, and the frame in which `lift ask` puts a question."""
+        """Return for each document its name, what it was fitted from and what that cost, and the frames of `lift ask`."""
         return [
             {
                 "id": entry.name, "parent": self.base_name, "recipe": entry.recipe, "tokens": entry.tokens,
                 "ask_frame": framed(entry.name, "{question}"),
+                "ask_frame_with_text": beside("{text}") + framed(entry.name, "{question}"),
+                "digest": entry.digest, "bytes": entry.bytes, "seconds": entry.seconds,
             }
             for entry in self.entries()
         ]  # fmt: skip

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from environments.inference.embedded.server import background, running
 from lift import cli
-from lift.inference.generate import answers, chat, framed
+from lift.inference.generate import answers, beside, chat, framed
 from lift.library.attach import Attached
 from lift.library.base_model import fingerprint, tokenizer
 from lift.library.library import Library
@@ -56,6 +56,8 @@ def test_every_document_is_listed_beside_the_base_model(url: str) -> None:
     cards = {card.id: card.model_dump() for card in client.models.list()}
     assert list(cards) == ["tiny", "a", "b", "long"]
     assert cards["a"]["ask_frame"] == framed("a", "{question}") and cards["a"]["parent"] == "tiny"
+    assert cards["a"]["ask_frame_with_text"] == beside("{text}") + cards["a"]["ask_frame"]
+    assert cards["a"]["digest"] == "d" * 64 and cards["a"]["bytes"] > 0 and cards["a"]["seconds"] is None
     assert client.models.retrieve("a+long").id == "a+long"
 
 
