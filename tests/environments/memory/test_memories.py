@@ -72,7 +72,10 @@ def test_each_question_names_its_memory_in_its_frame(server: ChatServer, tokeniz
 
 def test_memories_of_another_server_get_no_key(tokenizer: Path, tmp_path: Path) -> None:
     documents = written(tokenizer, tmp_path / "documents")
-    with ChatServer(said("none")).running() as reader, ChatServer(said("none"), models=cards(documents)).running() as lift:
+    with (
+        ChatServer(said("none")).running() as reader,
+        ChatServer(said("none"), models=cards(documents)).running() as lift,
+    ):
         more = {"env_modes": "retrieval,weights", "env_memory_url": lift.url, "openai_api_key": "secret"}
         assert run("evaluate", tokenizer, reader.url, env_data_dir_to_save_evals=tmp_path / "out", **more) == 0
         assert {r["model"] for r in lift.requests} == set(documents) and {r["model"] for r in reader.requests} == {"m"}
