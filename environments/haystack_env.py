@@ -205,18 +205,19 @@ class HaystackEnv(BaseEnv):
         self, endpoints: Sequence[Endpoint], sample: Sample, prompt: list[int], split: str, n: int, model: str = ""
     ) -> list[Completion]:
         """Return `n` completions of the sample's messages by one of the endpoints, of `model` where that is another."""
-        temperature = self.config.temperature if split == "train" else self.config.eval_temperature
-        asked = CompletionRequest(
-            sample.messages, prompt, self.config.max_new_tokens, temperature, split, self.request_fields, model
-        )
+        limit, temperature = self.config.max_new_tokens, self._temperature(split)
+        asked = CompletionRequest(sample.messages, prompt, limit, temperature, split, self.request_fields, model)
         completions = await request_group(endpoints, asked, n)
         self.first_replies.add(completions)
         return completions
 
+    def _temperature(self, split: str) -> float:
+        return self.config.temperature if split == "train" else self.config.eval_temperature
+
     async def _read(self, episodes: Episodes, request: RolloutRequest, n: int) -> RolloutGroup:
         """Do the same by episodes of reading; what is scored of each is its answer."""
-        temperature = self.config.temperature if request.split == "train" else self.config.eval_temperature
         sample = await asyncio.to_thread(self.sample, request)
+        temperature = self._temperature(request.split)
         sampling = Sampling(self.config.max_new_tokens, temperature, request.split, self.request_fields)
         # A trainer takes sequences below its maximum.
         window = self.max_token_len - 1 if self.serving and self.max_token_len > 0 else 0

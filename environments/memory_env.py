@@ -111,7 +111,7 @@ class MemoryEnv(HaystackEnv):
     async def setup(self) -> None:
         """Ask every server whether it is there, and for the window of its model. Raises `ConfigError`."""
         if not self.window:
-            entries = [e for s in self.servers for e in await served_models(str(s.base_url), s.api_key)]
+            entries = [e for s in self.servers if s.base_url for e in await served_models(str(s.base_url), s.api_key)]
             named = [entry for entry in entries if entry.get("id") == self.model_name]
             stated = [entry[name] for entry in named for name in WINDOWS if isinstance(entry.get(name), int)]
             self.window = min(stated, default=0)
@@ -121,7 +121,8 @@ class MemoryEnv(HaystackEnv):
     def run_digest(self) -> str:
         """Return hex digits that name a run by the settings and the questions that shape its rows."""
         own = [(q.document.digest, q.asked, q.sample.answer.values) for q in self.questions]
-        return row_log.digest({"settings": super().run_digest(), "questions": own})
+        memories = sorted((m.name, m.digest, m.stored_bytes, m.seconds) for m in self.memories.values())
+        return row_log.digest({"settings": super().run_digest(), "questions": own, "memories": memories})
 
     # ---- questions ----
 
@@ -248,15 +249,11 @@ class MemoryEnv(HaystackEnv):
 
     async def write_documents(self) -> None:
         """Write the documents of an evaluation as text files, for `lift fit`."""
-        folder, names = Path(self.config.documents_path), dict[str, str]()
+        folder, names = Path(self.config.documents_path), set[str]()
         for request in self.evaluation_requests():
-            document = self.question(request).document
-            if names.setdefault(document.name, document.digest) != document.digest:
-                raise ConfigError(
-                    f"two documents are called {document.name!r}: give each row of questions a name of its document",
-                    setting="questions",
-                )
-            write_text(folder / f"{document.name}.txt", document.text)
+            if (name := self._document_name(request)) not in names:
+                names.add(name)
+                write_text(folder / f"{name}.txt", self.question(request).document.text)
         print(f"documents  {len(names)} in {folder}")
         print(
             f"next       lift fit {folder}/NAME.txt --model MODEL --library LIBRARY for each; then lift serve LIBRARY"

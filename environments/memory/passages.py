@@ -37,10 +37,13 @@ class RetrievalSettings(Protocol):
 
 @dataclass(frozen=True)
 class Index:
-    """A document's passages, ready to be searched: the seconds that took, and the bytes kept, the text's among them."""
+    """A document's passages, ready to be searched, and the bytes kept, the text's among them.
+
+    `seconds`: to make it; None where it was on disk already.
+    """
 
     ranking: StoredRanking
-    seconds: float
+    seconds: float | None
     stored_bytes: int
 
 
@@ -82,20 +85,21 @@ class Passages:
 
     def _made(self, document: Document) -> Index:
         started = time.monotonic()
-        ranking = self._ranking(document)
+        ranking, new = self._ranking(document)
         ranking.search("", 1)  # an index is built when it is first searched
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - started if new else None
         text_bytes = 0 if self.settings.chunk_store else len(document.text.encode())  # a store has the text in it
         return Index(ranking, seconds, text_bytes + ranking.stored_bytes)
 
-    def _ranking(self, document: Document) -> StoredRanking:
+    def _ranking(self, document: Document) -> tuple[StoredRanking, bool]:
+        """Return the document's passages in a ranking, and whether they were put there now."""
         if self.settings.chunk_store:
             return self._stored(document)
         ranking = _ranking(self.settings.ranking, self.embedder)
         ranking.add(self.chunks(document))
-        return ranking
+        return ranking, True
 
-    def _stored(self, document: Document) -> LanceStore:
+    def _stored(self, document: Document) -> tuple[LanceStore, bool]:
         """Return the document's store on disk, filled where it was not, or not completely."""
         s = self.settings
         cut = hashlib.sha256(json.dumps([document.digest, s.chunk_tokens, s.overlap, s.chunking]).encode()).hexdigest()
@@ -108,7 +112,7 @@ class Passages:
         if not filled:
             store.add(self.chunks(document))
             write_json(folder.parent / f"{folder.name}.{COMPLETE}", {"document": document.name})
-        return store
+        return store, not filled
 
     def chunks(self, document: Document) -> list[Chunk]:
         """Return the passages of a document."""

@@ -133,6 +133,11 @@ def of_rows(source: str, split: str, options: Options, tokens: Tokens) -> list[Q
         made.append(_of_row(row, f"{source}: row {number}", number - 1, known, lengths, options, tokens))
     if not made:
         raise DataError(f"{source} has no rows: {WANTED}", setting="questions")
+    names = [document.name for document in known.values()]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise DataError(
+            f"{source}: two documents are called {twice!r}: give each a name of its own", setting="questions"
+        )
     return made
 
 

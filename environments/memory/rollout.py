@@ -52,12 +52,13 @@ class Cost:
 class MemoryGroup(RolloutGroup):
     """A question's completions in one mode.
 
-    `passages` stood in the prompt; `recall` says how much of the evidence they hold, None where that is not known.
-    `cut_tokens`: of the text, left out of the prompt.
+    `memory`: name of the memory that was asked, if one was. `passages` stood in the prompt; `recall` says how much of the
+    evidence they hold, None where that is not known. `cut_tokens`: of the text, left out of the prompt.
     """
 
     document: str
     cost: Cost
+    memory: str = ""
     passages: Sequence[Chunk] = ()
     recall: EvidenceRecall | None = None
     cut_tokens: int = 0
@@ -81,6 +82,7 @@ class MemoryGroup(RolloutGroup):
         return {
             "mode": self.mode,
             "document": self.document,
+            **({"memory": self.memory} if self.memory else {}),
             "cost": asdict(self.cost),
             "cut_tokens": self.cut_tokens,
             "passages": [[chunk.start, chunk.end] for chunk in self.passages],
@@ -136,6 +138,7 @@ def group_of(
         scores,
         document=posed.question.document.name,
         cost=posed.cost(seconds),
+        memory=posed.memory.name if posed.memory else "",
         passages=posed.prepared.passages,
         recall=posed.recall,
         cut_tokens=posed.prepared.cut_tokens,

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from environments.datasets.process_rows import parse_row
 from environments.inference.embedded.server import running
 from environments.memory_env import MemoryEnv
 from lift.library.base_model import fingerprint
 from lift.library.library import Library
 from lift.serve import server as lift_server
+from longthread.errors import DataError
 from tests.environments.loopback import ChatServer, command, model_folder, rows_of, run_cli, said
 from tests.lift.compact_shelf import compact_adapter
 from tests.lift.shelf import entry_for
@@ -102,6 +104,21 @@ def test_a_document_without_a_memory_is_one_line(
     line = capsys.readouterr().err.strip()
     assert "has no memory of document 'single-3000-" in line and "its models are 'm', 'book'" in line
     assert "and 1 others" in line and not server.requests and "Traceback" not in line
+
+
+def test_rows_of_a_memory_are_not_trained_on_nor_served(
+    server: ChatServer, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rows.jsonl"
+    names = [f"single-3000-{seed}" for seed in range(2)]
+    server.models = ("m", *names)
+    more = {"env_modes": "weights", "env_total_steps": 2, "env_data_path_to_save_groups": out}
+    assert run("process", tokenizer, server.url, **more) == 0
+    assert [row["memory"] for row in sorted(rows_of(out), key=lambda row: row["item"])] == names
+    with pytest.raises(DataError, match="asked of the memory 'single-3000-0'"):
+        parse_row(min(rows_of(out), key=lambda row: row["item"]), "here")
+    assert run("serve", tokenizer, server.url, env_modes="context,hybrid") == 2
+    assert "mode hybrid is for evaluate and process" in capsys.readouterr().err
 
 
 def test_a_memory_of_another_text_stops_the_run(

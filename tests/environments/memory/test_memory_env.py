@@ -12,7 +12,7 @@ import pytest
 from environments.haystack.sample import rebuild
 from environments.haystack.tokens import load_tokenizer
 from environments.memory_env import MemoryEnv
-from tests.environments.loopback import ChatServer, choice, command, rows_of, run_cli
+from tests.environments.loopback import ChatServer, choice, command, make_env, rows_of, run_cli, said
 
 pytestmark = pytest.mark.usefixtures("clean")
 SMALL = {
@@ -67,6 +67,17 @@ def test_process_asks_each_question_in_every_mode(server: ChatServer, tokenizer:
     text = sample.messages[0]["content"].partition("\n\n")[2]
     for start, end in rows[1]["passages"]:
         assert text[start:end].strip() in rows[1]["messages"][0][0]["content"]
+
+
+async def test_a_trainer_gets_the_prompt_of_passages(server: ChatServer, tokenizer: Path) -> None:
+    settings = {name.removeprefix("env_"): value for name, value in SMALL.items()}
+    env = make_env(tokenizer, server.url, MemoryEnv, group_size=2, **settings)
+    server.reply = said("none", "12345")
+    group, _ = await env.collect_trajectories(env.request(1))
+    [request] = server.requests
+    prompt = env.tokenizer.apply_chat_template(request["messages"], add_generation_prompt=True, return_dict=False)
+    assert all(tokens[: len(prompt)] == prompt and len(prompt) < 4000 for tokens in group["tokens"])
+    assert request["messages"][0]["content"].count("\n\n* * *\n\n") == 2
 
 
 def test_a_text_that_does_not_fit_is_cut_at_its_middle(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from environments.datasets.process_rows import parse_row
 from environments.haystack.options import Options
 from environments.haystack.sample import Haystacks
 from environments.haystack.tasks.task import Answer
@@ -18,6 +19,7 @@ from environments.memory.memories import Memory
 from environments.memory_env import MemoryEnv
 from environments.retrieval.dense import Embedder
 from environments.retrieval.lance_store import LanceStore
+from longthread.errors import DataError
 from tests.environments.loopback import ChatServer, command, rows_of, run_cli, said
 from tests.environments.retrieval.embedders import hashed
 
@@ -108,6 +110,11 @@ def test_a_text_is_evaluated_and_its_rows_are_not_trained_on(
     records = rows_of(tmp_path / "out" / "samples.jsonl")
     assert len(records) == 12 and {r["document"] for r in records} == {"book"}
     assert all(r["recall"]["needles"] in (0, 1) for r in records if r["mode"] == "retrieval")
+    out = tmp_path / "rows.jsonl"
+    assert run("process", tokenizer, server.url, **more, env_total_steps=2, env_data_path_to_save_groups=out) == 0
+    for row in rows_of(out):
+        with pytest.raises(DataError, match="what is evaluated on must not be trained on"):
+            parse_row(row, "here")
     assert run("serve", tokenizer, server.url, **more) == 2
     assert "serve trains on generated haystacks" in capsys.readouterr().err
 
@@ -184,6 +191,10 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "no answer": (
         lambda f: jsonl(f, {"document": "A text.", "question": "Who?", "answers": []}),
         ("row 1 has no answer",),
+    ),
+    "two documents": (
+        lambda f: jsonl(f, *({"name": "x", "document": d, "question": "?", "answer": "A"} for d in ("A.", "B."))),
+        ("two documents are called 'x'",),
     ),
     "evidence": (
         lambda f: jsonl(f, {"document": "A text.", "question": "Who?", "answer": "A", "evidence": ["not there"]}),
