@@ -9,7 +9,7 @@ import difflib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,18 +23,12 @@ from longthread.errors import ConfigError, exit_on_error
 from longthread.files import JsonObject, write_text
 from longthread.secrets import mask_key
 
-COMMANDS = {
-    "process": "Rollouts to a file, and to a page to read them in.",
-    "evaluate": "Scores over a grid of depths and lengths: samples, metrics, heatmap and report.",
-    "serve": "Rollouts to a trainer, through Atropos' run-api.",
-}
 GENERAL = {
     "config": "YAML file with the sections env and openai; flags win over it",
     "slurm": "Atropos' own way to find servers on a Slurm cluster",
     "testing": "Atropos' stand-in for a server",
 }
 KEY_FLAG = "--openai.api_key"
-PREFIXES: dict[str, type[BaseModel]] = {"env.": HaystackEnvConfig, "openai.": ServerSettings}
 Settings = TypeVar("Settings", bound=BaseModel)
 YAML_SECTIONS = {"env", "openai", "slurm", "testing", "tinker"}  # tinker-atropos' own, in the one file for both
 
@@ -105,11 +99,13 @@ def read_command(args: Sequence[str], defaults: HaystackEnvConfig) -> Command:
 
     Raises `ConfigError`.
     """
-    if not args or args[0] not in COMMANDS:
-        raise ConfigError(f"the command must be one of {', '.join(COMMANDS)} (got {args[0] if args else ''!r})")
-    flags = _read_flags(args[1:])
+    if not args or args[0] not in defaults.commands:
+        known_commands = ", ".join(defaults.commands)
+        raise ConfigError(f"the command must be one of {known_commands} (got {args[0] if args else ''!r})")
+    names = _known_names(type(defaults))
+    flags = _read_flags(args[1:], names)
     path = flags.get("config")
-    file = _read_yaml(Path(path)) if path is not None else {}
+    file = _read_yaml(Path(path), names) if path is not None else {}
     servers, server_flags = _servers(file) or [{}], _section(flags, "openai.")
     if len(servers) > 1 and server_flags:
         raise ConfigError(f"--openai.{next(iter(server_flags))} with several servers in {path}; set it there")
@@ -127,9 +123,8 @@ def read_command(args: Sequence[str], defaults: HaystackEnvConfig) -> Command:
     )
 
 
-def _read_flags(args: Sequence[str]) -> dict[str, str | None]:
-    """Return the values of flags by name; the text "None" becomes None."""
-    known = _known_names()
+def _read_flags(args: Sequence[str], known: Collection[str]) -> dict[str, str | None]:
+    """Return the values of flags by name, which must be `known`; the text "None" becomes None."""
     flags: dict[str, str | None] = {}
     for arg in args:
         name, _, value = arg.removeprefix("--").partition("=")
@@ -142,8 +137,9 @@ def _read_flags(args: Sequence[str]) -> dict[str, str | None]:
     return flags
 
 
-def _known_names() -> set[str]:
-    return {*GENERAL, *(prefix + name for prefix, model in PREFIXES.items() for name in model.model_fields)}
+def _known_names(settings: type[HaystackEnvConfig]) -> set[str]:
+    sections: dict[str, type[BaseModel]] = {"env.": settings, "openai.": ServerSettings}
+    return {*GENERAL, *(prefix + name for prefix, model in sections.items() for name in model.model_fields)}
 
 
 def _section(flags: Mapping[str, str | None], prefix: str) -> dict[str, str | None]:
@@ -170,7 +166,7 @@ class _Reader:
 # ---- YAML ----
 
 
-def _read_yaml(path: Path) -> JsonObject:
+def _read_yaml(path: Path, known: Collection[str]) -> JsonObject:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -186,7 +182,7 @@ def _read_yaml(path: Path) -> JsonObject:
     if not all(isinstance(section, dict) for section in (env, *servers)):
         raise ConfigError(f"--config {path}: the sections env and openai must hold names with values")
     given = {*map(str, config), *(f"env.{key}" for key in env), *(f"openai.{key}" for part in servers for key in part)}
-    if unknown := sorted(given - YAML_SECTIONS - _known_names()):
+    if unknown := sorted(given - YAML_SECTIONS - set(known)):
         raise ConfigError(f"--config {path} has unknown keys {', '.join(unknown)}")
     return config
 
@@ -207,13 +203,13 @@ def _without_key(server: Mapping[str, object]) -> JsonObject:
 def help_text(args: Sequence[str], defaults: HaystackEnvConfig) -> str:
     """Return what --help prints: the list of commands or, where `args` begin with one, all its settings."""
     prog = f"{(defaults.wandb_name or 'haystack').replace('_', '-')}-env"
-    if not args or args[0] not in COMMANDS:
-        commands = "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+    if not args or args[0] not in defaults.commands:
+        commands = "\n".join(f"  {name:10}{text}" for name, text in defaults.commands.items())
         return f"usage: {prog} COMMAND [--config FILE] [--env.X …] [--openai.X …]\n\ncommands:\n{commands}\n\n" \
                f"Settings of a command: {prog} COMMAND --help\n"  # fmt: skip
     parser = argparse.ArgumentParser(
         prog=f"{prog} {args[0]}",
-        description=COMMANDS[args[0]],
+        description=defaults.commands[args[0]],
         usage="%(prog)s [--NAME VALUE …]",
         add_help=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=40, width=120),

@@ -7,10 +7,10 @@ differs from Atropos', the reason stands beside it.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_serializer, model_validator
 
@@ -29,6 +29,14 @@ SEEDS = 10**9  # samples that one seed can draw before it would meet the next on
 DEFAULT_TASKS = {
     "needle": "single,multi_key,multi_value,multi_query",
     "linked_needle": "chain,update,find_all,count,order,join",
+    "memory": "single,multi_key,chain,find_all,count",
+}
+
+
+COMMANDS = {
+    "process": "Rollouts to a file, and to a page to read them in.",
+    "evaluate": "Scores over a grid of depths and lengths: samples, metrics, heatmap and report.",
+    "serve": "Rollouts to a trainer, through Atropos' run-api.",
 }
 
 
@@ -159,7 +167,9 @@ class SampleSettings(BaseModel):
 
 
 class HaystackEnvConfig(SampleSettings, AtroposSettings):
-    """Settings of a haystack environment, beside those of Atropos."""
+    """Settings of a haystack environment, beside those of Atropos. `commands`: what its command line runs."""
+
+    commands: ClassVar[Mapping[str, str]] = COMMANDS
 
     depths: str = Field("11", description="depths of the evaluation grid: their number, or a list from 0 to 1")
     repeats: int = Field(3, description="samples a cell of the evaluation grid and a task")

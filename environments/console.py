@@ -14,11 +14,19 @@ def linked() -> None:
     _run("linked_needle", "environments.linked_needle_env", "LinkedNeedleEnv")
 
 
-def _run(name: str, module: str, environment: str) -> None:
+def memory() -> None:
+    """Run `memory-env`."""
+    _run("memory", "environments.memory_env", "MemoryEnv", ("environments.memory.config", "MemoryEnvConfig"))
+
+
+def _run(
+    name: str, module: str, environment: str, settings: tuple[str, str] = ("environments.config", "HaystackEnvConfig")
+) -> None:
     try:
         from environments import cli, config
 
-        defaults = config.HaystackEnvConfig(tasks=config.DEFAULT_TASKS[name], wandb_name=name)
+        config_cls = getattr(import_module(settings[0]), settings[1])
+        defaults = config_cls(tasks=config.DEFAULT_TASKS[name], wandb_name=name)
         cli.main(defaults, lambda command: getattr(import_module(module), environment).run(command))
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -8,9 +8,11 @@ import asyncio
 import gc
 import logging
 import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
+from typing import ClassVar
 
 from environments.atropos.base import BaseEnv, EvalHandlingEnum, follow_proxies, server_config
 from environments.atropos.evaluate import evaluate
@@ -59,6 +61,8 @@ class HaystackEnv(BaseEnv):
     name = "haystack"
     env_config_cls = HaystackEnvConfig
     default_tasks = "single"
+    # Settings beside Atropos' own that change no row.
+    not_shaping: ClassVar[frozenset[str]] = frozenset({"max_failures", "state_path"})
 
     @classmethod
     def config_init(cls) -> tuple[HaystackEnvConfig, list[ServerSettings]]:
@@ -77,9 +81,8 @@ class HaystackEnv(BaseEnv):
         if command.name == "evaluate" and command.config.data_dir_to_save_evals:
             command.write(Path(command.config.data_dir_to_save_evals) / "evaluate_config.yaml")
         env.n_groups_to_process, env.group_size_to_process = env.config.total_steps, env.config.group_size
-        runs = {"process": env.process_manager, "evaluate": env._run_evaluate, "serve": env.env_manager}
         try:
-            asyncio.run(runs[command.name]())
+            asyncio.run(env.commands()[command.name]())
         finally:
             gc.unfreeze()  # what is frozen outlives the interpreter, and Triton reports it as leaks
 
@@ -122,6 +125,10 @@ class HaystackEnv(BaseEnv):
         """Return the builder of samples of a task by the name in the settings: a benchmark's has options of its own."""
         return haystacks_of(self.haystacks, task, self._given)
 
+    def commands(self) -> Mapping[str, Callable[[], Coroutine[None, None, None]]]:
+        """Return what each command runs, by its name."""
+        return {"process": self.process_manager, "evaluate": self._run_evaluate, "serve": self.env_manager}
+
     async def setup(self) -> None:
         """Ask every server whether it is there. Raises `ConfigError` if one is not."""
         for server in self.servers:
@@ -151,7 +158,7 @@ class HaystackEnv(BaseEnv):
     def run_digest(self) -> str:
         """Return hex digits that name a run by the settings that shape its rows: neither paths nor how many at a time."""
         config = self.config.model_dump(mode="json")
-        own = set(HaystackEnvConfig.model_fields) - set(AtroposSettings.model_fields) - {"max_failures", "state_path"}
+        own = set(type(self.config).model_fields) - set(AtroposSettings.model_fields) - self.not_shaping
         shaping = {name: config[name] for name in config if name in own or "reasoning" in name or "thinking" in name}
         shaping |= {"group_size": config["group_size"], "model": self.model_name, "env": self.name}
         for name in LATER_SETTINGS:  # at their default a run is named as it was before there was the setting
@@ -188,21 +195,30 @@ class HaystackEnv(BaseEnv):
 
     async def rollout(self, request: RolloutRequest, n: int) -> RolloutGroup:
         """Build the request's sample, and return it with `n` scored completions of its prompt. Raises `CompletionError`."""
-        temperature = self.config.temperature if request.split == "train" else self.config.eval_temperature
         if self.episodes:
-            return await self._read(self.episodes, request, n, temperature)
+            return await self._read(self.episodes, request, n)
         sample, prompt = await asyncio.to_thread(self.build, request)
-        asked = CompletionRequest(
-            sample.messages, prompt, self.config.max_new_tokens, temperature, request.split, self.request_fields
-        )
-        completions = await self._ask(asked, n)
-        self.first_replies.add(completions)
+        completions = await self._complete(self.endpoints, sample, prompt, request.split, n)
         scores = await asyncio.to_thread(self.scorer.scores, sample, completions)
         return RolloutGroup(request, sample, prompt, completions, scores)
 
-    async def _read(self, episodes: Episodes, request: RolloutRequest, n: int, temperature: float) -> RolloutGroup:
+    async def _complete(  # noqa: PLR0913
+        self, endpoints: Sequence[Endpoint], sample: Sample, prompt: list[int], split: str, n: int, model: str = ""
+    ) -> list[Completion]:
+        """Return `n` completions of the sample's messages by one of the endpoints, of `model` where that is another."""
+        limit, temperature = self.config.max_new_tokens, self._temperature(split)
+        asked = CompletionRequest(sample.messages, prompt, limit, temperature, split, self.request_fields, model)
+        completions = await request_group(endpoints, asked, n)
+        self.first_replies.add(completions)
+        return completions
+
+    def _temperature(self, split: str) -> float:
+        return self.config.temperature if split == "train" else self.config.eval_temperature
+
+    async def _read(self, episodes: Episodes, request: RolloutRequest, n: int) -> RolloutGroup:
         """Do the same by episodes of reading; what is scored of each is its answer."""
         sample = await asyncio.to_thread(self.sample, request)
+        temperature = self._temperature(request.split)
         sampling = Sampling(self.config.max_new_tokens, temperature, request.split, self.request_fields)
         # A trainer takes sequences below its maximum.
         window = self.max_token_len - 1 if self.serving and self.max_token_len > 0 else 0

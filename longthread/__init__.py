@@ -23,6 +23,7 @@ _HOMES = {
     "Score": "environments.rollouts.scoring",
     "NeedleEnv": "environments.needle_env",
     "LinkedNeedleEnv": "environments.linked_needle_env",
+    "MemoryEnv": "environments.memory_env",
     "LongLoRAPlugin": "trainer_configs.longlora",
     "LongthreadError": "longthread.errors",
 }

@@ -18,6 +18,7 @@ import typer
 from atroposlib.envs.server_handling.server_baseline import APIServerConfig
 
 from environments.config import AtroposSettings, HaystackEnvConfig
+from environments.memory.config import MemoryEnvConfig
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/longthread/longthread/"
@@ -42,7 +43,7 @@ APPS = {
     "python -m trainer_configs.longlora.data": "trainer_configs.longlora.data.command",
     "python -m environments.embedded_server": "environments.inference.embedded.command",
 }
-ENVIRONMENTS = ("needle-env", "linked-needle-env")
+ENVIRONMENTS = {"needle-env": HaystackEnvConfig, "linked-needle-env": HaystackEnvConfig, "memory-env": MemoryEnvConfig}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -91,8 +92,8 @@ def check(words: list[str]) -> None:
         assert all(f"{target}:" in (ROOT / "Makefile").read_text() for target in words[1:] if target.isidentifier())
         return
     if words[0] in ENVIRONMENTS:
-        assert words[1] in ("process", "evaluate", "serve")
-        models: dict[str, Any] = {"--env": HaystackEnvConfig, "--openai": APIServerConfig}
+        assert words[1] in ENVIRONMENTS[words[0]].commands
+        models: dict[str, Any] = {"--env": ENVIRONMENTS[words[0]], "--openai": APIServerConfig}
         for flag in (word.partition("=")[0] for word in words[2:] if word.startswith("--")):
             section, _, field = flag.partition(".")
             assert flag in ("--help", "--config") or field in models[section].model_fields, flag
@@ -180,6 +181,8 @@ def test_doors_name_files_that_exist(folder: str) -> None:
 def test_every_setting_is_in_the_manual() -> None:
     ours = HaystackEnvConfig.model_fields.keys() - AtroposSettings.model_fields.keys()
     assert not {name for name in ours if f"`{name}`" not in (ROOT / "docs/settings.md").read_text()}
+    of_memory = MemoryEnvConfig.model_fields.keys() - HaystackEnvConfig.model_fields.keys()
+    assert not {name for name in of_memory if f"`{name}`" not in (ROOT / "docs/memory.md").read_text()}
 
 
 def test_python_in_the_manual_parses_and_imports_names_that_exist() -> None:

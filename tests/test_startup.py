@@ -32,6 +32,7 @@ print(json.dumps([name for name in {heavy} if name in sys.modules]))
 ENTRIES = {
     "needle-env": "from environments.console import needle; needle()",
     "linked-needle-env": "from environments.console import linked; linked()",
+    "memory-env": "from environments.console import memory; memory()",
     "longthread": "from longthread_cli import main; main()",
     "lift": "from lift.cli import main; main()",
 }
@@ -41,6 +42,7 @@ needle-env
 needle-env process
 linked-needle-env
 linked-needle-env evaluate
+memory-env evaluate
 longthread
 longthread demo
 longthread report

@@ -78,6 +78,11 @@ def parse_row(value: object, where: str) -> ProcessRow:
             f"{where}: a row of a run with no_context, whose questions were asked without their text; nothing is learned "
             f"from guesses: {WANTED} without it"
         )
+    if isinstance(value, dict) and value.get("memory"):
+        raise DataError(
+            f"{where}: a row that was asked of the memory {value['memory']!r}, whose weights know what the prompt does not "
+            f"say: {WANTED} in the modes context and retrieval"
+        )
     try:
         return ProcessRow.model_validate(value)
     except ValidationError as error:

@@ -94,6 +94,7 @@ class CompletionRequest:
     temperature: float
     split: str = "train"
     own: Mapping[str, Any] = field(default_factory=dict)  # fields of the request that the user asks for
+    model: str = ""  # name of the model to ask at the server, in place of the endpoint's own; chat servers alone
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ class Endpoint:
 
     async def _post_form(self, form: RequestForm, request: CompletionRequest, n: int) -> JsonObject:
         fields = form.fields(request.max_tokens, request.temperature, n, request.own)
-        body = {"model": self.config.model_name, "messages": list(request.messages), **fields}
+        body = {"model": request.model or self.config.model_name, "messages": list(request.messages), **fields}
         body = self.server._inject_reasoning_kwargs(body)
         body |= body.pop("extra_body", {})
         reply = await self._post(f"{self.url}/chat/completions", await asyncio.to_thread(dumps, body))

@@ -107,6 +107,11 @@ class Dense:
             self._chunks += chunks
             self._vectors.append(self.embedder.documents([chunk.text for chunk in chunks]))
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the vectors."""
+        return sum(vectors.nbytes for vectors in self._vectors)
+
     def search(self, question: str, k: int) -> list[Hit]:
         """Return the `k` chunks whose vectors have the highest cosine with the question's, best first."""
         if not self._chunks:

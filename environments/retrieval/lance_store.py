@@ -61,6 +61,11 @@ class LanceStore:
         database = lancedb.connect(folder)
         self._table: Any = database.create_table(TABLE, schema=self._schema(), exist_ok=True)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the files in the store's folder."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
     def add(self, chunks: Sequence[Chunk]) -> None:
         """Write chunks to the store."""
         import pyarrow as pa

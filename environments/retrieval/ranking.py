@@ -35,6 +35,14 @@ class Ranking(Protocol):
         """Return the at most `k` chunks that rank highest for the question, best first, each once."""
 
 
+class StoredRanking(Ranking, Protocol):
+    """A ranking that says how many bytes it keeps beside the chunks' text."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the index."""
+
+
 class TermIndex:
     """BM25 (Lucene's variant, k1 1.5, b 0.75, by `bm25s`) over texts that are given by their terms."""
 
@@ -56,6 +64,14 @@ class TermIndex:
             return np.zeros(self._size, np.float32)
         return self._index.get_scores(known)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the index: its arrays, and its terms in UTF-8."""
+        if self._index is None:
+            return 0
+        arrays = (part.nbytes for part in self._index.scores.values() if isinstance(part, np.ndarray))
+        return sum(arrays) + sum(len(term.encode()) for term in self._index.vocab_dict)
+
     def best(self, question: str, k: int) -> list[int]:
         """Return the numbers of the `k` texts that rank highest, best first; of two that rank equal, the earlier first."""
         return highest(self.scores(question), k)
@@ -76,11 +92,19 @@ class BM25:
         self._chunks += chunks
         self._index = None
 
-    def search(self, question: str, k: int) -> list[Hit]:
-        """Return the at most `k` chunks that rank highest for the question, best first."""
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the index beside the chunks' text."""
+        return self._built().stored_bytes
+
+    def _built(self) -> TermIndex:
         if self._index is None:
             self._index = TermIndex([terms(chunk.text) for chunk in self._chunks])
-        scores = self._index.scores(question)
+        return self._index
+
+    def search(self, question: str, k: int) -> list[Hit]:
+        """Return the at most `k` chunks that rank highest for the question, best first."""
+        scores = self._built().scores(question)
         return [Hit(self._chunks[i], float(scores[i])) for i in highest(scores, k) if scores[i] > 0]
 
 
@@ -90,9 +114,14 @@ class Fused:
     Reciprocal-rank fusion (Cormack et al., SIGIR 2009).
     """
 
-    def __init__(self, rankings: Sequence[Ranking]):
+    def __init__(self, rankings: Sequence[StoredRanking]):
         """`rankings`: of the same chunks; what is added here is added to each of them."""
         self.rankings = rankings
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all its rankings."""
+        return sum(ranking.stored_bytes for ranking in self.rankings)
 
     def add(self, chunks: Sequence[Chunk]) -> None:
         """Add chunks to each ranking."""

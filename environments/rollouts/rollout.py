@@ -86,9 +86,8 @@ class RolloutGroup:
         A compact row keeps the completions' tokens alone, and the prompt shortened to the windows around the needles;
         `haystack.sample.rebuild(row["recipe"], …)` brings it back. Conversations of several turns are kept whole.
         """
-        compact = [{"role": "user", "content": self._windows()}]
         return {
-            **(self.scored_data() if full else self._scored_data([], compact)),
+            **(self.scored_data() if full else self._compact_data()),
             "store": "full" if full else "compact",
             # A benchmark's own name for the task, where it has one.
             **({"task": self.request.task} if self.request.task != self.sample.recipe["task"] else {}),
@@ -100,6 +99,9 @@ class RolloutGroup:
             "details": [s.to_json() for s in self.scores],
             **({"reading": [t.reading.to_json() for t in self.transcripts]} if self.transcripts else {}),
         }
+
+    def _compact_data(self) -> JsonObject:
+        return self._scored_data([], [{"role": "user", "content": self._windows()}])
 
     def record(self) -> JsonObject:
         """Return a line of samples.jsonl: the first completion and its score, with what reports need of the sample."""

@@ -72,11 +72,13 @@ class ServedDocuments:
         return [entry for entry in self.library.entries() if self.names is None or entry.name in self.names]
 
     def cards(self) -> list[JsonObject]:
-        """Return for each document its name, what it was fitted from, and the frame in which `lift ask` puts a question."""
+        """Return for each document its name, what it was fitted from and what that cost, and the frames of `lift ask`."""
         return [
             {
                 "id": entry.name, "parent": self.base_name, "recipe": entry.recipe, "tokens": entry.tokens,
-                "ask_frame": document_prompt.request(entry.name, "{question}"),
+                "ask_frame": (frame := document_prompt.request(entry.name, "{question}")),
+                "ask_frame_with_text": document_prompt.behind_text("{text}", frame),
+                "digest": entry.digest, "bytes": entry.bytes, "seconds": entry.seconds,
             }
             for entry in self.entries()
         ]  # fmt: skip

@@ -10,7 +10,7 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
-from environments.haystack.document_prompt import request
+from environments.haystack.document_prompt import behind_text, request
 from environments.inference.embedded.server import background, running
 from lift import cli
 from lift.inference.generate import answers, chat
@@ -57,6 +57,8 @@ def test_every_document_is_listed_beside_the_base_model(url: str) -> None:
     cards = {card.id: card.model_dump() for card in client.models.list()}
     assert list(cards) == ["tiny", "a", "b", "long"]
     assert cards["a"]["ask_frame"] == request("a", "{question}") and cards["a"]["parent"] == "tiny"
+    assert cards["a"]["ask_frame_with_text"] == behind_text("{text}", cards["a"]["ask_frame"])
+    assert cards["a"]["digest"] == "d" * 64 and cards["a"]["bytes"] > 0 and cards["a"]["seconds"] is None
     assert client.models.retrieve("a+long").id == "a+long"
 
 

@@ -51,14 +51,14 @@ class Pool:
 
     `source` names the corpus in errors; without one, the text is written for this project and always fits. `between`:
     needles stand between its paragraphs alone.
-    Raises `PoolError` when the passages hold fewer than `at_least` tokens.
+    Raises `PoolError` when the passages hold fewer than `at_least` tokens; None takes all of them.
     """
 
     def __init__(
         self,
         tokens: Tokens,
         passages: Iterable[list[list[str]]],
-        at_least: int,
+        at_least: int | None,
         source: str = "",
         between: bool = False,
     ):
@@ -67,9 +67,9 @@ class Pool:
         self._mids: dict[int, list[tuple[int, str]]] = defaultdict(list)
         self._finals: dict[int, list[tuple[int, str]]] = defaultdict(list)
         total, waiting = 0, iter(passages)
-        while total < at_least and (batch := list(islice(waiting, BATCH))):
+        while (at_least is None or total < at_least) and (batch := list(islice(waiting, BATCH))):
             total += self._add(batch)
-        if total < at_least:
+        if at_least is not None and total < at_least:
             raise PoolError(
                 f"the filler has {total} tokens, fewer than the {at_least} needed (twice the longest haystack, so that "
                 f"no two samples are alike); give more text{f' than {source}' if source else ''} or ask for shorter lengths",

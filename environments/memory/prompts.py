@@ -1,0 +1,129 @@
+"""What the model is shown of a document in each mode: the text, passages of it, nothing, or passages beside a memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from environments.haystack.options import Options
+from environments.haystack.prompt import Prompt
+from environments.haystack.tokens import BREAK, Tokens
+from environments.memory.config import CONTEXT, RETRIEVAL, WEIGHTS
+from environments.memory.memories import Memory
+from environments.memory.questions import Question
+from environments.retrieval.chunking import Chunk
+from environments.retrieval.ordering import ordered
+from environments.retrieval.ranking import Hit
+from longthread.errors import ConfigError
+
+LOOKED_UP_INSTRUCTION = (
+    "The passages below were looked up in a longer text, for the question that follows them. Read them. Then answer it."
+)
+BETWEEN = f"{BREAK}* * *{BREAK}"  # two passages
+CORRECTIONS = 8  # cuts tried, where the tokens of a cut text are not the sum of its parts'
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prompt in one mode: its messages and tokens, the passages in it, and how many tokens of the text were cut out."""
+
+    messages: list[dict[str, str]]
+    tokens: list[int]
+    passages: tuple[Chunk, ...] = ()
+    cut_tokens: int = 0
+
+
+class Prompts:
+    """Writes prompts for one tokenizer and one set of options.
+
+    `reply`: tokens kept for it in the window. `order`: of passages, one of `retrieval.ordering.ORDERS`.
+    """
+
+    def __init__(self, tokens: Tokens, options: Options, reply: int, order: str):
+        self.tokens, self.reply, self.order = tokens, reply, order
+        self.instruction = Prompt(tokens, options).instruction
+
+    def prepare(
+        self, question: Question, mode: str, window: int, hits: Sequence[Hit] = (), memory: Memory | None = None
+    ) -> Prepared:
+        """Return the prompt of a question. `window`: tokens of prompt and reply at most; 0: any number.
+
+        A text that does not fit is cut in its middle, and the prompt says so. Of the hits, best first, those that do not fit
+        are left out, the worst first. Raises `ConfigError` where not even the question fits.
+        """
+        if mode == CONTEXT:
+            return self._context(question, window)
+        if mode == WEIGHTS:
+            return self._checked(self._encoded(self._remembered(question, memory)), window)
+        kept = len(hits)
+        while True:
+            passages = tuple(hit.chunk for hit in ordered(hits[:kept], self.order))
+            prepared = self._encoded(self._with_passages(question, mode, passages, memory))
+            if not window or len(prepared.tokens) + self.reply <= window or not kept:
+                return replace(self._checked(prepared, window), passages=passages)
+            kept -= 1
+
+    def _encoded(self, content: str) -> Prepared:
+        messages = [{"role": "user", "content": content}]
+        return Prepared(messages, self.tokens.encode(self.tokens.render(messages)))
+
+    def _checked(self, prepared: Prepared, window: int) -> Prepared:
+        if window and (needed := len(prepared.tokens) + self.reply) > window:
+            raise ConfigError(
+                f"a question and its reply take {needed:,} tokens, more than the window of {window:,}: serve the model "
+                "with a longer one, or ask for shorter replies",
+                setting=("window", "max_new_tokens"),
+            )
+        return prepared
+
+    # ---- the text itself ----
+
+    def _context(self, question: Question, window: int) -> Prepared:
+        sample = question.sample
+        rendered = self.tokens.render(sample.messages)
+        exact = sample.recipe["version"] > 0  # a generated haystack, whose prompt has the length that was asked for
+        ids = self.tokens.encode_prompt(rendered, sample.length) if exact else self.tokens.encode(rendered)
+        if not window or len(ids) + self.reply <= window:
+            return Prepared(sample.messages, ids)
+        bare = self._checked(self._encoded(self._content(self._mark(0), question)), window)
+        text_ids, offsets = self.tokens.offsets(question.document.text)
+        kept = window - self.reply - len(bare.tokens)
+        for _ in range(CORRECTIONS):
+            cut = len(text_ids) - kept
+            text = self._both_ends(question.document.text, offsets, kept)
+            prepared = replace(self._encoded(self._content(text, question)), cut_tokens=cut)
+            excess = len(prepared.tokens) + self.reply - window
+            if excess <= 0:
+                return prepared
+            kept -= excess
+        return self._checked(prepared, window)
+
+    def _both_ends(self, text: str, offsets: Sequence[tuple[int, int]], kept: int) -> str:
+        """Return the beginning and the end of a text, half of `kept` tokens each, and between them the mark of the cut."""
+        first = max(0, -(-kept // 2))
+        last = max(0, kept - first)
+        head = text[: offsets[first - 1][1]] if first else ""
+        tail = text[offsets[len(offsets) - last][0] :] if last else ""
+        return BREAK.join(part for part in (head, self._mark(len(offsets) - max(0, kept)), tail) if part)
+
+    @staticmethod
+    def _mark(cut: int) -> str:
+        return f"[Here {cut:,} tokens of the text are left out.]"
+
+    def _content(self, text: str, question: Question) -> str:
+        return BREAK.join([self.instruction, text, question.asked])
+
+    # ---- passages, and memories ----
+
+    def _with_passages(self, question: Question, mode: str, passages: Sequence[Chunk], memory: Memory | None) -> str:
+        text = BETWEEN.join(chunk.text.strip() for chunk in passages) or "(No passage was found.)"
+        if memory and mode != RETRIEVAL and (message := memory.message(_request(question), text)):
+            return message
+        return BREAK.join([LOOKED_UP_INSTRUCTION, text, question.asked])
+
+    @staticmethod
+    def _remembered(question: Question, memory: Memory | None) -> str:
+        return (memory and memory.message(_request(question))) or question.asked
+
+
+def _request(question: Question) -> str:
+    """Return a question with the form of its reply in one line, as a memory's frame takes it."""
+    return f"{question.sample.question} {question.form}".strip()

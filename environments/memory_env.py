@@ -1,0 +1,278 @@
+"""MemoryEnv: one document asked four ways, so that the same questions say when to read, look up, remember, or do both.
+
+    memory-env evaluate --env.tokenizer_name DIR --env.modes context,retrieval --openai.base_url URL --openai.model_name NAME
+    memory-env documents --env.tokenizer_name DIR --env.modes weights,hybrid   # then lift fit and lift serve, docs/memory.md
+
+Modes: `context` (the text in the prompt), `retrieval` (passages of it), `weights` (a memory behind `lift serve`, chosen by
+its name in each request) and `hybrid` (passages, asked of the memory). Questions are those of generated haystacks, of a file,
+or of a text about itself (`memory/questions.py`).
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from environments.atropos.evaluate import evaluate
+from environments.config import DEFAULT_TASKS, ServerSettings
+from environments.haystack.sample import Sample
+from environments.haystack_env import HaystackEnv
+from environments.inference.contracts import Completion, PlainServer, ServerAddress
+from environments.inference.endpoint import Endpoint
+from environments.inference.errors import RequestRejected
+from environments.inference.preflight import WINDOWS, served_models
+from environments.memory import questions as sources
+from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, MemoryEnvConfig, check_memory
+from environments.memory.memories import Memory, check_names, check_text, served_memories
+from environments.memory.passages import Passages
+from environments.memory.prompts import Prompts
+from environments.memory.questions import Document, Question
+from environments.memory.report import write_report
+from environments.memory.rollout import MemoryRequest, Posed, group_of, mode_of
+from environments.presets import task_of
+from environments.retrieval.ranking import Hit
+from environments.rollouts import row_log
+from environments.rollouts.rollout import RolloutGroup, RolloutRequest
+from environments.rollouts.scoring import Score
+from longthread.errors import ConfigError
+from longthread.files import write_text
+
+KEPT = 8  # questions that stay in memory, since each is asked in every mode
+SEPARATORS = 8  # tokens between two passages, at most
+
+
+class MemoryEnv(HaystackEnv):
+    """Environment of questions that are asked in several modes, each the same."""
+
+    name = "memory"
+    env_config_cls = MemoryEnvConfig
+    default_tasks = DEFAULT_TASKS[name]
+    not_shaping = HaystackEnv.not_shaping | {"documents_path", "chunk_store", "memory_url"}
+    config: MemoryEnvConfig
+
+    def __init__(
+        self, config: MemoryEnvConfig, servers: list[ServerSettings], slurm: bool = False, testing: bool = False
+    ):
+        self._settings, self.modes = config, check_memory(config, servers)
+        self.questions: list[Question] = []  # of a file, or of a text about itself
+        self._recent: OrderedDict[str, Question] = OrderedDict()
+        self.memories: Mapping[str, Memory] = {}
+        super().__init__(config, servers, slurm, testing)
+        self.memory_url = (config.memory_url or self.servers[0].base_url or "").rstrip("/")
+        self.memory_endpoints = self.endpoints
+        if config.memory_url:  # another server, which gets no key
+            address = ServerAddress(self.memory_url, "x", self.model_name, timeout=self.servers[0].timeout)
+            self.memory_endpoints = [Endpoint(PlainServer(address), self.haystacks.tokens.tokenizer)]
+
+    def _probe(self) -> None:
+        settings, tokens = self._settings, self.haystacks.tokens
+        self.window = settings.window
+        self.prompts = Prompts(tokens, self.options, settings.max_new_tokens, settings.order)
+        looked_up = any(mode in LOOKED_UP for mode in self.modes)
+        self.passages = Passages.of(settings, tokens) if looked_up else None
+        self.questions = sources.given(settings, self.grid.tasks, self.default_tasks, self.options, tokens)
+        if not self.questions:
+            super()._probe()
+        self._question_tokens = len(self.prompts.prepare(self._first(), RETRIEVAL, 0).tokens) if looked_up else 0
+        self._check_window()
+
+    def _first(self) -> Question:
+        if self.questions:
+            return self.questions[0]
+        task, length = self.grid.tasks[0], min(self.grid.lengths)
+        return sources.of_haystack(self._haystacks_of(task).sample(0, "eval", task_of(task).name, length), "probe")
+
+    def _check_window(self) -> None:
+        """Raise `ConfigError` where the passages do not fit into the window."""
+        if self.window and self.passages and (needed := self._longest_looked_up()) > self.window:
+            settings = self._settings
+            raise ConfigError(
+                f"{settings.passages} passages of {settings.chunk_tokens} tokens take {needed:,} with question and reply, "
+                f"more than the window of {self.window:,}: ask for fewer, or for shorter ones",
+                setting=("passages", "chunk_tokens", "window"),
+            )
+
+    def _longest_looked_up(self) -> int:
+        settings = self._settings
+        passages = settings.passages * (settings.chunk_tokens + SEPARATORS)
+        return self._question_tokens + passages + settings.max_new_tokens
+
+    def longest_sequence(self) -> int:
+        """Tokens of the longest prompt with its longest completion, in any mode."""
+        looked_up = self._longest_looked_up() if self.passages else 0
+        if CONTEXT not in self.modes:
+            return looked_up
+        lengths = [question.sample.length for question in self.questions] or self.grid.lengths
+        whole = max(lengths) + self.config.max_new_tokens
+        return max(looked_up, min(whole, self.window) if self.window else whole)
+
+    async def setup(self) -> None:
+        """Ask every server whether it is there, and for the window of its model. Raises `ConfigError`."""
+        if not self.window:
+            entries = [e for s in self.servers if s.base_url for e in await served_models(str(s.base_url), s.api_key)]
+            named = [entry for entry in entries if entry.get("id") == self.model_name]
+            stated = [entry[name] for entry in named for name in WINDOWS if isinstance(entry.get(name), int)]
+            self.window = min(stated, default=0)
+            self._check_window()
+        await super().setup()
+
+    def run_digest(self) -> str:
+        """Return hex digits that name a run by the settings and the questions that shape its rows."""
+        own = [(q.document.digest, q.asked, q.sample.answer.values) for q in self.questions]
+        memories = sorted((m.name, m.digest, m.stored_bytes, m.seconds) for m in self.memories.values())
+        return row_log.digest({"settings": super().run_digest(), "questions": own, "memories": memories})
+
+    # ---- questions ----
+
+    def request(self, index: int) -> MemoryRequest:
+        """Return request number `index` of a run: each question in every mode, one after the other."""
+        number, place = divmod(index, len(self.modes))
+        if self.questions:
+            return self._own_request(index, number % len(self.questions), "train", self.modes[place])
+        return replace(_in_mode(super().request(number), self.modes[place]), index=index)
+
+    def evaluation_requests(self) -> list[RolloutRequest]:
+        """Return the requests of one evaluation: every question in every mode."""
+        if self.questions:
+            pairs = [(number, mode) for number in range(len(self.questions)) for mode in self.modes]
+            return [self._own_request(i, number, "eval", mode) for i, (number, mode) in enumerate(pairs)]
+        return [_in_mode(request, mode) for request in super().evaluation_requests() for mode in self.modes]
+
+    def _own_request(self, index: int, number: int, split: str, mode: str) -> MemoryRequest:
+        sample = self.questions[number].sample
+        return MemoryRequest(
+            index, number, split, sample.recipe["task"], sample.length, repeat=number, mode=mode, number=number
+        )
+
+    def question(self, request: RolloutRequest) -> Question:
+        """Return the question of a request, with its document. Runs in worker threads."""
+        if isinstance(request, MemoryRequest) and request.number >= 0:
+            return self.questions[request.number]
+        key = f"{request.split}/{request.seed}/{request.task}/{request.length}/{request.depth}/{request.difficulty}"
+        if (known := self._recent.get(key)) is None:
+            known = sources.of_haystack(self.sample(request), haystack_name(request))
+            with self._building:
+                self._recent[key] = known
+                while len(self._recent) > KEPT:
+                    self._recent.popitem(last=False)
+        return known
+
+    # ---- rollouts ----
+
+    def build(self, request: RolloutRequest) -> tuple[Sample, list[int]]:
+        """Return the request's sample with the messages of its mode, and its prompt's token ids. Runs in worker threads."""
+        posed = self._posed(request)
+        return posed.sample, posed.prepared.tokens
+
+    async def rollout(self, request: RolloutRequest, n: int) -> RolloutGroup:
+        """Ask the request's question in its mode, and return it with `n` scored completions. Raises `CompletionError`."""
+        posed = await asyncio.to_thread(self._posed, request)
+        endpoints = self.memory_endpoints if posed.memory else self.endpoints
+        model, started = posed.memory.name if posed.memory else "", time.monotonic()
+        completions = await self._complete(endpoints, posed.sample, posed.prepared.tokens, request.split, n, model)
+        seconds = posed.seconds + time.monotonic() - started
+        scores = await asyncio.to_thread(self._scores, posed.question, completions)
+        return group_of(request, posed, completions, scores, seconds)
+
+    def _posed(self, request: RolloutRequest) -> Posed:
+        """Return the request's question as it is asked in its mode. Raises `RequestRejected` for a memory of another text."""
+        question, mode = self.question(request), mode_of(request)
+        memory = self._memory(question.document) if mode in REMEMBERED else None
+        index, hits, started = None, list[Hit](), time.monotonic()
+        if self.passages and mode in LOOKED_UP:
+            index, started = self.passages.index(question.document), time.monotonic()
+            hits = self.passages.find(question, index)
+        searched = time.monotonic() - started
+        prepared = self.prompts.prepare(question, mode, self.window, hits, memory)
+        return Posed(question, mode, prepared, index, memory, searched)
+
+    def _memory(self, document: Document) -> Memory:
+        memory = self.memories.get(document.name) or Memory(document.name)
+        try:
+            check_text(memory, document, self.memory_url)
+        except ConfigError as error:
+            raise RequestRejected(error.message, setting=error.settings) from None
+        return memory
+
+    def _scores(self, question: Question, completions: Sequence[Completion]) -> list[Score]:
+        """Return each completion's score by the answer, of several right ones, that it fits best."""
+        samples = [replace(question.sample, answer=a) for a in (question.sample.answer, *question.alternatives)]
+        scores = [self.scorer.scores(sample, completions) for sample in samples]
+        return [max(of_one, key=lambda score: score.score) for of_one in zip(*scores, strict=True)]
+
+    # ---- commands ----
+
+    def commands(self) -> Mapping[str, Callable[[], Coroutine[None, None, None]]]:
+        """Return what each command runs, by its name."""
+        return {**super().commands(), "documents": self.write_documents}
+
+    async def process_manager(self) -> None:
+        """Run `process`."""
+        await self._find_memories([self.request(index) for index in range(self.n_groups_to_process)])
+        await super().process_manager()
+
+    async def evaluate(self, *args: object, **kwargs: object) -> None:
+        """Run one evaluation in all modes."""
+        await self._find_memories(self.evaluation_requests())
+        await evaluate(self, write_report)
+
+    async def env_manager(self) -> None:
+        """Run `serve`. Raises `ConfigError` for modes with a memory, whose weights are not those of the trainer."""
+        if remembered := [mode for mode in self.modes if mode in REMEMBERED]:
+            raise ConfigError(
+                f"mode {remembered[0]} is for evaluate and process: serve would train a model on what only its memory knows",
+                setting="modes",
+            )
+        if self.questions:
+            raise ConfigError(
+                "questions of a file are for evaluate and process: serve trains on generated haystacks",
+                setting=("questions", "document"),
+            )
+        await super().env_manager()
+
+    async def _find_memories(self, requests: Sequence[RolloutRequest]) -> None:
+        """Ask the server for its memories. Raises `ConfigError` unless there is one of each document."""
+        asked = [request for request in requests if mode_of(request) in REMEMBERED]
+        if asked:
+            self.memories = await served_memories(self.memory_url, self._memory_key())
+            check_names(self.memories, map(self._document_name, asked), self.memory_url)
+
+    def _memory_key(self) -> str | None:
+        return self.memory_endpoints[0].config.api_key
+
+    def _document_name(self, request: RolloutRequest) -> str:
+        if isinstance(request, MemoryRequest) and request.number >= 0:
+            return self.questions[request.number].document.name
+        return haystack_name(request)
+
+    async def write_documents(self) -> None:
+        """Write the documents of an evaluation as text files, for `lift fit`."""
+        folder, names = Path(self.config.documents_path), set[str]()
+        for request in self.evaluation_requests():
+            if (name := self._document_name(request)) not in names:
+                names.add(name)
+                write_text(folder / f"{name}.txt", self.question(request).document.text)
+        print(f"documents  {len(names)} in {folder}")
+        print(
+            f"next       lift fit {folder}/NAME.txt --model MODEL --library LIBRARY for each; then lift serve LIBRARY"
+        )
+
+
+def _in_mode(request: RolloutRequest, mode: str) -> MemoryRequest:
+    return MemoryRequest(**{f.name: getattr(request, f.name) for f in fields(RolloutRequest)}, mode=mode)
+
+
+def haystack_name(request: RolloutRequest) -> str:
+    """Return the name of a generated haystack as a document."""
+    return f"{request.task}-{request.length}-{request.seed}"
+
+
+def main() -> None:
+    """Run the command line."""
+    MemoryEnv.cli()
+
+
+if __name__ == "__main__":
+    main()
