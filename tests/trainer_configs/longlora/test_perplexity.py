@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 from typer.testing import CliRunner
 
 from longthread.errors import ConfigError, DataError
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, *more: object, model: str = "base", text: str | Path = "text.txt") -> tuple[int, str, str]:
+def run(folder: Path, *more: object, model: str | Path = "base", text: str | Path = "text.txt") -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command."""
     argv = ["perplexity", str(folder / model), str(folder / text), *map(str, more)]
     done = CliRunner().invoke(perplexity.app, argv, env={"COLUMNS": "160"})
@@ -70,6 +70,24 @@ def test_only_sliding_windows_read_texts_beyond_the_models_window(folder: Path, 
     assert code == 0 and "600" in said
     whole = json.loads(out.read_text())["all"]
     assert (whole["nll"], whole["gain"], whole["compared"]) == (None, None, 0) and whole["sliding_nll"] > 0
+
+
+def test_beyond_the_window_rotary_positions_alone_are_read(folder: Path, tmp_path: Path) -> None:
+    sizes = ("--length", 600, "--rows", 1, "--beyond-window")
+    code, out, _ = run(folder, *sizes)
+    assert code == 0 and "525–600" in out
+    GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=512, vocab_size=260).save_pretrained(tmp_path / "learned")
+    code, _, fault = run(folder, *sizes, model=tmp_path / "learned")
+    assert code == 2 and "has no rotary positions" in fault and one_line(fault)
+
+
+def test_a_model_whose_figures_are_no_numbers_ends_in_one_line(folder: Path, tmp_path: Path) -> None:
+    broken = save_tiny(tmp_path / "broken")
+    model = AutoModelForCausalLM.from_pretrained(broken)
+    torch.nn.init.constant_(model.lm_head.weight, math.inf)
+    model.save_pretrained(broken)
+    code, out, fault = run(folder, "--length", 64, model=broken)
+    assert (code, out) == (1, "") and "is not finite" in fault and "error: " in fault
 
 
 def test_an_adapter_is_read_with_its_base_and_the_window_it_was_trained_for(folder: Path) -> None:
