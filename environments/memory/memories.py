@@ -70,7 +70,7 @@ def check_names(memories: Mapping[str, Memory], names: Iterable[str], url: str) 
         return
     known = ", ".join(map(repr, list(memories)[:NAMED])) or "none"
     more = f" and {len(memories) - NAMED} more" if len(memories) > NAMED else ""
-    others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+    others = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     raise ConfigError(
         f"{url} has no memory of document {missing[0]!r}{others}; its models are {known}{more}: write the documents with the "
         "command documents, have lift fit remember them, and lift serve their library",

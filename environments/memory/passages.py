@@ -18,7 +18,7 @@ from environments.retrieval.lance_store import STORE, LanceStore
 from environments.retrieval.ranking import BM25, Fused, Hit, StoredRanking
 from longthread.files import write_json
 
-KEPT = 4  # documents whose index stays in memory
+KEPT = 8  # documents whose index stays in memory
 COMPLETE = "complete.json"  # beside a document's store, once all of it is in it
 
 

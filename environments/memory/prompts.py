@@ -8,8 +8,8 @@ from environments.haystack.prompt import Prompt
 from environments.haystack.tokens import BREAK, Tokens
 from environments.memory.config import CONTEXT, RETRIEVAL, WEIGHTS
 from environments.memory.memories import Memory
-from environments.memory.questions import Question
-from environments.retrieval.chunking import Chunk
+from environments.memory.questions import Document, Question
+from environments.retrieval.chunking import Chunk, Span
 from environments.retrieval.ordering import ordered
 from environments.retrieval.ranking import Hit
 from longthread.errors import ConfigError
@@ -23,7 +23,10 @@ CORRECTIONS = 8  # cuts tried, where the tokens of a cut text are not the sum of
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prompt in one mode: its messages and tokens, the passages in it, and how many tokens of the text were cut out."""
+    """A prompt in one mode: its messages and tokens, the passages in it, and how many tokens of the text were cut out.
+
+    Of a text that was cut, the passages are the two ends that were kept.
+    """
 
     messages: list[dict[str, str]]
     tokens: list[int]
@@ -84,25 +87,19 @@ class Prompts:
         if not window or len(ids) + self.reply <= window:
             return Prepared(sample.messages, ids)
         bare = self._checked(self._encoded(self._content(self._mark(0), question)), window)
-        text_ids, offsets = self.tokens.offsets(question.document.text)
+        document = question.document
+        offsets = self.tokens.offsets(document.text)[1]
         kept = window - self.reply - len(bare.tokens)
         for _ in range(CORRECTIONS):
-            cut = len(text_ids) - kept
-            text = self._both_ends(question.document.text, offsets, kept)
-            prepared = replace(self._encoded(self._content(text, question)), cut_tokens=cut)
+            ends = _both_ends(document, offsets, max(0, kept))
+            cut = len(offsets) - max(0, kept)
+            texts = [*(end.text for end in ends[:1]), self._mark(cut), *(end.text for end in ends[1:])]
+            prepared = replace(self._encoded(self._content(BREAK.join(texts), question)), passages=ends, cut_tokens=cut)
             excess = len(prepared.tokens) + self.reply - window
             if excess <= 0:
-                return prepared
+                break
             kept -= excess
         return self._checked(prepared, window)
-
-    def _both_ends(self, text: str, offsets: Sequence[tuple[int, int]], kept: int) -> str:
-        """Return the beginning and the end of a text, half of `kept` tokens each, and between them the mark of the cut."""
-        first = max(0, -(-kept // 2))
-        last = max(0, kept - first)
-        head = text[: offsets[first - 1][1]] if first else ""
-        tail = text[offsets[len(offsets) - last][0] :] if last else ""
-        return BREAK.join(part for part in (head, self._mark(len(offsets) - max(0, kept)), tail) if part)
 
     @staticmethod
     def _mark(cut: int) -> str:
@@ -122,6 +119,15 @@ class Prompts:
     @staticmethod
     def _remembered(question: Question, memory: Memory | None) -> str:
         return (memory and memory.message(_request(question))) or question.asked
+
+
+def _both_ends(document: Document, offsets: Sequence[Span], kept: int) -> tuple[Chunk, ...]:
+    """Return the beginning and the end of a document, half of `kept` tokens each; none where nothing is kept."""
+    last = kept // 2
+    first = kept - last
+    spans = [(0, offsets[first - 1][1], first)] if first else []
+    spans += [(offsets[len(offsets) - last][0], len(document.text), last)] if last else []
+    return tuple(Chunk(document.text[start:end], start, end, n, document.name) for start, end, n in spans)
 
 
 def _request(question: Question) -> str:

@@ -92,10 +92,11 @@ def _recall(found: Results) -> Table:
         if one.recall.n
     ]
     note = (
-        "Share of the evidence among the passages; wrong answers whose evidence was missed, and was there but misread."
+        "Share of the evidence in the prompt: among its passages, or in what was kept of a cut text. Wrong answers whose "
+        "evidence was missed, and whose evidence was there but misread."
     )
     return Table(
-        "Retrieval of the evidence", note, ["kind of question", "length", "mode", "recall", "missed", "misread"], rows
+        "Evidence in the prompt", note, ["kind of question", "length", "mode", "recall", "missed", "misread"], rows
     )
 
 

@@ -46,8 +46,9 @@ class Difference:
 class ModeCell:
     """One mode in one cell.
 
-    `recall`: share of the evidence that stands whole among the passages. Of the wrong answers to questions whose evidence is
-    known, `missed` lacked a part of it, and `misread` had all. `cut`: share of prompts from which text was cut.
+    `recall`: share of the evidence that stands whole in the prompt, where that has parts of the text alone. Of the wrong
+    answers to questions whose evidence is known, `missed` lacked a part of it, and `misread` had all. `cut`: share of prompts
+    from which text was cut.
     """
 
     score: Estimate

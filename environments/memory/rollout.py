@@ -120,8 +120,9 @@ class Posed:
 
     @property
     def recall(self) -> EvidenceRecall | None:
-        """How much of the evidence the passages hold; None where it is not known, or where none were looked up."""
-        if self.index is None or self.question.evidence is None:
+        """How much of the evidence the passages hold, or the ends of a text that was cut; None where it is not known."""
+        parted = self.index is not None or self.prepared.cut_tokens > 0
+        if not parted or self.question.evidence is None:
             return None
         return evidence_recall(self.question.evidence, self.prepared.passages)
 

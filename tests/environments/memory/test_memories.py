@@ -103,7 +103,7 @@ def test_a_document_without_a_memory_is_one_line(
     assert run("evaluate", tokenizer, server.url, env_modes="weights") == 2
     line = capsys.readouterr().err.strip()
     assert "has no memory of document 'single-3000-" in line and "its models are 'm', 'book'" in line
-    assert "and 1 others" in line and not server.requests and "Traceback" not in line
+    assert "and 1 more;" in line and not server.requests and "Traceback" not in line
 
 
 def test_rows_of_a_memory_are_not_trained_on_nor_served(

@@ -81,10 +81,16 @@ async def test_a_trainer_gets_the_prompt_of_passages(server: ChatServer, tokeniz
 
 
 def test_a_text_that_does_not_fit_is_cut_at_its_middle(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:
-    more = {"env_modes": "context", "env_window": 2000, "env_max_new_tokens": 20}
+    more = {"env_modes": "context", "env_window": 2000, "env_max_new_tokens": 20, "env_depths": "0.1,0.5"}
     assert run("evaluate", tokenizer, server.url, env_data_dir_to_save_evals=tmp_path / "out", **more) == 0
     records = rows_of(tmp_path / "out" / "samples.jsonl")
     assert all(1900 < record["prompt_tokens"] <= 1980 and record["cut_tokens"] > 1900 for record in records)
+    prompts = [body["messages"][0]["content"] for body in server.requests]
+    for record in records:
+        [needle] = [n["text"] for n in record["needles"] if n["role"] == "answer"]
+        [prompt] = [p for p in prompts if f"Question: {record['question']}" in p]
+        assert record["recall"]["needles"] == (needle in prompt) and len(record["passages"]) == 2
+    assert {record["recall"]["needles"] for record in records} == {0, 1}
     for body in server.requests:
         assert re.search(r"\n\n\[Here [\d,]+ tokens of the text are left out.\]\n\n", body["messages"][0]["content"])
     assert "(cut)" in (tmp_path / "out" / "memory.html").read_text()
