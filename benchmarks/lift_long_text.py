@@ -37,6 +37,7 @@ from lift.training.fit import fit
 from lift.training.job import FitJob, FitOptions
 from lift.training.recipes import RECIPES
 from lift.training.reference_rows import ReferenceRows
+from lift.training.segment_memory import SegmentMemory
 from longthread.errors import exit_on_error
 from longthread.files import write_json
 from tests.environments.tiny_model import tiny_model, tiny_tokenizer
@@ -69,7 +70,7 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def random_memory(model: Any, job: FitJob, rows: ReferenceRows, span: range) -> compaction.SegmentMemory:
+def random_memory(model: Any, job: FitJob, rows: ReferenceRows, span: range) -> SegmentMemory:
     """A memory of one segment with the slots of a fit, whose questions are made, but which the model has not read."""
     rows.asked(span, 1000)
     rows.quiet(span, 1000)
@@ -78,14 +79,14 @@ def random_memory(model: Any, job: FitJob, rows: ReferenceRows, span: range) -> 
         Slots(torch.randn(slots, 16), torch.zeros(slots), torch.randn(slots, 16), torch.arange(slots))
         for _ in range(2 * len(layers(model)))
     ]
-    return compaction.SegmentMemory.of(heads, len(layers(model)), span.start, torch.bfloat16)
+    return SegmentMemory.of(heads, len(layers(model)), span.start, torch.bfloat16)
 
 
 def measured(tokens: int, out: Path, text_alone: bool) -> dict[str, Any]:
     """One fit and one question, in this process."""
     torch.set_num_threads(1)
     if text_alone:
-        compaction._segment_memory = random_memory
+        compaction.closed_form = random_memory
     recipe = replace(RECIPES["compact"], segment=SEGMENT, queries=300)
     tokenizer = tiny_tokenizer()
     fit(text_of(WARM_UP), toy(), tokenizer, recipe, FitOptions(out / "warm", progress=False))

@@ -19,15 +19,8 @@ from environments.atropos.evaluate import evaluate
 from environments.atropos.process import process
 from environments.atropos.serve import ScoredGroup, ServeSession, check_trainer
 from environments.cli import Command, main
-from environments.config import (
-    LATER_SETTINGS,
-    AtroposSettings,
-    HaystackEnvConfig,
-    ServerSettings,
-    check,
-    request_fields,
-    sample_options,
-)
+from environments.config import LATER_SETTINGS, AtroposSettings, HaystackEnvConfig, ServerSettings
+from environments.config_checks import check, request_fields, sample_options
 from environments.curriculum import task_ladders
 from environments.curriculum.ladder import Ladder
 from environments.curriculum.policy import Curriculum
@@ -117,8 +110,7 @@ class HaystackEnv(BaseEnv):
     def _probe(self) -> None:
         requests.probe(self.haystacks, self.grid, "train", self._given)
         if self.episodes:
-            task = self.grid.tasks[0]
-            longest = max(self.grid.lengths)
+            task, longest = self.grid.tasks[0], max(self.grid.lengths)
             self.episodes.probe(self._haystacks_of(task).sample(0, "train", task_of(task).name, longest))
 
     def _haystacks_of(self, task: str) -> Haystacks:

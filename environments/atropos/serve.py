@@ -16,7 +16,8 @@ from tenacity import RetryError
 from environments.atropos.environment import Environment
 from environments.atropos.sender import GroupSender, batch_size
 from environments.atropos.shared_prefix_gzip import validation_error
-from environments.config import HaystackEnvConfig, check_batch
+from environments.config import HaystackEnvConfig
+from environments.config_checks import check_batch
 from environments.inference.completions import failure_reason
 from environments.reports import wandb_run
 from environments.rollouts import row_log

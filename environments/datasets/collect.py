@@ -28,7 +28,7 @@ import typer
 from tqdm import tqdm
 from typer.core import TyperCommand
 
-from environments import config as env_config
+from environments import config_checks
 from environments.cli import flag as env_flag
 from environments.cli import join_values, read_command
 from environments.datasets.atropos_processes import (
@@ -112,7 +112,7 @@ def _check_environment(plan: CollectionPlan) -> Limits:
     command = read_command(["serve", *plan.environment_args("", 0)], environment.config_init()[0])
     config, (server,) = command.config, command.servers
     # Twice: a plain endpoint's text can take more tokens here than there.
-    sequence_tokens = max(env_config.check(config, [server]).lengths) + 2 * config.max_new_tokens
+    sequence_tokens = max(config_checks.check(config, [server]).lengths) + 2 * config.max_new_tokens
     _check_batch(plan, sequence_tokens)
     asyncio.run(check_server(server.model_copy(update={"api_key": unmask_key(server.api_key or "")})))
     environment(config, [server])  # loads the tokenizer, and builds samples of every task, the shortest and the longest

@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from random import Random
 
-from environments.config import SEEDS, Grid, HaystackEnvConfig, SampleSettings
+from environments.config import SEEDS, HaystackEnvConfig, SampleSettings
+from environments.config_checks import Grid
 from environments.haystack.layout import LayoutError
 from environments.haystack.sample import Haystacks
 from environments.haystack.tasks import absent_twin

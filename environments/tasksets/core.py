@@ -19,7 +19,8 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from environments.config import SEEDS, SampleSettings, check_samples, sample_options
+from environments.config import SEEDS, SampleSettings
+from environments.config_checks import check_samples, sample_options
 from environments.haystack.facts import SPLITS
 from environments.haystack.layout import LayoutError
 from environments.haystack.options import check_choice

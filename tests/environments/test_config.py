@@ -7,7 +7,8 @@ from atroposlib.envs.base import BaseEnvConfig, EvalHandlingEnum
 from atroposlib.envs.server_handling.server_baseline import APIServerConfig
 from pydantic import BaseModel
 
-from environments.config import AtroposSettings, EvalHandling, ServerSettings, check, check_batch, parse_lengths
+from environments.config import AtroposSettings, EvalHandling, ServerSettings
+from environments.config_checks import check, check_batch, parse_lengths
 from environments.needle_env import NeedleEnv
 from longthread.errors import ConfigError
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from environments import presets
-from environments.config import HaystackEnvConfig, check
+from environments.config import HaystackEnvConfig
+from environments.config_checks import check
 from environments.haystack.sample import Options
 from environments.haystack.tasks import TASKS
 from environments.needle_env import NeedleEnv

@@ -6,7 +6,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from environments.config import HaystackEnvConfig, check_samples, request_fields
+from environments.config import HaystackEnvConfig
+from environments.config_checks import check_samples, request_fields
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from environments.config import HaystackEnvConfig, check
+from environments.config import HaystackEnvConfig
+from environments.config_checks import check
 from environments.haystack.facts import SPLITS
 from environments.haystack.options import Options
 from environments.haystack.sample import rebuild
