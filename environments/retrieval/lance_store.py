@@ -98,7 +98,8 @@ class LanceStore:
             return [Hit(_chunk(row), 1 - row["_distance"]) for row in rows]
         from lancedb.query import MatchQuery
 
-        rows = self._table.search(MatchQuery(" ".join(asked), column="terms")).limit(k).to_arrow().to_pylist()
+        match: Any = MatchQuery  # mypy's pydantic plugin does not see the defaults of its arguments
+        rows = self._table.search(match(" ".join(asked), column="terms")).limit(k).to_arrow().to_pylist()
         return [Hit(_chunk(row), row["_score"]) for row in rows]
 
     def _index(self) -> int:
@@ -113,7 +114,12 @@ class LanceStore:
         elif self.embedder and size > FRESH:
             self._table.create_index("vector", config=IvfPq(distance_type="cosine"))
         elif not self.embedder and size:
-            how = {"lower_case": False, "stem": False, "remove_stop_words": False, "ascii_folding": False}
+            how: dict[str, Any] = {
+                "lower_case": False,
+                "stem": False,
+                "remove_stop_words": False,
+                "ascii_folding": False,
+            }
             self._table.create_index("terms", config=FTS(base_tokenizer="whitespace", max_token_length=None, **how))
         return size
 
