@@ -228,10 +228,8 @@ def _advice_at(found: Results, length: int) -> list[str]:
     taken = min(alike, key=lambda mode: costs[mode].tokens_read)
     others = [f"{mode} ({means[mode]})" for mode in alike if mode != taken]
     worse = [f"{mode} ({means[mode]})" for mode in means if mode not in alike]
-    parts = [
-        f"At {length:,} tokens take {taken}: it scores {means[taken]} and reads {costs[taken].tokens_read:,.0f} tokens "
-        "a question"
-    ]
+    read = f"{costs[taken].tokens_read:,.0f} tokens a question"
+    parts = [f"At {length:,} tokens, by {n} questions, take {taken}: it scores {means[taken]} and reads {read}"]
     if others:
         parts[0] += f", not told apart from {' and '.join(others)}"
     if worse:

@@ -190,6 +190,11 @@ def read_records(lines: JsonLines) -> list[Record]:
                 f"{lines.path}:{line.number}: questions asked with their text and without it (no_context) in one file: take "
                 "them apart"
             )
+        if records and records[0].get("mode") != line.value.get("mode"):
+            raise DataError(
+                f"{lines.path}:{line.number}: questions asked in several modes in one file, which a heatmap would mix: "
+                "memory.html beside it compares them, and each mode's folder has its own report"
+            )
         records.append(line.value)
     return records
 

@@ -12,6 +12,9 @@ import pytest
 from environments.haystack.sample import rebuild
 from environments.haystack.tokens import load_tokenizer
 from environments.memory_env import MemoryEnv
+from environments.reports.report import read_records
+from longthread.errors import DataError
+from longthread.files import JsonLines
 from tests.environments.loopback import ChatServer, choice, command, make_env, rows_of, run_cli, said
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -54,6 +57,8 @@ def test_both_modes_of_a_plain_server_are_evaluated(server: ChatServer, tokenize
     numbers = json.loads((tmp_path / "out" / "memory.json").read_text())
     assert {(c["mode"], c["score"]["mean"]) for c in numbers["cells"]} == {("context", 1.0), ("retrieval", 1.0)}
     assert "2 questions are too few" in numbers["advice"]
+    with pytest.raises(DataError, match="several modes in one file"):
+        read_records(JsonLines(tmp_path / "out" / "samples.jsonl"))
 
 
 def test_process_asks_each_question_in_every_mode(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:

@@ -43,11 +43,11 @@ def test_the_interval_is_that_of_draws_one_by_one(pairs: list[tuple[float, float
     found = difference(one, other)
     gains = [a - b for a, b in pairs]
     rng = Random(1)
-    means = sorted(sum(rng.choices(gains, k=len(gains))) / len(gains) for _ in range(2000))
+    means = [sum(rng.choices(gains, k=len(gains))) / len(gains) for _ in range(2000)]
     assert found.mean == pytest.approx(sum(gains) / len(gains)) and found.n == len(pairs)
-    spread = (max(gains) - min(gains)) / math.sqrt(len(gains))
-    assert found.low == pytest.approx(means[50], abs=0.2 * spread + 1e-9)
-    assert found.high == pytest.approx(means[1950], abs=0.2 * spread + 1e-9)
+    for end, share in ((found.low, 0.025), (found.high, 0.975)):  # by shares: means of few questions take few values
+        assert sum(mean < end - 1e-9 for mean in means) / 2000 < share + 0.02
+        assert sum(mean <= end + 1e-9 for mean in means) / 2000 > share - 0.02
 
 
 def test_only_questions_that_both_were_asked_count() -> None:
@@ -111,7 +111,7 @@ CHEAP = {"cost": {"tokens_read": 100}}
 def test_of_modes_not_told_apart_the_one_that_reads_least_is_advised() -> None:
     said = advice(results([*asked("context", 39, 40), *asked("retrieval", 38, 40, **CHEAP)]))
     assert said.startswith(
-        "At 8,192 tokens take retrieval: it scores 0.95±0.03 and reads 100 tokens a question, not told"
+        "At 8,192 tokens, by 40 questions, take retrieval: it scores 0.95±0.03 and reads 100 tokens a question, not told"
     )
     assert "apart from context (0.97±0.02)." in said
 
