@@ -231,8 +231,6 @@ class HaystackEnv(BaseEnv):
         """Run one evaluation."""
         await evaluate(self)
 
-    # ---- serve ----
-
     async def env_manager(self) -> None:
         """Run `serve`. Raises `ConfigError` for questions without their text, from which nothing is learned."""
         if self.options.no_context:
@@ -247,8 +245,7 @@ class HaystackEnv(BaseEnv):
     async def get_next_item(self) -> RolloutRequest:
         """Return the next request of the run; under a curriculum, at the difficulty that it draws.
 
-        Raises `RunError` after too many failures in a row, and the server's rejection once the server rejects all
-        requests.
+        Raises `RunError` after too many failures in a row, and the server's rejection once it rejects all requests.
         """
         if self.rejection:
             raise self.rejection
@@ -323,8 +320,6 @@ class HaystackEnv(BaseEnv):
     async def create_rollout_table(self, wandb_metrics: JsonObject) -> JsonObject:
         """Return the metrics to log with the table of rollouts and the heatmap added, if W&B is on."""
         return wandb_metrics | (await asyncio.to_thread(self.rollout_log.media) if self.config.use_wandb else {})
-
-    # ---- checkpoints ----
 
     def state(self) -> JsonObject:
         """Return what a later run goes on from: the number of the next request, and the curriculum's state."""
