@@ -21,7 +21,7 @@ from lift import tasks
 from lift.document.document import Document
 from lift.inference.generate import before_text, chat
 from lift.memory.document_cache import KeysValues, keys_and_values, standing_in
-from lift.memory.reference_queries import Kept, ReferenceLayer
+from lift.memory.reference_queries import ExactMemory, Kept, ReferenceLayer
 from lift.memory.tuner import GatedMemoryConfig, gate, layers
 from lift.tasks import synthetic_document
 from lift.training import refinement
@@ -111,7 +111,9 @@ def test_an_exact_document_is_that_of_the_reference_layers() -> None:
     read = keys_and_values(model, [*head, *ids], -len(head) - len(ids))
     exact = [KeysValues(k_KTD[:, len(head) :], v_KTD[:, len(head) :]) for k_KTD, v_KTD in read]
     kept = Kept(torch.zeros_like(prompt, dtype=torch.bool))
-    reference = [ReferenceLayer(layer, each, kept) for layer, each in zip(layers(model), exact, strict=True)]
+    reference = [
+        ReferenceLayer(layer, ExactMemory(each, layer), kept) for layer, each in zip(layers(model), exact, strict=True)
+    ]
     with torch.no_grad():
         with_it = model(prompt).logits
         with standing_in(model, reference):

@@ -318,7 +318,7 @@ def test_fit_and_ask_without_any_stand_in(
     code, out, err = run(*asking(shelf, "--document", "logbook", "--cite", question))
     assert (code, err) == (0, "") and re.search(r"\[logbook: segment \d+ of \d+, sentence \d+, characters ", out), out
     more = book.read_text() + " " + " ".join(f"Keeper {i} of the harbour came home." for i in range(30))
-    append = fitting(book, base, tmp_path / "books", "--recipe", "compact", "--append")
+    append = fitting(book, base, tmp_path / "books", "--recipe", "compact", "--append", "--anyway")
     book.write_text("Another " + more)
     assert "with which this text does not begin: give a text that goes on from them" in refused(*append)
     book.write_text(more)

@@ -223,7 +223,7 @@ def test_adapters_that_were_not_used_for_long_are_dropped(
 def test_types_that_do_not_share_a_batch_are_refused(tmp_path: Path, adapters: list[Path], base: str) -> None:
     library = three(tmp_path / "books", adapters[:1], base)
     library.add(compact_adapter(tmp_path / "compact", 0), entry_for(base, "logbook"))
-    refused(lambda: ServedDocuments(library, tiny_model(), "tiny"), "GATED_MEMORY with gate lse and LORA", "(document)")
+    refused(lambda: ServedDocuments(library, tiny_model(), "tiny"), "GATED_MEMORY, compact and LORA", "(document)")
     ServedDocuments(library, tiny_model(), "tiny", ["logbook"])
 
 

@@ -221,7 +221,7 @@ def test_a_failed_fit_of_one_segment_writes_nothing(tmp_path: Path, monkeypatch:
     def fails(*_: Any) -> None:
         raise RunError("the values cannot be solved for")
 
-    monkeypatch.setattr(compaction, "compact", fails)
+    monkeypatch.setattr(closed_form, "compact", fails)
     with pytest.raises(LongthreadError, match="cannot be solved for"):
         fitted(tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -40,6 +40,7 @@ NEOX = GPTNeoXConfig(
 )  # fused queries, keys and values
 TOY: dict[str, dict[str, Any]] = {
     "compact": {"queries": 120},
+    "compact+": {"queries": 120, "steps": 2, "packed": 96},
     "raw-lora": {"segment": 64, "stride": 24, "rank": 4, "stages": (Stage(("segments",), 2, 2),)},
     "published-v3": {"segment": 64, "stride": 24, "items": 3},
     "published-v4": {"rank": 4},

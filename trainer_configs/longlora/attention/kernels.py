@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention as sdpa
+from torch.utils._python_dispatch import _disable_current_modes
 
 # On Hopper cuDNN is 1.6 times as fast as flash for the same work (docs/speed.md). What a device lacks is passed over.
 BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -51,7 +52,8 @@ def causal_at_end(q_BhtD: Tensor, k_BkLD: Tensor, v_BkLD: Tensor, scale: float |
     """
     groups = q_BhtD.shape[1] // k_BkLD.shape[1]
     k_BhLD, v_BhLD = (x.repeat_interleave(groups, dim=1) for x in (k_BkLD, v_BkLD))
-    bias = causal_lower_right(q_BhtD.shape[2], k_BkLD.shape[2])
+    with _disable_current_modes():  # selective checkpointing is a mode in which PyTorch cannot make the bias
+        bias = causal_lower_right(q_BhtD.shape[2], k_BkLD.shape[2])
     return _PlainGradient.apply(sdpa(q_BhtD, k_BhLD, v_BhLD, attn_mask=bias, scale=scale, dropout_p=dropout))
 
 
