@@ -13,7 +13,7 @@ from environments.reading.text_file import TextFile
 from environments.tasksets import core
 from environments.tasksets.core import Score
 from longthread.errors import exit_on_error
-from longthread.files import JsonObject
+from longthread_vf.data import LongthreadData
 from longthread_vf.toolset import ReadingState, TextToolset, TextToolsetConfig
 
 
@@ -40,13 +40,6 @@ class LongthreadConfig(vf.TasksetConfig, core.TasksetConfig):
     """The settings of longthread's rows, under `--env.taskset.*`."""
 
     task: LongthreadTaskConfig = LongthreadTaskConfig()
-
-
-class LongthreadData(vf.TaskData):
-    """A row: the prompt as messages, and what a reply is scored against."""
-
-    target: JsonObject
-    """`Target`: the answer, the prompt's length in tokens, the recipe, and a digest that names the row."""
 
 
 class LongthreadTask(vf.Task[LongthreadData, ReadingState, LongthreadTaskConfig]):

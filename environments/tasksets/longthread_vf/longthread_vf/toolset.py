@@ -1,16 +1,12 @@
 """The text of a task behind two tools, `search` and `read`: a server of its own for each rollout."""
 
-from typing import TYPE_CHECKING
-
 import verifiers.v1 as vf
 
 from environments.haystack.sample import rebuild
 from environments.haystack.tokens import Tokens, load_tokenizer
 from environments.reading.text_file import TextFile
 from environments.reading.tools import TextTools, ToolCall
-
-if TYPE_CHECKING:  # which imports this file
-    from longthread_vf.taskset import LongthreadData
+from longthread_vf.data import LongthreadData
 
 
 class TextToolsetConfig(vf.ToolsetConfig):
@@ -39,7 +35,7 @@ class TextToolset(vf.Toolset[TextToolsetConfig, ReadingState]):
 
     TOOL_PREFIX = "text"
 
-    async def setup_task(self, data: "LongthreadData") -> None:
+    async def setup_task(self, data: LongthreadData) -> None:
         """Build the text of the rollout's task, of which verifiers hands over the data."""
         recipe, tokenizer = data.target["recipe"], load_tokenizer(self.config.tokenizer)
         tokens = Tokens(tokenizer, recipe.get("template"))
