@@ -1,5 +1,6 @@
 """Files that are whole or not there, and JSON lines with one rule for a line that a crash has cut off."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,11 @@ from longthread.errors import DataError
 
 Json = Any  # a value as it comes out of a JSON parser
 JsonObject = dict[str, Json]
+
+
+def text_digest(text: str) -> str:
+    """Return the SHA-256 (hex) of a text: the same in a memory of it and in a question about it."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextmanager

@@ -169,7 +169,7 @@ class ServeSession:
                 raise ValueError("no next_index")
             self.env.restore({name: state[name] for name in ("next_index", "curriculum_state") if name in state})
         except (OSError, ValueError, TypeError) as error:
-            message = f"{path} is no state of serve ({error}); give another file"
+            message = f"{path} is not a state that serve wrote ({error}); give another file"
             raise ConfigError(message, setting="state_path") from None
         self.kept = self.env.next_index
 

@@ -4,7 +4,6 @@ A question knows where in its document the evidence stands, if that is known, so
 what the model made of it.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from environments.haystack.tokens import BREAK, Tokens
 from environments.reading.text_file import TextFile
 from environments.retrieval.chunking import Span
 from longthread.errors import ConfigError, DataError, LongthreadError
+from longthread.files import text_digest
 
 OWN_TASKS = ("cloze", "entity")  # of the tasks about a text itself, those that leave it as it is
 NAME_CHARS = 60
@@ -43,7 +43,7 @@ class Document:
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the text, which names it whatever it is called."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return text_digest(self.text)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _of_row(  # noqa: PLR0913
     answers = [_text_of(answer, where, "answers") for answer in (listed if isinstance(listed, list) else [listed])]
     if not answers:
         raise DataError(f"{where} has no answer: {WANTED}", setting="questions")
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    digest = text_digest(text)
     if digest not in known:
         known[digest] = Document(_slug(str(row.get("name") or f"document-{digest[:12]}")), text)
         lengths[digest] = len(tokens.encode(text))

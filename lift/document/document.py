@@ -1,6 +1,5 @@
 """A document: a name, a text, and where its sentences stand."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from environments.haystack.filler.scripts import count_words
 from environments.retrieval.sentence_spans import sentence_spans
 from longthread.errors import DataError
+from longthread.files import text_digest
 
 MIN_WORDS = 20  # below that there is nothing to learn, and nothing that a prompt could not hold
 
@@ -32,7 +32,7 @@ class Document:
     @property
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the text without the name, so that a renamed text has the same digest."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return text_digest(self.text)
 
     @cached_property
     def sentences(self) -> list[Span]:

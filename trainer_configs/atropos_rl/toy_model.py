@@ -38,15 +38,15 @@ def write_toy_model(folder: Path) -> Path:
     with replacing_folder(folder) as draft, torch.random.fork_rng():
         torch.manual_seed(7)
         LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(draft)
-        _tokenizer().save_pretrained(draft)
+        byte_tokenizer().save_pretrained(draft)
         path = draft / "tokenizer_config.json"
         # Read by transformers 4 and 5 alike, which name the class differently.
         write_json(path, json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"})
     return folder
 
 
-def _tokenizer() -> Any:
-    """Return a tokenizer with one token a byte, and two that mark messages."""
+def byte_tokenizer() -> Any:
+    """Return a tokenizer with one token a byte (ids 0 to 255), then <|im_start|> and <|im_end|>."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -21,7 +21,8 @@ from environments.rollouts.rollout import NOT_TRAINED
 from environments.rollouts.scoring import score
 from environments.rollouts.transcript import Transcript
 from longthread.errors import ConfigError
-from tests.environments.tiny_model import EOS, TEMPLATE, tiny_tokenizer
+from tests.environments.tiny_model import EOS, tiny_tokenizer
+from trainer_configs.atropos_rl.toy_model import TEMPLATE
 
 TOKENS = Tokens(tiny_tokenizer())
 LENGTH = 9_000  # bytes, with the tiny tokenizer

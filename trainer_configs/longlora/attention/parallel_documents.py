@@ -74,7 +74,7 @@ def visible(positions_BL: Tensor) -> Visible:
     index_L = torch.arange(positions_BL.shape[1], device=positions_BL.device)
     tail_BL, starts_BL = in_tail(positions_BL), document_starts(positions_BL)
     row_starts_BL = starts_BL.clone()
-    row_starts_BL[:, 1:] &= tail_BL[:, :-1]  # what follows a tail is no document of that tail
+    row_starts_BL[:, 1:] &= tail_BL[:, :-1]  # a document behind a tail begins another row of documents
     first_BL = torch.where(tail_BL, _last(row_starts_BL, index_L), _last(starts_BL, index_L))
     return Visible(first_BL, positions_BL - tail_BL.long())
 
