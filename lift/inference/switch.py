@@ -12,18 +12,24 @@ N: tokens of a question, H: query heads, D: head dimension, S: slots, P: prompts
 """
 
 import math
+import os
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
+from transformers import DynamicCache
 
 from lift.inference.generate import index_batches
 from lift.library.compact_store import CompactStore
 from lift.library.files import SWITCH
-from lift.memory.reference_queries import Queries, ReferenceRow, observe
+from lift.memory.document_cache import standing_in
+from lift.memory.reference_queries import Kept, Queries, ReferenceLayer
+from lift.memory.tuner import layers
 from longthread.errors import DataError
 from longthread.files import write_text
 from longthread.language_model import AdaptedLM
@@ -75,18 +81,58 @@ class Question:
         self.ids, self.tokens = list(ids), range(max(1, tokens.start), tokens.stop)
 
 
+@torch.no_grad()
 def listen(model: AdaptedLM, questions: Sequence[Question], batch_tokens: int) -> list[list[Queries]]:
-    """Return for each prompt its question's queries in each layer with a memory, read by the base model alone."""
+    """Return for each prompt its question's queries in each layer with a memory, read by the base model alone.
+
+    What all prompts begin with is read once, and nothing is read behind a question: no query of it depends on that.
+    """
+    shared = _shared_tokens(questions)
+    beginning: Any = None
+    if shared:
+        ids_1L = torch.tensor([questions[0].ids[:shared]], device=model.device)
+        # A sliding window's own cache could not be given on to rows of other lengths.
+        own = DynamicCache() if getattr(model.config.get_text_config(), "sliding_window", None) else None
+        with model.disable_adapter():
+            beginning = model(input_ids=ids_1L, past_key_values=own, use_cache=True, logits_to_keep=1).past_key_values
     heard: list[list[Queries]] = [[] for _ in questions]
-    for batch in index_batches([len(question.ids) for question in questions], 0, batch_tokens):
-        read = observe(model, [[ReferenceRow(questions[i].ids, ()) for i in batch]], None, 1.0, 0)
-        first = 0
-        for i in batch:
-            tokens = questions[i].tokens
-            at = slice(first + tokens.start - 1, first + tokens.stop - 1)
-            heard[i] = [Queries(*(x[at] for x in layer)) for layer in read]
-            first += len(questions[i].ids) - 1
+    kept = Kept()
+    for batch in index_batches([question.tokens.stop - shared for question in questions], 0, batch_tokens):
+        recording = [ReferenceLayer(layer, None, kept) for layer in layers(model)]
+        ids_BL, asked_BL = _read_behind(shared, [questions[i] for i in batch])
+        kept.tokens_BL = asked_BL.to(model.device)
+        cache = deepcopy(beginning)
+        if cache is not None:
+            cache.batch_repeat_interleave(len(batch))
+        with standing_in(model, recording):
+            model(input_ids=ids_BL.to(model.device), past_key_values=cache, use_cache=bool(shared), logits_to_keep=1)
+        lengths = [len(questions[i].tokens) for i in batch]
+        of_layers = [zip(*(x.split(lengths) for x in layer.queries[0]), strict=True) for layer in recording]
+        for i, of_prompt in zip(batch, zip(*of_layers, strict=True), strict=True):
+            heard[i] = [Queries(*parts) for parts in of_prompt]
     return heard
+
+
+def _shared_tokens(questions: Sequence[Question]) -> int:
+    """Return how many tokens before their questions all prompts begin with; 0 for a single prompt, read at once."""
+    if len(questions) < 2:
+        return 0
+    before = [question.ids[: question.tokens.start] for question in questions]
+    return len(os.path.commonprefix(before))
+
+
+def _read_behind(shared: int, questions: Sequence[Question]) -> tuple[Tensor, Tensor]:
+    """Return the prompts' tokens from the first that is not shared to the question's last, padded on the right, (B, L).
+
+    And which of these tokens are the question's.
+    """
+    width = max(question.tokens.stop for question in questions) - shared
+    ids_BL, asked_BL = torch.zeros(len(questions), width, dtype=torch.long), torch.zeros(len(questions), width).bool()
+    for row, question in enumerate(questions):
+        first, end = question.tokens.start - shared, question.tokens.stop - shared
+        ids_BL[row, :end] = torch.tensor(question.ids[shared : question.tokens.stop])
+        asked_BL[row, first:end] = True
+    return ids_BL, asked_BL
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Several compact memories at once: what is loaded, when the switch opens them, what is cited, and what stays as it was."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,21 @@ def test_gaps_are_those_of_the_reference(adapters: list[Path]) -> None:
             keys, biases = (store.read(part, layer, 1, head // 2) for part in ("keys", "biases"))
             slow = reference_gap(prompt[store.layers.index(layer)], keys, biases, head)
             assert found[p, f].item() == pytest.approx(slow, abs=1e-3)
+
+
+def test_questions_that_are_read_together_are_heard_as_each_alone(adapters: list[Path]) -> None:
+    """Read alone, a prompt shares no beginning and its batch has no padding: the reference of what is read together."""
+    tokenizer = tiny_tokenizer()
+    model = PeftModel.from_pretrained(tiny_model(), str(adapters[0])).eval()
+    prompts = [Question(*question_prompt(tokenizer, text)) for text in (QUESTION, "Who?", "Which mill is that?")]
+    assert os.path.commonprefix([prompt.ids[: prompt.tokens.start] for prompt in prompts])
+    for batch_tokens in (1000, 1):
+        for prompt, together in zip(prompts, listen(model, prompts, batch_tokens), strict=True):
+            [alone] = listen(model, [prompt], 1000)
+            for layer, reference in zip(together, alone, strict=True):
+                assert len(layer.q_NHD) == len(prompt.tokens)
+                for part, expected in zip(layer, reference, strict=True):
+                    torch.testing.assert_close(part, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_question_s_tokens_are_found_in_its_prompt() -> None:
