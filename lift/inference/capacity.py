@@ -14,6 +14,8 @@ from longthread.model_shape import activation_bytes, kv_bytes
 TRAINED_TOKENS = 24_576  # of a pass forward and back, at which a GPU is busy
 # Of a batch of prompts with their replies, padding included. On a GPU a step of many rows takes as long as one of a row.
 REPLIED_TOKENS = {"cuda": 65_536, "cpu": 16_384}
+# Of a batch that is only read, where no GPU has to be kept busy: rows of unlike lengths in it are padded to the longest.
+READ_TOKENS = 2048
 LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
 
 
@@ -21,10 +23,10 @@ LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's,
 def prefill_seconds(model: CausalLM, ids: Sequence[int]) -> float:
     """Measure how many seconds the model takes to read the whole document in one pass.
 
-    Of two runs the second counts.
+    On a GPU the second of two runs counts: the first one loads kernels.
     """
     row = torch.tensor([ids], device=model.device)
-    for _ in range(2):
+    for _ in range(2 if model.device.type == "cuda" else 1):
         synchronize(model.device)
         began = time.perf_counter()
         model(input_ids=row, use_cache=True, logits_to_keep=1)
@@ -80,6 +82,12 @@ def replied_tokens(model: CausalLM) -> int:
     device, of_token = model.device, kv_bytes(model.config, 1, model.dtype.itemsize)
     most = REPLIED_TOKENS.get(device.type, REPLIED_TOKENS["cpu"])
     return max(1, min(most, free_bytes(device) // 4 // of_token))
+
+
+def read_tokens(model: CausalLM) -> int:
+    """Return how many tokens a batch takes that is only read: on a GPU as many as with replies, else `READ_TOKENS`."""
+    most = replied_tokens(model)
+    return most if model.device.type == "cuda" else min(READ_TOKENS, most)
 
 
 def free_bytes(device: torch.device) -> int:

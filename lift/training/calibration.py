@@ -11,7 +11,7 @@ from environments.datasets.other_prompts import general_prompts
 from environments.haystack import question_wordings as wordings
 from lift import tasks
 from lift.document.document import Document
-from lift.inference.capacity import replied_tokens
+from lift.inference.capacity import read_tokens
 from lift.inference.generate import question_prompt
 from lift.inference.switch import LEAST_DEVIATION, Question, Switch, best_heads, conformal_threshold, gaps, listen
 from lift.library.compact_store import CompactStore
@@ -82,4 +82,4 @@ def _others(job: FitJob, rng: Random) -> list[str]:
 
 def _heard(model: AdaptedLM, tokenizer: ChatTokenizer, asked: Sequence[str]) -> list[list[Queries]]:
     prompts = [Question(*question_prompt(tokenizer, question)) for question in asked]
-    return listen(model, prompts, replied_tokens(model))
+    return listen(model, prompts, read_tokens(model))

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from lift.inference.capacity import replied_tokens, trained_tokens
+from lift.inference.capacity import read_tokens, trained_tokens
 from lift.inference.generate import before_text
 from lift.memory.compact import Compaction, compact
 from lift.memory.compact_memory import CompactMemory
@@ -69,7 +69,7 @@ def _observed(
         (rows.again(span), True),
         (rows.quiet(span, kept) if recipe.quiet_weight else [], False),
     ]
-    most = min(WEIGHED_TOKENS, trained_tokens(model)) if recipe.weighted else replied_tokens(model)
+    most = min(WEIGHED_TOKENS, trained_tokens(model)) if recipe.weighted else read_tokens(model)
     queries = []
     for part, heard in kinds:
         if part:
