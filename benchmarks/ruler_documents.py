@@ -1,0 +1,89 @@
+"""RULER's prompts and metric as lm_eval has them, made offline: its own task objects, cut to the samples that are asked for.
+
+lm_eval makes 500 documents of a task and length whatever the limit is, one after another from one seeded generator: the first
+`samples` of them are made here, and are the same.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import random
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from longthread.errors import ConfigError
+
+TASKS = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "ruler_vt", "ruler_cwe", "ruler_fwe")  # no download
+DOCUMENTS = 500  # of a task and length in lm_eval
+SEEDS = 0, 1234  # of `random` and numpy in lm_eval's simple_evaluate
+MISSING = "lm_eval's RULER tasks need a package that is missing: install longthread[ruler]"
+
+
+class Question(NamedTuple):
+    """A document of lm_eval, and the prompt that lm_eval makes of it; at most `new_tokens` are generated."""
+
+    document: dict[str, Any]
+    prompt: str
+    new_tokens: int
+
+
+def check_installed() -> None:
+    """Raise `ConfigError` where lm_eval or a package of its RULER tasks is missing."""
+    for name in ("lm_eval", "nltk", "wonderwords", "scipy"):
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(f"{MISSING} ({name})")
+
+
+def questions(model: str, task: str, length: int, samples: int, chat: bool) -> list[Question]:
+    """Return the first questions of a task at a length in tokens, seeded as lm_eval's `simple_evaluate` seeds them.
+
+    `chat`: each as a user's message in the model's own template, with lm_eval's beginning of the answer behind it.
+    """
+    import numpy as np
+    from lm_eval.tasks import TaskManager, get_task_dict
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def template(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """Render as lm_eval's HFLM does."""
+        return str(
+            tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        )  # fmt: skip
+
+    random.seed(SEEDS[0])
+    np.random.seed(SEEDS[1])
+    with contextlib.redirect_stdout(io.StringIO()), _first(samples):
+        manager = TaskManager(metadata={"pretrained": model, "max_seq_lengths": [length]})
+        made = get_task_dict([task], manager)[task]
+        made.build_all_requests(
+            limit=samples, rank=0, world_size=1, apply_chat_template=chat, chat_template=template if chat else None
+        )
+    return [Question(dict(i.doc), i.args[0], i.args[1]["max_gen_toks"]) for i in made.instances]
+
+
+def metric(question: Question, reply: str) -> float:
+    """Return lm_eval's score of a reply: the share of the expected strings that stand in it."""
+    from lm_eval.tasks.ruler.common_utils import process_results
+
+    return float(process_results(question.document, [reply])[str(question.document["max_length"])])
+
+
+@contextlib.contextmanager
+def _first(samples: int) -> Iterator[None]:
+    """Let lm_eval's loops over a task's 500 documents end after so many."""
+    with contextlib.redirect_stdout(io.StringIO()), patch("nltk.data.find"):  # no prose is cut into sentences here
+        niah = importlib.import_module("lm_eval.tasks.ruler.prepare_niah")
+
+    def cut(iterable: Iterable[Any], *_: Any, **__: Any) -> Iterable[Any]:
+        return islice(iterable, samples) if iterable == range(DOCUMENTS) else iterable
+
+    # The other tasks' modules are executed anew, and take tqdm from its package, while a task is loaded.
+    with patch.object(niah, "tqdm", cut), patch("tqdm.tqdm", cut):
+        yield
