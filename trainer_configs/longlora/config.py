@@ -3,7 +3,7 @@
     plugins: [trainer_configs.longlora.LongLoRAPlugin]
     attn_implementation: longlora        # no other plugin knows the name, so nothing trains without this one
     longlora:
-      attention: shifted                 # or full: everything here but sparse attention
+      attention: shifted                 # or tail_global; or full: everything here but sparse attention
       context_extension: {method: yarn, target_length: 32768}
 
 `configure` works on the config before Axolotl validates it, and without Axolotl. It changes nothing when it is called
@@ -109,7 +109,7 @@ def configure(cfg: ConfigDict) -> None:
     _set_device(cfg)
     for dataset in cfg.get("datasets") or ():
         _set_dataset(dataset, settings)
-    if settings.attention == "shifted":
+    if settings.attention != "full":
         settings.group_size = settings.group(cfg["sequence_len"])
     cfg["longlora"] = settings.model_dump(exclude_none=True)
 

@@ -7,7 +7,7 @@ import torch
 
 from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
 from trainer_configs.longlora.row_files import is_packed
-from trainer_configs.longlora.section import LongLoRA, default_group_size
+from trainer_configs.longlora.section import LongLoRA
 
 KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")  # Triton: CUDA alone
 PREFERENCE = ("dpo", "ipo", "kto", "orpo", "simpo")
@@ -21,9 +21,11 @@ def conflicts(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
     yield from _needed(cfg)
     yield from _replaced(cfg)
     yield from _weights(cfg, settings)
-    if settings.attention == "shifted":
+    if settings.attention != "full":
         yield from _groups(cfg, settings)
-        yield from _attention(cfg)
+        yield from _attention(cfg, settings)
+    if settings.attention == "tail_global":
+        yield from _tail_global(cfg, settings)
     yield from _preferences(cfg)
     if cfg.get("use_pose"):
         yield from _pose(cfg)
@@ -79,22 +81,37 @@ def _groups(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
         yield f"longlora.group_size {group} is larger than sequence_len {length}: lower it, {length // 4} is usual"
     if group is not None and group % 2:
         yield f"longlora.group_size {group} must be even, half of it is where the shifted heads cut: set {group - 1}"
-    group = group or default_group_size(length)
+    group = settings.group(length)
     if settings.sink_tokens > group // 2:
         yield f"longlora.sink_tokens {settings.sink_tokens} is over half of group_size {group}: lower it"
     if settings.sink_tokens and cfg.get("sample_packing"):
         yield "longlora.sink_tokens need rows of one document each: set sample_packing false or sink_tokens 0"
 
 
-def _attention(cfg: ConfigDict) -> Iterator[str]:
+def _attention(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
     if key := splits_sequences(cfg):
         yield f"{key} splits sequences across GPUs, where groups are not: leave it out or set longlora.attention full"
     if cfg.get("rl") and cfg["rl"] not in PREFERENCE:
-        yield f"rl {cfg['rl']} has no shifted attention: set longlora.attention full, or rl to {', '.join(PREFERENCE)}"
+        yield f"rl {cfg['rl']} has no {settings.attention} attention: set longlora.attention full"
     if cfg.get("rl_adapter_ref_model"):
         yield "rl_adapter_ref_model is a model that never trains, so never sparse, to compare with: leave it out"
     if cfg.get("flash_optimum") or cfg.get("attn_implementation") in ("xformers", "sage", "fp8"):
         yield f"attn_implementation {cfg.get('attn_implementation')} has no masks: set longlora, sdpa or flash_attention_2"
+
+
+def _tail_global(cfg: ConfigDict, settings: LongLoRA) -> Iterator[str]:
+    if cfg.get("rl"):
+        yield f"rl {cfg['rl']} gives the model no labels, by which tail_global finds the tail: set longlora.attention shifted"
+    for key in ("sample_packing", "batch_flattening"):
+        if cfg.get(key):
+            yield f"{key} packs rows, and tail_global takes rows of one document each: set it false"
+    if settings.parallel_documents:
+        yield "longlora.parallel_documents have tails of their own: set longlora.attention shifted or full"
+    if cfg.get("label_smoothing_factor"):
+        yield "label_smoothing_factor takes away the labels by which tail_global finds the tail: leave it out"
+    for dataset in cfg.get("datasets") or ():
+        if isinstance(dataset, dict) and is_packed(path := str(dataset.get("path"))):
+            yield f"{path} holds packed rows, and tail_global takes rows of one document each: make them with --mode window"
 
 
 def _preferences(cfg: ConfigDict) -> Iterator[str]:

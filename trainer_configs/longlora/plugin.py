@@ -1,7 +1,7 @@
 """The plugin: what it does to a model and a trainer at each of Axolotl's hooks (0.19 to 0.21).
 
     register             checks the config and sets what follows from it (config.py)
-    post_model_build     puts shifted sparse attention into the model, or keeps packed documents apart in its own
+    post_model_build     puts sparse attention into the model, or keeps packed documents apart in its own
     pre_lora_load        checks that the model computes the RoPE asked for, and has as many tokens as before
     post_lora_load       embeddings and norms as fp32 masters; with `rl: dpo` and its like at post_trainer_create
     post_trainer_create  the callback that chooses each step's attention, learning rates, and the table of all this
@@ -28,7 +28,7 @@ from longthread.language_model import CausalLM
 from trainer_configs.longlora import telemetry
 from trainer_configs.longlora.attention.documents import DocumentMask, keep_documents_apart
 from trainer_configs.longlora.attention.parallel_documents import is_parallel, tails
-from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse, install
+from trainer_configs.longlora.attention.transformers_hook import SparseAttention, install
 from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
 from trainer_configs.longlora.config import (
     LongLoRAError,
@@ -59,7 +59,7 @@ class LongLoRAPlugin(BasePlugin):
 
     def __init__(self) -> None:
         super().__init__()
-        self.attentions: list[ShiftedSparse] = []
+        self.attentions: list[SparseAttention] = []
         self.apart: list[DocumentMask] = []  # with attention: full
         self.prepared = False
         self.rows = 0  # of the input embedding as it was loaded
@@ -85,9 +85,10 @@ class LongLoRAPlugin(BasePlugin):
         if not is_training(cfg):
             return
         with one_line():
-            if settings.attention == "shifted":
+            if settings.attention != "full":
                 group, parallel = settings.group(cfg.sequence_len), settings.parallel_documents
-                self.attentions.append(install(model, group, settings.sink_tokens, parallel))
+                attention = install(model, group, settings.sink_tokens, parallel, settings.attention)
+                self.attentions.append(attention)
             elif not splits_sequences(cfg):
                 self.apart.append(keep_documents_apart(model, settings.parallel_documents))
 
@@ -110,6 +111,8 @@ class LongLoRAPlugin(BasePlugin):
         """Prepare embeddings and norms to be trained in fp32."""
         if cfg.longlora and is_training(cfg) and isinstance(model, PeftModel):
             self._prepare(model)
+            for attention in self.attentions:
+                attention.watch(model)
 
     def get_training_args(self, cfg: AxolotlConfig) -> dict[str, bool]:
         """Return arguments for the trainer: without CUDA it must be told to use the CPU."""

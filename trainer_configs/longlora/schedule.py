@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse
+from trainer_configs.longlora.attention.transformers_hook import SparseAttention
 from trainer_configs.longlora.config import LongLoRAError
 from trainer_configs.longlora.trainable import parameter_groups
 
@@ -49,7 +49,7 @@ def is_full(seed: int, step: int, share: float) -> bool:
 class Schedule(TrainerCallback):
     """Chooses every optimizer step's attention, sparse or full, and ends a run whose steps did not run in it."""
 
-    def __init__(self, attentions: list[ShiftedSparse], share: float, seed: int):
+    def __init__(self, attentions: list[SparseAttention], share: float, seed: int):
         self.attentions, self.share, self.seed = attentions, share, seed
         self.full = self.sparse = self._calls_before = 0
 

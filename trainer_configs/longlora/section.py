@@ -7,6 +7,8 @@ from transformers import PretrainedConfig
 
 from trainer_configs.longlora.rope.extension import Extension, plan
 
+CHUNK = 4096  # tokens of a chunk of tail-global attention, by default
+
 
 def default_group_size(sequence_len: int) -> int:
     """Return a quarter of the row's tokens, made even: half of a group is where the shifted heads divide the row."""
@@ -26,8 +28,8 @@ class ContextExtension(BaseModel, extra="allow"):
 class LongLoRA(BaseModel, extra="forbid"):
     """The settings of the `longlora:` section. Lengths are in tokens."""
 
-    attention: Literal["shifted", "full"] = "shifted"
-    group_size: int | None = Field(default=None, gt=1)  # None: a quarter of sequence_len
+    attention: Literal["shifted", "tail_global", "full"] = "shifted"
+    group_size: int | None = Field(default=None, gt=1)  # None: a quarter of sequence_len; tail_global: at most 4096
     sink_tokens: int = Field(default=0, ge=0)
     # Sparse steps alone keep perplexity and lose retrieval; a quarter of full ones wins most of it back.
     full_attention_steps: float = Field(default=0.25, ge=0, le=1)
@@ -41,7 +43,8 @@ class LongLoRA(BaseModel, extra="forbid"):
 
     def group(self, sequence_len: int) -> int:
         """Return how many tokens one group has, for rows of `sequence_len` tokens."""
-        return self.group_size or default_group_size(sequence_len)
+        default = default_group_size(sequence_len)
+        return self.group_size or (min(default, CHUNK) if self.attention == "tail_global" else default)
 
     def extension(self, config: PretrainedConfig) -> Extension | None:
         """Return the context extension for a model's config as it is stored; None without one. Raises `ConfigError`."""

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from longthread.language_model import CausalLM
 from longthread.model_shape import FUSED, head_size, kept_numbers
-from trainer_configs.longlora.attention.transformers_hook import ShiftedSparse
+from trainer_configs.longlora.attention.tail_global import tail_density
+from trainer_configs.longlora.attention.transformers_hook import SparseAttention
 from trainer_configs.longlora.axolotl_config import AxolotlConfig
 from trainer_configs.longlora.config import LongLoRAError, model_config, section
 from trainer_configs.longlora.pair_logits import PAIRED
@@ -131,8 +132,10 @@ def expected(cfg: AxolotlConfig, settings: LongLoRA, model: CausalLM) -> str:
     Rows are taken to have `sequence_len` tokens; a pair is two of them.
     """
     shape, length, rows = shape_of(model), cfg.sequence_len, (cfg.micro_batch_size or 1) * (2 if cfg.rl in PAIRS else 1)
-    full = settings.full_attention_steps if settings.attention == "shifted" else 1.0
-    share = full + (1 - full) * density(length, settings.group(length))
+    full = settings.full_attention_steps if settings.attention != "full" else 1.0
+    group = settings.group(length)
+    sparse = tail_density(length, 0, group) if settings.attention == "tail_global" else density(length, group)
+    share = full + (1 - full) * sparse
     again, steps = recomputed(cfg), cfg.gradient_accumulation_steps or 1
     matrices, attention = step_flops(shape, length, rows * length * steps, share, again)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -143,13 +146,14 @@ def expected(cfg: AxolotlConfig, settings: LongLoRA, model: CausalLM) -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     peak = next((speed for name, speed in PEAK.items() if name in device), None)
     seconds = f"{matrices / (peak * MATRICES) + attention / (peak * ATTENTION):.2f} s ({flops})" if peak else flops
-    return f"{seconds}; about {memory:.1f} GiB"
+    tails = ", tails not counted" if settings.attention == "tail_global" else ""
+    return f"{seconds}{tails}; about {memory:.1f} GiB"
 
 
 # ---- the table --------------------------------------------------------------------------------------------------
 
 
-def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[ShiftedSparse]) -> Table:
+def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[SparseAttention]) -> Table:
     """Return a table with one row for each thing that the plugin did to the model and the training."""
     settings, text = section(cfg), model.config.get_text_config()
     grid = Table(title="longlora", show_header=False, title_justify="left", min_width=80)
@@ -174,7 +178,7 @@ def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[ShiftedSparse
 
 
 def _attention_rows(
-    cfg: AxolotlConfig, settings: LongLoRA, attentions: list[ShiftedSparse], layers: int
+    cfg: AxolotlConfig, settings: LongLoRA, attentions: list[SparseAttention], layers: int
 ) -> list[tuple[str, str]]:
     if not attentions:
         return [("attention", f"{cfg.attn_implementation}, full")]
@@ -182,11 +186,11 @@ def _attention_rows(
     groups = length / attention.group_size
     sinks = f", and the first {attention.sink_tokens} tokens" if attention.sink_tokens else ""
     rows = [
-        ("attention", f"shifted sparse in training, {attention.base} in full steps and evaluation"),
+        ("attention", f"{attention.label} in training, {attention.base} in full steps and evaluation"),
         ("group size", f"{attention.group_size} tokens, {groups:.3g} groups a row{sinks}"),
         ("full steps", f"{share:.0%} of the steps, evenly spread"),
     ]
-    if 2 * groups - 1 > layers and share == 0:
+    if settings.attention == "shifted" and 2 * groups - 1 > layers and share == 0:
         warning = "the end of a row cannot learn from its start: too many groups for the layers"
         rows.append(("", f"[yellow]{warning}[/yellow]"))
     return rows

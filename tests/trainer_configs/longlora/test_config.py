@@ -49,12 +49,13 @@ def line(cfg: dict[str, Any]) -> str:
     return said
 
 
+TAIL = {"attention": "tail_global"}
 YARN = {"context_extension": {"method": "yarn", "target_length": 4 * WINDOW}}
 ROPE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": WINDOW}
 # What stands in the section, or beside it, and what the line must name: key, value, fix.
 SECTIONS = [
     ({"group": 64}, "longlora.group is an unknown key: valid keys are attention, group_size"),
-    ({"attention": "sparse"}, "longlora.attention 'sparse': input should be 'shifted' or 'full'"),
+    ({"attention": "sparse"}, "longlora.attention 'sparse': input should be 'shifted', 'tail_global' or 'full'"),
     ({"group_size": 2 * WINDOW}, rf"group_size {2 * WINDOW} is larger than sequence_len {WINDOW}: lower it, 32"),
     ({"group_size": 33}, "group_size 33 must be even.*set 32"),
     ({"group_size": 0}, "longlora.group_size 0: input should be greater than 1"),
@@ -84,6 +85,12 @@ BESIDE = [
     ({"context_parallel": {"size": 2}}, "context_parallel splits sequences"),
     ({"fsdp_config": {"activation_checkpointing": True}}, 'save_strategy None: PEFT cannot save .*: set "no"'),
     ({"rl": "grpo"}, "rl grpo has no shifted attention"),
+    ({"rl": "dpo", "longlora": TAIL}, "rl dpo gives the model no labels"),
+    (
+        {"sample_packing": True, "longlora": TAIL},
+        "sample_packing packs rows, and tail_global takes rows of one document",
+    ),
+    ({"longlora": TAIL | {"parallel_documents": True}}, "parallel_documents have tails of their own"),
     ({"rl": "dpo", "rl_adapter_ref_model": True}, "rl_adapter_ref_model .* leave it out"),
     ({"rl": "dpo", "pad_to_multiple_of": 64}, "pad_to_multiple_of 64 crashes Axolotl with rl dpo"),
     ({"rl": "dpo", "sample_packing": True}, "sample_packing does not go with rl dpo"),

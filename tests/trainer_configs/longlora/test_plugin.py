@@ -169,6 +169,16 @@ def parallel() -> dict[str, Any]:
     return trained(load_cfg("parallel.yaml"))
 
 
+def tail_global() -> dict[str, Any]:
+    """Rows of one document each, with tail-global attention: the smoke recipe's steps."""
+    recipe = yaml.safe_load(Path(SMOKE).read_text()) | {"sequence_len": WINDOW, "val_set_size": 0}
+    recipe |= {"datasets": [{"path": "rows", "type": ""}], "pad_to_sequence_len": False}
+    recipe |= {"longlora": recipe["longlora"] | {"attention": "tail_global", "group_size": 16}}
+    del recipe["eval_steps"]
+    Path("tail.yaml").write_text(yaml.safe_dump(recipe))
+    return trained(load_cfg("tail.yaml"))
+
+
 def side_by_side(seed: int) -> list[int]:
     """The positions of a row of two documents and a tail, of other lengths for each seed."""
     ends, tail = 24 + seed, 20 + seed
@@ -181,6 +191,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     started = {}
     works = {"smoke": smoke, "preferences": preferences, "resumed": resumed, "parallel": parallel}
+    works["tail_global"] = tail_global
     for name, work in works.items():
         tied = name != "preferences"
         folder = tmp_path_factory.mktemp(name)
@@ -346,6 +357,12 @@ def test_parallel_documents_train_in_both_attentions(runs: dict[str, Any]) -> No
     assert run["evaluations"][1] < run["evaluations"][0] and run["tails"] == [2]
     assert runs["smoke"]["tails"] == [0]
     assert "read apart; tails see them all" in (run["folder"] / "log").read_text()
+
+
+def test_tail_global_attention_is_given_the_labels_by_axolotls_trainer(runs: dict[str, Any]) -> None:
+    run = runs["tail_global"]
+    assert run["steps"] == [3, 1] and run["calls"] == [3 * LAYERS * 2]
+    assert "tail-global in training" in (run["folder"] / "log").read_text()
 
 
 # ---- telemetry --------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def shifted_sparse_attention(  # noqa: PLR0913  as SDPA has them
     outs = []
     for qkv, half_cuts, first in halves:
         if half_cuts is None:
-            outs.append(_chunked(qkv, first, group_size, sink_tokens, attend))
+            outs.append(chunked(qkv, first, group_size, sink_tokens, attend))
         elif sink_tokens:
             raise ConfigError("sink_tokens need rows of one document each: set sample_packing false or sink_tokens 0")
         else:
@@ -87,7 +87,7 @@ def shifted_sparse_attention(  # noqa: PLR0913  as SDPA has them
     return torch.cat(outs, dim=1)
 
 
-def _chunked(qkv: tuple[Tensor, Tensor, Tensor], first: int, size: int, sink_tokens: int, attend: Attend) -> Tensor:
+def chunked(qkv: tuple[Tensor, Tensor, Tensor], first: int, size: int, sink_tokens: int, attend: Attend) -> Tensor:
     """Attend in rows of one document each, cut into a first chunk, n chunks of `size`, which become rows, and a tail.
 
     tokens  |0 … first|first …  |         |      … L|         head (B, h, first, D): attends as it is

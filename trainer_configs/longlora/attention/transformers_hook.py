@@ -1,4 +1,4 @@
-"""Puts shifted sparse attention into a transformers model: in training, on full-attention layers.
+"""Puts a sparse attention pattern into a transformers model: in training, on full-attention layers.
 
 Evaluation, generation, sliding-window layers and the steps that are to run in full attention are the model's own, bit for
 bit where each row is one document; packed documents are kept apart in all of them (documents.py). Tails behind parallel
@@ -10,28 +10,33 @@ from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM
-from trainer_configs.longlora.attention.documents import DocumentAttention, Pass, why_not_replaceable
+from trainer_configs.longlora.attention.documents import ONE_DOCUMENT, DocumentAttention, Pass, why_not_replaceable
 from trainer_configs.longlora.attention.parallel_documents import borders, see_all
 from trainer_configs.longlora.attention.segments import Segments, segments
 from trainer_configs.longlora.attention.shifted_sparse import shifted_sparse_attention
+from trainer_configs.longlora.attention.tail_global import tail_global_attention, tail_start
 
 
-class ShiftedSparse(DocumentAttention):
-    """The shifted sparse attention of one model. While `sparse` is False, training runs in full attention.
+class SparseAttention(DocumentAttention):
+    """A sparse pattern in the training of one model. While `sparse` is False, training runs in full attention.
 
-    `calls` counts the calls in sparse attention. With `parallel`, tails see all documents of their row.
+    `calls` counts the calls in sparse attention, `group_size` is the tokens of a group or chunk.
     """
 
-    prefix = "shifted_sparse"
+    prefix = "sparse"
+    label = "sparse"  # as errors and the startup table call it
 
     def __init__(self, model: CausalLM, group_size: int, sink_tokens: int = 0, parallel: bool = False):
         self.group_size, self.sink_tokens = group_size, sink_tokens
         self.sparse, self.calls = True, 0
-        self._segments_of: tuple[ReferenceType[Tensor], Segments] | None = None  # the positions of this forward pass
         super().__init__(model, parallel)
+
+    def watch(self, model: CausalLM | nn.Module) -> None:
+        """Look at what `model`, a wrapper of this one such as PEFT's, is given; patterns that need nothing of it do not."""
 
     def mask(self, *args: Any, **kwargs: Any) -> Tensor | None:
         """Return the model's own attention mask, or None where the sparse pattern needs none.
@@ -43,7 +48,7 @@ class ShiftedSparse(DocumentAttention):
             return super().mask(*args, **kwargs)
         if padding is not None and padding.dim() == 2 and not padding[:, 0].all():
             raise ConfigError(
-                "shifted sparse attention takes rows padded on the right: set tokenizer.padding_side right"
+                f"{self.label} attention takes rows padded on the right: set tokenizer.padding_side right"
             )
         return None
 
@@ -60,14 +65,36 @@ class ShiftedSparse(DocumentAttention):
             return super().attention(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
         for name in ("softcap", "s_aux", "position_bias"):
             if kwargs.get(name) is not None:
-                raise ConfigError(f"shifted sparse attention has no {name}: set longlora.attention full for this model")
+                raise ConfigError(f"{self.label} attention has no {name}: set longlora.attention full for this model")
         found = self._documents(query, kwargs)
-        cuts = self._segments(found, query)
         self.calls += 1
+        return self._pattern(query, key, value, found, scaling, dropout).transpose(1, 2).contiguous(), None
+
+    def _pattern(  # noqa: PLR0913  as SDPA has them
+        self, query: Tensor, key: Tensor, value: Tensor, found: Pass | None, scaling: float | None, dropout: float
+    ) -> Tensor:  # fmt: skip
+        """Compute the pattern, (batch, heads, length, dim)."""
+        raise NotImplementedError
+
+
+class ShiftedSparse(SparseAttention):
+    """Shifted sparse attention (shifted_sparse.py). With `parallel`, tails see all documents of their row."""
+
+    prefix = "shifted_sparse"
+    label = "shifted sparse"
+
+    def __init__(self, model: CausalLM, group_size: int, sink_tokens: int = 0, parallel: bool = False):
+        self._segments_of: tuple[ReferenceType[Tensor], Segments] | None = None  # the positions of this forward pass
+        super().__init__(model, group_size, sink_tokens, parallel)
+
+    def _pattern(  # noqa: PLR0913  as SDPA has them
+        self, query: Tensor, key: Tensor, value: Tensor, found: Pass | None, scaling: float | None, dropout: float
+    ) -> Tensor:  # fmt: skip
+        cuts = self._segments(found, query)
         out = shifted_sparse_attention(query, key, value, cuts, self.group_size, self.sink_tokens, scaling, dropout)
         if found is not None and found.tails:
             out = see_all(out, query, key, value, found.tails, scaling, dropout)
-        return out.transpose(1, 2).contiguous(), None
+        return out
 
     def _segments(self, found: Pass | None, query: Tensor) -> Segments:
         """Return the segment boundaries of this forward pass, found once a pass."""
@@ -80,17 +107,66 @@ class ShiftedSparse(DocumentAttention):
         return self._segments_of[1]
 
 
-def install(model: CausalLM, group_size: int, sink_tokens: int = 0, parallel: bool = False) -> ShiftedSparse:
+class TailGlobal(SparseAttention):
+    """Tail-global attention (tail_global.py), with the tail found from the labels that the model is called with."""
+
+    prefix = "tail_global"
+    label = "tail-global"
+
+    def __init__(self, model: CausalLM, group_size: int, sink_tokens: int = 0):
+        super().__init__(model, group_size, sink_tokens)
+        self._tail: tuple[int, int] | None = None  # where it begins, and the length of the rows, in this forward pass
+        self._hooks: list[RemovableHandle] = []
+        self.watch(model)
+
+    def watch(self, model: CausalLM | nn.Module) -> None:
+        """Read the labels that `model` is called with: PEFT calls the model below it in a way that no hook sees."""
+        assert isinstance(model, nn.Module)
+        self._hooks.append(model.register_forward_pre_hook(self._read, with_kwargs=True))
+
+    def uninstall(self) -> None:
+        """Give the model its own attention back."""
+        super().uninstall()
+        while self._hooks:
+            self._hooks.pop().remove()
+
+    @torch.compiler.disable
+    def _read(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        labels = kwargs.get("labels")
+        self._tail = None
+        if isinstance(labels, Tensor) and labels.dim() == 2 and self.sparse and module.training:
+            self._tail = tail_start(labels), labels.shape[1]
+
+    def _pattern(  # noqa: PLR0913  as SDPA has them
+        self, query: Tensor, key: Tensor, value: Tensor, found: Pass | None, scaling: float | None, dropout: float
+    ) -> Tensor:  # fmt: skip
+        if self.packed:
+            raise ConfigError(f"tail-global attention takes rows of one document each: {ONE_DOCUMENT}")
+        if self._tail is None or self._tail[1] != query.shape[2]:
+            raise ConfigError(
+                "tail-global attention was given no labels, and does not know where the tail begins: leave out label "
+                "smoothing and losses that take them away, or set longlora.attention shifted"
+            )
+        return tail_global_attention(
+            query, key, value, self._tail[0], self.group_size, self.sink_tokens, scaling, dropout
+        )
+
+
+def install(
+    model: CausalLM, group_size: int, sink_tokens: int = 0, parallel: bool = False, pattern: str = "shifted"
+) -> SparseAttention:
     """Put sparse attention into the model's training, and return it.
 
-    With `parallel`, tails see all documents of their row, in every kind of step. Raises `ConfigError` for a model that
-    cannot have it.
+    `pattern` is shifted or tail_global. With `parallel` (shifted alone), tails see all documents of their row, in every
+    kind of step. Raises `ConfigError` for a model that cannot have it.
     """
     if group_size < 2 or group_size % 2:
         raise ConfigError(f"group_size {group_size} must be an even number of tokens: set longlora.group_size")
     if not 0 <= sink_tokens <= group_size // 2:
         raise ConfigError(f"sink_tokens {sink_tokens} must be 0 to {group_size // 2}, half of group_size")
     _check_model(model)
+    if pattern == "tail_global":
+        return TailGlobal(model, group_size, sink_tokens)
     return ShiftedSparse(model, group_size, sink_tokens, parallel)
 
 
