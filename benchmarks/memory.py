@@ -3,10 +3,10 @@
     python -m benchmarks.memory run OUT --reader DIR [--model DIR] [--lengths 8192,32768,131072] [--seconds 240]
     python -m benchmarks.memory report OUT      # the tables, the picture and the advice of `memory-env evaluate`
 
-Made-up documents (`lift.tasks.synthetic_document`) with some 60 questions each, in wordings that no memory is made with:
-single facts of one among many people (needle), links of two (linked), and what the text does not say (absent). Prompts are those of
-memory-env. A memory of each document is made with recipe compact and put into a library; of a text of several segments those
-are open that `lift serve` opens. Where a text is longer than the model's window its middle is cut.
+Made-up documents (`lift.tasks.synthetic_document`) have some 60 questions each, in wordings that no memory is made with:
+single facts of one among many people (needle), links of two (linked), and what the text does not say (absent). Prompts are
+those of memory-env. A memory of each document is made with recipe compact and put into a library; of a text of several
+segments those are open that `lift serve` opens. Where a text is longer than the model's window its middle is cut.
 
 The order is declared: the reader's lengths from short to long, then the model's; of each length all documents, and of a
 document context, retrieval, weights, hybrid, then retrieval's other orders and its chunks by meaning at equal tokens. Every
