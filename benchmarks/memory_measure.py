@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import DynamicCache
@@ -243,8 +243,8 @@ class Bench:
     def _continued(self, begun: DynamicCache, row: torch.Tensor, ends: Sequence[list[int]]) -> list[str]:
         stops = stop_token_ids(self.model, self.tokenizer)
         filler, width = stops[0], max(map(len, ends))
-        many = DynamicCache()
-        for number, layer in enumerate(begun.layers):
+        many, read = DynamicCache(), cast(Any, begun.layers)
+        for number, layer in enumerate(read):
             keys, values = (x.expand(len(ends), -1, -1, -1) for x in (layer.keys, layer.values))
             many.update(keys, values, number)
         ids = torch.tensor([[filler] * (width - len(end)) + end for end in ends], device=self.device)
