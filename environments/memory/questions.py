@@ -161,7 +161,7 @@ def _of_row(  # noqa: PLR0913
     spans = tuple((start := text.index(part), start + len(part)) for part in evidence)
     first, *others = (Answer("one", (answer,), "text") for answer in answers)
     quiz = Quiz((), (), " ".join(question.split()), first)
-    made = _made(document, quiz, str(row.get("kind") or "question"), number, lengths[digest], options, tokens)
+    made = made_question(document, quiz, str(row.get("kind") or "question"), number, lengths[digest], options, tokens)
     return replace(made, evidence=spans or None, alternatives=tuple(others))
 
 
@@ -203,7 +203,7 @@ def about_itself(  # noqa: PLR0913
         quizzes = _quizzes(task, pool, seed, options)
         found = islice(filter(None, (_checked(document, quiz) for quiz in islice(quizzes, UNCHECKED * each))), each)
         for quiz, span in found:
-            question = _made(document, quiz, task, len(made), length, options, tokens)
+            question = made_question(document, quiz, task, len(made), length, options, tokens)
             made.append(replace(question, evidence=(span,)))
     if not made:
         raise DataError(f"no question of {', '.join(tasks)} can be made of {path}: give more text", setting="document")
@@ -237,7 +237,7 @@ def _checked(document: Document, quiz: Quiz) -> tuple[Quiz, Span] | None:
 # ---- what they share ----
 
 
-def _made(  # noqa: PLR0913
+def made_question(  # noqa: PLR0913
     document: Document, quiz: Quiz, task: str, number: int, length: int, options: Options, tokens: Tokens
 ) -> Question:
     """Return a question about a document that is not generated; no recipe builds it again, and no one is to train on it."""
