@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,7 +113,8 @@ def generate_row(model: PreTrainedModel, requests: int, length: int, steps: int)
         began = time.perf_counter()
         with torch.inference_mode():
             more = {"min_new_tokens": tokens, "max_new_tokens": tokens, "pad_token_id": 0, "do_sample": True}
-            model.generate(ids, attention_mask=torch.ones_like(ids), **more)[0, -1].item()
+            generate: Callable[..., torch.Tensor] = model.generate
+            generate(ids, attention_mask=torch.ones_like(ids), **more)[0, -1].item()
         return time.perf_counter() - began
 
     seconds(1)

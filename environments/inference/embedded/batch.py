@@ -196,7 +196,7 @@ def merge(batches: Sequence[Batch]) -> Batch | None:
     return Batch(requests, layers, pad_sequence(owners, batch_first=True, padding_value=DEAD))
 
 
-def as_cache(layers: Sequence[Columns]) -> Cache:
+def as_cache(layers: Sequence[DynamicLayer]) -> Cache:
     """Return the layers as a cache object of transformers, which models take as `past_key_values`."""
     return Cache(layers=list(layers))
 

@@ -12,7 +12,10 @@ from environments.inference.embedded.request import Request
 class Decoder(Protocol):
     """Holds the requests that are being decoded. Called from the engine's thread alone."""
 
-    requests: list[Request]
+    @property
+    def requests(self) -> list[Request]:
+        """All requests, in a fixed order."""
+        ...
 
     def has_room(self, joining: Sequence[Request], request: Request) -> bool:
         """Return whether a request may join, with others that are about to; an empty decoder takes any one."""

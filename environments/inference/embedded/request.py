@@ -69,10 +69,10 @@ class Request:
 
 
 class Branch(NamedTuple):
-    """One completion of a request: branch number `index`."""
+    """One completion of a request: branch number `number`."""
 
     request: Request
-    index: int
+    number: int
 
 
 def choices(branches: Sequence[Branch], device: torch.device) -> Choice:

@@ -102,7 +102,8 @@ class SlotDecoder:
                 branches.append(Branch(request, i))
                 places.append(b * shape[1] + q)
             self.used[b] += len(running)
-        tokens, logprobs = ([values[place] for place in places] for values in step.run())
+        tokens_R, logprobs_R = step.run()
+        tokens, logprobs = [tokens_R[place] for place in places], [logprobs_R[place] for place in places]
         append(
             branches, tokens, logprobs, likeliest(branches, [step.logits_RV[place] for place in places]), self.eos_ids
         )

@@ -1,7 +1,9 @@
 """One decode step of fixed shapes over a static cache: plain, or replayed as a CUDA graph.
 
 A graph holds the addresses of the weights, of the cache and of the step's inputs and outputs, so all of these are written in
-place and never replaced. Shapes: B rows, Q queries of a row, K columns, H key/value heads, D head size, V vocabulary, R = B Q.
+place and never replaced.
+
+Shapes: B rows, Q queries of a row, K columns, H key/value heads, D head size, V vocabulary, R = B Q.
 """
 
 from __future__ import annotations
@@ -82,15 +84,16 @@ class SlotLayer(DynamicLayer):
 
     def __init__(self, keys: Tensor, values: Tensor, columns_BQ: Tensor) -> None:
         super().__init__()
-        self.keys, self.values, self.columns_BQ = keys, values, columns_BQ
+        self.columns, self.columns_BQ = (keys, values), columns_BQ
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write the keys and values of the step's queries, shape (B, H, Q, D), and return all columns."""
         index_BHQD = self.columns_BQ[:, None, :, None].expand_as(key_states)
-        self.keys.scatter_(2, index_BHQD, key_states)
-        self.values.scatter_(2, index_BHQD, value_states)
-        return self.keys, self.values
+        keys, values = self.columns
+        keys.scatter_(2, index_BHQD, key_states)
+        values.scatter_(2, index_BHQD, value_states)
+        return keys, values
 
 
 class Step:
@@ -116,7 +119,7 @@ class Step:
         self.values[row][query] = [*place, *choice]
 
     def run(self) -> tuple[list[int], list[float]]:
-        """Run the step, and return the next token of every query and its log-probability, row by row; those of padding too."""
+        """Run the step, and return every query's next token and its log-probability, row by row, padding included."""
         self.host_BQF.copy_(torch.tensor(self.values, dtype=torch.float64))
         self.inputs_BQF.copy_(self.host_BQF, non_blocking=True)
         self._all_padding()

@@ -17,8 +17,12 @@ from environments.inference.embedded.prefill import common_prefix  # noqa: E402
 from environments.inference.embedded.protocol import Sampling  # noqa: E402
 from environments.inference.embedded.sampling import Choice, draw  # noqa: E402
 from tests.environments.patience import PATIENCE  # noqa: E402
-from tests.environments.tiny_model import EOS, tiny_model  # noqa: E402
+from tests.environments.tiny_model import EOS, tiny_config, tiny_model  # noqa: E402
 
+QWEN2_KEYS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "num_attention_heads"),
+    *("num_key_value_heads", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
+)
 GREEDY = Sampling(temperature=0, max_tokens=24)
 
 
@@ -68,6 +72,34 @@ def full_forward_logprobs(reference: Any, ids: list[int], completion: list[int])
 def test_greedy_is_transformers_generate(engine: Engine, reference: Any, length: int) -> None:
     [row] = engine.submit(prompt(length), GREEDY).result(PATIENCE)
     assert row.ids == generated(reference, prompt(length), 24)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_slots_are_transformers_generate_for_ragged_prompts(family: str) -> None:
+    """Prompts read in one pass with padding, equal ones once; rows end at different steps and are used again."""
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    config: Any = tiny_config()
+    if family == "qwen2":
+        config = Qwen2Config(**{key: config.to_dict()[key] for key in QWEN2_KEYS}, initializer_range=0.3)
+    models = []
+    for attention in (ATTENTION, "eager"):
+        torch.manual_seed(3)
+        models.append(
+            AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
+        )
+    engine = Engine(models[0], {EOS}, Limits(requests=4), slots=True)
+    asked = [
+        (prompt(length, length), tokens) for length, tokens in ((30, 4), (41, 24), (41, 9), (37, 24), (33, 3), (5, 24))
+    ]
+    with engine.wake:
+        futures = [engine.submit(ids, Sampling(temperature=0, max_tokens=tokens)) for ids, tokens in asked]
+    rows = [future.result(PATIENCE)[0] for future in futures]
+    engine.close()
+    for (ids, tokens), row in zip(asked, rows, strict=True):
+        assert row.ids == generated(models[1], ids, tokens)
+        want = full_forward_logprobs(models[1], ids, row.ids).gather(1, torch.tensor(row.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(row.logprobs), want, atol=1e-4, rtol=0)
 
 
 def requests() -> list[tuple[list[int], Sampling]]:
