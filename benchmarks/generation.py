@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import torch
 import typer
@@ -113,7 +113,7 @@ def generate_row(model: PreTrainedModel, requests: int, length: int, steps: int)
         began = time.perf_counter()
         with torch.inference_mode():
             more = {"min_new_tokens": tokens, "max_new_tokens": tokens, "pad_token_id": 0, "do_sample": True}
-            generate: Callable[..., torch.Tensor] = model.generate
+            generate = cast("Callable[..., torch.Tensor]", model.generate)
             generate(ids, attention_mask=torch.ones_like(ids), **more)[0, -1].item()
         return time.perf_counter() - began
 

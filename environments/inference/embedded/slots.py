@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from environments.inference.embedded.batch import DEAD, SHARED
+from environments.inference.embedded.batch import ATTENTION, DEAD, SHARED
 from environments.inference.embedded.limits import Limits
 from environments.inference.embedded.prefill import Prompt
 from environments.inference.embedded.request import Branch, Request, append, likeliest
@@ -49,10 +49,12 @@ class SlotDecoder:
     """Decodes requests that each keep a row of a static cache. See `decoder.Decoder`.
 
     `capture`: whether steps are captured as CUDA graphs. Where a model cannot be captured, they run as they are, and one
-    line says so.
+    line says so. Raises `ValueError` for a model that was not loaded with `batch.ATTENTION`.
     """
 
     def __init__(self, model: PreTrainedModel, eos_ids: Collection[int], limits: Limits, capture: bool) -> None:
+        if model.config._attn_implementation != ATTENTION:  # eager would add the boolean mask to the scores
+            raise ValueError(f"attn_implementation must be {ATTENTION!r} (got {model.config._attn_implementation!r})")
         self.model, self.eos_ids, self.limits, self.capture = model, eos_ids, limits, capture
         self.rows: list[Request | None] = []
         self.used: list[int] = []  # columns of each row that are taken

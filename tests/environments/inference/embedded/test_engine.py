@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -85,9 +86,8 @@ def test_slots_are_transformers_generate_for_ragged_prompts(family: str) -> None
     models = []
     for attention in (ATTENTION, "eager"):
         torch.manual_seed(3)
-        models.append(
-            AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
-        )
+        own = deepcopy(config)  # from_config writes the attention into it
+        models.append(AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation=attention).eval())
     engine = Engine(models[0], {EOS}, Limits(requests=4), slots=True)
     asked = [
         (prompt(length, length), tokens) for length, tokens in ((30, 4), (41, 24), (41, 9), (37, 24), (33, 3), (5, 24))
@@ -100,6 +100,11 @@ def test_slots_are_transformers_generate_for_ragged_prompts(family: str) -> None
         assert row.ids == generated(models[1], ids, tokens)
         want = full_forward_logprobs(models[1], ids, row.ids).gather(1, torch.tensor(row.ids)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(row.logprobs), want, atol=1e-4, rtol=0)
+
+
+def test_slots_refuse_a_model_with_another_attention(reference: Any) -> None:
+    with pytest.raises(ValueError, match=r"attn_implementation must be 'longthread_grouped' \(got 'eager'\)"):
+        Engine(reference, {EOS}, slots=True)
 
 
 def requests() -> list[tuple[list[int], Sampling]]:
