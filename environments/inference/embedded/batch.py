@@ -8,9 +8,7 @@ Shapes: B requests, Q queries of a step, K key/value columns, V vocabulary; in a
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Collection, Hashable, Sequence
-from concurrent.futures import Future
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +19,19 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from environments.inference.embedded.protocol import Generation, Sampling
-from environments.inference.embedded.variants import BASE, Forward
+from environments.inference.embedded.limits import Limits
+from environments.inference.embedded.request import Branch, Request, advance
+from environments.inference.embedded.variants import Forward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from environments.inference.embedded.prefill import Prompt
+
 ATTENTION = "longthread_grouped"  # the attn_implementation that the engine's model must be loaded with
 SPARE = 256  # free columns by which a key/value buffer is enlarged
 FEW_QUERIES = 64
-TOP_P_CANDIDATES = 1024  # a sort of the whole vocabulary takes 4 ms a branch
+CLEAN_UP_STEPS = 256  # steps between two clean-ups of dead columns
 DEAD, SHARED = -1, 0  # owners of a column: nobody, every branch of the request; branch i owns with i + 1
 
 
@@ -115,68 +116,6 @@ class Columns(DynamicLayer):
         return cls(0, buffers, width)
 
 
-class Request:
-    """A prompt, its n branches (the completions being generated), and the future that gives them to whoever asked.
-
-    `variant` says which of the server's models reads and writes (`variants`).
-    """
-
-    def __init__(self, prompt: Sequence[int], sampling: Sampling, variant: Hashable = BASE) -> None:
-        self.prompt, self.sampling, self.variant = list(prompt), sampling, variant
-        self.future: Future[list[Generation]] = Future()
-        self.branches = [Generation() for _ in range(sampling.n)]
-        seed = secrets.randbits(62) if sampling.seed is None else sampling.seed
-        # One generator a branch, on the CPU: what a branch draws depends on nothing else in the batch.
-        seeds = [(seed * 1_000_003 + i) % 2**63 for i in range(sampling.n)]
-        self.generators = [torch.Generator().manual_seed(value) for value in seeds]
-
-    @property
-    def running(self) -> list[int]:
-        """Indices of the branches that are not finished; none once the client has gone."""
-        return [] if self.future.cancelled() else [i for i, b in enumerate(self.branches) if not b.finish_reason]
-
-    def advance(self, index: int, logits_V: torch.Tensor, eos_ids: Collection[int]) -> None:
-        """Draw a branch's next token from its logits, shape (vocabulary,), and see whether the branch ends with it."""
-        branch, sampling = self.branches[index], self.sampling
-        token = choose(logits_V, sampling, self.generators[index])
-        logprobs_V = torch.log_softmax(logits_V, dim=-1)
-        branch.ids.append(token)
-        branch.logprobs.append(float(logprobs_V[token]))
-        if sampling.top_logprobs:
-            values, ids = logprobs_V.topk(min(sampling.top_logprobs, len(logprobs_V)))
-            branch.top.append(list(zip(ids.tolist(), values.tolist(), strict=True)))
-        if token in eos_ids or (sampling.stopped is not None and sampling.stopped(branch.ids)):
-            branch.finish_reason = "stop"
-        elif len(branch.ids) >= sampling.max_tokens:
-            branch.finish_reason = "length"
-        elif sampling.on_token is not None:
-            sampling.on_token(index, branch.ids)
-
-    def fail(self, error: Exception) -> None:
-        """Give the error to whoever waits for the branches."""
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
-
-
-def choose(logits_V: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Return the next token: the likeliest at temperature 0, else drawn after top_k and top_p (in this order, as vLLM)."""
-    if sampling.temperature == 0:
-        return int(logits_V.argmax())
-    scaled_V = (logits_V - logits_V.max()) / sampling.temperature
-    if 0 < sampling.top_k < len(scaled_V):
-        scaled_V = scaled_V.masked_fill(scaled_V < scaled_V.topk(sampling.top_k).values[-1], float("-inf"))
-    probs_V = scaled_V.softmax(dim=-1)
-    if sampling.top_p < 1:
-        sorted_V, order_V = probs_V.topk(min(TOP_P_CANDIDATES, len(probs_V)))
-        if sorted_V.sum() < sampling.top_p:
-            sorted_V, order_V = probs_V.sort(descending=True)
-        beyond_V = sorted_V.cumsum(dim=-1) - sorted_V >= sampling.top_p  # the token that crosses top_p stays
-        beyond_V[0] = False
-        probs_V = torch.zeros_like(probs_V)
-        probs_V[order_V[~beyond_V]] = sorted_V[~beyond_V]
-    return int(torch.multinomial(probs_V, 1, generator=generator))
-
-
 @dataclass
 class Batch:
     """Requests decoded together: request b is row b of every layer, and `owner_BK` says which branch reads a column.
@@ -209,9 +148,9 @@ class Batch:
             past_key_values=as_cache(self.layers),
             use_cache=True,
         ).logits
-        for request, branches, logits_QV in zip(self.requests, running, logits_BQV, strict=True):
-            for branch, logits_V in zip(branches, logits_QV[: len(branches)].float().cpu(), strict=True):
-                request.advance(branch, logits_V, eos_ids)
+        branches = [Branch(self.requests[b], i) for b, indices in enumerate(running) for i in indices]
+        rows = [(b, q) for b, indices in enumerate(running) for q in range(len(indices))]
+        advance(branches, logits_BQV[tuple(zip(*rows, strict=True))], eos_ids)
 
     def _queries(self, running: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return each running branch's last token, its position and its owner, (requests, branches), padded."""
@@ -257,6 +196,56 @@ def merge(batches: Sequence[Batch]) -> Batch | None:
     return Batch(requests, layers, pad_sequence(owners, batch_first=True, padding_value=DEAD))
 
 
-def as_cache(layers: Sequence[Columns]) -> Cache:
+def as_cache(layers: Sequence[DynamicLayer]) -> Cache:
     """Return the layers as a cache object of transformers, which models take as `past_key_values`."""
     return Cache(layers=list(layers))
+
+
+class GrowingDecoder:
+    """Decodes requests in one `Batch`, which is formed anew whenever one joins or ends. See `decoder.Decoder`.
+
+    At most `requests` at a time, and `columns` key/value columns with their padding.
+    """
+
+    def __init__(self, model: PreTrainedModel, forward: Forward, eos_ids: Collection[int], limits: Limits) -> None:
+        self.model, self.forward, self.eos_ids, self.limits = model, forward, eos_ids, limits
+        self.batch: Batch | None = None
+        self.joined: list[Batch] = []
+        self.steps = 0
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests, in the order in which they joined."""
+        return [request for batch in self._batches for request in batch.requests]
+
+    @property
+    def _batches(self) -> list[Batch]:
+        return [*([self.batch] if self.batch else []), *self.joined]
+
+    def has_room(self, joining: Sequence[Request], request: Request) -> bool:
+        """Return whether a request may join, with others that are about to; an empty decoder takes any one."""
+        count = len(self.requests) + len(joining)
+        lengths = [len(other.prompt) for other in [*joining, request]]
+        width = max([*lengths, *(batch.owner_BK.shape[1] for batch in self._batches)])
+        return not count or (count < self.limits.requests and (count + 1) * width <= self.limits.columns)
+
+    def add(self, prompt: Prompt) -> None:
+        """Take in a request whose prompt has been read, alone."""
+        owner_1K = torch.full((1, len(prompt.request.prompt)), SHARED)
+        self.joined.append(Batch([prompt.request], list(prompt.layers), owner_1K))
+
+    def step(self) -> None:
+        """Append one token to every running branch of every request."""
+        if self.batch is not None:
+            self.batch.step(self.model, self.forward, self.eos_ids)
+            self.steps += 1
+
+    def settle(self) -> None:
+        """Form the next step's batch of the running requests, where these changed or dead columns are to go."""
+        ended = not all(request.running for request in self.requests)
+        if self.batch is None or self.joined or self.steps % CLEAN_UP_STEPS == 0 or ended:
+            self.batch, self.joined = merge(self._batches), []
+
+    def clear(self) -> None:
+        """Drop all requests."""
+        self.batch, self.joined = None, []

@@ -8,20 +8,26 @@ Requests join the batch after their prefill and leave it when done, between step
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from environments.inference.embedded.batch import ATTENTION, SHARED, Batch, Columns, Request, as_cache, merge
+from environments.inference.embedded.batch import ATTENTION, GrowingDecoder
+from environments.inference.embedded.decoder import Decoder
 from environments.inference.embedded.demo_model import check_folder
+from environments.inference.embedded.limits import Limits
+from environments.inference.embedded.prefill import Prefill
 from environments.inference.embedded.protocol import Generation, Sampling
+from environments.inference.embedded.request import Branch, Request, advance
+from environments.inference.embedded.slots import SlotDecoder
 from environments.inference.embedded.variants import BASE, Forward
 from longthread.errors import ConfigError
 
@@ -31,31 +37,14 @@ if TYPE_CHECKING:
     from longthread.language_model import ModelOutput
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-CLEAN_UP_STEPS = 256  # steps between two clean-ups of dead columns
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of what is decoded at a time."""
-
-    requests: int = 8
-    chunk: int = 512  # prompt tokens per prefill call: as fast as 1024 and 2048, and the masks stay small
-    columns: int = 65_536  # key/value columns of a batch, padding included: 3 GB for a 135M model in float32
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """The prompt read last: its variant, its token ids, and each layer's keys and values of it."""
-
-    variant: Hashable
-    ids_K: torch.Tensor
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class Engine:
     """Owns the model in one worker thread; `submit` from any thread, cancel the future to drop a request.
 
-    `forward` runs the model where rows are of different variants; a model without any is called itself.
+    `forward` runs the model where rows are of different variants; a model without any is called itself. `slots`: whether
+    requests keep rows of a static cache (`slots`), with steps captured as CUDA graphs on a GPU; None: on a GPU, for a model
+    without variants.
     """
 
     def __init__(
@@ -65,16 +54,30 @@ class Engine:
         limits: Limits | None = None,
         threads: int | None = None,
         forward: Forward | None = None,
+        slots: bool | None = None,
     ) -> None:
-        self.model, self.eos_ids, self.limits, self.threads = model, frozenset(eos_ids), limits or Limits(), threads
-        self.forward: Forward = forward or self._call_model
+        self.model, self.eos_ids, self.threads = model, frozenset(eos_ids), threads
+        limits, cuda = limits or Limits(), model.device.type == "cuda"
         rope = getattr(model.config, "rope_parameters", None) or getattr(model.config, "rope_scaling", None) or {}
         # These turn keys by the length seen so far, so a key may be shared neither across requests nor across chunks.
-        self.rope_by_length = rope.get("rope_type") in ("dynamic", "longrope")
-        if self.rope_by_length:
-            self.limits = replace(self.limits, requests=1, chunk=2**62)
-        self.prefix: Prefix | None = None
-        self.batch: Batch | None = None
+        rope_by_length = rope.get("rope_type") in ("dynamic", "longrope")
+        if rope_by_length:
+            limits = replace(limits, requests=1, chunk=2**62)
+        if slots is None:
+            slots = cuda and forward is None
+            if cuda and not slots:
+                print("embedded server: variants of the model are decoded without CUDA graphs", file=sys.stderr)
+        if rope_by_length:
+            slots = False
+        call = forward or self._call_model
+        self.decoder: Decoder = (
+            SlotDecoder(model, self.eos_ids, limits, capture=cuda)
+            if slots
+            else GrowingDecoder(model, call, self.eos_ids, limits)
+        )
+        together = limits.together if slots else 0
+        layers = model.config.num_hidden_layers
+        self.prefill = Prefill(call, layers, model.device, limits.chunk, together, keep_prefix=not rope_by_length)
         self.waiting: deque[Request] = deque()
         self.policy_version = 0  # of the weights: 0 as loaded
         self.swaps: deque[tuple[Mapping[str, torch.Tensor], int, Future[None]]] = deque()
@@ -116,108 +119,75 @@ class Engine:
     def _work(self) -> None:
         if self.threads:
             torch.set_num_threads(self.threads)  # counts for the thread that calls it
-        steps = 0
+        decoder = self.decoder
         with torch.inference_mode():
             while self._wait():
-                if self.swaps and self.batch is None:
+                if self.swaps and not decoder.requests:
                     self._swap(*self.swaps.popleft())
-                batches = [self.batch] if self.batch else []
-                batches += (joined := self._admit())
                 try:
-                    if not joined and self.batch is not None:
-                        self.batch.step(self.model, self.forward, self.eos_ids)
-                        steps += 1
-                    self._settle(batches, clean_up=steps % CLEAN_UP_STEPS == 0)
+                    if not self._admit():
+                        decoder.step()
+                    self._hand_over()
                 except Exception as error:  # out of memory, say: these requests fail, the next need not
-                    for request in (request for batch in batches for request in batch.requests):
+                    for request in decoder.requests:
                         request.fail(error)
-                    self.batch = self.prefix = None
+                    self.prefill.prefix = None
+                    decoder.clear()
         for future in [swap[2] for swap in self.swaps]:
             future.cancel()
-        for request in [*self.waiting, *(self.batch.requests if self.batch else [])]:
+        for request in [*self.waiting, *decoder.requests]:
             request.future.cancel()
 
     def _wait(self) -> bool:
         with self.wake:
-            self.wake.wait_for(lambda: self.waiting or self.batch or self.swaps or self.closing)
+            self.wake.wait_for(lambda: self.waiting or self.decoder.requests or self.swaps or self.closing)
             return not self.closing
 
     def _swap(self, weights: Mapping[str, torch.Tensor], version: int, future: Future[None]) -> None:
         parameters = dict(self.model.named_parameters())
         for name, tensor in weights.items():
             parameters[name].copy_(tensor)
-        self.prefix, self.policy_version = None, version  # keys and values of the old weights
+        self.prefill.prefix, self.policy_version = None, version  # keys and values of the old weights
         future.set_result(None)
 
-    def _admit(self) -> list[Batch]:
-        """Prefill waiting requests, in order, while the batch has room; an empty batch takes any one."""
-        joined: list[Batch] = []
-        while self.waiting and not self.swaps:
-            batches = [*([self.batch] if self.batch else []), *joined]
-            count = sum(len(batch.requests) for batch in batches)
-            width = max([len(self.waiting[0].prompt), *(batch.owner_BK.shape[1] for batch in batches)])
-            if count and (count >= self.limits.requests or (count + 1) * width > self.limits.columns):
-                break
-            request = self.waiting.popleft()
+    def _admit(self) -> bool:
+        """Read the prompts of waiting requests, in order, while there is room; return whether any joined."""
+        joining: list[Request] = []
+        while self.waiting and not self.swaps and self.decoder.has_room(joining, self.waiting[0]):
+            joining.append(self.waiting.popleft())
+        for prompt in self.prefill.read(joining, self._dropped):
+            request = prompt.request
+            branches = [Branch(request, index) for index in range(len(request.branches))]
+            for branch in request.branches:
+                branch.policy_version = self.policy_version
             try:
-                if (batch := self._prefill(request)) is not None:
-                    joined.append(batch)
+                advance(branches, prompt.logits_V.expand(len(branches), -1), self.eos_ids)
+                if request.running:
+                    self.decoder.add(prompt)
+                else:
+                    _deliver(request)
             except Exception as error:
                 request.fail(error)
-        return joined
+        return bool(joining)
 
-    def _prefill(self, request: Request) -> Batch | None:
-        """Return the prompt's keys and values, with every branch's first token drawn; None when cancelled."""
-        ids_K = torch.tensor(request.prompt)
-        layers, start = self._layers(ids_K, request.variant)
-        cache = as_cache(layers)
-        while start < len(ids_K):
-            if self.closing:
-                request.future.cancel()
-            if request.future.cancelled():
-                return None
-            chunk_1Q = ids_K[None, start : start + self.limits.chunk].to(self.model.device)
-            inputs = {"input_ids": chunk_1Q, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
-            out = self.forward([request.variant], **inputs)
-            start += self.limits.chunk
-        if not self.rope_by_length:
-            # Later columns are only ever written behind the prompt's, so views will do.
-            self.prefix = Prefix(request.variant, ids_K, [layer.first(len(ids_K)) for layer in layers])
-        logits_V = out.logits[0, -1].float().cpu()
-        for branch in range(len(request.branches)):
-            request.branches[branch].policy_version = self.policy_version
-            request.advance(branch, logits_V, self.eos_ids)
-        return Batch([request], layers, torch.full((1, len(ids_K)), SHARED))
+    def _dropped(self, request: Request) -> bool:
+        """Return whether nobody waits for a request any more."""
+        if self.closing:
+            request.future.cancel()
+        return request.future.cancelled()
 
-    def _layers(self, ids_K: torch.Tensor, variant: Hashable) -> tuple[list[Columns], int]:
-        """Return layers for a prompt, filled with what it shares with the prompt before, and how many columns that is.
-
-        Two variants share nothing: each has keys and values of its own for the same tokens.
-        """
-        layers = [Columns(reserve=len(ids_K)) for _ in range(self.model.config.num_hidden_layers)]
-        if self.prefix is None or self.prefix.variant != variant:
-            return layers, 0
-        start = common_prefix(self.prefix.ids_K, ids_K[:-1])  # the last token is run for its logits
-        if start:
-            for layer, (keys, values) in zip(layers, self.prefix.layers, strict=True):
-                layer.update(keys[:, :, :start], values[:, :, :start])
-        return layers, start
-
-    def _settle(self, batches: Sequence[Batch], clean_up: bool) -> None:
-        """Hand over finished requests and form the next step's batch."""
-        requests = [request for batch in batches for request in batch.requests]
-        for request in requests:
-            if not request.running and request.future.set_running_or_notify_cancel():
-                request.future.set_result(request.branches)
-        if self.batch is None or len(batches) > 1 or clean_up or not all(request.running for request in requests):
-            self.batch = merge(batches)
+    def _hand_over(self) -> None:
+        """Give finished requests to those who wait, and free what they held."""
+        for request in self.decoder.requests:
+            if not request.running:
+                _deliver(request)
+        self.decoder.settle()
 
 
-def common_prefix(a: torch.Tensor, b: torch.Tensor) -> int:
-    """Return how many leading elements two 1-D tensors share."""
-    shortest = min(len(a), len(b))
-    differing = (a[:shortest] != b[:shortest]).nonzero()
-    return int(differing[0]) if len(differing) else shortest
+def _deliver(request: Request) -> None:
+    """Give a finished request's generations to whoever waits for them."""
+    if request.future.set_running_or_notify_cancel():
+        request.future.set_result(request.branches)
 
 
 def load(model_dir: Path, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[int]]:

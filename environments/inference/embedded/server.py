@@ -98,7 +98,8 @@ class EmbeddedServer:
         # 1024-token prefill fell from 800 to 20-120 tok/s; waiting passively it keeps 360-600. Read when torch is loaded.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         check_folder(Path(self.model_dir))  # before torch is imported, which takes ten seconds
-        from environments.inference.embedded.engine import Engine, Limits, load
+        from environments.inference.embedded.engine import Engine, load
+        from environments.inference.embedded.limits import limits_for
         from environments.inference.embedded.weights import add_weight_routes
 
         model, self.tokenizer, eos_ids = await asyncio.to_thread(load, Path(self.model_dir), self.dtype)
@@ -107,7 +108,7 @@ class EmbeddedServer:
         self.formatter = Formatter(self.tokenizer, eos_ids)
         self.variants = await asyncio.to_thread(self.make_variants, model) if self.make_variants else None
         forward = self.variants.forward if self.variants else None
-        self.engine = Engine(model, eos_ids, Limits(requests=self.max_batch), self.threads, forward)
+        self.engine = Engine(model, eos_ids, limits_for(model, self.max_batch), self.threads, forward)
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._guard])
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from environments.inference.embedded.batch import ATTENTION
-from environments.inference.embedded.engine import Engine, Limits
+from environments.inference.embedded.engine import Engine
+from environments.inference.embedded.limits import Limits
 from environments.inference.embedded.protocol import Generation, RequestError, Sampling
 from lift.inference.served_documents import ServedDocuments
 from lift.library import segment_terms

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from copy import deepcopy
 from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from environments.inference.embedded.batch import ATTENTION, choose, grouped_attention  # noqa: E402
-from environments.inference.embedded.engine import Engine, Limits, common_prefix  # noqa: E402
+from environments.inference.embedded.batch import ATTENTION, grouped_attention  # noqa: E402
+from environments.inference.embedded.engine import Engine  # noqa: E402
+from environments.inference.embedded.limits import Limits  # noqa: E402
+from environments.inference.embedded.prefill import common_prefix  # noqa: E402
 from environments.inference.embedded.protocol import Sampling  # noqa: E402
+from environments.inference.embedded.sampling import Choice, draw  # noqa: E402
 from tests.environments.patience import PATIENCE  # noqa: E402
-from tests.environments.tiny_model import EOS, tiny_model  # noqa: E402
+from tests.environments.tiny_model import EOS, tiny_config, tiny_model  # noqa: E402
 
+QWEN2_KEYS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size", "num_attention_heads"),
+    *("num_key_value_heads", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"),
+)
 GREEDY = Sampling(temperature=0, max_tokens=24)
 
 
@@ -34,9 +42,15 @@ def reference() -> Any:
     return tiny_model(attn_implementation="eager")
 
 
+@pytest.fixture(params=[False, True], ids=["growing", "slots"])
+def slots(request: pytest.FixtureRequest) -> bool:
+    """Whether requests keep rows of a static cache, as they do on a GPU."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def engine(model: Any) -> Iterator[Engine]:
-    engine = Engine(model, {EOS}, Limits(chunk=16))
+def engine(model: Any, slots: bool) -> Iterator[Engine]:
+    engine = Engine(model, {EOS}, Limits(chunk=16), slots=slots)
     yield engine
     engine.close()
 
@@ -61,6 +75,38 @@ def test_greedy_is_transformers_generate(engine: Engine, reference: Any, length:
     assert row.ids == generated(reference, prompt(length), 24)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_slots_are_transformers_generate_for_ragged_prompts(family: str) -> None:
+    """Prompts read in one pass with padding, equal ones once; rows end at different steps and are used again."""
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    config: Any = tiny_config()
+    if family == "qwen2":
+        config = Qwen2Config(**{key: config.to_dict()[key] for key in QWEN2_KEYS}, initializer_range=0.3)
+    models = []
+    for attention in (ATTENTION, "eager"):
+        torch.manual_seed(3)
+        own = deepcopy(config)  # from_config writes the attention into it
+        models.append(AutoModelForCausalLM.from_config(own, dtype=torch.float32, attn_implementation=attention).eval())
+    engine = Engine(models[0], {EOS}, Limits(requests=4), slots=True)
+    asked = [
+        (prompt(length, length), tokens) for length, tokens in ((30, 4), (41, 24), (41, 9), (37, 24), (33, 3), (5, 24))
+    ]
+    with engine.wake:
+        futures = [engine.submit(ids, Sampling(temperature=0, max_tokens=tokens)) for ids, tokens in asked]
+    rows = [future.result(PATIENCE)[0] for future in futures]
+    engine.close()
+    for (ids, tokens), row in zip(asked, rows, strict=True):
+        assert row.ids == generated(models[1], ids, tokens)
+        want = full_forward_logprobs(models[1], ids, row.ids).gather(1, torch.tensor(row.ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(row.logprobs), want, atol=1e-4, rtol=0)
+
+
+def test_slots_refuse_a_model_with_another_attention(reference: Any) -> None:
+    with pytest.raises(ValueError, match=r"attn_implementation must be 'longthread_grouped' \(got 'eager'\)"):
+        Engine(reference, {EOS}, slots=True)
+
+
 def requests() -> list[tuple[list[int], Sampling]]:
     return [
         (prompt(40, 1), Sampling(temperature=0, max_tokens=30)),
@@ -74,17 +120,18 @@ def requests() -> list[tuple[list[int], Sampling]]:
 
 @pytest.mark.parametrize("spare", [4, 256])  # 4: buffers grow and dead columns are dropped all the time
 def test_batched_equals_alone_and_logprobs_equal_a_full_forward(
-    model: Any, reference: Any, spare: int, monkeypatch: pytest.MonkeyPatch
+    model: Any, reference: Any, spare: int, slots: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """unslothai/unsloth-zoo PR 832: at another temperature than 1, log-probabilities are still those before it."""
     monkeypatch.setattr("environments.inference.embedded.batch.SPARE", spare)
-    monkeypatch.setattr("environments.inference.embedded.engine.CLEAN_UP_STEPS", spare)
+    monkeypatch.setattr("environments.inference.embedded.slots.SPARE", spare)
+    monkeypatch.setattr("environments.inference.embedded.batch.CLEAN_UP_STEPS", spare)
     alone = []
     for ids, sampling in requests():
-        solo = Engine(model, {EOS}, Limits(chunk=16))
+        solo = Engine(model, {EOS}, Limits(chunk=16))  # never in slots: both kinds of decoder draw the same
         alone.append(solo.submit(ids, sampling).result(PATIENCE))
         solo.close()
-    engine = Engine(model, {EOS}, Limits(chunk=16))
+    engine = Engine(model, {EOS}, Limits(chunk=16), slots=slots)
     with engine.wake:  # the worker waits until all are in the queue
         futures = [engine.submit(*request) for request in requests()]
     together = [future.result(PATIENCE) for future in futures]
@@ -113,8 +160,8 @@ def test_a_request_joins_a_running_batch(engine: Engine, reference: Any) -> None
     assert joined.ids == generated(reference, prompt(70, 8), 24)
 
 
-def test_more_requests_than_the_batch_holds(model: Any, reference: Any) -> None:
-    engine = Engine(model, {EOS}, Limits(requests=2, columns=150))
+def test_more_requests_than_the_batch_holds(model: Any, reference: Any, slots: bool) -> None:
+    engine = Engine(model, {EOS}, Limits(requests=2, columns=150), slots=slots)
     futures = [engine.submit(prompt(10 * i + 1, i), GREEDY) for i in range(7)]
     for i, future in enumerate(futures):
         assert future.result(PATIENCE)[0].ids == generated(reference, prompt(10 * i + 1, i), 24)
@@ -289,28 +336,43 @@ def test_grouped_attention_is_attention_over_repeated_heads() -> None:
     torch.testing.assert_close(out, want, atol=1e-5, rtol=1e-5)
 
 
-def test_choose_respects_top_k_top_p_and_temperature() -> None:
+def drawn(logits: torch.Tensor, sampling: Sampling, count: int) -> list[int]:
+    """`count` draws from the same logits, all rows of one call."""
+    uniform = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = [torch.full((count,), float(value)) for value in (sampling.temperature, sampling.top_k, sampling.top_p)]
+    tokens, logprobs = draw(logits.expand(count, -1), Choice(*rows, uniform), filtered=True)
+    torch.testing.assert_close(logprobs, logits.log_softmax(-1)[tokens])
+    return tokens.tolist()
+
+
+def test_draw_respects_top_k_top_p_and_temperature() -> None:
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
     probs = logits.softmax(-1)  # .64 .24 .09 .03
 
-    def drawn(sampling: Sampling) -> set[int]:
-        generator = torch.Generator().manual_seed(0)
-        return {choose(logits.clone(), sampling, generator) for _ in range(300)}
+    def kinds(sampling: Sampling) -> set[int]:
+        return set(drawn(logits, sampling, 300))
 
-    assert drawn(Sampling()) == {0, 1, 2, 3}
-    assert drawn(Sampling(top_k=2)) == {0, 1}
-    assert drawn(Sampling(top_p=0.7)) == {0, 1}  # the token that crosses 0.7 stays
-    assert drawn(Sampling(top_p=1e-6)) == drawn(Sampling(temperature=0)) == drawn(Sampling(temperature=1e-30)) == {0}
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.bincount(torch.tensor([choose(logits.clone(), Sampling(), generator) for _ in range(4000)]))
+    assert kinds(Sampling()) == {0, 1, 2, 3}
+    assert kinds(Sampling(top_k=2)) == {0, 1}
+    assert kinds(Sampling(top_p=0.7)) == {0, 1}  # the token that crosses 0.7 stays
+    assert kinds(Sampling(top_k=2, top_p=0.7)) == {0}  # of what top_k leaves, 0.73 is the first token's
+    assert kinds(Sampling(top_p=1e-6)) == kinds(Sampling(temperature=0)) == kinds(Sampling(temperature=1e-30)) == {0}
+    counts = torch.bincount(torch.tensor(drawn(logits, Sampling(), 4000)))
     torch.testing.assert_close(counts / 4000, probs, atol=0.03, rtol=0)
+
+
+def test_a_branch_draws_the_same_beside_others_with_filters() -> None:
+    logits = torch.randn(5, 300, generator=torch.Generator().manual_seed(1))
+    uniform = torch.rand(5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    plain = Choice(torch.ones(5), torch.zeros(5), torch.ones(5), uniform)
+    mixed = plain._replace(top_k=torch.tensor([0.0, 0, 3, 0, 0]), top_p=torch.tensor([1.0, 1, 1, 0.2, 1]))
+    alone, beside = draw(logits, plain, filtered=False)[0], draw(logits, mixed, filtered=True)[0]
+    assert alone[[0, 1, 4]].tolist() == beside[[0, 1, 4]].tolist()
 
 
 def test_top_p_over_a_large_vocabulary_falls_back_to_the_full_sort() -> None:
     flat = torch.zeros(5000)  # the likeliest 1024 hold a fifth of the mass
-    generator = torch.Generator().manual_seed(0)
-    drawn = {choose(flat, Sampling(top_p=0.5), generator) for _ in range(3000)}
-    assert 1024 < len(drawn) <= 2501
+    assert 1024 < len(set(drawn(flat, Sampling(top_p=0.5), 3000))) <= 2501
 
 
 def test_common_prefix() -> None:

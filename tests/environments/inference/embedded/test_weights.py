@@ -14,7 +14,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from environments.inference.embedded.batch import ATTENTION  # noqa: E402
-from environments.inference.embedded.engine import Engine, Limits  # noqa: E402
+from environments.inference.embedded.engine import Engine  # noqa: E402
+from environments.inference.embedded.limits import Limits  # noqa: E402
 from environments.inference.embedded.protocol import Sampling  # noqa: E402
 from environments.inference.embedded.server import background  # noqa: E402
 from environments.inference.embedded.weights import base_digest, write_weights  # noqa: E402
