@@ -23,7 +23,7 @@ from environments.memory.prompts import Prepared, Prompts
 from environments.memory.questions import Document, Question, made_question
 from environments.retrieval.recall import evidence_recall
 from lift import tasks
-from lift.inference.generate import answers, index_batches, stop_token_ids
+from lift.inference.generate import GREEDY, answers, index_batches, reply_of, stop_token_ids
 from lift.library import base_model, segment_terms
 from lift.library.attach import Attached
 from lift.library.library import Entry, Library
@@ -252,11 +252,6 @@ class Bench:
         whole = row.expand(len(ends), -1)
         out = self.model.generate(
             input_ids=torch.cat([whole, ids], 1), attention_mask=torch.cat([torch.ones_like(whole), inside], 1),
-            past_key_values=many, max_new_tokens=self.replies, eos_token_id=stops, pad_token_id=filler, do_sample=False,
-            num_beams=1, repetition_penalty=1.0, temperature=None, top_p=None, top_k=None, max_length=None,
+            past_key_values=many, max_new_tokens=self.replies, eos_token_id=stops, pad_token_id=filler, **GREEDY,
         )  # fmt: skip
-        texts = []
-        for new in out[:, whole.shape[1] + width :].tolist():
-            end = next((at for at, token in enumerate(new) if token in stops), len(new))
-            texts.append(self.tokenizer.decode(new[:end], skip_special_tokens=True).strip())
-        return texts
+        return [reply_of(self.tokenizer, new, stops) for new in out[:, whole.shape[1] + width :].tolist()]

@@ -53,7 +53,8 @@ class Replies:
     def __init__(self, model: Path):
         import torch
 
-        from environments.inference.embedded.engine import Engine, Limits, load
+        from environments.inference.embedded.engine import Engine, load
+        from environments.inference.embedded.limits import Limits
 
         loaded, self.tokenizer, eos = load(model)
         chunk = 2**62 if torch.cuda.is_available() else 512  # a whole prompt has no mask to be held

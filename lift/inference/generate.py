@@ -5,6 +5,7 @@ replies = answers(model, tokenizer, prompts)
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -18,6 +19,11 @@ WINDOW_TOKENS = 2048  # of text before a question in an evaluation, unless told 
 MIN_WINDOW = 32  # tokens: less holds no sentence
 SEAM_TOKENS = 32  # that a window's pieces and the text around them may add when they are tokenised as one
 REPLY = "\ue000"  # private use area: no template contains it
+# Against what a model's generation_config.json may say; sampling's settings would only be warned about.
+GREEDY: dict[str, Any] = {
+    "do_sample": False, "num_beams": 1, "repetition_penalty": 1.0,
+    "temperature": None, "top_p": None, "top_k": None, "max_length": None,
+}  # fmt: skip
 
 
 def chat(tokenizer: ChatTokenizer, name: str, question: str, window: str = "") -> list[int]:
@@ -136,11 +142,16 @@ def answers(
     for batch in index_batches([len(prompt) for prompt in prompts], max_new_tokens, tokens):
         rows = _generate(model, [prompts[i] for i in batch], stops, max_new_tokens)
         for i, row in zip(batch, rows, strict=True):
-            end = next((at for at, token in enumerate(row) if token in stops), len(row))
-            replies[i] = tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+            replies[i] = reply_of(tokenizer, row, stops)
     if training:
         model.train()
     return replies
+
+
+def reply_of(tokenizer: ChatTokenizer, tokens: Sequence[int], stops: Sequence[int]) -> str:
+    """Return the text of a reply up to the first token that ends it, without special tokens and outer white space."""
+    end = next((at for at, token in enumerate(tokens) if token in stops), len(tokens))
+    return tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
 
 
 def _generate(model: CausalLM, prompts: Sequence[Sequence[int]], stops: list[int], new_tokens: int) -> list[list[int]]:
@@ -155,14 +166,7 @@ def _generate(model: CausalLM, prompts: Sequence[Sequence[int]], stops: list[int
         max_new_tokens=new_tokens,
         eos_token_id=stops or None,
         pad_token_id=filler,
-        # Against what the model's generation_config.json may say; sampling's settings would only be warned about.
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        max_length=None,
+        **GREEDY,
     )
     rows: list[list[int]] = out_BL[:, width:].tolist()
     return rows

@@ -1,5 +1,6 @@
 """Shifted sparse attention: the fast paths equal the specification, nothing sees the future."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,26 @@ from trainer_configs.longlora.attention.shifted_sparse import (
     split_heads,
 )
 
+Output = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # of queries, keys, values
 HEADS = [(4, 4), (8, 2), (4, 1), (9, 3), (15, 5), (14, 2), (3, 1), (32, 8)]
 
 
 def qkv(heads: int, kv: int, rows: int, length: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(length)
     return [torch.randn(rows, n, length, 16, generator=generator, dtype=dtype) for n in (heads, kv, kv)]
+
+
+def assert_same(expected: Output, found: Output, tensors: Callable[[], list[torch.Tensor]], error: float) -> None:
+    """Compare two attentions of the same queries, keys and values: their outputs, and the gradients of all three."""
+    outs = []
+    for attention in (expected, found):
+        qkv = [x.requires_grad_() for x in tensors()]
+        out = attention(*qkv)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+        outs.append([out, *(x.grad for x in qkv)])
+    for a, b in zip(*outs, strict=True):
+        assert a is not None and b is not None
+        torch.testing.assert_close(a, b, atol=error, rtol=error)
 
 
 def positions(rows: list[list[int]]) -> torch.Tensor:
@@ -46,18 +61,12 @@ def test_fast_equals_the_specification(heads: tuple[int, int], rows: list[list[i
     position_ids, size = positions(rows), 2 * half
     packed = any(len(row) > 1 for row in rows)
     sinks = 0 if packed else min(sinks, half)
-    outs = []
-    for fast in (False, True):
-        tensors = [x.requires_grad_() for x in qkv(*heads, *position_ids.shape)]
-        if fast:
-            out = shifted_sparse_attention(*tensors, segments(position_ids, size), size, sinks)
-        else:
-            out = reference(*tensors, position_ids, size, sinks)
-        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
-        outs.append([out, *(x.grad for x in tensors)])
-    for a, b in zip(*outs, strict=True):
-        assert a is not None and b is not None
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert_same(
+        lambda q, k, v: reference(q, k, v, position_ids, size, sinks),
+        lambda q, k, v: shifted_sparse_attention(q, k, v, segments(position_ids, size), size, sinks),
+        lambda: qkv(*heads, *position_ids.shape),
+        1e-5,
+    )
 
 
 @pytest.mark.parametrize("heads", HEADS)

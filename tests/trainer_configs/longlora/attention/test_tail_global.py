@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from longthread.errors import ConfigError
-from tests.trainer_configs.longlora.attention.test_shifted_sparse import HEADS, qkv
+from tests.trainer_configs.longlora.attention.test_shifted_sparse import HEADS, assert_same, qkv
 from tests.trainer_configs.longlora.attention.test_transformers_hook import ids, logits, make
 from trainer_configs.longlora.attention.tail_global import (
     IGNORED,
@@ -36,15 +36,12 @@ def test_fast_equals_the_specification(  # noqa: PLR0913  drawn
 ) -> None:
     """Outputs and gradients, for rows that chunks do not divide, all tail or none."""
     start, sinks = min(start, length), min(sinks, chunk // 2)
-    found = []
-    for attention in (reference, tail_global_attention):
-        tensors = [x.requires_grad_() for x in qkv(*heads, rows, length)]
-        out = attention(*tensors, start, chunk, sinks)
-        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
-        found.append([out, *(x.grad for x in tensors)])
-    for a, b in zip(*found, strict=True):
-        assert a is not None and b is not None
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    assert_same(
+        lambda q, k, v: reference(q, k, v, start, chunk, sinks),
+        lambda q, k, v: tail_global_attention(q, k, v, start, chunk, sinks),
+        lambda: qkv(*heads, rows, length),
+        1e-5,
+    )
 
 
 def test_the_density_is_the_share_of_pairs_in_the_mask() -> None:
