@@ -11,7 +11,8 @@ from torch import Tensor
 
 from longthread.errors import RunError
 
-STEPS = 300  # of the projected gradient, each one product of a matrix and a vector for a head
+STEPS = 1000  # of the projected gradient at most, each one product of a matrix and a vector for a head
+BETWEEN, SETTLED = 50, 1e-3  # it ends where no unknown moves by more than this share of the largest in so many steps
 POWER_STEPS = 20  # of the largest eigenvalue
 MARGIN = 1.02  # above what the power iteration has found by then
 JITTER, FACTOR, TRIES = 1.0, 10.0, 6  # times the regularisation: 1, 10, ... until every factorisation succeeds
@@ -33,9 +34,9 @@ def bounded(
     prior = prior_GS * scale_GS
     b = b_GS / scale_GS + ridge * prior
     step = 1 / (MARGIN * _largest_eigenvalue(a)).clamp(min=1e-12)[:, None]
-    now = ahead = prior.clamp(low, high)
+    now = ahead = before = prior.clamp(low, high)
     momentum_G1 = torch.ones_like(step)
-    for _ in range(STEPS):
+    for number in range(1, STEPS + 1):
         gradient = (a @ ahead[..., None])[..., 0] - b
         after = (ahead - step * gradient).clamp(low, high)
         uphill_G1 = ((ahead - after) * (after - now)).sum(-1, keepdim=True) > 0
@@ -43,6 +44,10 @@ def bounded(
         grown_G1 = (1 + (1 + 4 * momentum_G1.square()).sqrt()) / 2
         ahead = after + (momentum_G1 - 1) / grown_G1 * (after - now)
         now, momentum_G1 = after, grown_G1
+        if number % BETWEEN == 0:
+            if bool(((now - before).abs().amax(-1) <= SETTLED * now.abs().amax(-1)).all()):
+                break
+            before = now
     if not now.isfinite().all():
         raise RunError("the biases of the compact memory are not finite: read the document in float32")
     return (now / scale_GS).masked_fill(~live_GS, 0.0)

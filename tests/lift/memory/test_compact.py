@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -33,6 +33,7 @@ def drawn(groups: int, rows: int, tokens: int, seed: int, dim: int = 6) -> tuple
 
 @settings(max_examples=8, deadline=None)
 @given(**SIZES, share=st.floats(0.1, 0.9))
+@example(groups=4, rows=40, tokens=26, seed=300, share=0.625)  # 300 steps left a weight 14 % away
 def test_it_is_its_reference_head_by_head(groups: int, rows: int, tokens: int, seed: int, share: float) -> None:
     reference, k, v = drawn(groups, rows, tokens, seed)
     how = Compaction(max(1, int(share * groups * tokens)), bias_ridge=1e-2, value_ridge=1e-2, quiet_weight=0.5)
