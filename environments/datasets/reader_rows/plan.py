@@ -20,7 +20,7 @@ class RowSettings:
     longest: int = 32_768
     parallel: float = 1 / 3  # rows of several documents read apart
     ordinary: float = 0.2  # rows of plain text and of ordinary conversations
-    questions: int = 48  # of a row, at most
+    questions: int = 96  # of a row, at most
     kinds: tuple[str, ...] = field(default=tuple(WEIGHTS))
     forms: tuple[str, ...] = FORMS
     wordings: str = "train"

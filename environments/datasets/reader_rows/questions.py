@@ -22,9 +22,10 @@ from environments.haystack.tasks.task import NONE, Draw
 from environments.haystack.wording import capitalised, sentence
 
 SPLIT = "train"
-WEIGHTS = {"single": 6, "multi_key": 4, "linked": 6, "absent": 3, "order": 1, "count": 1}  # of the kinds in a row
+# Of the kinds in a row. A small model learns single facts within some hundred rows, links over thousands of questions.
+WEIGHTS = {"single": 4, "multi_key": 3, "linked": 10, "absent": 3, "order": 1, "count": 1}
 WORDINGS = ("train", "environments")
-HOPS = (2, 4)  # facts from the person named to the value
+HOPS = {2: 3, 3: 1, 4: 1}  # facts from the person named to the value, and how often
 MATCHES = (1, 4)  # people who meet a condition
 APART = 0.15  # of the document, at least, between two people whose order is asked for
 ORDERS = (
@@ -157,7 +158,7 @@ class FactDraw:
         return ReaderQuestion("linked", text, value[2], places[-1], len(people), steps, (*claims, value))
 
     def _chain(self) -> tuple[list[Entity], list[Link], str]:
-        people = [self._draw.person() for _ in range(self.rng.randint(*HOPS))]
+        people = [self._draw.person() for _ in range(self.rng.choices([*HOPS], [*HOPS.values()])[0])]
         return people, [self.rng.choice(LINKS) for _ in people[1:]], self._relation()
 
     def _link(self, pair: Sequence[Entity], link: Link, document: int) -> Claim:

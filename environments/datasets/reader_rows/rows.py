@@ -158,7 +158,7 @@ class RowMaker:
 
     def _text(self, plan: RowPlan) -> Row:
         rng = Random(f"reader text {self.settings.seed} {plan.number}")
-        pool = self.fillers.pool(self.fillers.sources[-1], plan.number // POOL_ROWS)
+        pool = self.fillers.pool(rng.choice(self.fillers.sources), plan.number // POOL_ROWS)
         return self.encoder.text(stretch(pool, plan.length, rng), plan.length)
 
     def _chat(self, plan: RowPlan) -> Row:

@@ -158,7 +158,9 @@ def test_a_prompt_is_that_of_lift_ask(name: str, tokenizer_of: Callable[[str], A
     beside = maker.row(RowPlan(0, "parallel", LENGTH, "plain"))
     _, tail = documents_and_tail(beside)
     asked = [named(prompt) for prompt, _ in turns_in(maker.tokens.decode(tail))]
-    assert len({name for name, _ in asked}) > 2 and any(not name for name, _ in asked)  # some name no document
+    others = (documents_and_tail(maker.row(RowPlan(n, "parallel", LENGTH, "plain")))[1] for n in range(2, 5))
+    every = asked + [named(prompt) for other in others for prompt, _ in turns_in(maker.tokens.decode(other))]
+    assert len({name for name, _ in every}) > 2 and any(not name for name, _ in every)  # some name no document
     prompt = chat(tokenizer, *asked[0])
     assert tail[: len(prompt)] == prompt  # of a memory: no text in it
     whole = maker.row(RowPlan(1, "document", LENGTH, "plain"))
@@ -232,7 +234,7 @@ def test_every_answer_stands_in_one_document(maker: RowMaker, kind: str, form: s
             kinds["value" if not steps else "linked"] += 1
             assert sum(text.count(answer) for text in documents) == 1
             assert in_split(answer, "train")
-    assert kinds["value"] > 10 and kinds[NONE] > 1
+    assert kinds["value"] > 4 and kinds[NONE] > 1
     assert kinds["linked"] > 3 or form == "plain"
 
 
@@ -291,13 +293,18 @@ def test_no_wording_of_an_evaluation_is_trained_on_unless_asked_for(gpt2: Any, w
     assert any(pattern.search(questions) for pattern in HELD_OUT) == held_out
 
 
-def test_text_is_learnt_whole_and_from_the_folder(maker: RowMaker, texts: Path) -> None:
-    row = maker.row(RowPlan(5, "text", LENGTH, "tags"))
-    assert len(row) == LENGTH and (row.labels == row.input_ids).all()
-    assert row.position_ids.tolist() == list(range(LENGTH))
-    sentences = re.split(r"(?<=[.!?])\s+", maker.tokens.decode(row.input_ids.tolist()))
+def test_text_is_learnt_whole_from_the_folder_or_fiction(maker: RowMaker, texts: Path) -> None:
     own = (texts / "own.txt").read_text()
-    assert len(sentences) > 30 and all(sentence in own for sentence in sentences[:-1])
+    from_folder = []
+    for number in range(8):
+        row = maker.row(RowPlan(number, "text", LENGTH, "tags"))
+        assert len(row) == LENGTH and (row.labels == row.input_ids).all()
+        assert row.position_ids.tolist() == list(range(LENGTH))
+        sentences = re.split(r"(?<=[.!?])\s+", maker.tokens.decode(row.input_ids.tolist()))
+        found = {sentence in own for sentence in sentences[:-1] if len(sentence) > 40}
+        assert len(sentences) > 30 and len(found) == 1  # a row's text is of one source
+        from_folder += found
+    assert set(from_folder) == {True, False}
 
 
 def test_chats_fill_a_row_as_they_are(maker: RowMaker) -> None:
