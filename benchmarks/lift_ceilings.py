@@ -1,6 +1,7 @@
 """What a memory could give at best: what a model finds with exact keys and values of documents beside its window.
 
 - `exact`: closed book, with every key and value of the document beside the window. A compact memory copies this.
+- `in steps`: the same, each question asked step by step (`lift ask --steps`).
 - `evidence`, `around`: no memory, but the sentences that state the answer in the window, alone or with text around them. What
   a memory could give that copies the model with the right piece open.
 - `at once`: with the exact keys and values of all documents beside the window, each read apart from the others.
@@ -22,6 +23,7 @@ from peft import get_peft_model
 from benchmarks.lift_measure import REPLY, WINDOW, free, load, made
 from lift.document.token_spans import TokenSpans
 from lift.evaluation.evaluate import auroc, nll
+from lift.inference import steps
 from lift.inference.generate import answers, before_text, chat
 from lift.memory.compact_memory import CompactMemory
 from lift.memory.document_cache import keys_and_values
@@ -57,7 +59,7 @@ def ceilings(folder: Path, given: None, tokens: int, seeds: Sequence[int], out: 
         documents.append(Read(document.name, [item for item in items if item.kind in KINDS], spans))
     names = [each.name for each in documents]
     found: dict[str, Any] = {"documents": names, "neutral": _neutral(adapted, tokenizer, names)}
-    for how in ("exact", "at once", "evidence", "around"):
+    for how in ("exact", "in steps", "at once", "evidence", "around"):
         found[how] = _shares(adapted, tokenizer, documents, how)
     if len(documents) > 1:
         found["gate"] = _gates(adapted, tokenizer, documents)
@@ -110,7 +112,11 @@ def _shares(model: Any, tokenizer: Any, documents: Sequence[Read], how: str) -> 
             "" if tokens is None or not item.evidence else spans.window_around(item.evidence, tokens) for item in items
         ]
         prompts = [chat(tokenizer, name, item.question, window) for item, window in zip(items, windows, strict=True)]
-        if tokens is None:
+        if how == "in steps":
+            switch(model, [name])
+            asked = [steps.chat(tokenizer, item.question) for item in items]
+            replies = [steps.value(reply) for reply in answers(model, tokenizer, asked, steps.NEW_TOKENS)]
+        elif tokens is None:
             switch(model, [name] if how == "exact" else [each.name for each in documents])
             replies = answers(model, tokenizer, prompts, REPLY)
         else:

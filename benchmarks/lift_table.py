@@ -98,13 +98,13 @@ def together(results: Sequence[Results]) -> Results:
 def ceilings_table(results: dict[str, dict[str, Any]]) -> Table:
     """A row for each length, model and kind of question; under them neutral text and gates."""
     report = Table(title="what a memory could give at best: facts, links of two, absent, %")
-    for head in ("tokens", "model", "exact", "at once", "evidence", "around", "neutral, nats", "gate AUROC"):
+    for head in ("tokens", "model", "exact", "in steps", "at once", "evidence", "around", "neutral, nats", "gate AUROC"):
         report.add_column(head, justify="left" if head == "model" else "right")
     for key, value in results.items():
         tokens, model = key.split()
         shares = (
             "/".join(percent(Share(*counts)) for counts in value[how].values())
-            for how in ("exact", "at once", "evidence", "around")
+            for how in ("exact", "in steps", "at once", "evidence", "around")
         )
         off, *on = value["neutral"]
         gates = ", ".join(f"{name} {area:.2f}" for name, area in value.get("gate", {}).items())

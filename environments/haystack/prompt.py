@@ -13,30 +13,11 @@ class Prompt:
     def __init__(self, tokens: Tokens, options: Options):
         self._tokens, self._options = tokens, options
         self._head_tokens: dict[str, int] = {}
-        numbered = " Its passages are numbered." if options.numbered else ""
-        self.instruction = f"Read the text below.{numbered} Then answer the question that follows it."
-        if options.no_context:
-            self.instruction = (
-                "The text that the question below is about is not given. Answer it all the same, by a guess."
-            )
+        self.instruction = instruction(options)
 
     def question(self, quiz: Quiz) -> str:
         """Return the quiz's question, followed by the format in which to reply."""
-        tags = self._options.answer_format == "tags"
-        form = "Reply with one line of this form and nothing else: <answer>...</answer>." if tags else ""
-        if self._options.may_abstain:
-            reply = f"reply <answer>{NONE}</answer>." if tags else f"reply: {NONE}."
-            form += f" If the text does not say, {reply}"
-        if quiz.hops > 1 and quiz.passed and not quiz.several and tags:
-            form += (
-                f" Before it, name the {quiz.passed} you passed on the way, in order and without the first, like this: "
-                "<steps>...; ...</steps>."
-            )
-        if quiz.several:
-            form = f"Separate the values by semicolons. {form}"
-        if self._options.numbered:
-            form += " Before it, cite the numbers of the passages you used, like this: <evidence>2, 7</evidence>."
-        return f"Question: {quiz.question}\n{form.strip()}".strip()
+        return with_reply_form(quiz, self._options)
 
     def content(self, haystack: str, question: str) -> str:
         """Return the user's message: instruction, haystack and question, with blank lines between them."""
@@ -64,3 +45,30 @@ class Prompt:
                 setting="lengths",
             )
         return Frame(before, after, head, room, length)
+
+
+def instruction(options: Options) -> str:
+    """Return the sentences that stand before a haystack."""
+    if options.no_context:
+        return "The text that the question below is about is not given. Answer it all the same, by a guess."
+    numbered = " Its passages are numbered." if options.numbered else ""
+    return f"Read the text below.{numbered} Then answer the question that follows it."
+
+
+def with_reply_form(quiz: Quiz, options: Options) -> str:
+    """Return the quiz's question, followed by the format in which to reply."""
+    tags = options.answer_format == "tags"
+    form = "Reply with one line of this form and nothing else: <answer>...</answer>." if tags else ""
+    if options.may_abstain:
+        reply = f"reply <answer>{NONE}</answer>." if tags else f"reply: {NONE}."
+        form += f" If the text does not say, {reply}"
+    if quiz.hops > 1 and quiz.passed and not quiz.several and tags:
+        form += (
+            f" Before it, name the {quiz.passed} you passed on the way, in order and without the first, like this: "
+            "<steps>...; ...</steps>."
+        )
+    if quiz.several:
+        form = f"Separate the values by semicolons. {form}"
+    if options.numbered:
+        form += " Before it, cite the numbers of the passages you used, like this: <evidence>2, 7</evidence>."
+    return f"Question: {quiz.question}\n{form.strip()}".strip()
