@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lift.inference.citation import check_sources, cite
+from lift.inference.citation import Citation, check_sources, cite
 from lift.inference.generate import answers, chat
 from lift.inference.hops import Answered
 from lift.inference.routing import Place, Router, check_open
@@ -47,11 +47,15 @@ class Session:
         names = dict.fromkeys(place.document for place in places)
         return chat(self.tokenizer, '" and "'.join(names), question, self.window)
 
-    def citation(self, question: str, result: Answered) -> str:
-        """Return the line that says where the answer stands; "" where nothing can be cited."""
+    def cited(self, question: str, result: Answered) -> Citation | None:
+        """Return the sentence that an answer stands on; None where nothing can be cited."""
         prompt = self.prompt(question, result.places)
         reply = self.tokenizer(result.reply, add_special_tokens=False)["input_ids"]
-        found = cite(self.attached, self.router.stores, result.places, prompt, reply)
+        return cite(self.attached, self.router.stores, result.places, prompt, reply)
+
+    def citation(self, question: str, result: Answered) -> str:
+        """Return the line that says where the answer stands; "" where nothing can be cited."""
+        found = self.cited(question, result)
         if found is None:
             return ""
         name, segment = found.place
