@@ -51,9 +51,7 @@ class PlantedText(NamedTuple):
         return cls(document, [_fact(stated) for stated in json.loads((folder / FACTS).read_text())], read)
 
 
-def planted_text(
-    tokenizer: Any, tokens: int, novels: Path | None, singles: int, chains: int, seed: int
-) -> PlantedText:
+def planted_text(tokenizer: Any, tokens: int, novels: Path | None, singles: int, chains: int, seed: int) -> PlantedText:
     """Return a text of `tokens` tokens, about, with so many single facts and chains. Without `novels` all is generated.
 
     Raises `ConfigError` for a text that is too short for its facts, and `DataError` for novels that cannot be read.

@@ -100,9 +100,9 @@ def fits_of(cell: Cell, folder: Path) -> Fits:
     document = PlantedText.load(folder).read
     ids = TokenSpans.encode(tokenizer, document.text).ids
     spans = spans_of(len(ids), cell.segment, model.config)
-    adapted = add_adapter(model, tokenizer, cell.given, document).eval()
+    adapted: Any = add_adapter(model, tokenizer, cell.given, document)
     job = FitJob(document, ids, tokenizer, cell.given, FitOptions(folder / "fit", cell.seed, progress=False))
-    return Fits(len(ids), SegmentFits(adapted, job, spans))
+    return Fits(len(ids), SegmentFits(adapted.eval(), job, spans))
 
 
 def fit_segment(cell: Cell, folder: Path, number: int) -> float:
@@ -247,7 +247,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     out: OUT,
     model: MODEL,
-    texts: Annotated[Path | None, typer.Option(help="Folder of novels as text files; all is generated otherwise.")] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Folder of novels as text files; all is generated otherwise.")
+    ] = None,
     tokens: Annotated[str, typer.Option(help="Lengths of texts.")] = "32768,262144",
     segments: Annotated[str, typer.Option(help="Tokens of a segment, each at most what the window leaves.")] = "8192",
     recipes: Annotated[str, typer.Option(help="compact, compact+.")] = "compact",
