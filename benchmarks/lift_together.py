@@ -8,7 +8,8 @@ all of them on, each question to the one that it is about; `another's`: with ano
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -58,17 +59,12 @@ def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], 
     return Share(sum(map(right, items, replies)), len(items))
 
 
-def several(
-    model: Path, given: Any, tokens: int, method: str, fitted: Sequence[Path], out: Path | None = None
-) -> dict[str, Any]:
-    """Figures of the documents in the folders `fitted`, each named after its seed, on one base model.
-
-    `given` and `out` are what `Store` hands every work: a recipe and a folder.
-    """
-    free()
-    base_fingerprint = fingerprint(model)
-    base, tokenizer = load(model)
-    documents, seeds = {}, {}
+@contextmanager
+def shelf(
+    model: Path, tokenizer: Any, tokens: int, method: str, fitted: Sequence[Path]
+) -> Iterator[tuple[Library, dict[int, Document]]]:
+    """Give a library of the documents in the folders `fitted`, each named after its seed, and the documents by seed."""
+    base_fingerprint, documents = fingerprint(model), {}
     with TemporaryDirectory() as scratch:
         library = Library(Path(scratch) / "books")
         for folder in fitted:
@@ -78,17 +74,30 @@ def several(
                 name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,
                 base_model=str(model), fingerprint=base_fingerprint,
             ))  # fmt: skip
-            documents[document.name], seeds[document.name] = document, seed
-        names = list(documents)
+            documents[seed] = document
+        yield library, documents
+
+
+def several(
+    model: Path, given: Any, tokens: int, method: str, fitted: Sequence[Path], out: Path | None = None
+) -> dict[str, Any]:
+    """Figures of the documents in the folders `fitted`, each named after its seed, on one base model.
+
+    `given` and `out` are what `Store` hands every work: a recipe and a folder.
+    """
+    free()
+    base, tokenizer = load(model)
+    with shelf(model, tokenizer, tokens, method, fitted) as (library, documents):
+        names = [document.name for document in documents.values()]
         attached = Attached(library, base, names)
         attached.switch(names)
         found: dict[str, Any] = {"documents": names, "switch_ms": 1000 * seconds_to_switch(attached, names, SWITCHES)}
         for how in ("alone", "all", "another's"):
             found[how] = []
-        for i, (name, document) in enumerate(documents.items()):
-            on = {"alone": [name], "all": names, "another's": [names[i - 1]]}
+        for i, (seed, document) in enumerate(documents.items()):
+            on = {"alone": [document.name], "all": names, "another's": [names[i - 1]]}
             for how, wanted in on.items():
-                share = rate(attached, tokenizer, document, wanted, seeds[name])
+                share = rate(attached, tokenizer, document, wanted, seed)
                 found[how].append([share.right, share.asked])
         single = Attached(library, load(model)[0], names[:1], loaded=1)
         found["load_ms"] = 1000 * seconds_to_switch(single, names, LOADS)

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lift.inference.citation import check_sources, cite
-from lift.inference.generate import answers, chat
+from lift.inference.citation import Citation, check_sources, cite
+from lift.inference.generate import NEW_TOKENS, answers, chat
 from lift.inference.hops import Answered
 from lift.inference.routing import Place, Router, check_open
 from lift.inference.switch import Switch
@@ -30,28 +30,36 @@ class Session:
 
     def answer(self, question: str, places: Sequence[Place]) -> str:
         """Return the reply with these segments open; with none it is the base model's own."""
-        prompt = self.prompt(question, places)
+        return self.answers([question], places)[0]
+
+    def answers(self, questions: Sequence[str], places: Sequence[Place], new_tokens: int = NEW_TOKENS) -> list[str]:
+        """Return the replies to several questions with the same segments open, of at most `new_tokens` tokens."""
+        model, prompts = self.attached.model, [self.prompt(question, places) for question in questions]
         if not places:
-            with self.attached.model.disable_adapter():
-                return answers(self.attached.model, self.tokenizer, [prompt])[0]
+            with model.disable_adapter():
+                return answers(model, self.tokenizer, prompts, new_tokens)
         by_document: dict[str, list[int]] = {}
         for place in places:
             by_document.setdefault(place.document, []).append(place.segment)
         self.attached.switch(list(by_document))
         for name, segments in by_document.items():
             self.attached.open_segments(name, segments)
-        return answers(self.attached.model, self.tokenizer, [prompt])[0]
+        return answers(model, self.tokenizer, prompts, new_tokens)
 
     def prompt(self, question: str, places: Sequence[Place]) -> list[int]:
         """Return the prompt, which names the documents that are open."""
         names = dict.fromkeys(place.document for place in places)
         return chat(self.tokenizer, '" and "'.join(names), question, self.window)
 
-    def citation(self, question: str, result: Answered) -> str:
-        """Return the line that says where the answer stands; "" where nothing can be cited."""
+    def cited(self, question: str, result: Answered) -> Citation | None:
+        """Return the sentence that an answer stands on; None where nothing can be cited."""
         prompt = self.prompt(question, result.places)
         reply = self.tokenizer(result.reply, add_special_tokens=False)["input_ids"]
-        found = cite(self.attached, self.router.stores, result.places, prompt, reply)
+        return cite(self.attached, self.router.stores, result.places, prompt, reply)
+
+    def citation(self, question: str, result: Answered) -> str:
+        """Return the line that says where the answer stands; "" where nothing can be cited."""
+        found = self.cited(question, result)
         if found is None:
             return ""
         name, segment = found.place

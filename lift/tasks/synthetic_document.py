@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ OTHER_TOKENS = 2048  # of another document to set against one, or more where its
 TRIES = 40  # layouts, until every fact stands in its stratum
 NEUTRAL_PASSAGES = 5  # some 400 tokens each
 NEUTRAL_SEED = 1_000_000  # a stream of prose that no document is cut from
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def generate(tokenizer: ChatTokenizer, tokens: int, seed: int) -> tuple[Document
     pool = Pool(counter, prose.passages(seed, SPLIT), 2 * tokens)
     budget = tokens
     for _ in range(TRIES):
-        drafts = _drafts(rng)
+        drafts = draft_facts(rng)
         texts = [text for draft in drafts for text in draft.sentences]
         strata = [*range(SINGLES), *rng.sample(range(2 * CHAINS), 2 * CHAINS)]
         costs = np.array(counter.mid(texts))
@@ -104,8 +106,8 @@ def generate(tokenizer: ChatTokenizer, tokens: int, seed: int) -> tuple[Document
         spans = [(int(at), int(at) + len(text)) for at, text in zip(laid.chars, texts, strict=True)]
         depths = [in_tokens.depth(span) for span in spans]
         in_strata = all(int(depth * SINGLES) in (k, k + (depth == 1)) for k, depth in enumerate(depths[:SINGLES]))
-        if in_strata and all(_stands_once(draft, laid.text) for draft in drafts):
-            return Document(f"chronicle-{tokens}-{seed}", laid.text), _planted(drafts, spans, depths)
+        if in_strata and all(draft.stands_once(laid.text) for draft in drafts):
+            return Document(f"chronicle-{tokens}-{seed}", laid.text), planted(drafts, spans, depths)
     raise ConfigError(f"no document of {tokens} tokens came out in {TRIES} tries: ask for more tokens")
 
 
@@ -115,7 +117,7 @@ def enough(tokenizer: ChatTokenizer) -> int:
     Tokenizers of bytes need thousands more.
     """
     counter, rng = Tokens(tokenizer), Random("lift document enough")
-    drawn = ([text for draft in _drafts(rng) for text in draft.sentences] for _ in range(ENOUGH_DRAWS))
+    drawn = ([text for draft in draft_facts(rng) for text in draft.sentences] for _ in range(ENOUGH_DRAWS))
     return ENOUGH_STEP * -(-int(ENOUGH * max(sum(counter.mid(texts)) for texts in drawn)) // ENOUGH_STEP)
 
 
@@ -140,25 +142,38 @@ def passage_with_facts(seed: int, facts: int) -> DocumentQuestions:
 
 
 @dataclass(frozen=True)
-class _Draft:
+class FactDraft:
+    """A fact that is not planted yet: its sentences, the people in it, and the question about it with its answer."""
+
     sentences: tuple[str, ...]
     people: tuple[str, ...]
     question: str
     answer: str
 
+    def stands_once(self, text: str) -> bool:
+        """Return whether the text names the answer once, and the people in this fact alone."""
+        stated = " ".join(self.sentences)
+        return text.count(self.answer) == 1 and all(text.count(name) == stated.count(name) for name in self.people)
 
-def _drafts(rng: Random) -> list[_Draft]:
+
+def draft_facts(rng: Random, singles: int = SINGLES, chains: int = CHAINS) -> list[FactDraft]:
+    """Draw single facts and chains of two, each about other people; the singles come first. No value is drawn twice."""
     draw = Draw(Options(), SPLIT, rng)
-    kinds = rng.sample(KINDS, SINGLES) + list(CHAIN_KINDS)
+    kinds = rng.sample(_repeated(KINDS, singles), singles) + _repeated(CHAIN_KINDS, chains)[:chains]
     values = {kind: draw_values(kind, kinds.count(kind), SPLIT, rng) for kind in sorted(set(kinds))}
-    links = rng.sample(LINKS, CHAINS)
+    links = rng.sample(_repeated(LINKS, chains), chains)
     return [
-        _draft(draw, kind, values[kind].pop(), links[i - SINGLES] if i >= SINGLES else None)
+        _draft(draw, kind, values[kind].pop(), links[i - singles] if i >= singles else None)
         for i, kind in enumerate(kinds)
     ]
 
 
-def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> _Draft:
+def _repeated(each: Sequence[T], least: int) -> list[T]:
+    """Return the sequence as often as gives `least` of them, at least once."""
+    return list(each) * max(1, -(-least // len(each)))
+
+
+def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> FactDraft:
     """Draw a fact of a new person, and with `link` a second new person who is linked to the first."""
     relation, owner = BY_KIND[kind].name, draw.person()
     sentences, people, described = [state(Fact(owner, relation, value), False, draw.rng)], [owner.told], owner.asked
@@ -168,7 +183,7 @@ def _draft(draw: Draw, kind: str, value: str, link: Link | None) -> _Draft:
         people.insert(0, head.told)
         described = link.asked_gap.format(x=head.asked)
     question = RELATION[relation].asked_gap.format(e=described, s="", is_="is")
-    return _Draft(tuple(sentences), tuple(people), question, value)
+    return FactDraft(tuple(sentences), tuple(people), question, value)
 
 
 def _places(strata: list[int], costs: np.ndarray, tokens: int, rng: Random) -> list[float]:
@@ -187,13 +202,10 @@ def _places(strata: list[int], costs: np.ndarray, tokens: int, rng: Random) -> l
     return shares.tolist()
 
 
-def _stands_once(draft: _Draft, text: str) -> bool:
-    stated = " ".join(draft.sentences)
-    return text.count(draft.answer) == 1 and all(text.count(person) == stated.count(person) for person in draft.people)
-
-
-def _planted(drafts: list[_Draft], spans: list[Span], depths: list[float]) -> list[PlantedFact]:
-    facts, at = [], 0
+def planted(drafts: Sequence[FactDraft], spans: Sequence[Span], depths: Sequence[float]) -> list[PlantedFact]:
+    """Return the facts with the places of their sentences, which are given in the order of the drafts' sentences."""
+    facts: list[PlantedFact] = []
+    at = 0
     for draft in drafts:
         n = len(draft.sentences)
         kind = "single" if n == 1 else "two-hop"

@@ -76,53 +76,62 @@ def fit_compact(model: AdaptedLM, job: FitJob, spans: Sequence[range]) -> tuple[
     gradient steps were taken, and the last one's losses. Raises `ConfigError` where the recipe takes steps and no question
     can be made of the document, and `RunError` for a memory that cannot be computed.
     """
-    encoder = AnswerEncoder(job.document, job.tokenizer, model)
-    rows = ReferenceRows(job, encoder, spans)
+    fits = SegmentFits(model, job, spans)
+    rows = fits.rows
     if job.recipe.steps and not any(answerable(rows.questions(span)) for span in spans):
         check_questions(rows.questions(spans[0]), job.document.name)
-    out, earlier = job.options.out, job.options.earlier
-    store = CompactStore(earlier) if earlier else None
-    refining = _Refining(model, job, rows)
+    out, spans_in_text = job.options.out, rows.encoder.spans
     files: list[Path] = []
     own: list[Item] = []
     stored: list[StoredSegment] = []
     bar = tqdm(spans, desc=job.document.name, unit="segment", disable=not job.options.progress)
     for number, span in enumerate(bar):
-        path, digest = out / f"checkpoint-segment-{number}.safetensors", _digest(model, job, rows, number)
-        if SegmentMemory.load(path, digest) is None:
-            memory = SegmentMemory.stored(store, digest) if store else None
-            (memory or refining.fitted(span, path, digest)).save(path, digest)
+        path, digest = fits.keep(number)
         files.append(path)
         own += rows.questions(span)[: -(-OWN // len(spans))]
         stored.append(StoredSegment(span.start, span.stop, digest))
-    _write(model, job, encoder, files, stored)
+    _write(model, job, rows.encoder, files, stored)
     if switch := calibrated(model, job, CompactStore(out), own):
         switch.save(out)
     if len(spans) > 1:
-        stretches = (encoder.spans.characters((span.start, span.stop)) for span in spans)
+        stretches = (spans_in_text.characters((span.start, span.stop)) for span in spans)
         segment_terms.write(out, (job.document.text[start:end] for start, end in stretches))
-    return refining.steps, refining.losses
+    return fits.steps, fits.losses
 
 
-class _Refining:
+class SegmentFits:
     """Fits segments in closed form, and takes the gradient steps that the recipe asks for.
 
-    `steps` counts them over all segments; `losses` are the last one's.
+    Several processes may each `keep` some of a document's segments in one folder, and `fit_compact` then takes them from
+    there. `steps` counts gradient steps over all segments; `losses` are the last one's.
     """
 
-    def __init__(self, model: AdaptedLM, job: FitJob, rows: ReferenceRows):
-        self.model, self.job, self.rows = model, job, rows
+    def __init__(self, model: AdaptedLM, job: FitJob, spans: Sequence[range]):
+        self.model, self.job = model, job
+        self.rows = ReferenceRows(job, AnswerEncoder(job.document, job.tokenizer, model), spans)
         self._refinement: Refinement | None = None
+        self._earlier = CompactStore(job.options.earlier) if job.options.earlier else None
 
     @property
     def steps(self) -> int:
+        """Return how many gradient steps were taken, over all segments."""
         return self._refinement.steps if self._refinement else 0
 
     @property
     def losses(self) -> dict[str, float]:
+        """Return the losses of the last gradient step."""
         return self._refinement.losses if self._refinement else {}
 
-    def fitted(self, span: range, path: Path, digest: str) -> SegmentMemory:
+    def keep(self, number: int) -> tuple[Path, str]:
+        """Fit a segment unless its file is there, and return its file in the working folder and the digest of its fit."""
+        digest = _digest(self.model, self.job, self.rows, number)
+        path = self.job.options.out / f"checkpoint-segment-{number}.safetensors"
+        if SegmentMemory.load(path, digest) is None:
+            memory = SegmentMemory.stored(self._earlier, digest) if self._earlier else None
+            (memory or self._fitted(self.rows.segments[number], path, digest)).save(path, digest)
+        return path, digest
+
+    def _fitted(self, span: range, path: Path, digest: str) -> SegmentMemory:
         """Return the memory of a segment. Its closed form is kept in the file while steps are taken.
 
         Made again it might have other slots, and no step that a killed fit has taken would go with it.
