@@ -22,7 +22,7 @@ from lift.commands.base import Device, LibraryAt, ModelAt, attach, base_folder, 
 from lift.commands.fit import fit
 from lift.document.document import read
 from lift.document.repeats import read_once
-from lift.library import base_model, tables, working_folder
+from lift.library import base_model, light_imports, tables, working_folder
 from lift.library.library import Library
 from longthread.errors import ConfigError, DataError, exit_on_error, option
 
@@ -124,6 +124,7 @@ def remove(
 
 def main() -> None:
     """Run the command line `lift`."""
+    light_imports.allow()
     app()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from lift.library import base_model
+from lift.library import base_model, light_imports
 from lift.library.library import Entry, Library, suggestion
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.language_model import CausalLM
@@ -36,6 +36,7 @@ def server(
     if model is None and Path(stated).is_absolute() and not Path(stated).is_dir():
         raise ConfigError(f"base model {stated} is no longer there: give its folder", setting="model")
     _, folder = base_model.located(model or stated)
+    light_imports.import_for(folder)
     from environments.inference.embedded.server import EmbeddedServer
     from lift.inference.served_documents import ServedDocuments, served_method
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lift.library import base_model
+from lift.library import base_model, light_imports
 from lift.library.library import Library
 from longthread.errors import ConfigError
 
@@ -22,15 +22,15 @@ ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if
 
 def base_folder(library: Library, names: Sequence[str], model: str | None) -> Path:
     """Return the folder of the base model that all of the named documents were fitted to, without loading the model."""
-    from lift.library.attach import of_one_method
-
-    entries = of_one_method(library, names)
-    stated = entries[0].base_model
+    stated = library.get(names[0]).base_model
     if model is None and not Path(stated).is_dir() and Path(stated).is_absolute():
         raise ConfigError(f"base model {stated} is no longer there: give its folder", setting="model")
     _, folder = base_model.located(model or stated)
+    light_imports.import_for(folder)
+    from lift.library.attach import of_one_method
+
     fingerprint = base_model.fingerprint(folder)
-    for entry in entries:
+    for entry in of_one_method(library, names):
         if entry.fingerprint != fingerprint:
             raise ConfigError(
                 f"{entry.name!r} was fitted to {entry.base_model}, {folder} has other weights: give that model",

@@ -16,7 +16,7 @@ from rich.console import Console
 from lift.commands.base import Device, LibraryAt
 from lift.document.document import Document, read
 from lift.document.repeats import read_once
-from lift.library import base_model, tables, working_folder
+from lift.library import base_model, light_imports, tables, working_folder
 from lift.library.library import Entry, Library
 from longthread.errors import ConfigError, exit_on_error, option
 
@@ -112,8 +112,6 @@ def _planned(
 
     Raises `ConfigError` if the document cannot or need not be fitted.
     """
-    from lift.memory import tuner
-    from lift.training.compaction import check_positions
     from lift.training.recipes import RECIPES
 
     if recipe not in RECIPES:
@@ -122,6 +120,10 @@ def _planned(
         raise ConfigError(f"recipe must be one of {', '.join(RECIPES)} (got {recipe!r}){hint}", setting="recipe")
     chosen = RECIPES[recipe]
     base, folder = base_model.located(model)
+    light_imports.import_for(folder)
+    from lift.memory import tuner
+    from lift.training.compaction import check_positions
+
     fingerprint = base_model.fingerprint(folder)
     if chosen.method in ("gated", "compact"):
         tuner.check(base_model.config(folder))

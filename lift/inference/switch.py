@@ -14,20 +14,17 @@ N: tokens of a question, H: query heads, D: head dimension, S: slots, P: prompts
 import math
 import os
 from collections.abc import Sequence
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
-from transformers import DynamicCache
 
 from lift.inference.generate import index_batches
 from lift.library.compact_store import CompactStore
 from lift.library.files import SWITCH
-from lift.memory.document_cache import standing_in
+from lift.memory.document_cache import before_each, beginning, standing_in
 from lift.memory.reference_queries import Kept, Queries, ReferenceLayer
 from lift.memory.tuner import layers
 from longthread.errors import DataError
@@ -87,23 +84,17 @@ def listen(model: AdaptedLM, questions: Sequence[Question], batch_tokens: int) -
 
     What all prompts begin with is read once, and nothing is read behind a question: no query of it depends on that.
     """
-    shared = _shared_tokens(questions)
-    beginning: Any = None
+    shared, before = _shared_tokens(questions), None
     if shared:
-        ids_1L = torch.tensor([questions[0].ids[:shared]], device=model.device)
-        # A sliding window's own cache could not be given on to rows of other lengths.
-        own = DynamicCache() if getattr(model.config.get_text_config(), "sliding_window", None) else None
         with model.disable_adapter():
-            beginning = model(input_ids=ids_1L, past_key_values=own, use_cache=True, logits_to_keep=1).past_key_values
+            before = beginning(model, questions[0].ids[:shared])
     heard: list[list[Queries]] = [[] for _ in questions]
     kept = Kept()
     for batch in index_batches([question.tokens.stop - shared for question in questions], 0, batch_tokens):
         recording = [ReferenceLayer(layer, None, kept) for layer in layers(model)]
         ids_BL, asked_BL = _read_behind(shared, [questions[i] for i in batch])
-        kept.tokens_BL = asked_BL.to(model.device)
-        cache = deepcopy(beginning)
-        if cache is not None:
-            cache.batch_repeat_interleave(len(batch))
+        kept.times_BL = asked_BL.to(model.device)
+        cache = before_each(before, len(batch))
         with standing_in(model, recording):
             model(input_ids=ids_BL.to(model.device), past_key_values=cache, use_cache=bool(shared), logits_to_keep=1)
         lengths = [len(questions[i].tokens) for i in batch]

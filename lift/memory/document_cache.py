@@ -1,11 +1,12 @@
-"""A document's keys and values in each layer with a memory, and layers that stand in for these layers for a while.
+"""Keys and values of a document, or of what rows begin with; and layers that stand in for a memory's for a while.
 
 K: key/value heads, T: tokens, D: head dimension.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +29,31 @@ def keys_and_values(model: AdaptedLM, ids: Sequence[int], first: int = 0) -> lis
     """Read a text in one pass of the base model; its first token has position `first`, which may be negative."""
     row = torch.tensor([list(ids)], device=model.device)
     positions = torch.arange(first, first + len(ids), device=model.device)[None]
-    # A sliding window's own cache would drop what has left the window.
-    own = DynamicCache() if getattr(model.config.get_text_config(), "sliding_window", None) else None
     with model.disable_adapter():
         cache = model(
-            input_ids=row, position_ids=positions, past_key_values=own, use_cache=True, logits_to_keep=1
+            input_ids=row, position_ids=positions, past_key_values=_whole(model), use_cache=True, logits_to_keep=1
         ).past_key_values
     cached = [cache.layers[layer.index] for layer in layers(model)]
     return [KeysValues(each.keys[0], each.values[0]) for each in cached]
+
+
+def beginning(model: AdaptedLM, ids: Sequence[int]) -> Any:
+    """Read what rows begin with in common, and return its cache; `before_each` gives it to a batch of them."""
+    row = torch.tensor([list(ids)], device=model.device)
+    return model(input_ids=row, past_key_values=_whole(model), use_cache=True, logits_to_keep=1).past_key_values
+
+
+def before_each(cache: Any, rows: int) -> Any:
+    """Return the cache of a beginning for a batch of so many rows, which goes on from it; None for None."""
+    repeated = deepcopy(cache)
+    if repeated is not None:
+        repeated.batch_repeat_interleave(rows)
+    return repeated
+
+
+def _whole(model: AdaptedLM) -> DynamicCache | None:
+    """Return the cache of a model with a sliding window, whose own would drop what has left the window."""
+    return DynamicCache() if getattr(model.config.get_text_config(), "sliding_window", None) else None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ One backward pass with random signs gives it in expectation: E |d (sum_t e_t z_t
 B: rows, L: tokens, N: tokens that are kept, H: query heads, K: key/value heads, T: tokens of the document, D: head dimension.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lift.memory.document_cache import KeysValues, standing_in
+from lift.memory.document_cache import KeysValues, before_each, beginning, standing_in
 from lift.memory.gated_memory import Recalled, mix
 from lift.memory.log_sum_exp import document_attention
 from lift.memory.selection import Reference
@@ -29,6 +30,9 @@ from lift.memory.tuner import GatedMemoryLayer, layers
 from longthread.language_model import AdaptedLM
 
 WIDTH = 8  # rows are padded to a multiple: at odd lengths cuDNN 9.19 (torch 2.11) computes wrong gradients of attention
+LEAST_SAVED = (
+    0.2  # of a batch's tokens, for what its rows begin with to be read once: it takes a pass, and a mask, more
+)
 
 Recall = Callable[[Tensor], Recalled]  # what a document gives to queries after RoPE, (B, L, H, D)
 
@@ -64,9 +68,9 @@ class ExactMemory:
 
 @dataclass
 class Kept:
-    """Which tokens of the batch that is being read are to be kept."""
+    """How many times each token of the batch that is being read is to be kept; so often its queries count."""
 
-    tokens_BL: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    times_BL: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
 
 class ReferenceLayer(nn.Module):
@@ -89,11 +93,11 @@ class ReferenceLayer(nn.Module):
         q_BHLD, lse_BLH = self.probe.q_rope, self.probe.lse
         assert q_BHLD is not None and lse_BLH is not None
         self.probe.clear()
-        q_BLHD, o_BLHD, kept_BL = q_BHLD.transpose(1, 2), x.unflatten(-1, (self.heads, -1)), self.kept.tokens_BL
+        q_BLHD, o_BLHD = q_BHLD.transpose(1, 2), x.unflatten(-1, (self.heads, -1))
+        kept_BL = self.kept.times_BL > 0
         lse_NH = lse_BLH[kept_BL].detach()
-        self.queries.append(
-            Queries(q_BLHD[kept_BL].detach(), o_BLHD[kept_BL].detach(), lse_NH, torch.ones_like(lse_NH))
-        )
+        times_NH = self.kept.times_BL[kept_BL, None].to(lse_NH).expand_as(lse_NH)
+        self.queries.append(Queries(q_BLHD[kept_BL].detach(), o_BLHD[kept_BL].detach(), lse_NH, times_NH))
         mixed_BLHD = mix(o_BLHD, [self.recall(q_BLHD)], "lse", lse_BLH) if self.recall else o_BLHD
         if torch.is_grad_enabled():
             self.output_BLHD = torch.zeros_like(mixed_BLHD, requires_grad=True)
@@ -102,7 +106,7 @@ class ReferenceLayer(nn.Module):
 
     def weigh(self, gradient_BLHD: Tensor) -> None:
         """Give the queries of the last batch the weights that follow from the gradient of the output."""
-        weight_NH = gradient_BLHD[self.kept.tokens_BL].float().square().sum(-1)
+        weight_NH = gradient_BLHD[self.kept.times_BL].float().square().sum(-1)
         self.queries[-1] = self.queries[-1]._replace(weight_NH=weight_NH)
 
 
@@ -117,7 +121,8 @@ def observe(
     """Read batches of rows and return each layer's queries: of a random `share` of the tokens.
 
     `recalls` gives what the document says in each layer; None: it is not there. The first token of a row sees no document
-    and is never kept. Weights are 1, or with `weighted` those of (1).
+    and is never kept. Weights are 1, or with `weighted` those of (1). Tokens that all rows of a batch begin with may be
+    read once: their queries then stand once for all rows, with the number of rows that keep them as weight.
     """
     kept = Kept()
     of_layers: Sequence[Recall | None] = recalls or [None] * len(layers(model))
@@ -128,12 +133,31 @@ def observe(
             ids_BL, present_BL = _padded(rows)
             present_BL[:, 0] = False
             chosen_BL = torch.rand(ids_BL.shape, generator=rng) < share
-            kept.tokens_BL = (present_BL & chosen_BL).to(model.device)
+            kept.times_BL = (present_BL & chosen_BL).to(model.device)
             signs_BL = _signs(rows, ids_BL, rng)
-            out = model(input_ids=ids_BL.to(model.device), use_cache=False, logits_to_keep=0 if weighted else 1)
             if weighted:
+                out = model(input_ids=ids_BL.to(model.device), use_cache=False)
                 _weigh(recording, out.logits, signs_BL.to(model.device))
+            else:
+                _read(model, ids_BL, shared_tokens(rows), kept)
     return [Queries(*map(torch.cat, zip(*layer.queries, strict=True))) for layer in recording]
+
+
+def shared_tokens(rows: Sequence[ReferenceRow]) -> int:
+    """Return how many tokens the rows begin with in common, if reading these once saves `LEAST_SAVED`; else 0."""
+    shared = min(len(os.path.commonprefix([list(row.ids) for row in rows])), min(len(row.ids) for row in rows) - 1)
+    return shared if shared * (len(rows) - 1) >= LEAST_SAVED * sum(len(row.ids) for row in rows) else 0
+
+
+def _read(model: AdaptedLM, ids_BL: Tensor, shared: int, kept: Kept) -> None:
+    """Read a batch, of which the first `shared` tokens of all rows once."""
+    cache, times_BL = None, kept.times_BL
+    if shared:
+        kept.times_BL = times_BL[:, :shared].sum(0, keepdim=True)
+        cache = before_each(beginning(model, ids_BL[0, :shared].tolist()), len(ids_BL))
+    kept.times_BL = times_BL[:, shared:]
+    rest_BL = ids_BL[:, shared:].to(model.device)
+    model(input_ids=rest_BL, past_key_values=cache, use_cache=bool(shared), logits_to_keep=1)
 
 
 def _weigh(recording: Sequence[ReferenceLayer], logits_BLV: Tensor, signs_BL: Tensor) -> None:

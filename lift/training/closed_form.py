@@ -1,12 +1,13 @@
 """One segment of a document in closed form: read once, asked by its reference rows, compacted (`lift.memory.compact`)."""
 
+import time
 from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from lift.inference.capacity import read_tokens, trained_tokens
+from lift.inference.capacity import read_tokens, synchronize, trained_tokens
 from lift.inference.generate import before_text
 from lift.memory.compact import Compaction, compact
 from lift.memory.compact_memory import CompactMemory
@@ -31,10 +32,12 @@ def closed_form(model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range)
     # The prefix takes what a model spends on its first tokens; the window has its own.
     prefix = [] if recipe.read_alone else before_text(job.tokenizer)
     ids = [*prefix, *job.ids[span.start : span.stop]]
-    document = [
-        KeysValues(read.k_KTD[:, len(prefix) :], read.v_KTD[:, len(prefix) :])
-        for read in keys_and_values(model, ids, -len(ids))
-    ]
+    began = time.perf_counter()
+    whole = keys_and_values(model, ids, -len(ids))
+    synchronize(model.device)
+    job.reading.seconds += time.perf_counter() - began
+    job.reading.tokens += len(ids)
+    document = [KeysValues(read.k_KTD[:, len(prefix) :], read.v_KTD[:, len(prefix) :]) for read in whole]
     recalls: list[Recall] = [ExactMemory(*each) for each in zip(document, layers(model), strict=True)]
     for number in range(recipe.rounds):
         queries = _observed(model, job, rows, span, recalls, exact=number == 0)

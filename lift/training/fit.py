@@ -7,7 +7,7 @@ continues from its last checkpoint, which is safetensors and JSON too. A NaN los
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +102,6 @@ def _compacted(model: CausalLM, job: FitJob) -> Fitted:
     torch.manual_seed(options.seed)
     accelerator = Accelerator()
     model = _ready(model, accelerator.device)
-    prefill = prefill_seconds(model, ids[: len(spans[0])]) * len(ids) / len(spans[0])
     began = time.perf_counter()
     adapted = add_adapter(model, job.tokenizer, recipe, job.document)
     adapted.eval()
@@ -112,8 +111,21 @@ def _compacted(model: CausalLM, job: FitJob) -> Fitted:
         checkpoint.remove(options.out)
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began
+    prefill = _prefill_seconds(adapted, job, ids[: len(spans[0])])
     size = (options.out / "adapter_model.safetensors").stat().st_size
     return Fitted(options.out, seconds, prefill, len(ids), size, kv_bytes(adapted.config, len(ids)), steps, losses)
+
+
+def _prefill_seconds(model: AdaptedLM, job: FitJob, first_segment: Sequence[int]) -> float:
+    """Return how long the base model reads the document, as the fit has measured it.
+
+    Read once more where the fit has read nothing, and on a GPU, whose first pass loads kernels.
+    """
+    reading, tokens = job.reading, len(job.ids)
+    if reading.tokens and model.device.type != "cuda":
+        return reading.seconds * tokens / reading.tokens
+    with model.disable_adapter():
+        return prefill_seconds(model, first_segment) * tokens / len(first_segment)
 
 
 def _ready(model: CausalLM, device: torch.device) -> CausalLM:

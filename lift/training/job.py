@@ -71,10 +71,19 @@ class TrainingRows:
 
 
 @dataclass
+class Reading:
+    """How many tokens of the document were read so far, each in one pass with its segment, and in how many seconds."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass
 class FitJob:
     """One document to fit, with its recipe, options and rows. `ids` are its tokens.
 
-    `original` is the document before passages that stand twice were left out of it; None if it is the same.
+    `original` is the document before passages that stand twice were left out of it; None if it is the same. `reading`
+    is what the fit itself has measured.
     """
 
     document: Document
@@ -84,6 +93,7 @@ class FitJob:
     options: FitOptions
     rows: TrainingRows = field(default_factory=lambda: TrainingRows([]))
     original: Document | None = None
+    reading: Reading = field(default_factory=Reading)
 
     def prepare_rows(self, model: CausalLM) -> None:
         """Make all training rows. `model` is the base model, which replies to questions about other text.

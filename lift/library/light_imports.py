@@ -1,0 +1,47 @@
+"""Import PEFT and transformers without packages that both import where they are installed, and that `lift` never calls.
+
+In an environment with bitsandbytes, SciPy, scikit-learn and torchao they are a third of the time in which `lift ask` starts,
+and torchao writes warnings. A process that goes on to use one of them must not leave it out: PEFT and transformers remember
+that it was missing. So the command `lift` allows it for its own process, and a quantised model has all packages.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+UNUSED = ("bitsandbytes", "scipy", "sklearn", "torchao")
+_allowed = False
+
+
+def allow() -> None:
+    """Let `import_for` leave packages out: this process runs a command of `lift` and nothing else."""
+    global _allowed
+    _allowed = True
+
+
+def import_for(folder: Path) -> None:
+    """Import PEFT and transformers' models, and no package that the model in the folder does not need."""
+    if _allowed and not _quantised(folder):
+        left_out = [name for name in UNUSED if name not in sys.modules]
+        try:
+            for name in left_out:
+                sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+            _import()
+        finally:
+            for name in left_out:
+                del sys.modules[name]
+    else:
+        _import()
+
+
+def _import() -> None:
+    import peft  # noqa: F401
+    from transformers import AutoModelForCausalLM  # noqa: F401  # brings generation, whose imports take longest
+
+
+def _quantised(folder: Path) -> bool:
+    """Return whether the model's config names a quantisation, or cannot be read."""
+    try:
+        return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
