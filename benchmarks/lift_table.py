@@ -98,7 +98,17 @@ def together(results: Sequence[Results]) -> Results:
 def ceilings_table(results: dict[str, dict[str, Any]]) -> Table:
     """A row for each length, model and kind of question; under them neutral text and gates."""
     report = Table(title="what a memory could give at best: facts, links of two, absent, %")
-    for head in ("tokens", "model", "exact", "in steps", "at once", "evidence", "around", "neutral, nats", "gate AUROC"):
+    for head in (
+        "tokens",
+        "model",
+        "exact",
+        "in steps",
+        "at once",
+        "evidence",
+        "around",
+        "neutral, nats",
+        "gate AUROC",
+    ):
         report.add_column(head, justify="left" if head == "model" else "right")
     for key, value in results.items():
         tokens, model = key.split()

@@ -33,6 +33,9 @@ def ask(
     source: Annotated[Path | None, typer.Option(help="The document's file, for --retrieve.")] = None,
     open_: Annotated[int, typer.Option("--open", help="Documents of recipe compact to open together, at most.")] = 2,
     hops: Annotated[int, typer.Option(min=0, help="Searches for names that replies name, at most.")] = 2,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="For a question over several facts: name who is passed on the way first.")
+    ] = False,
     cite: Annotated[bool, typer.Option("--cite", help="Say where in its text the answer stands.")] = False,
     model: ModelAt = None,
     device: Device = "auto",
@@ -49,7 +52,7 @@ def ask(
     before = [read_text(window)] if window else []
     before += retrieval.passages(read_text(source), question, retrieve) if source else []
     target, folder = base_model.device(device), base_folder(shelf, names, model)
-    asked = _Asked(question, "\n\n".join(before), base_model.tokenizer(folder))
+    asked = _Asked(question, "\n\n".join(before), base_model.tokenizer(folder), steps)
     settings = [setting for setting, on in (("window", window), ("retrieve", retrieve)) if on]
     _check_room(asked, context(folder, shelf, names), names, tuple(settings))
     together = _together(shelf, names, open_, cite)
@@ -59,14 +62,14 @@ def ask(
 
         for name in names:
             attached.switch(name)
-            reply = _shown(answers(attached.model, asked.tokenizer, [asked.prompt(name)])[0])
-            typer.echo(f"{tables.shown(name)}: {reply}" if len(names) > 1 else reply)
+            reply = answers(attached.model, asked.tokenizer, [asked.prompt(name)], asked.new_tokens)[0]
+            _say(reply, steps, f"{tables.shown(name)}: " if len(names) > 1 else "")
         return
     from lift.inference.hops import answered
 
-    session = together.session(attached, asked.tokenizer, asked.window)
+    session = together.session(attached, asked.tokenizer, asked.window, steps)
     result = answered(session, question, hops if together.segments > 1 else 0)
-    typer.echo(_shown(result.reply))
+    _say(result.reply, steps)
     if not result.places:
         typer.echo(SILENT, err=True)
     elif len(names) > 1:
@@ -83,11 +86,34 @@ class _Asked:
     question: str
     window: str
     tokenizer: "ChatTokenizer"
+    stepwise: bool
 
     def prompt(self, name: str) -> list[int]:
+        from lift.inference import steps
         from lift.inference.generate import chat
 
+        if self.stepwise:
+            return steps.chat(self.tokenizer, self.question, self.window)
         return chat(self.tokenizer, name, self.question, self.window)
+
+    @property
+    def new_tokens(self) -> int:
+        """The most tokens of a reply."""
+        from lift.inference import steps
+        from lift.inference.generate import NEW_TOKENS
+
+        return steps.NEW_TOKENS if self.stepwise else NEW_TOKENS
+
+
+def _say(reply: str, stepwise: bool, before: str = "") -> None:
+    """Print a reply; step by step its answer alone, and who was passed on standard error."""
+    if stepwise:
+        from lift.inference import steps
+
+        if passed := steps.passed(reply):
+            typer.echo(f"by way of: {'; '.join(map(tables.shown, passed))}", err=True)
+        reply = steps.value(reply)
+    typer.echo(before + _shown(reply))
 
 
 def _shown(reply: str) -> str:
@@ -112,12 +138,10 @@ def _together(shelf: Library, names: Sequence[str], most: int, cite: bool) -> "T
 
 def _check_room(asked: _Asked, limit: int | None, names: Sequence[str], settings: tuple[str, ...]) -> None:
     """Raise `ConfigError` for a prompt that the model cannot read together with its reply."""
-    from lift.inference.generate import NEW_TOKENS
-
     longest = max(len(asked.prompt(name)) for name in names)
-    if limit and longest + NEW_TOKENS > limit:
+    if limit and longest + asked.new_tokens > limit:
         raise ConfigError(
-            f"the prompt has {longest:,} tokens and the reply up to {NEW_TOKENS}, the model reads {limit:,}: "
+            f"the prompt has {longest:,} tokens and the reply up to {asked.new_tokens}, the model reads {limit:,}: "
             f"shorten {'the text before the question' if settings else 'the question'}",
             setting=settings,
         )

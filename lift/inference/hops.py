@@ -34,6 +34,10 @@ class Reader(Protocol):
         """Return the reply with these segments open."""
         ...
 
+    def named_with(self, names: Sequence[str], places: Sequence[Place]) -> str:
+        """Return the reply to the question who is named together with these (`WHO`)."""
+        ...
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -53,7 +57,7 @@ def answered(reader: Reader, question: str, hops: int) -> Answered:
     for _ in range(hops if places else 0):
         said = reply
         if latest:
-            said += "\n" + reader.answer(WHO.format(names=" and ".join(latest)), places)
+            said += "\n" + reader.named_with(latest, places)
         latest = [name for name in names_in(said) if name not in known][:LEADS]
         if not latest:
             break

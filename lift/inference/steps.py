@@ -27,7 +27,9 @@ def chat(tokenizer: ChatTokenizer, question: str, window: str = "") -> list[int]
     Raises `ConfigError` for a tokenizer without a chat template: no reader has learnt the form without one.
     """
     if not tokenizer.chat_template:
-        raise ConfigError("this model has no chat template, and steps are asked for in one: ask without", setting="steps")
+        raise ConfigError(
+            "this model has no chat template, and steps are asked for in one: ask without", setting="steps"
+        )
     asked = with_reply_form(Quiz((), (), question, Answer("one", (), "text"), hops=2), _OPTIONS)
     content = BREAK.join([instruction(_OPTIONS), window, asked]) if window else asked
     text = tokenizer.apply_chat_template(

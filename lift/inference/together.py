@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lift.inference import steps
 from lift.inference.citation import Citation, check_sources, cite
 from lift.inference.generate import NEW_TOKENS, answers, chat
-from lift.inference.hops import Answered
+from lift.inference.hops import WHO, Answered
 from lift.inference.routing import Place, Router, check_open
 from lift.inference.switch import Switch
 from lift.library.attach import Attached
@@ -17,12 +18,13 @@ from longthread.language_model import ChatTokenizer
 
 @dataclass(frozen=True)
 class Session:
-    """A question with the model that answers it: the `Reader` of `hops`."""
+    """A question with the model that answers it: the `Reader` of `hops`. `stepwise`: questions are asked step by step."""
 
     router: Router
     attached: Attached
     tokenizer: ChatTokenizer
     window: str
+    stepwise: bool = False
 
     def search(self, question: str) -> list[Place]:
         """Return the segments that have something to say to the question, the best first."""
@@ -32,9 +34,25 @@ class Session:
         """Return the reply with these segments open; with none it is the base model's own."""
         return self.answers([question], places)[0]
 
-    def answers(self, questions: Sequence[str], places: Sequence[Place], new_tokens: int = NEW_TOKENS) -> list[str]:
+    def named_with(self, names: Sequence[str], places: Sequence[Place]) -> str:
+        """Return the reply to the question who is named together with these, never step by step."""
+        return self._replies([self._plain(WHO.format(names=" and ".join(names)), places)], places, NEW_TOKENS)[0]
+
+    def answers(self, questions: Sequence[str], places: Sequence[Place], new_tokens: int | None = None) -> list[str]:
         """Return the replies to several questions with the same segments open, of at most `new_tokens` tokens."""
-        model, prompts = self.attached.model, [self.prompt(question, places) for question in questions]
+        most = new_tokens or (steps.NEW_TOKENS if self.stepwise else NEW_TOKENS)
+        return self._replies([self.prompt(question, places) for question in questions], places, most)
+
+    def prompt(self, question: str, places: Sequence[Place]) -> list[int]:
+        """Return the prompt: step by step, or with the names of the documents that are open."""
+        return steps.chat(self.tokenizer, question, self.window) if self.stepwise else self._plain(question, places)
+
+    def _plain(self, question: str, places: Sequence[Place]) -> list[int]:
+        names = dict.fromkeys(place.document for place in places)
+        return chat(self.tokenizer, '" and "'.join(names), question, self.window)
+
+    def _replies(self, prompts: Sequence[list[int]], places: Sequence[Place], new_tokens: int) -> list[str]:
+        model = self.attached.model
         if not places:
             with model.disable_adapter():
                 return answers(model, self.tokenizer, prompts, new_tokens)
@@ -45,11 +63,6 @@ class Session:
         for name, segments in by_document.items():
             self.attached.open_segments(name, segments)
         return answers(model, self.tokenizer, prompts, new_tokens)
-
-    def prompt(self, question: str, places: Sequence[Place]) -> list[int]:
-        """Return the prompt, which names the documents that are open."""
-        names = dict.fromkeys(place.document for place in places)
-        return chat(self.tokenizer, '" and "'.join(names), question, self.window)
 
     def cited(self, question: str, result: Answered) -> Citation | None:
         """Return the sentence that an answer stands on; None where nothing can be cited."""
@@ -94,8 +107,9 @@ class Together:
         """Return how many segments all documents have together."""
         return sum(store.segments for store in self.stores.values())
 
-    def session(self, attached: Attached, tokenizer: ChatTokenizer, window: str = "") -> Session:
+    def session(
+        self, attached: Attached, tokenizer: ChatTokenizer, window: str = "", stepwise: bool = False
+    ) -> Session:
         """Return the documents with the model that they are attached to, and a text to put before each question."""
-        return Session(
-            Router(attached.model, tokenizer, self.stores, self.switches, self.most), attached, tokenizer, window
-        )
+        router = Router(attached.model, tokenizer, self.stores, self.switches, self.most)
+        return Session(router, attached, tokenizer, window, stepwise)

@@ -18,6 +18,7 @@ import lift.training.recipes
 from lift import cli
 from lift.document.document import read
 from lift.evaluation.results import load
+from lift.inference import steps
 from lift.inference.generate import answers, chat
 from lift.inference.switch import Switch
 from lift.library import base_model
@@ -360,6 +361,20 @@ def test_ask_prints_the_reply_of_the_model_that_remembers(library: Library) -> N
     assert out == reply(library, "logbook", "Who?") + "\n"
     plain = answers(tiny_model(), tiny_tokenizer(), [chat(tiny_tokenizer(), "logbook", "Who?")])[0]
     assert out != plain + "\n"
+
+
+def test_ask_step_by_step_prints_the_answer_alone(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model writes no steps: of a reply that has some, the names go to standard error."""
+    asked: list[list[int]] = []
+
+    def replied(model: Any, tokenizer: Any, prompts: list[list[int]], new_tokens: int) -> list[str]:
+        asked.extend(prompts)
+        return ["<steps>Lisa Kord; Timo\x1b Varga</steps> <answer>4829</answer>"] * len(prompts)
+
+    monkeypatch.setattr("lift.inference.generate.answers", replied)
+    code, out, err = run(*asking(library, "--document", "logbook", "--steps", "Who?"))
+    assert (code, out) == (0, "4829\n") and "by way of: Lisa Kord; Timo" in err and "\x1b" not in err
+    assert asked == [steps.chat(tiny_tokenizer(), "Who?")]
 
 
 BOTH = ("--document", "logbook", "--document", "other")
