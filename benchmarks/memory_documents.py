@@ -106,7 +106,9 @@ def generate(tokens: Tokens, length: int, seed: int, counts: Counts | None = Non
         places = [tuple(islice(spans, len(each.sentences))) for each in told]
         questions = [*_answered(told, places, counts, rng), *_absent(told, nearly, counts.asked[-1], rng)]
         return MadeDocument(f"chronicle-{length}-{seed}", laid.text, tuple(questions))
-    raise ConfigError(f"no document of {length} tokens came out in {TRIES} tries: ask for a longer one", setting="lengths")
+    raise ConfigError(
+        f"no document of {length} tokens came out in {TRIES} tries: ask for a longer one", setting="lengths"
+    )
 
 
 # ---- what the text says ----

@@ -58,7 +58,9 @@ class Asked:
     @property
     def key(self) -> str:
         """The name of the cell's file."""
-        return "-".join([self.model, str(self.length), str(self.seed), self.way, *([self.recipe] if self.recipe else [])])
+        return "-".join(
+            [self.model, str(self.length), str(self.seed), self.way, *([self.recipe] if self.recipe else [])]
+        )
 
     @property
     def mode(self) -> str:
