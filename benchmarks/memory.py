@@ -9,9 +9,9 @@ memory-env. A memory of each document is fitted and put into a library; of a tex
 `lift serve` opens. Where a text is longer than the model's window its middle is cut.
 
 The order is declared (`order`): the reader's first two documents of each length, from short to long, each in all four modes;
-the other model's of the shortest length; the reader's retrieval by hops, in other orders, and by chunks of meaning at equal
-tokens; then what is left. Every cell is in OUT/cells as soon as it is there, with the fingerprint of the weights, the recipe
-and the version of lift; the same command goes on behind it, and measures anew what was of others. Nothing begins after
+the other model's of the shortest length; the reader's retrieval by hops, in other orders, and by chunks of meaning of at most
+as many tokens; then what is left. Every cell is in OUT/cells as soon as it is there, with the fingerprint of the weights, the
+recipe and the version of lift; the same command goes on behind it, and measures anew what was of others. Nothing begins after
 --seconds, so the last fit may end later.
 """
 

@@ -2,6 +2,9 @@
 
 python -m benchmarks.retrieval recall [--samples 20] [--tokenizer gpt2]
     the share of samples of which all evidence stands in at most 16 chunks of 128 tokens, by one BM25 search and by hops
+python -m benchmarks.retrieval passages [--lengths 131072,1048576]
+    the share of questions about one document of which all evidence stands in 10 passages of 256 tokens, as memory-env looks
+    them up: by windows with an overlap and by chunks of meaning, one search and hops, with the tokens that are read
 python -m benchmarks.retrieval bm25 [--tokens 1000000]
     questions a second over chunks of 128 tokens, beside a plain scan of all chunks
 python -m benchmarks.retrieval store FOLDER [--chunks 1000000] [--by vectors]
@@ -13,6 +16,7 @@ import multiprocessing
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -22,22 +26,26 @@ import numpy as np
 import typer
 
 from benchmarks import reference_tokenizers
+from benchmarks.memory_documents import KINDS, Counts, MadeQuestion, generate
 from environments.haystack.filler import prose
 from environments.haystack.sample import NEEDED, Haystacks, Options, Sample
 from environments.haystack.tokens import Tokens
-from environments.retrieval.chunking import Chunk, semantic_chunks
+from environments.memory.config import MemoryEnvConfig
+from environments.retrieval.chunking import Chunk, fixed_chunks, semantic_chunks
 from environments.retrieval.dense import Embedder
 from environments.retrieval.hops import search_in_hops
 from environments.retrieval.lance_store import LanceStore
-from environments.retrieval.ranking import BM25
+from environments.retrieval.ranking import BM25, Hit
 from environments.retrieval.recall import evidence_recall
 from environments.retrieval.terms import terms
+from longthread.statistics import Share
 
 TASKS = ("single", "chain", "graph", "hidden_question", "variable_tracking")
 LENGTHS = (8_000, 32_000, 128_000)
 CHUNK, K = 128, 16
 QUERIES = 300
 BEST = 10
+MANY = Counts(singles=64, groups=16, chains=64, asked=(200, 200, 200, 0))
 DIMENSION, CENTRES, BATCH = 256, 2_000, 20_000
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -72,6 +80,59 @@ def _recalled(sample: Sample, tokens: Tokens) -> tuple[bool, bool]:
     once, hops = ranking.search(sample.question, K), search_in_hops(ranking, sample.question, K)
     first, second = (evidence_recall(evidence, [hit.chunk for hit in hits]).needles == 1 for hits in (once, hops))
     return first, second
+
+
+# ---- recall of evidence, as memory-env looks it up ----
+
+
+@app.command()
+def passages(
+    lengths: Annotated[str, typer.Option(help="Tokens of the documents.")] = "131072,1048576",
+    tokenizer: Annotated[str, typer.Option(help="smollm2, gpt2 or mistral.")] = "smollm2",
+    seed: Annotated[int, typer.Option(help="Of the documents.")] = 0,
+) -> None:
+    """Print for each length, way and kind of question how often all evidence is found."""
+    tokens, defaults = Tokens(reference_tokenizers.load(tokenizer)), MemoryEnvConfig()
+    size, overlap, k = defaults.chunk_tokens, defaults.overlap, defaults.passages
+    print("| length | chunks | search | tokens read | single | multi_key | chain | ms of CPU |")
+    print("|---:|---|---|---:|---:|---:|---:|---:|")
+    for length in map(int, lengths.split(",")):
+        made = generate(tokens, length, seed, MANY)
+        offsets = tokens.offsets(made.text)[1]
+        chunkings = {
+            "fixed": fixed_chunks(made.text, offsets, size, overlap),
+            "semantic": semantic_chunks(made.text, offsets, size),
+        }
+        for chunking, chunks in chunkings.items():
+            ranking = BM25()
+            ranking.add(chunks)
+            ranking.search("first", 1)
+            for name, search in (("one", ranking.search), ("hops", partial(search_in_hops, ranking))):
+                began = time.process_time()
+                most = k if chunking == "fixed" else 2 * k  # chunks of meaning are shorter
+                found = [_up_to(k * size, search(question.text, most)) for question in made.questions]
+                spent = 1000 * (time.process_time() - began) / len(found)
+                read = sum(hit.chunk.tokens for hits in found for hit in hits) / len(found)
+                shares = " | ".join(_share(kind, made.questions, found) for kind in KINDS[:-1])
+                print(f"| {length:,} | {chunking} | {name} | {read:,.0f} | {shares} | {spent:.1f} |", flush=True)
+
+
+def _up_to(tokens: int, hits: Sequence[Hit]) -> list[Hit]:
+    """Return the first hits that have at most so many tokens together."""
+    counts = np.cumsum([hit.chunk.tokens for hit in hits])
+    return list(hits[: int(np.searchsorted(counts, tokens, "right"))])
+
+
+def _share(kind: str, questions: Sequence[MadeQuestion], found: Sequence[Sequence[Hit]]) -> str:
+    """Return in how many questions of a kind all evidence was found, in per cent with Wilson's interval."""
+    whole = [
+        evidence_recall(question.evidence, [hit.chunk for hit in hits]).needles == 1
+        for question, hits in zip(questions, found, strict=True)
+        if question.kind == kind
+    ]
+    share = Share(sum(whole), len(whole))
+    low, high = (100 * end for end in share.interval)
+    return f"{100 * (share.value or 0):.1f} [{low:.1f}, {high:.1f}]"
 
 
 # ---- speed of BM25 ----

@@ -21,6 +21,7 @@ from lift.inference.generate import answers
 from lift.library import base_model, segment_terms
 from lift.library.attach import Attached
 from lift.memory.tuner import OpenMemory, layers, open_rows
+from lift.training import calibration
 from lift.training.recipes import RECIPES
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
 
@@ -42,6 +43,8 @@ def _few() -> Iterator[None]:
         for name in ("compact", "compact+"):
             small = replace(RECIPES[name], segment=500, queries=40, items=6, steps=min(1, RECIPES[name].steps))
             patch.setitem(RECIPES, name, small)
+        patch.setattr(calibration, "OWN", 4)
+        patch.setattr(calibration, "OTHER", 6)
         torch.set_num_threads(1)
         yield
     torch.set_num_threads(threads)
