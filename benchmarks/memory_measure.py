@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lift_measure import free
 from benchmarks.lift_store import code
 from benchmarks.memory_documents import Counts, generate
 from benchmarks.memory_replies import Replies
@@ -123,8 +124,8 @@ class Bench:
             if entry.digest == document.digest:
                 return entry
         out = library.folder.parent / f"{library.folder.name}-{document.digest[:12]}"
-        # A copy: it gets an adapter, and the model is asked without one too.
-        model = deepcopy(self.replies.model)
+        free()  # what the last cell held: a fit sizes its batches by what is free
+        model = deepcopy(self.replies.model)  # it gets an adapter, and the model is asked without one too
         fitted = fit(document, model, self.tokenizer, RECIPES[recipe], FitOptions(out, progress=False))
         entry = Entry(
             name=document.name, digest=document.digest, tokens=fitted.tokens, words=len(document.text.split()),

@@ -13,6 +13,7 @@ python -m benchmarks.retrieval store FOLDER [--chunks 1000000] [--by vectors]
 """
 
 import multiprocessing
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -164,7 +165,7 @@ def bm25(
         f"BM25: {speed:.0f} questions a second, {of_cpu:.0f} a second of CPU; a plain scan: {scan:.2f} a second of CPU",
         end="",
     )
-    print(f"; ratio {of_cpu / scan:.0f}")
+    print(f"; ratio {of_cpu / scan:.0f}; load {os.getloadavg()[0]:.1f}")
 
 
 def _a_second(search: Callable[[str], object], questions: Sequence[str]) -> tuple[float, float]:
@@ -230,8 +231,9 @@ def store(
         )
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        p95, growth, found = pool.apply(_queried, (folder, chunks, by))
-    print(f"p95 of {QUERIES} queries {1000 * p95:.1f} ms, memory growth {growth / 2**20:.0f} MiB", end="")
+        p95, of_cpu, growth, found = pool.apply(_queried, (folder, chunks, by))
+    print(f"p95 of {QUERIES} queries {1000 * p95:.1f} ms, mean {1000 * of_cpu:.1f} ms of CPU, ", end="")
+    print(f"memory growth {growth / 2**20:.0f} MiB, load {os.getloadavg()[0]:.1f}", end="")
     print(f", {100 * found:.0f} % of the exact {BEST} best found" if by == "vectors" else "")
 
 
@@ -245,8 +247,8 @@ def _batches(chunks: int) -> Iterator[list[Chunk]]:
         yield [Chunk(f"{i} {' '.join(words[at : at + 40])}", i, i + 1, 64) for i, at in numbered]
 
 
-def _queried(folder: Path, chunks: int, by: str) -> tuple[float, int, float]:
-    """Return the 95th percentile of a query's seconds, the growth of resident memory in bytes, and the share found."""
+def _queried(folder: Path, chunks: int, by: str) -> tuple[float, float, int, float]:
+    """Return the 95th percentile of a query's seconds, its mean of CPU time, the growth of resident memory, the share found."""
     import psutil
 
     drawn, process = Drawn(), psutil.Process()
@@ -258,14 +260,16 @@ def _queried(folder: Path, chunks: int, by: str) -> tuple[float, int, float]:
     opened, seconds, found = LanceStore(folder, embedder), [], list[list[int]]()
     most = before
     opened.search(questions[-1], BEST)
+    used = time.process_time()
     for question in questions:
         began = time.perf_counter()
         hits = opened.search(question, BEST)
         seconds.append(time.perf_counter() - began)
         found.append([hit.chunk.start for hit in hits])
         most = max(most, process.memory_info().rss)
+    used = (time.process_time() - used) / QUERIES
     share = _share_found(drawn, np.stack(list(vectors.values())), found, chunks) if embedder else 0.0
-    return float(np.quantile(seconds, 0.95)), most - before, share
+    return float(np.quantile(seconds, 0.95)), used, most - before, share
 
 
 class _Known(Drawn):
