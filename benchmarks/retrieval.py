@@ -248,7 +248,7 @@ def _batches(chunks: int) -> Iterator[list[Chunk]]:
 
 
 def _queried(folder: Path, chunks: int, by: str) -> tuple[float, float, int, float]:
-    """Return the 95th percentile of a query's seconds, its mean of CPU time, the growth of resident memory, the share found."""
+    """Return the 95th percentile of a query's seconds, its CPU seconds, the growth of resident memory, the share found."""
     import psutil
 
     drawn, process = Drawn(), psutil.Process()
