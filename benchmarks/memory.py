@@ -23,6 +23,7 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.lift_measure import free
 from benchmarks.lift_options import known, numbers
 from benchmarks.memory_measure import MODES, RETRIEVALS, Asked, Bench
 from environments.memory.config import REMEMBERED
@@ -120,6 +121,7 @@ def _measured(bench: Bench, folder: Path, asked: Asked) -> bool:
         records = bench.records(asked)
     except Exception as error:  # out of memory, say: the other cells need not fail
         print(f"{asked.key}: {type(error).__name__}: {str(error)[:200]}", flush=True)
+        free()
         return False
     cell = {"model": asked.model, "way": asked.way, "recipe": asked.recipe, "made_of": made_of, "records": records}
     write_json(path, cell)
