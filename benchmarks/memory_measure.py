@@ -1,19 +1,24 @@
 """What `benchmarks.memory` measures: a document's questions asked in one way, batched, by a model in this process."""
 
+import hashlib
+import json
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
-from transformers import DynamicCache
-
-from benchmarks.lift_measure import NEEDLES
+from benchmarks.lift_measure import free
+from benchmarks.lift_store import code
+from benchmarks.memory_documents import Counts, generate
+from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
 from environments.haystack.options import Options
-from environments.haystack.tasks.task import Answer, Quiz
+from environments.haystack.tasks.task import Quiz
 from environments.haystack.tokens import Tokens
 from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, MemoryEnvConfig
 from environments.memory.config import MODES as MODES
@@ -21,21 +26,25 @@ from environments.memory.memories import Memory
 from environments.memory.passages import Index, Passages
 from environments.memory.prompts import Prepared, Prompts
 from environments.memory.questions import Document, Question, made_question
+from environments.retrieval.hops import HOPS
 from environments.retrieval.recall import evidence_recall
-from lift import tasks
-from lift.inference.generate import GREEDY, answers, index_batches, reply_of, stop_token_ids
-from lift.library import base_model, segment_terms
-from lift.library.attach import Attached
+from environments.rollouts.scoring import score
+from lift.document.document import Document as Fitted
+from lift.library import base_model
 from lift.library.library import Entry, Library
-from lift.memory.tuner import OpenMemory, layers, open_rows
-from lift.tasks import Item, synthetic_document
 from lift.training.fit import FitOptions, fit
 from lift.training.recipes import RECIPES
 from longthread.files import JsonObject
+from longthread.model_shape import kv_bytes
 
-RETRIEVALS = ("reverse_rank", "both_ends", "document", "semantic")  # beside retrieval as it is set by default
-ABSENT, LINKED = 12, 12
-CPU_BATCH = 16_384
+# Ways of retrieval beside the environment's defaults, each with what it changes of them.
+RETRIEVALS: dict[str, dict[str, Any]] = {
+    "hops": {"search_hops": HOPS},
+    "reverse_rank": {"order": "reverse_rank"},
+    "both_ends": {"order": "both_ends"},
+    "document": {"order": "document"},
+    "semantic": {"chunking": "semantic"},
+}
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,14 @@ class Asked:
     length: int
     seed: int
     way: str
+    recipe: str = ""  # of the memory, in the modes that have one
 
     @property
     def key(self) -> str:
         """The name of the cell's file."""
-        return f"{self.model}-{self.length}-{self.seed}-{self.way}"
+        return "-".join(
+            [self.model, str(self.length), str(self.seed), self.way, *([self.recipe] if self.recipe else [])]
+        )
 
     @property
     def mode(self) -> str:
@@ -60,198 +72,161 @@ class Asked:
 
 @dataclass(frozen=True)
 class Text:
-    """A document with its questions, as memory-env asks them."""
+    """A document with its questions, as memory-env asks them. `digest` names both."""
 
     document: Document
-    items: Sequence[Item]
     questions: Sequence[Question]
+    digest: str
 
 
 class Bench:
-    """A model with its tokenizer and a library of memories. `replies`: tokens; `batch`: tokens at a time on a GPU."""
+    """A model with its tokenizer and a library of memories for each recipe, in folders below `libraries`.
 
-    def __init__(self, folder: Path, library: Path, replies: int, batch: int):
-        self.folder, self.library, self.replies = folder, Library(library), replies
-        self.device = base_model.device("auto")
-        self.tokenizer: Any = base_model.tokenizer(folder)
-        self.tokens = Tokens(self.tokenizer)
-        self.batch = batch if self.device.type == "cuda" else CPU_BATCH
-        self.options = Options(answer_format="plain")
-        self.model = base_model.load(folder, self.device)
-        self.window = int(self.model.config.get_text_config().max_position_embeddings)
+    `replies`: tokens of a reply; `batch`: tokens at a time on a GPU.
+    """
+
+    def __init__(self, folder: Path, libraries: Path, replies: int, batch: int):
+        self.folder, self.libraries = folder, libraries
+        self.fingerprint, self.code = base_model.fingerprint(folder), code()
+        device, self.tokenizer = base_model.device("auto"), base_model.tokenizer(folder)
+        self.tokens, self.options = Tokens(self.tokenizer), Options(answer_format="plain")
+        self.replies = Replies(base_model.load(folder, device), self.tokenizer, replies, batch)
+        self.window = int(self.replies.model.config.get_text_config().max_position_embeddings)
         self.text = cache(self._text)
-        self.attached: Attached | None = None
-        self.indices: dict[tuple[str, str], tuple[Passages, Index]] = {}
+        self.counts = Counts()
+        self.indices: dict[tuple[str, str], Index] = {}
 
     def _text(self, length: int, seed: int) -> Text:
-        made, facts = synthetic_document.generate(self.tokenizer, length, seed)
-        items = tasks.make(made, ("needle",), NEEDLES, seed, "eval")
-        items += [item for item in synthetic_document.items(facts) if item.kind == "linked"]
-        items += tasks.make(made, ("linked",), LINKED, seed, "eval")
-        items += tasks.make(made, ("absent",), ABSENT, seed, "eval")
-        document = Document(made.name, made.text)
-        return Text(document, items, [self._question(document, n, length, item) for n, item in enumerate(items)])
+        made = generate(self.tokens, length, seed, self.counts)
+        document, questions = Document(made.name, made.text), list[Question]()
+        for number, one in enumerate(made.questions):
+            quiz = Quiz((), (), one.text, one.answer)
+            question = made_question(document, quiz, one.kind, number, length, self.options, self.tokens)
+            questions.append(replace(question, evidence=one.evidence or None))
+        stated = json.dumps([document.digest, [[q.asked, q.sample.answer.values, q.evidence] for q in questions]])
+        return Text(document, questions, hashlib.sha256(stated.encode()).hexdigest())
 
-    def _question(self, document: Document, number: int, length: int, item: Item) -> Question:
-        quiz = Quiz((), (), item.question, Answer("one", (item.answer,), "text"))
-        question = made_question(document, quiz, item.kind, number, length, self.options, self.tokens)
-        return replace(question, evidence=tuple(item.evidence) or None)
+    def made_of(self, asked: Asked) -> JsonObject:
+        """Return all that a cell's records depend on: one of anything else is measured anew."""
+        remembered = {"recipe": _constants(asked.recipe), "code": self.code} if asked.recipe else {}
+        text = self.text(asked.length, asked.seed).digest
+        return {"base": self.fingerprint, "text": text, "replies": self.replies.tokens, **remembered}
 
     # ---- a document's memory ----
 
-    def memory(self, text: Text) -> Entry:
+    def library(self, recipe: str) -> Library:
+        """Return the library of the memories that this model has by a recipe, in this version of lift."""
+        return Library(self.libraries / f"{self.fingerprint[:12]}-{self.code[:12]}" / recipe.replace("+", "-plus"))
+
+    def memory(self, text: Text, recipe: str) -> Entry:
         """Return the document's entry in the library, fitted where it is not there yet."""
-        name = text.document.name
-        for entry in self.library.entries():
-            if entry.name == name:
+        library, document = self.library(recipe), Fitted(text.document.name, text.document.text)
+        for entry in library.entries():
+            if entry.digest == document.digest:
                 return entry
-        from lift.document.document import Document as Fitted
-
-        document, out = Fitted(name, text.document.text), self.library.folder.parent / f"fit-{name}"
-        self.free()
-        recipe = RECIPES["compact"]
-        fitted = fit(document, self.model, self.tokenizer, recipe, FitOptions(out, progress=False))
+        out = library.folder.parent / f"{library.folder.name}-{document.digest[:12]}"
+        free()  # what the last cell held: a fit sizes its batches by what is free
+        model = deepcopy(self.replies.model)  # it gets an adapter, and the model is asked without one too
+        fitted = fit(document, model, self.tokenizer, RECIPES[recipe], FitOptions(out, progress=False))
         entry = Entry(
-            name=name, digest=document.digest, tokens=fitted.tokens, words=len(document.text.split()), recipe="compact",
-            base_model=str(self.folder), fingerprint=base_model.fingerprint(self.folder), seconds=fitted.seconds,
-            prefill_seconds=fitted.prefill_seconds, kv_bytes=fitted.kv_bytes,
+            name=document.name, digest=document.digest, tokens=fitted.tokens, words=len(document.text.split()),
+            recipe=recipe, constants=_constants(recipe), base_model=str(self.folder), fingerprint=self.fingerprint,
+            seconds=fitted.seconds, prefill_seconds=fitted.prefill_seconds, kv_bytes=fitted.kv_bytes,
         )  # fmt: skip
-        self.model = base_model.load(self.folder, self.device)  # the fit has put an empty adapter into the other one
-        return self.library.add(out, entry)
-
-    def free(self) -> None:
-        """Take the memories off the model, and give back what they hold."""
-        if self.attached is not None:
-            self.attached = None
-            self.model = base_model.load(self.folder, self.device)
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        added = library.add(out, entry, replace=True)
+        shutil.rmtree(out)
+        return added
 
     # ---- asking ----
 
     def records(self, asked: Asked) -> list[JsonObject]:
-        """Ask a cell's questions and return their lines, as memory-env writes them to samples.jsonl."""
-        text = self.text(asked.length, asked.seed)
-        entry = self.memory(text) if asked.mode in REMEMBERED else None
-        began = time.monotonic()
-        prepared, index = self._prepared(asked, text, entry)
-        if entry:
-            replies = self._remembered(entry, text, prepared)
-        elif asked.mode == CONTEXT:
-            self.free()
-            replies = self._behind_one_text([each.tokens for each in prepared])
-        else:
-            self.free()
-            replies = answers(self.model, self.tokenizer, [p.tokens for p in prepared], self.replies, self.batch)
-        seconds = (time.monotonic() - began) / len(replies)
-        stored = (len(text.document.text.encode()) if asked.mode == CONTEXT else 0) + (entry.bytes if entry else 0)
-        stored += index.stored_bytes if index else 0
-        made = ((entry.seconds or 0.0) if entry else 0.0) + ((index.seconds or 0.0) if index else 0.0)
-        lines = []
-        for n, (item, question, one, reply) in enumerate(
-            zip(text.items, text.questions, prepared, replies, strict=True)
-        ):
-            right = float(tasks.right(item, reply))
-            parted = one.passages if index or one.cut_tokens else None
-            recall = evidence_recall(question.evidence, parted) if parted is not None and question.evidence else None
-            lines.append(
-                {
-                    "task": item.kind, "length": asked.length, "mode": asked.mode, "question": item.question,
-                    "question_key": f"{text.document.name}/{n}", "document": text.document.name, "reply": reply,
-                    "answer": item.answer, "score": right, "correct": bool(right), "cut_tokens": one.cut_tokens,
-                    "recall": recall._asdict() if recall else None,
-                    "cost": {
-                        "seconds": seconds, "tokens_read": len(one.tokens), "stored_bytes": stored, "prepare_seconds": made
-                    },
-                }
-            )  # fmt: skip
-        return lines
+        """Ask a cell's questions and return their lines, as memory-env writes them to samples.jsonl.
 
-    def _prepared(self, asked: Asked, text: Text, entry: Entry | None) -> tuple[list[Prepared], Index | None]:
-        """Return the prompts of all questions, by memory-env's own code."""
+        Seconds a question are those of search and reply. What a document waits for before its first question is preparation:
+        the fit, the index, or in mode `context` the reading of the text, whose keys and values are kept. What a process
+        waits for once, the loading of weights, of a memory and of kernels, is in neither.
+        """
+        text = self.text(asked.length, asked.seed)
+        entry = self.memory(text, asked.recipe) if asked.mode in REMEMBERED else None
         passages, index = self._index(asked, text) if asked.mode in LOOKED_UP else (None, None)
-        order = asked.way if asked.way in RETRIEVALS[:3] else "rank"
-        prompts = Prompts(self.tokens, self.options, self.replies, order)
+        prepared, searched = self._prepared(asked, text, entry, passages, index)
+        ids = [each.tokens for each in prepared]
+        read = stored = 0.0
+        if entry:
+            questions = [document_prompt.question_in(each.messages[-1]["content"]) for each in prepared]
+            replies, took = self.replies.remembered(self.library(asked.recipe), entry, ids, questions)
+            stored += entry.bytes
+            read += entry.seconds or 0.0
+        elif asked.mode == CONTEXT:
+            replies, took, read, shared = self.replies.behind_one_text(ids)
+            dtype = self.replies.model.dtype.itemsize
+            stored += len(text.document.text.encode()) + kv_bytes(self.replies.model.config, shared, dtype)
+        else:
+            replies, took = self.replies.bare(ids)
+        if index:
+            stored += index.stored_bytes
+            read += index.seconds or 0.0
+        cost = {
+            "seconds": (took + searched) / len(ids), "tokens_read": 0, "stored_bytes": round(stored),
+            "prepare_seconds": read,
+        }  # fmt: skip
+        pairs = zip(text.questions, prepared, replies, strict=True)
+        return [_record(asked, question, one, reply, cost) for question, one, reply in pairs]
+
+    def _index(self, asked: Asked, text: Text) -> tuple[Passages, Index]:
+        settings = MemoryEnvConfig(**RETRIEVALS.get(asked.way, {}))
+        passages = Passages.of(settings, self.tokens)
+        key = text.digest, settings.chunking
+        if key not in self.indices:
+            self.indices[key] = passages.index(text.document)
+        return passages, self.indices[key]
+
+    def _prepared(
+        self, asked: Asked, text: Text, entry: Entry | None, passages: Passages | None, index: Index | None
+    ) -> tuple[list[Prepared], float]:
+        """Return the prompts of all questions, by memory-env's own code, and the seconds of all searches."""
+        order = str(RETRIEVALS.get(asked.way, {}).get("order", "rank"))
+        prompts = Prompts(self.tokens, self.options, self.replies.tokens, order)
+        if asked.mode == CONTEXT:
+            return self._whole(prompts, text), 0.0
         memory = None
         if entry:
             frame = document_prompt.request(entry.name, "{question}")
             memory = Memory(entry.name, frame, document_prompt.behind_text("{text}", frame))
-        if asked.mode == CONTEXT:
-            return self._whole(prompts, text), None
-        return [
-            prompts.prepare(q, asked.mode, self.window, passages.find(q, index) if passages and index else (), memory)
-            for q in text.questions
-        ], index
+        began = time.perf_counter()
+        found = [passages.find(question, index) if passages and index else [] for question in text.questions]
+        searched = time.perf_counter() - began
+        pairs = zip(text.questions, found, strict=True)
+        return [prompts.prepare(each, asked.mode, self.window, hits, memory) for each, hits in pairs], searched
 
     def _whole(self, prompts: Prompts, text: Text) -> list[Prepared]:
         """Return the prompts with the text. It is cut, where it must be, for the longest question, so that all have one."""
-        longest = max(text.questions, key=lambda question: len(question.asked))
+        longest = max(text.questions, key=lambda question: len(self.tokens.encode(question.asked)))
         first = prompts.prepare(longest, CONTEXT, self.window)
         before = first.messages[0]["content"].removesuffix(longest.asked)
-        made = []
-        for question in text.questions:
+
+        def with_question(question: Question) -> Prepared:
             messages = [{"role": "user", "content": before + question.asked}]
-            ids = self.tokens.encode(self.tokens.render(messages))
-            made.append(replace(first, messages=messages, tokens=ids))
-        return made
+            return replace(first, messages=messages, tokens=self.tokens.encode(self.tokens.render(messages)))
 
-    def _index(self, asked: Asked, text: Text) -> tuple[Passages, Index]:
-        chunking = "semantic" if asked.way == "semantic" else "fixed"
-        key = (text.document.name, chunking)
-        if key not in self.indices:
-            passages = Passages.of(MemoryEnvConfig(chunking=chunking), self.tokens)
-            self.indices[key] = passages, passages.index(text.document)
-        return self.indices[key]
+        with ThreadPoolExecutor() as pool:  # a hundred times the text: tokenizers let other threads run
+            return list(pool.map(with_question, text.questions))
 
-    def _remembered(self, entry: Entry, text: Text, prepared: Sequence[Prepared]) -> list[str]:
-        """Return the replies with the document's memory on, in each row the segments that `lift serve` opens."""
-        if self.attached is None:
-            self.attached = Attached(self.library, self.model, [entry.name])
-        attached = self.attached
-        attached.switch(entry.name)
-        folder, gated = self.library.path(entry), layers(attached.model)
-        ids = [each.tokens for each in prepared]
-        replies = [""] * len(ids)
-        for batch in index_batches([len(each) for each in ids], self.replies, self.batch):
-            rows = []
-            for i in batch:
-                best = segment_terms.best(folder, text.questions[i].sample.question, segment_terms.OPENED)
-                rows.append((OpenMemory(entry.folder, None if best is None else tuple(best)),))
-            with open_rows(gated, rows):  # the longest prompt comes first here as there, so the rows are the prompts'
-                given = answers(attached.model, self.tokenizer, [ids[i] for i in batch], self.replies, 10**12)
-            for i, reply in zip(batch, given, strict=True):
-                replies[i] = reply
-        return replies
 
-    @torch.no_grad()
-    def _behind_one_text(self, prompts: Sequence[Sequence[int]]) -> list[str]:
-        """Return the greedy replies to prompts that begin alike, which is read once."""
-        shared = next(
-            (i for i, column in enumerate(zip(*prompts, strict=False)) if len(set(column)) > 1), min(map(len, prompts))
-        )
-        shared = min(shared, min(map(len, prompts)) - 1)
-        begun = DynamicCache()
-        row = torch.tensor([list(prompts[0][:shared])], device=self.device)
-        self.model(input_ids=row, past_key_values=begun, use_cache=True, logits_to_keep=1)
-        at_a_time = max(1, self.batch // (max(map(len, prompts)) + self.replies))
-        replies: list[str] = []
-        for first in range(0, len(prompts), at_a_time):
-            ends = [list(each[shared:]) for each in prompts[first : first + at_a_time]]
-            replies += self._continued(begun, row, ends)
-        return replies
+def _constants(recipe: str) -> JsonObject:
+    return json.loads(json.dumps(asdict(RECIPES[recipe])))
 
-    def _continued(self, begun: DynamicCache, row: torch.Tensor, ends: Sequence[list[int]]) -> list[str]:
-        stops = stop_token_ids(self.model, self.tokenizer)
-        filler, width = stops[0], max(map(len, ends))
-        many, read = DynamicCache(), cast(Any, begun.layers)
-        for number, layer in enumerate(read):
-            keys, values = (x.expand(len(ends), -1, -1, -1) for x in (layer.keys, layer.values))
-            many.update(keys, values, number)
-        ids = torch.tensor([[filler] * (width - len(end)) + end for end in ends], device=self.device)
-        inside = torch.tensor([[0] * (width - len(end)) + [1] * len(end) for end in ends], device=self.device)
-        whole = row.expand(len(ends), -1)
-        out = self.model.generate(
-            input_ids=torch.cat([whole, ids], 1), attention_mask=torch.cat([torch.ones_like(whole), inside], 1),
-            past_key_values=many, max_new_tokens=self.replies, eos_token_id=stops, pad_token_id=filler, **GREEDY,
-        )  # fmt: skip
-        return [reply_of(self.tokenizer, new, stops) for new in out[:, whole.shape[1] + width :].tolist()]
+
+def _record(asked: Asked, question: Question, one: Prepared, reply: str, cost: JsonObject) -> JsonObject:
+    """Return the line of a question. The score is that of the environments (`environments.rollouts.scoring`)."""
+    sample = question.sample
+    scored = score(reply, sample.answer, "plain")
+    parted = asked.mode in LOOKED_UP or one.cut_tokens > 0
+    recall = evidence_recall(question.evidence, one.passages) if parted and question.evidence else None
+    return {
+        "task": sample.recipe["task"], "length": asked.length, "mode": asked.mode, "question": sample.question,
+        "question_key": f"{question.document.name}/{sample.recipe['seed']}", "document": question.document.name,
+        "reply": reply, "answer": list(sample.answer.values), "score": scored.score, "correct": scored.correct,
+        "cut_tokens": one.cut_tokens, "recall": recall._asdict() if recall else None,
+        "cost": {**cost, "tokens_read": len(one.tokens)},
+    }  # fmt: skip

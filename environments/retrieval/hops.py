@@ -20,6 +20,7 @@ SEARCHES = 12  # of one hop at most, those that fewest chunks hold first
 DIGITS = 4  # a number with fewer leads everywhere
 
 _WORD = re.compile(r"\w[\w'\u2019-]*")
+_POSSESSIVE = re.compile(r"['\u2019]s?$", re.IGNORECASE)  # of the last word of a name
 
 
 def search_in_hops(ranking: Ranking, question: str, k: int, hops: int = HOPS) -> list[Hit]:
@@ -49,7 +50,8 @@ def search_in_hops(ranking: Ranking, question: str, k: int, hops: int = HOPS) ->
 def leads_of(text: str) -> list[str]:
     """Return what to search for next: the names and long numbers of a text; its terms of two letters or more without any.
 
-    A name is a run of capitalised words; one word that begins a sentence is none, since it would be capitalised anyhow.
+    A name is a run of capitalised words, up to a possessive, whose ending is left out; one word that begins a sentence is
+    none, since it would be capitalised anyhow.
     """
     names = list(chain.from_iterable(_names(text[start:end]) for start, end in sentence_spans(text)))
     return list(dict.fromkeys(names or (term for term in terms(text) if len(term) > 1)))
@@ -58,12 +60,13 @@ def leads_of(text: str) -> list[str]:
 def _names(sentence: str) -> Iterator[str]:
     run: list[re.Match[str]] = []
     for word in chain(_WORD.finditer(sentence), [None]):
-        goes_on = run and word and not sentence[run[-1].end() : word.start()].strip()
+        ended = bool(run) and _POSSESSIVE.search(run[-1][0])
+        goes_on = run and word and not ended and not sentence[run[-1].end() : word.start()].strip()
         if word and word[0][0].isupper() and (goes_on or not run):
             run.append(word)
             continue
         if len(run) > 1 or (run and (run[0].start() > 0 or run[0][0].isupper() and len(run[0][0]) > 1)):
-            yield sentence[run[0].start() : run[-1].end()]
+            yield _POSSESSIVE.sub("", sentence[run[0].start() : run[-1].end()])
         run = [word] if word and word[0][0].isupper() else []
         if word and word[0].isdigit() and len(word[0]) >= DIGITS:
             yield word[0]

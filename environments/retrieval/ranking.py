@@ -44,7 +44,7 @@ class StoredRanking(Ranking, Protocol):
 
 
 class TermIndex:
-    """BM25 (Lucene's variant, k1 1.5, b 0.75, by `bm25s`) over texts that are given by their terms."""
+    """BM25 (Lucene's variant, k1 1.5, b 0.75, by `bm25s`) over texts that are given by their terms; `size` counts them."""
 
     def __init__(self, of_texts: Sequence[list[str]]):
         """Index the texts. Raises `ConfigError` where bm25s is not installed."""
@@ -52,7 +52,7 @@ class TermIndex:
             import bm25s
         except ImportError:
             raise ConfigError("retrieval needs bm25s: pip install bm25s") from None
-        self._size, self._index = len(of_texts), None
+        self.size, self._index = len(of_texts), None
         if any(of_texts):
             self._index = bm25s.BM25()
             self._index.index(list(of_texts), show_progress=False)
@@ -61,7 +61,7 @@ class TermIndex:
         """Return the score of each text, float32 (texts,): 0 for one that shares no term with the question."""
         known = [term for term in terms(question) if self._index and term in self._index.vocab_dict]
         if self._index is None or not known:
-            return np.zeros(self._size, np.float32)
+            return np.zeros(self.size, np.float32)
         return self._index.get_scores(known)
 
     @property

@@ -86,7 +86,8 @@ class ServedDocuments:
     def variant(self, names: Sequence[str], text: str) -> Hashable:
         """Return the memories that these names open for a question in `text`; the same choice gives equal ones.
 
-        Of a document with several segments those are open that BM25 ranks highest for the text. Raises `RequestError`.
+        Of a document with several segments those are open that BM25 ranks highest for the question alone, whatever passages
+        or frame the text has around it. Raises `RequestError`.
         """
         known = {entry.name: entry for entry in self.entries()}
         # A name with a "+" of its own is that document's, before it can be two.
@@ -97,7 +98,7 @@ class ServedDocuments:
         if len(wanted) > 1 and (self._lora or not self.attached.several):
             raise RequestError(f"{JOIN.join(wanted)}: memories of this type are asked one at a time, name one document")
         try:
-            return tuple(self._opened(known[name], text) for name in wanted)
+            return tuple(self._opened(known[name], document_prompt.question_in(text)) for name in wanted)
         except ConfigError as error:
             raise RequestError(error.line()) from None
 
@@ -108,10 +109,10 @@ class ServedDocuments:
             f"there is no model {name!r} here: it must be one of {shown}{more}, or several documents joined by {JOIN}"
         )
 
-    def _opened(self, entry: Entry, text: str) -> OpenMemory:
+    def _opened(self, entry: Entry, question: str) -> OpenMemory:
         self.attached.check_fit(entry)
         self._entries[entry.folder] = entry
-        best = segment_terms.best(self.library.path(entry), text, segment_terms.OPENED)
+        best = segment_terms.best(self.library.path(entry), question, segment_terms.OPENED)
         return OpenMemory(entry.folder, None if best is None else tuple(best))
 
     def forward(self, variants: Sequence[Hashable], **inputs: Any) -> ModelOutput:

@@ -5,6 +5,7 @@ Counts of words, in no order: the text itself is not kept.
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from longthread.errors import DataError
 from longthread.files import write_json
 
 OPENED = 3  # segments of a document, at a question
+KEPT = 64  # documents whose index stays in memory: to build that of a million tokens takes as long as a reply
 _STORED = TypeAdapter(list[dict[str, int]])
 
 
@@ -31,7 +33,7 @@ def best(folder: Path, question: str, most: int) -> list[int] | None:
     """
     if not (folder / SEGMENTS).is_file():
         return None
-    return sorted(TermIndex(_stored(folder)).best(question, most))
+    return sorted(_index(folder).best(question, most))
 
 
 def ranking(folder: Path, question: str) -> list[int]:
@@ -39,14 +41,28 @@ def ranking(folder: Path, question: str) -> list[int]:
 
     Raises `DataError` if the file is damaged.
     """
-    stored = _stored(folder)
-    return TermIndex(stored).best(question, len(stored))
+    index = _index(folder)
+    return index.best(question, index.size)
 
 
-def _stored(folder: Path) -> list[list[str]]:
+def _index(folder: Path) -> TermIndex:
+    """Return the index of a document's segments, made once for each state of its file."""
     path = folder / SEGMENTS
+    try:
+        stated = path.stat()
+    except OSError:
+        raise _damaged(path) from None
+    return _made(path, stated.st_mtime_ns, stated.st_size, stated.st_ino)
+
+
+@lru_cache(maxsize=KEPT)
+def _made(path: Path, *state: int) -> TermIndex:
     try:
         stored = _STORED.validate_json(path.read_bytes(), strict=True)
     except (OSError, ValidationError):
-        raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
-    return [list(Counter(words).elements()) for words in stored]
+        raise _damaged(path) from None
+    return TermIndex([list(Counter(words).elements()) for words in stored])
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path} is damaged: fit the document again", setting="replace")

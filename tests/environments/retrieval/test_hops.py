@@ -47,6 +47,8 @@ def test_all_evidence_of_linked_questions_is_found(haystacks: Haystacks, task: s
     [
         ("The craft was taught to Anna Kord by Ben Ohm-Lee.", ["Anna Kord", "Ben Ohm-Lee"]),
         ("Anna Kord left. Then she met Otto.", ["Anna Kord", "Otto"]),
+        ("By whom is Maro's rent paid, and Ben Ohm-Lee\u2019s?", ["Maro", "Ben Ohm-Lee"]),
+        ("It was Anna Kord's Otto, of the Dukes' Court by O'Hara.", ["Anna Kord", "Otto", "Dukes", "Court", "O'Hara"]),
         ("VAR QPV = VAR BHR, that is 683511 or 12.", ["VAR QPV", "VAR BHR", "683511"]),
         ("the owner of a mill", ["the", "owner", "of", "mill"]),
         ("他的老师", ["他的", "的老", "老师"]),
@@ -76,3 +78,11 @@ def test_in_a_script_without_capitals_terms_lead_on() -> None:
     ranking = BM25()
     ranking.add([Chunk(text, i, i + 1, 9) for i, text in enumerate(texts)])
     assert {0, 2} <= {hit.chunk.start for hit in search_in_hops(ranking, "小明的老师住在哪里？", 3)}
+
+
+def test_a_possessive_in_the_question_leads_to_the_name() -> None:
+    texts = ["Maro owes money to Tivel.", "The sea was calm.", "At the gate, Tivel answers to the password oak-elm-ash-fir."]
+    ranking = BM25()
+    ranking.add([Chunk(text, i, i + 1, 9) for i, text in enumerate(texts)])
+    found = search_in_hops(ranking, "What is the password of Maro's lender?", 3)
+    assert {hit.chunk.start for hit in found} >= {0, 2}

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from environments.haystack.document_prompt import behind_text, request
 from environments.inference.embedded.batch import ATTENTION
 from environments.inference.embedded.engine import Engine
 from environments.inference.embedded.limits import Limits
@@ -151,6 +152,9 @@ def test_the_segments_of_a_question_are_open_in_its_row_alone(served: ServedDocu
         folder = library.path(library.get("long"))
         assert opened.segments == tuple(segment_terms.best(folder, question, segment_terms.OPENED) or ())
     assert len({opened.segments for opened in variants}) == 2 and len(SEGMENTS) > segment_terms.OPENED
+    for question, opened in zip(questions, variants, strict=True):
+        message = behind_text("The miller bakes bread at the market.\n\n* * *\n\nShips.", request("long", question))
+        assert served.variant(["long"], message) == (opened,), "passages do not choose the segments"
     ids, logits = torch.tensor([prompt(30)] * 2), []
     attached = Attached(library, tiny_model(), ["long"])
     with torch.no_grad():

@@ -1,0 +1,195 @@
+"""The benchmark of the four modes on a random model: replies are those of one prompt at a time, cells name their maker."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks import memory_measure
+from benchmarks.memory import FIRST, MODEL, READER, app, order
+from benchmarks.memory_documents import Counts
+from benchmarks.memory_measure import MODES, RETRIEVALS, Asked, Bench
+from benchmarks.memory_replies import Replies
+from environments.haystack import document_prompt
+from lift.inference.generate import answers
+from lift.library import base_model, segment_terms
+from lift.library.attach import Attached
+from lift.memory.tuner import OpenMemory, layers, open_rows
+from lift.training import calibration
+from lift.training.recipes import RECIPES
+from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
+
+LENGTH, WINDOW = 1800, 1400  # tokens of a document, which a token a byte makes short, and of the model
+SMALL = Counts(singles=2, groups=1, chains=1, asked=(2, 2, 1, 2))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few() -> Iterator[None]:
+    """Few questions, passages that fit the window, a memory of several segments that takes a second; one thread."""
+    settings, threads = memory_measure.MemoryEnvConfig, torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory_measure, "Counts", lambda: SMALL)
+        patch.setattr(
+            memory_measure,
+            "MemoryEnvConfig",
+            lambda **given: settings(passages=2, chunk_tokens=200, overlap=20, **given),
+        )
+        for name in ("compact", "compact+"):
+            small = replace(RECIPES[name], segment=500, queries=40, items=6, steps=min(1, RECIPES[name].steps))
+            patch.setitem(RECIPES, name, small)
+        patch.setattr(calibration, "OWN", 4)
+        patch.setattr(calibration, "OTHER", 6)
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("base"), max_position_embeddings=WINDOW)
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of memories for all tests: each is fitted once."""
+    return tmp_path_factory.mktemp("libraries")
+
+
+# ---- replies ----
+
+
+def test_replies_behind_one_text_are_those_of_whole_prompts() -> None:
+    model, tokenizer = tiny_model(max_position_embeddings=WINDOW), tiny_tokenizer()
+    text = list(b"The harbour lay still, and nobody came down to it. ") * 5
+    prompts = [text + list(end) for end in (b"Who?", b"What is there?", b"When was it that they came?", b"W")]
+    asked = Replies(model, tokenizer, 8, 0)
+    found, _, _, shared = asked.behind_one_text(prompts)
+    assert found == answers(model, tokenizer, prompts, 8) == asked.bare(prompts)[0]
+    assert len(text) <= shared < min(map(len, prompts))
+
+
+# ---- cells ----
+
+
+def test_a_memory_of_several_segments_is_asked_as_lift_serve_asks_it(base: Path, libraries: Path) -> None:
+    bench = Bench(base, libraries, 6, 0)
+    asked = Asked(READER, LENGTH, 0, "hybrid", "compact")
+    records = bench.records(asked)
+    text, library = bench.text(LENGTH, 0), bench.library("compact")
+    [entry] = library.entries()
+    assert entry.digest == text.document.digest and entry.constants["segment"] == 500
+    folder = library.path(entry)
+    attached = Attached(library, base_model.load(base, base_model.device("cpu")), [entry.name])
+    assert len(layers(attached.model)[0].gm_memory[entry.folder].slots) > segment_terms.OPENED  # type: ignore[arg-type,union-attr]
+    prepared, _ = bench._prepared(asked, text, entry, *bench._index(asked, text))
+    for record, question, one in zip(records, text.questions, prepared, strict=True):
+        alone = document_prompt.question_in(one.messages[0]["content"])
+        assert alone.startswith(question.sample.question) and "* * *" not in alone
+        best = segment_terms.best(folder, alone, segment_terms.OPENED)
+        assert best is not None
+        with open_rows(layers(attached.model), [(OpenMemory(entry.folder, tuple(best)),)]):
+            assert record["reply"] == answers(attached.model, bench.tokenizer, [one.tokens], 6)[0]
+
+
+def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libraries: Path) -> None:
+    bench = Bench(base, libraries, 4, 0)
+    cells = {way: bench.records(Asked(READER, LENGTH, 0, way, "")) for way in ("context", "retrieval", *RETRIEVALS)}
+    for way in ("weights", "hybrid"):
+        cells[way] = bench.records(Asked(READER, LENGTH, 0, way, "compact"))
+    keys = {way: [record["question_key"] for record in records] for way, records in cells.items()}
+    assert all(of_way == keys["context"] for of_way in keys.values())
+    first = {way: records[0] for way, records in cells.items()}
+    assert first["context"]["cut_tokens"] > 0 and first["context"]["recall"] is not None
+    assert first["weights"]["recall"] is None and first["hybrid"]["recall"] == first["retrieval"]["recall"]
+    [entry] = bench.library("compact").entries()
+    assert first["weights"]["cost"]["stored_bytes"] == entry.bytes
+    assert first["weights"]["cost"]["prepare_seconds"] == entry.seconds
+    index_bytes = first["retrieval"]["cost"]["stored_bytes"]
+    assert first["hybrid"]["cost"]["stored_bytes"] == entry.bytes + index_bytes
+    tokens = {way: record["cost"]["tokens_read"] for way, record in first.items()}
+    assert tokens["weights"] < tokens["retrieval"] < tokens["context"]
+    assert max(record["cost"]["tokens_read"] for record in cells["context"]) == WINDOW - 4
+    assert all(record["cost"]["seconds"] > 0 for record in first.values())
+
+
+# ---- the commands ----
+
+
+def test_partial_results_are_reported_and_gone_on_with(base: Path, libraries: Path, tmp_path: Path) -> None:
+    run = ["run", str(tmp_path / "out"), "--reader", str(base), "--lengths", str(LENGTH), "--documents", "1"]
+    run += ["--replies", "3", "--libraries", str(libraries)]
+    done = CliRunner().invoke(app, run)
+    assert done.exit_code == 0, done.output
+    cells = tmp_path / "out" / "cells"
+    written = {path.name: path.read_bytes() for path in cells.iterdir()}
+    assert f"reader-{LENGTH}-0-hybrid-compact.json" in written and len(written) == len(MODES) + len(RETRIEVALS)
+    assert "multi_key" in done.output and "hops" in done.output
+    (cells / f"reader-{LENGTH}-0-weights-compact.json").unlink()
+    (cells / f"reader-{LENGTH}-0-semantic.json").unlink()
+    report = CliRunner().invoke(app, ["report", str(tmp_path / "out")])
+    assert report.exit_code == 0, report.output
+    [picture] = (tmp_path / "out").glob("reader-*-compact-*.png")
+    [numbers] = (tmp_path / "out").glob("reader-*-compact.json")
+    assert picture.stat().st_size and {cell["mode"] for cell in json.loads(numbers.read_text())["cells"]} == {
+        "context", "retrieval", "hybrid",
+    }  # fmt: skip
+    again = CliRunner().invoke(app, run)
+    assert again.exit_code == 0 and again.output.count(" right, ") == 2, again.output
+    assert all((cells / name).exists() for name in written)
+
+
+def test_cells_of_other_weights_or_another_recipe_are_measured_anew(base: Path, tmp_path: Path) -> None:
+    bench = Bench(base, tmp_path / "libraries", 3, 0)
+    weights = Asked(READER, LENGTH, 0, "weights", "compact")
+    mine, bare = bench.made_of(weights), bench.made_of(Asked(READER, LENGTH, 0, "context"))
+    assert mine == bench.made_of(weights)
+    assert bench.made_of(replace(weights, recipe="compact+")) != mine
+    assert "recipe" not in bare and bare["base"] == mine["base"] == base_model.fingerprint(base)
+    assert bench.made_of(Asked(READER, LENGTH, 1, "context")) != bare
+    other = deepcopy(bench.replies.model)
+    torch.nn.init.normal_(other.lm_head.weight)  # type: ignore[attr-defined]
+    shutil.copytree(base, tmp_path / "other")
+    other.save_pretrained(tmp_path / "other")  # type: ignore[attr-defined]
+    assert Bench(tmp_path / "other", tmp_path / "libraries", 3, 0).made_of(weights)["base"] != mine["base"]
+
+
+def test_the_most_valuable_cells_come_first_and_each_once() -> None:
+    documents = {8192: 4, 32768: 4, 131072: 1}
+    cells = list(order([READER, MODEL], documents, "compact"))
+    assert len({cell.key for cell in cells}) == len(cells) == 2 * 9 * len(MODES) + 9 * len(RETRIEVALS)
+    first = cells[: 4 * (FIRST + FIRST + 1)]
+    assert [cell.length for cell in first] == sorted(cell.length for cell in first)
+    assert {(cell.model, cell.way) for cell in first} == {(READER, mode) for mode in MODES}
+    assert [(cell.model, cell.length) for cell in cells[len(first) :][: 4 * FIRST]] == [(MODEL, 8192)] * 4 * FIRST
+    assert {cell.recipe for cell in cells if cell.way in ("weights", "hybrid")} == {"compact"}
+    assert {cell.recipe for cell in cells if cell.way not in ("weights", "hybrid")} == {""}
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--lengths", "8192,8192", "lengths"),
+        ("--documents", "1,2,3,4", "documents"),
+        ("--documents", "0,1,1", "documents"),
+        ("--recipe", "lse", "recipe must be one of compact, compact+"),
+        ("--reader", "/nowhere/at/all", "/nowhere/at/all"),
+    ],
+    ids=["a length twice", "not one for each", "none", "a recipe that is not compact", "no model"],
+)
+def test_a_mistake_is_one_line(tmp_path: Path, option: str, value: str, said: str) -> None:
+    given = {"--reader": str(tmp_path), "--lengths": "8192,32768,131072", "--documents": "4,4,1"} | {option: value}
+    refused = CliRunner().invoke(
+        app, ["run", str(tmp_path / "out"), *(part for pair in given.items() for part in pair)]
+    )
+    assert refused.exit_code == 2 and said in refused.output and refused.output.count("\n") == 1
+
+
+def test_a_report_of_nothing_is_one_line(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert refused.exit_code == 2 and "no cells" in refused.output and refused.output.count("\n") == 1
