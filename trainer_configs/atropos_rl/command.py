@@ -1,6 +1,7 @@
 """`longthread rl`: a whole run from one YAML, one part of it, or its curves."""
 
 import asyncio
+import math
 import os
 import time
 from collections import Counter
@@ -34,6 +35,9 @@ def run(
     part: Annotated[
         str | None, typer.Option(help="Run only this part: api, server, trainer, or an environment.")
     ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Of the whole run: training ends when the last evaluation must begin.")
+    ] = None,
 ) -> None:
     """Run everything, or go on where the run was stopped; `longthread rl CONFIG` is short for it."""
     with exit_on_error():
@@ -44,7 +48,7 @@ def run(
 
             argv = parts.command(settings, config, part)
             os.execv(argv[0], argv)
-        _run(settings, config)
+        _run(settings, config, seconds)
 
 
 def _settings(path: Path) -> RLConfig:
@@ -66,7 +70,7 @@ def _check_same_run(config: RLConfig, path: Path) -> None:
         raise ConfigError(f"{config.run} is the run of another config than {path}: give another run", setting="run")
 
 
-def _run(config: RLConfig, path: Path) -> None:
+def _run(config: RLConfig, path: Path, seconds: float | None) -> None:
     from trainer_configs.atropos_rl.comparison import table
     from trainer_configs.atropos_rl.launch import launch
     from trainer_configs.atropos_rl.screen import line, screen
@@ -87,10 +91,11 @@ def _run(config: RLConfig, path: Path) -> None:
                         print(line(row), flush=True)
                         shown = row["step"]
 
-        asyncio.run(launch(config, path, show))
+        asyncio.run(launch(config, path, show, seconds))
     if (compared := table(config.run, list(config.names))) is not None:
         console.print(compared)
-    print(f"curves   {draw(config.run)}\nadapter  {config.run / f'adapter-{config.steps}'}")
+    curves, last = draw(config.run), health.rows(config.run)[-1]["step"]
+    print(f"curves   {curves}\nadapter  {config.run / f'adapter-{last}'}")
 
 
 @app.command()
@@ -104,13 +109,13 @@ def plot(
 
 
 @app.command(hidden=True)
-def train(config: Config) -> None:
-    """Run the trainer in this process."""
+def train(config: Config, until: float = math.inf) -> None:
+    """Run the trainer in this process, until that time at most (time.time())."""
     with exit_on_error():
         settings = _settings(config)
         from trainer_configs.atropos_rl.trainer import Trainer
 
-        asyncio.run(Trainer(settings).run())
+        asyncio.run(Trainer(settings).run(until))
 
 
 def main(arguments: Sequence[str]) -> None:

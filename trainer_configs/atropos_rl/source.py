@@ -38,6 +38,7 @@ class BatchSource:
         self.counts: Counter[str] = Counter()  # of groups since `take` was last called, by what became of them
         self.completion_tokens = 0  # of all that came, dropped ones too
         self.dropped_in_a_row = 0
+        self.ahead: asyncio.Task[None] | None = None  # what fetches the next batch
 
     def staleness(self, group: Group, step: int) -> int:
         """Return how many steps the group's policy lies behind."""
@@ -49,6 +50,9 @@ class BatchSource:
         Raises `RunError` when they do not come.
         """
         while True:
+            if self.ahead is not None:
+                ahead, self.ahead = self.ahead, None
+                await ahead
             self.ready = [group for group in self.ready if self._usable(group, step)]
             if len(self.ready) >= self.config.batch.groups:
                 taken, self.ready = self.ready[: self.config.batch.groups], self.ready[self.config.batch.groups :]
@@ -56,15 +60,29 @@ class BatchSource:
                 self.dropped_in_a_row = 0
                 return taken
             self._check_dropping()
-            keys = {group.key for group in self.ready}
-            for given in await self._batch(on_idle):
-                group = read_group(given, self.config.batch.max_tokens)
-                self.completion_tokens += sum(map(len, group.completions))
-                if group.key in keys:
-                    self.counts["repeated"] += 1
-                    continue
-                keys.add(group.key)
-                self.ready.append(group)
+            await self._fetch(on_idle)
+
+    def fetch_ahead(self, on_idle: Callable[[], Awaitable[None]]) -> None:
+        """Begin to fetch what the next step needs, while this one is computed: run-api takes a while to write a batch."""
+        if self.ahead is None and len(self.ready) < self.config.batch.groups:
+            self.ahead = asyncio.create_task(self._fetch(on_idle))
+
+    def close(self) -> None:
+        """End what is being fetched."""
+        if self.ahead is not None:
+            self.ahead.cancel()
+
+    async def _fetch(self, on_idle: Callable[[], Awaitable[None]]) -> None:
+        """Wait for one batch of run-api, and keep its groups."""
+        keys = {group.key for group in self.ready}
+        for given in await self._batch(on_idle):
+            group = read_group(given, self.config.batch.max_tokens)
+            self.completion_tokens += sum(map(len, group.completions))
+            if group.key in keys:
+                self.counts["repeated"] += 1
+                continue
+            keys.add(group.key)
+            self.ready.append(group)
 
     def _usable(self, group: Group, step: int) -> bool:
         reason = ""

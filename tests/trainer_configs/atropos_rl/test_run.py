@@ -23,7 +23,7 @@ from trainer_configs.atropos_rl import health
 from trainer_configs.atropos_rl.config import RLConfig
 from trainer_configs.atropos_rl.groups import Group
 from trainer_configs.atropos_rl.health import Sums
-from trainer_configs.atropos_rl.shared_prompt import Row, logprobs
+from trainer_configs.atropos_rl.shared_prompt import PromptGroup, Row, logprobs
 from trainer_configs.atropos_rl.trainer import Trainer
 
 GROUPS, SIZE, STEPS = 2, 4, 4
@@ -153,7 +153,7 @@ async def test_a_run(place: Place) -> None:
     reply = await call(place.url.removesuffix("/v1"), "POST", "/generate", asked)
     [entries] = reply["logprobs"]
     with torch.inference_mode():
-        own, _ = logprobs(trainer.policy.adapted, Row(prompt, reply["token_ids"], torch.device("cpu")))
+        own, _ = logprobs(trainer.policy.adapted, Row([PromptGroup(prompt, reply["token_ids"])], torch.device("cpu")))
     served = torch.tensor([next(iter(entry[0].values())) for entry in entries])
     torch.testing.assert_close(own, served, atol=1e-3, rtol=1e-3)
 
