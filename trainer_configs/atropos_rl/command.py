@@ -71,7 +71,6 @@ def _check_same_run(config: RLConfig, path: Path) -> None:
 
 
 def _run(config: RLConfig, path: Path, seconds: float | None) -> None:
-    from trainer_configs.atropos_rl.comparison import table
     from trainer_configs.atropos_rl.launch import launch
     from trainer_configs.atropos_rl.screen import line, screen
 
@@ -92,10 +91,29 @@ def _run(config: RLConfig, path: Path, seconds: float | None) -> None:
                         shown = row["step"]
 
         asyncio.run(launch(config, path, show, seconds))
-    if (compared := table(config.run, list(config.names))) is not None:
-        console.print(compared)
+    _print_tables(console, config.run)
     curves, last = draw(config.run), health.rows(config.run)[-1]["step"]
     print(f"curves   {curves}\nadapter  {config.run / f'adapter-{last}'}")
+
+
+def _print_tables(console: Console, run: Path) -> bool:
+    """Print what has changed on the held-out split. Returns False where it was not evaluated before and after."""
+    from trainer_configs.atropos_rl import comparison, conduct
+
+    names = sorted(path.name for path in (run / "before").glob("*"))
+    shown = [made.table(run, names) for made in (comparison, conduct)]
+    for table in shown:
+        if table is not None:
+            console.print(table)
+    return any(table is not None for table in shown)
+
+
+@app.command()
+def compare(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
+    """Print scores and conduct on the held-out split, before and after."""
+    with exit_on_error():
+        if not _print_tables(Console(), run):
+            raise ConfigError(f"{run} has no evaluation before and after: give the folder of a run that is done")
 
 
 @app.command()

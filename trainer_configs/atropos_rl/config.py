@@ -45,6 +45,7 @@ class Batch(Section):
     group_size: int = Field(8, ge=2)  # completions of a prompt; one alone has nothing to be compared with
     max_tokens: int = Field(8192 + 129, ge=2)  # sequences are shorter
     pass_tokens: int = Field(16_384, ge=1)  # of groups forwarded together, prompts counted once
+    least_spread: float = Field(0.0, ge=0, lt=1)  # from a group's worst score to its best; narrower groups are dropped
     max_staleness: int = Field(4, ge=0)  # steps that a group's policy may lie behind; older groups are dropped
     starve_seconds: float = Field(1800, gt=0)  # without a batch the run ends
 
