@@ -118,14 +118,14 @@ async def test_a_group_that_grew_old_while_it_waited_is_dropped() -> None:
 
 
 async def test_groups_with_little_to_learn_are_dropped_and_counted() -> None:
-    narrow = numbered(1) | {"scores": [0.02, 0.0]}
+    origin = {"policy_version": 9, "flat": [["single", 5, 2, 1.5, 1]]}
+    narrow = numbered(1) | {"scores": [0.02, 0.0], "generation_params": origin}
     async with fed(FakeApi([[narrow, numbered(2)], [numbered(3), numbered(4)]]), least_spread=0.1) as taking:
         taken = await taking.take(5, idle)
         assert len(taken) == 2 and all(one.scores == [0.0, 1.0] for one in taken)
         assert taking.counts["narrow"] == 1
         # It counts in the task's reward as a group that was not sent does, and so do those that were not sent before it.
-        lost = [one for one in taken[0].flat if one == Flat("single", 5, 1, 0.01, 0)]
-        assert len(lost) == 1 and sum(one.groups for group in taken for one in group.flat) == 1 + 3 * 2
+        assert taken[0].flat == [Flat("single", 5, 2, 1.5, 1), Flat("single", 5, 1, 0.01, 0)] and not taken[1].flat
 
 
 async def test_a_batch_is_fetched_ahead_and_what_fails_then_is_said_at_the_next_step() -> None:
