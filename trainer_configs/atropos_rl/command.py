@@ -60,7 +60,7 @@ def _settings(path: Path) -> RLConfig:
 
 def _check_same_run(config: RLConfig, path: Path) -> None:
     """Keep the config in the run's folder; refuse another one, but for how long and by which ports it runs."""
-    free = {"steps", "api_port", "server", "restarts", "checkpoint_every"}
+    free = {"steps", "api_port", "server", "restarts", "checkpoint_every", "processes", "use_wandb", "wandb_name"}
     kept, own = config.run / "config.json", config.model_dump_json(exclude=free)
     if not kept.exists():
         from longthread.files import write_text

@@ -97,8 +97,11 @@ class RLConfig(Section):
     publish_every: int = Field(1, ge=1)  # steps between two sets of weights for the server
     checkpoint_every: int = Field(10, ge=1)  # steps that a killed trainer may lose
     gradient_checkpointing: bool = False
+    processes: int = Field(1, ge=1)  # of the trainer, each on a GPU of its own
     restarts: int = Field(5, ge=0)  # of a part that is killed, while `longthread rl CONFIG` runs
     seed: int = 1
+    use_wandb: bool = False  # every step's health to Weights & Biases
+    wandb_name: str | None = "rl"
 
     @property
     def api_url(self) -> str:

@@ -150,7 +150,8 @@ async def launch(
             while not await running.look_after():
                 show(running.restarts)
                 await asyncio.sleep(POLL)
-            running.stop(*(name for name in running.running if name != parts.SERVER))
+            running.stop(*config.names)  # before run-api, which takes what they have left to send
+            running.stop(parts.API, parts.TRAINER)
             await _evaluate(running, "after")
     finally:
         running.stop()

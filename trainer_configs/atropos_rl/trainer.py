@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from environments.reports import wandb_run
 from longthread.errors import RunError
 from trainer_configs.atropos_rl import checkpoint, health
 from trainer_configs.atropos_rl.config import WEIGHTS, RLConfig
@@ -20,6 +21,7 @@ from trainer_configs.atropos_rl.groups import Group, advantages
 from trainer_configs.atropos_rl.health import Sums
 from trainer_configs.atropos_rl.loss import Clip, token_losses
 from trainer_configs.atropos_rl.policy import Policy
+from trainer_configs.atropos_rl.processes import Processes
 from trainer_configs.atropos_rl.publisher import Publisher
 from trainer_configs.atropos_rl.shared_prompt import PromptGroup, Row, logprobs
 from trainer_configs.atropos_rl.source import PATIENCE, BatchSource
@@ -72,6 +74,7 @@ class Trainer:
 
     def __init__(self, config: RLConfig) -> None:
         """Load the model and the newest checkpoint. Raises `ConfigError`."""
+        self.processes = Processes()  # before the policy, which goes to this process's GPU
         self.config, self.policy = config, Policy(config)
         self.checkpoints = config.run / "checkpoints"
         self.state = checkpoint.load(
@@ -81,25 +84,44 @@ class Trainer:
         patience = min(PATIENCE, config.batch.starve_seconds)
         self.publisher = Publisher(config.server_url, config.run / WEIGHTS, self.policy.base, patience)
         self.source = BatchSource(config, self.state.steps_of, self.state.seen)
-        self.log = health.HealthLog(config.run, self.state.step)
+        if self.processes.rank == 0:
+            self.log = health.HealthLog(config.run, self.state.step)
         self.pass_tokens = config.batch.pass_tokens
 
     async def run(self, until: float = math.inf) -> None:
         """Train to the last step, or `until` that time, as of time.time(). Raises `RunError` and `ConfigError`, one line."""
+        if self.processes.rank:
+            await asyncio.to_thread(self._work)
+            return
+        with wandb_run.start_run(self.config, "rl", self.config.model) as self.wandb:
+            await self._train(until)
+        self.processes.share(None)
+
+    async def _train(self, until: float) -> None:
+        begun = self.state.step
         await self.source.check_batch_size()
         await self._publish_first()
         try:
             while self.state.step < self.config.steps and time.time() < until:
-                await self._step()
+                start = time.monotonic()
+                if (groups := await self._take(until)) is None:
+                    break
+                await self._step(groups, start)
         finally:
             self.source.close()
         if self.state.steps_of[self.state.version] != self.state.step:
             await self._publish()
-        if self.state.step % self.config.checkpoint_every:
+        if self.state.step > begun and self.state.step % self.config.checkpoint_every:
             self._save()
         adapter = self.config.run / f"adapter-{self.state.step}"
         if not adapter.exists():  # of this very step, when a run that is done is run again
             self.policy.save_adapter(adapter)
+
+    def _work(self) -> None:
+        """Take the steps of the first process, until it is done."""
+        while (groups := self.processes.share(None)) is not None:
+            self._update(groups)
+            self.state.step += 1
 
     async def _publish_first(self) -> None:
         """Have the server serve this trainer's weights under a version that no trainer before it has used."""
@@ -115,23 +137,31 @@ class Trainer:
         await self.publisher.publish(self.policy.weights(), self.state.version)
         self.state.steps_of[self.state.version] = self.state.step
 
-    async def _step(self) -> None:
-        config, start = self.config, time.monotonic()
-        groups = await self.source.take(self.state.step, self.publisher.ensure)
-        came = time.monotonic()
+    async def _take(self, until: float) -> list[Group] | None:
+        """Return the groups of a step; None where they have not come by that time."""
+        try:
+            async with asyncio.timeout(None if until == math.inf else until - time.time()):
+                return await self.source.take(self.state.step, self.publisher.ensure)
+        except TimeoutError:
+            logger.warning("the time was up before there was another batch")
+            return None
+
+    async def _step(self, groups: Sequence[Group], start: float) -> None:
+        """Learn from the groups, for which the trainer has waited since `start`."""
+        config, came = self.config, time.monotonic()
         staleness = [self.source.staleness(group, self.state.step) for group in groups]
         self.source.fetch_ahead(self.publisher.ensure)
-        sums, norm = await asyncio.to_thread(self._update, groups)
+        sums, norm = await asyncio.to_thread(self._shared_update, groups)
         trained = time.monotonic()
         self.state.step += 1
         if self.state.step % config.publish_every == 0:
             await self._publish()
         timing = health.Timing(came - start, trained - came, time.monotonic() - trained, self.source.completion_tokens)
         dropped = {reason: count for reason, count in self.source.counts.items() if reason}
-        self.log.add(
-            health.row(self.state.step, groups, dropped, staleness, sums, timing)
-            | {"grad_norm": norm, "version": self.state.version, "keys": [group.key for group in groups]}
-        )
+        numbers = health.row(self.state.step, groups, dropped, staleness, sums, timing) | {"grad_norm": norm}
+        self.log.add(numbers | {"version": self.state.version, "keys": [group.key for group in groups]})
+        if self.wandb is not None:
+            self.wandb.log(health.flattened(numbers), step=self.state.step)
         self.source.counts.clear()
         self.source.completion_tokens = 0
         # Behind the line: a later trainer drops lines beyond its checkpoint, and could not write a missing one.
@@ -148,19 +178,24 @@ class Trainer:
         torch.cuda.empty_cache()
         logger.warning("a pass does not fit into the GPU's memory; passes of %d tokens from now on", self.pass_tokens)
 
+    def _shared_update(self, groups: Sequence[Group]) -> tuple[Sums, float]:
+        self.processes.share(groups)
+        return self._update(groups)
+
     def _update(self, groups: Sequence[Group]) -> tuple[Sums, float]:
         tokens, sums, most = sum(group.trained_tokens for group in groups), Sums(), self.pass_tokens
-        fits = True
+        own, fits = self.processes.own(groups), True
         try:
-            for together in passes(groups, most):
+            for together in passes(own, most):
                 sums.add(backward(self.policy, together, self.clip, self.config.loss.scale, tokens))
         except torch.OutOfMemoryError:
-            if len(passes(groups, most)) == len(groups):
+            if len(passes(own, most)) == len(own):
                 raise
             fits = False
         if not fits:  # outside of the handler: the error's traceback holds the activations
             self._halve_passes()
             return self._update(groups)
+        self.processes.add_up(self.policy.parameters().values(), sums)
         norm = self.policy.step(self.state.step)
         if not norm < float("inf"):
             raise RunError(f"step {self.state.step + 1}: the gradients are not finite; lower the learning rate, and start "
