@@ -1,6 +1,7 @@
 """`longthread rl`: a whole run from one YAML, one part of it, or its curves."""
 
 import asyncio
+import math
 import os
 import time
 from collections import Counter
@@ -34,6 +35,9 @@ def run(
     part: Annotated[
         str | None, typer.Option(help="Run only this part: api, server, trainer, or an environment.")
     ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Of the whole run: training ends when the last evaluation must begin.")
+    ] = None,
 ) -> None:
     """Run everything, or go on where the run was stopped; `longthread rl CONFIG` is short for it."""
     with exit_on_error():
@@ -44,7 +48,7 @@ def run(
 
             argv = parts.command(settings, config, part)
             os.execv(argv[0], argv)
-        _run(settings, config)
+        _run(settings, config, seconds)
 
 
 def _settings(path: Path) -> RLConfig:
@@ -56,7 +60,7 @@ def _settings(path: Path) -> RLConfig:
 
 def _check_same_run(config: RLConfig, path: Path) -> None:
     """Keep the config in the run's folder; refuse another one, but for how long and by which ports it runs."""
-    free = {"steps", "api_port", "server", "restarts", "checkpoint_every"}
+    free = {"steps", "api_port", "server", "restarts", "checkpoint_every", "processes", "use_wandb", "wandb_name"}
     kept, own = config.run / "config.json", config.model_dump_json(exclude=free)
     if not kept.exists():
         from longthread.files import write_text
@@ -66,8 +70,7 @@ def _check_same_run(config: RLConfig, path: Path) -> None:
         raise ConfigError(f"{config.run} is the run of another config than {path}: give another run", setting="run")
 
 
-def _run(config: RLConfig, path: Path) -> None:
-    from trainer_configs.atropos_rl.comparison import table
+def _run(config: RLConfig, path: Path, seconds: float | None) -> None:
     from trainer_configs.atropos_rl.launch import launch
     from trainer_configs.atropos_rl.screen import line, screen
 
@@ -87,10 +90,30 @@ def _run(config: RLConfig, path: Path) -> None:
                         print(line(row), flush=True)
                         shown = row["step"]
 
-        asyncio.run(launch(config, path, show))
-    if (compared := table(config.run, list(config.names))) is not None:
-        console.print(compared)
-    print(f"curves   {draw(config.run)}\nadapter  {config.run / f'adapter-{config.steps}'}")
+        asyncio.run(launch(config, path, show, seconds))
+    _print_tables(console, config.run)
+    curves, last = draw(config.run), health.rows(config.run)[-1]["step"]
+    print(f"curves   {curves}\nadapter  {config.run / f'adapter-{last}'}")
+
+
+def _print_tables(console: Console, run: Path) -> bool:
+    """Print what has changed on the held-out split. Returns False where it was not evaluated before and after."""
+    from trainer_configs.atropos_rl import comparison, conduct
+
+    names = sorted(path.name for path in (run / "before").glob("*"))
+    shown = [made.table(run, names) for made in (comparison, conduct)]
+    for table in shown:
+        if table is not None:
+            console.print(table)
+    return any(table is not None for table in shown)
+
+
+@app.command()
+def compare(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]) -> None:
+    """Print scores and conduct on the held-out split, before and after."""
+    with exit_on_error():
+        if not _print_tables(Console(), run):
+            raise ConfigError(f"{run} has no evaluation before and after: give the folder of a run that is done")
 
 
 @app.command()
@@ -104,13 +127,13 @@ def plot(
 
 
 @app.command(hidden=True)
-def train(config: Config) -> None:
-    """Run the trainer in this process."""
+def train(config: Config, until: float = math.inf) -> None:
+    """Run the trainer in this process, until that time at most (time.time())."""
     with exit_on_error():
         settings = _settings(config)
         from trainer_configs.atropos_rl.trainer import Trainer
 
-        asyncio.run(Trainer(settings).run())
+        asyncio.run(Trainer(settings).run(until))
 
 
 def main(arguments: Sequence[str]) -> None:

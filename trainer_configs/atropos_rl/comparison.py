@@ -1,7 +1,8 @@
 """What training has changed on the held-out split: mean scores before and after, task by task, from samples.jsonl."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -10,33 +11,53 @@ from longthread.files import read_jsonl
 from longthread.statistics import Z95, Estimate, estimate
 
 
-def differences(run: Path, names: list[str]) -> Iterator[tuple[str, str, Estimate, Estimate, float]]:
-    """Yield environment, task, scores before and after, and half the width of their difference's 95 % interval.
+@dataclass(frozen=True)
+class Difference:
+    """A task's mean scores before and after, at one length or at all (`length` None), on the same samples.
 
-    The samples of both are the same, so the interval is that of paired differences.
+    `reach`: half the width of the 95 % interval of the mean paired difference.
     """
+
+    environment: str
+    task: str
+    length: int | None
+    before: Estimate
+    after: Estimate
+    reach: float
+
+
+def differences(run: Path, names: Sequence[str]) -> Iterator[Difference]:
+    """Yield what has changed: each task at all lengths, and then at each, where there are several."""
     for name in names:
         before, after = _scores(run / "before" / name), _scores(run / "after" / name)
         for task in dict.fromkeys(task for task, *_ in before):
-            pairs = [(before[key], after[key]) for key in before if key[0] == task and key in after]
-            if pairs:
-                change = estimate(new - old for old, new in pairs)
-                yield (
-                    name,
-                    task,
-                    estimate(old for old, _ in pairs),
-                    estimate(new for _, new in pairs),
-                    Z95 * change.stderr,
-                )
+            lengths = sorted({key[1] for key in before if key[0] == task})
+            for length in [None, *(lengths if len(lengths) > 1 else [])]:
+                keys = [key for key in before if key[0] == task and length in (None, key[1]) and key in after]
+                if keys:
+                    change = estimate(after[key] - before[key] for key in keys)
+                    old, new = (estimate(scores[key] for key in keys) for scores in (before, after))
+                    yield Difference(name, task, length, old, new, Z95 * change.stderr)
 
 
-def table(run: Path, names: list[str]) -> Table | None:
+def table(run: Path, names: Sequence[str]) -> Table | None:
     """Return the differences as a table; None where nothing was evaluated."""
-    shown = Table("environment", "task", "n", "before", "after", "change, 95 %", title="held-out split, greedy")
-    for name, task, before, after, reach in differences(run, names):
-        interval = "" if math.isnan(reach) else f" ± {reach:.3f}"
-        change = f"{after.mean - before.mean:+.3f}{interval}"
-        shown.add_row(name, task, str(before.n), f"{before.mean:.3f}", f"{after.mean:.3f}", change)
+    shown = Table(
+        "environment", "task", "tokens", "n", "before", "after", "change, 95 %", title="held-out split, greedy"
+    )
+    for one in differences(run, names):
+        interval = "" if math.isnan(one.reach) else f" ± {one.reach:.3f}"
+        change = f"{one.after.mean - one.before.mean:+.3f}{interval}"
+        tokens = "all" if one.length is None else str(one.length)
+        shown.add_row(
+            one.environment,
+            one.task,
+            tokens,
+            str(one.before.n),
+            f"{one.before.mean:.3f}",
+            f"{one.after.mean:.3f}",
+            change,
+        )
     return shown if shown.row_count else None
 
 

@@ -44,6 +44,8 @@ class Batch(Section):
     groups: int = Field(8, ge=1)
     group_size: int = Field(8, ge=2)  # completions of a prompt; one alone has nothing to be compared with
     max_tokens: int = Field(8192 + 129, ge=2)  # sequences are shorter
+    pass_tokens: int = Field(16_384, ge=1)  # of groups forwarded together, prompts counted once
+    least_spread: float = Field(0.0, ge=0, lt=1)  # from a group's worst score to its best; narrower groups are dropped
     max_staleness: int = Field(4, ge=0)  # steps that a group's policy may lie behind; older groups are dropped
     starve_seconds: float = Field(1800, gt=0)  # without a batch the run ends
 
@@ -95,8 +97,11 @@ class RLConfig(Section):
     publish_every: int = Field(1, ge=1)  # steps between two sets of weights for the server
     checkpoint_every: int = Field(10, ge=1)  # steps that a killed trainer may lose
     gradient_checkpointing: bool = False
+    processes: int = Field(1, ge=1)  # of the trainer, each on a GPU of its own
     restarts: int = Field(5, ge=0)  # of a part that is killed, while `longthread rl CONFIG` runs
     seed: int = 1
+    use_wandb: bool = False  # every step's health to Weights & Biases
+    wandb_name: str | None = "rl"
 
     @property
     def api_url(self) -> str:

@@ -110,6 +110,17 @@ def _cells(groups: Sequence[Group]) -> dict[str, dict[int, Cell]]:
     return cells
 
 
+def flattened(row: JsonObject, prefix: str = "") -> JsonObject:
+    """Return a step's numbers with their place as name ("tasks/chain/2048/reward"), as W&B takes them."""
+    flat: JsonObject = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            flat[prefix + name] = value
+    return flat
+
+
 class HealthLog:
     """The file of a run's steps."""
 

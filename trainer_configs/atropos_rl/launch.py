@@ -27,6 +27,7 @@ from trainer_configs.atropos_rl.config import WEIGHTS, RLConfig
 POLL = 0.3  # seconds between two looks at the parts
 GRACE = 20  # seconds that a part may take to end
 READY_SECONDS = 600  # for the server to load its model
+EVALUATION_SHARE = 1.2  # of the first evaluation's seconds, kept for the second where time is limited
 DIES_WITH_PARENT = 1  # Linux: PR_SET_PDEATHSIG
 
 
@@ -53,6 +54,7 @@ class Parts:
         self.config, self.path = config, path
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.restarts: Counter[str] = Counter()
+        self.training_ends: float | None = None  # as of time.time()
 
     def log(self, name: str) -> Path:
         """Return the file that a part's output goes to."""
@@ -61,6 +63,8 @@ class Parts:
     def start(self, name: str, command: list[str] | None = None) -> subprocess.Popen[bytes]:
         """Start a part; its output goes to its log."""
         command = command or parts.command(self.config, self.path, name)
+        if name == parts.TRAINER and self.training_ends is not None:
+            command = [*command, f"--until={self.training_ends:.1f}"]
         with self._output(name) as output:
             environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
             self.running[name] = subprocess.Popen(
@@ -121,44 +125,53 @@ class Parts:
                 process.wait()
 
 
-async def launch(config: RLConfig, path: Path, show: Callable[[Counter[str]], None]) -> None:
+async def launch(
+    config: RLConfig, path: Path, show: Callable[[Counter[str]], None], seconds: float | None = None
+) -> None:
     """Run everything to the end; `show` is called with the restarts so far, several times a second.
 
+    `seconds`: that all of it may take: training ends when as much time is left as the evaluation before it took.
     Raises `PartFailed`, one line, when a part gives up.
     """
+    began = time.time()
     running, task = Parts(config, path), asyncio.current_task()
     assert task is not None
     try:
         with on_signals([signal.SIGTERM], task.cancel):
             running.start(parts.SERVER)
             await running.ready()
+            ready = time.time()
             await _evaluate(running, "before")
+            if seconds is not None:
+                running.training_ends = began + seconds - EVALUATION_SHARE * (time.time() - ready) - GRACE
             for name in parts.names(config):
                 if name != parts.SERVER:
                     running.start(name)
             while not await running.look_after():
                 show(running.restarts)
                 await asyncio.sleep(POLL)
-            running.stop(*(name for name in running.running if name != parts.SERVER))
+            running.stop(*config.names)  # before run-api, which takes what they have left to send
+            running.stop(parts.API, parts.TRAINER)
             await _evaluate(running, "after")
     finally:
         running.stop()
 
 
 async def _evaluate(running: Parts, when: str) -> None:
-    """Evaluate the environments that are to be, unless they were in an earlier part of the run."""
+    """Evaluate the environments that are to be, all at once, unless they were in an earlier part of the run."""
     config = running.config
+    await running.ready(trained=when == "after")
+    begun = {}
     for name, environment in config.names.items():
         out = config.run / when / name
-        if environment.evaluation is None or (out / "metrics.json").exists():
-            continue
-        await running.ready(trained=when == "after")
-        process = running.start(f"{name}-{when}", parts.evaluation_command(config, name, out))
-        while (code := process.poll()) is None:
-            await asyncio.sleep(POLL)
-        if code:
-            raise PartFailed(f"{name}-{when}", running.log(f"{name}-{when}"), code)
-        del running.running[f"{name}-{when}"]
+        if environment.evaluation is not None and not (out / "metrics.json").exists():
+            begun[name] = running.start(f"{name}-{when}", parts.evaluation_command(config, name, out))
+    while begun:
+        await asyncio.sleep(POLL)
+        for name in [name for name, process in begun.items() if process.poll() is not None]:
+            if code := begun.pop(name).returncode:
+                raise PartFailed(f"{name}-{when}", running.log(f"{name}-{when}"), code)
+            del running.running[f"{name}-{when}"]
 
 
 async def _served(http: aiohttp.ClientSession, url: str) -> int | None:

@@ -30,7 +30,9 @@ def command(config: RLConfig, path: Path, name: str) -> list[str]:
         given = [f"--{option}={value}" for option, value in options.items() if value is not None]
         return [*python, "environments.embedded_server", str(served_folder(config)), *given]
     if name == TRAINER:
-        return [*python, "trainer_configs.atropos_rl", "train", str(path)]
+        several = ["torch.distributed.run", "--standalone", f"--nproc-per-node={config.processes}",
+                   f"--max-restarts={config.restarts}", "-m"] if config.processes > 1 else []  # fmt: skip
+        return [*python, *several, "trainer_configs.atropos_rl", "train", str(path)]
     if name in config.names:
         return [*python, PROGRAMS[config.names[name].program], "serve", "--config", str(_serve_settings(config, name))]
     raise ConfigError(f"there is no part {name!r}: {', '.join(names(config))}", setting="part")

@@ -25,6 +25,7 @@ class Publisher:
         """`base`: digest of the model before training. `patience`: seconds that the server may be away."""
         self.url, self.path, self.base, self.patience = url, path, base, patience
         self.version = 0
+        self.posting = asyncio.Lock()  # `ensure` is called while a step is computed, and must not meet `publish`
 
     async def served(self) -> int:
         """Return the version that the server has. Raises `ConfigError` for a server that takes no weights of this model."""
@@ -39,15 +40,17 @@ class Publisher:
 
     async def publish(self, weights: Mapping[str, Tensor], version: int) -> None:
         """Write the weights, and have the server take them. Raises `RunError` if it refuses them."""
-        await asyncio.to_thread(write_weights, self.path, weights, self.base, version)
-        self.version = version
-        await self._post()
+        async with self.posting:
+            await asyncio.to_thread(write_weights, self.path, weights, self.base, version)
+            self.version = version
+            await self._post()
 
     async def ensure(self) -> None:
         """Give the server the last weights again if it was started anew since."""
-        if await self.served() < self.version:
-            logger.warning("%s came back without the weights; giving it version %d again", self.url, self.version)
-            await self._post()
+        async with self.posting:
+            if await self.served() < self.version:
+                logger.warning("%s came back without the weights; giving it version %d again", self.url, self.version)
+                await self._post()
 
     async def _post(self) -> None:
         if await self.served() != self.version:  # a request whose answer was lost may have done it

@@ -1,17 +1,18 @@
-"""A group in one forward pass: its prompt once, its completions behind it, each blind to the others. Exact.
+"""Groups in one forward pass: each prompt once, its completions behind it, each blind to the others. Exact.
 
-    row          prompt p0 … pP-1 | completion 1 | completion 2 | …
-    positions    0 … P-1          | P, P+1, …    | P, P+1, …
+    row          prompt p0 … pP-1 | completion 1 | completion 2 | … | prompt of the next group | …
+    positions    0 … P-1          | P, P+1, …    | P, P+1, …        | 0, 1, …
 
-The prompt attends causally to itself; a completion to the prompt and, causally, to itself. The mask therefore has a row for
-each token of the completions alone, not for the prompt's. Shapes: P tokens of the prompt, C of all completions, T trained
-tokens, V words; in attention B = 1 row, H heads, L = P + C, D head size.
+A prompt attends causally to itself; a completion to its prompt and, causally, to itself; a group to no other. A mask
+therefore has a row for each token of the completions alone, not for the prompt's. Several short groups in a pass spare a
+GPU's host the launches of a pass for each. Shapes: P tokens of a prompt, C of all completions, V words; in attention B = 1
+row, H heads, L tokens of the row, D head size.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,42 +26,81 @@ from longthread.language_model import CausalLM
 ATTENTION = "longthread_shared_prompt"  # the attn_implementation of a model that is trained so
 
 
-@dataclass(frozen=True)
-class Row:
-    """One group as a row of tokens."""
+class PromptGroup(NamedTuple):
+    """Token ids of a prompt and of its completions."""
 
     prompt: Sequence[int]
     completions: Sequence[Sequence[int]]
+
+
+class Span(NamedTuple):
+    """Where a group stands in a row: its prompt from `start`, its completions from `fork` up to `end`."""
+
+    start: int
+    fork: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """Groups as one row of tokens."""
+
+    groups: Sequence[PromptGroup]
     device: torch.device
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """The place of each group."""
+        spans, start = [], 0
+        for prompt, completions in self.groups:
+            fork = start + len(prompt)
+            spans.append(Span(start, fork, fork + sum(map(len, completions))))
+            start = spans[-1].end
+        return spans
 
     @cached_property
     def ids_1L(self) -> Tensor:
         """The token ids."""
-        ids = [*self.prompt, *(token for completion in self.completions for token in completion)]
+        ids: list[int] = []
+        for prompt, completions in self.groups:
+            ids += [*prompt, *(token for completion in completions for token in completion)]
         return torch.tensor([ids], device=self.device)
 
     @cached_property
     def positions_1L(self) -> Tensor:
         """The position of each token in its own sequence."""
-        P = len(self.prompt)
-        positions = [torch.arange(P), *(torch.arange(P, P + len(one)) for one in self.completions)]
+        positions = []
+        for prompt, completions in self.groups:
+            P = len(prompt)
+            positions += [torch.arange(P), *(torch.arange(P, P + len(one)) for one in completions)]
         return torch.cat(positions)[None].to(self.device)
 
     @cached_property
-    def mask_CL(self) -> Tensor:
-        """Which tokens each token of the completions sees."""
-        owner_C = torch.repeat_interleave(torch.tensor([len(one) for one in self.completions]))
+    def masks(self) -> list[Tensor]:
+        """Of each group, which of its tokens each token of its completions sees: (completions' tokens, all tokens)."""
+        return [self._mask(group).to(self.device) for group in self.groups]
+
+    @staticmethod
+    def _mask(group: PromptGroup) -> Tensor:
+        owner_C = torch.repeat_interleave(torch.tensor([len(one) for one in group.completions]))
         C = len(owner_C)
         own_CC = (owner_C[:, None] == owner_C[None]) & torch.ones(C, C, dtype=torch.bool).tril()
-        return torch.cat([torch.ones(C, len(self.prompt), dtype=torch.bool), own_CC], dim=1).to(self.device)
+        return torch.cat([torch.ones(C, len(group.prompt), dtype=torch.bool), own_CC], dim=1)
+
+    @cached_property
+    def chosen_C(self) -> Tensor:
+        """The tokens of all completions, one after the other."""
+        return torch.cat([self.ids_1L[0, span.fork : span.end] for span in self.spans])
 
     @cached_property
     def predicting_C(self) -> Tensor:
         """For each token of the completions, the place in the row that predicts it: the one before in its sequence."""
-        P, places, start = len(self.prompt), [], len(self.prompt)
-        for completion in self.completions:
-            places += [P - 1, *range(start, start + len(completion) - 1)][: len(completion)]
-            start += len(completion)
+        places: list[int] = []
+        for span, group in zip(self.spans, self.groups, strict=True):
+            start = span.fork
+            for completion in group.completions:
+                places += [span.fork - 1, *range(start, start + len(completion) - 1)][: len(completion)]
+                start += len(completion)
         return torch.tensor(places, device=self.device)
 
 
@@ -78,15 +118,23 @@ def shared_prompt_attention(  # noqa: PLR0913  transformers calls it so
     for unknown in ("sliding_window", "softcap", "s_aux", "position_bias"):
         if kwargs.get(unknown) is not None:
             raise ConfigError(f"{name} has {unknown}, which a shared prompt's attention has not: train another model")
-    share, P = query.shape[1] // key.shape[1], len(row.prompt)
+    share, parts = query.shape[1] // key.shape[1], []
     key, value = (states.repeat_interleave(share, dim=1) for states in (key, value))
-    first = scaled_dot_product_attention(
-        query[:, :, :P], key[:, :, :P], value[:, :, :P], is_causal=True, scale=scaling, dropout_p=dropout
-    )
-    rest = scaled_dot_product_attention(
-        query[:, :, P:], key, value, attn_mask=row.mask_CL, scale=scaling, dropout_p=dropout
-    )
-    return torch.cat([first, rest], dim=2).transpose(1, 2).contiguous(), None
+    for span, mask in zip(row.spans, row.masks, strict=True):
+        start, fork, end = span
+        own, behind = slice(start, fork), slice(fork, end)
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, own], key[:, :, own], value[:, :, own], is_causal=True, scale=scaling, dropout_p=dropout
+            )
+        )
+        keys, values = key[:, :, start:end], value[:, :, start:end]
+        parts.append(
+            scaled_dot_product_attention(
+                query[:, :, behind], keys, values, attn_mask=mask, scale=scaling, dropout_p=dropout
+            )
+        )
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
 def _no_mask(*_: object, **__: object) -> None:
@@ -110,7 +158,6 @@ def logprobs(model: CausalLM, row: Row) -> tuple[Tensor, Tensor]:
         shared_prompt=row,
     ).logits[0].float()  # fmt: skip
     logprobs_CV = logits_CV.log_softmax(dim=-1)
-    chosen_C = row.ids_1L[0, len(row.prompt) :]
     with torch.no_grad():
         entropy_C = -(logprobs_CV.exp() * logprobs_CV).sum(dim=-1)
-    return logprobs_CV.gather(1, chosen_C[:, None]).squeeze(1), entropy_C
+    return logprobs_CV.gather(1, row.chosen_C[:, None]).squeeze(1), entropy_C

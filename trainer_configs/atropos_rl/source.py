@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 
 from environments.inference.http_client import session
+from environments.rollouts.rollout import PASS
 from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject
 from trainer_configs.atropos_rl.config import RLConfig
-from trainer_configs.atropos_rl.groups import Group, read_group
+from trainer_configs.atropos_rl.groups import Flat, Group, read_group
 
 PAUSE = 0.2  # seconds between two requests for a batch
 IDLE = 5.0  # seconds between two calls of `on_idle`
@@ -38,6 +39,8 @@ class BatchSource:
         self.counts: Counter[str] = Counter()  # of groups since `take` was last called, by what became of them
         self.completion_tokens = 0  # of all that came, dropped ones too
         self.dropped_in_a_row = 0
+        self.narrow: list[Flat] = []  # groups since `take` was last called
+        self.ahead: asyncio.Task[None] | None = None  # what fetches the next batch
 
     def staleness(self, group: Group, step: int) -> int:
         """Return how many steps the group's policy lies behind."""
@@ -49,22 +52,51 @@ class BatchSource:
         Raises `RunError` when they do not come.
         """
         while True:
+            if self.ahead is not None:
+                ahead, self.ahead = self.ahead, None
+                await ahead
             self.ready = [group for group in self.ready if self._usable(group, step)]
             if len(self.ready) >= self.config.batch.groups:
                 taken, self.ready = self.ready[: self.config.batch.groups], self.ready[self.config.batch.groups :]
                 self.seen |= {group.key for group in taken}
+                taken[0].flat.extend(self.narrow)
+                self.narrow = []
                 self.dropped_in_a_row = 0
                 return taken
             self._check_dropping()
-            keys = {group.key for group in self.ready}
-            for given in await self._batch(on_idle):
-                group = read_group(given, self.config.batch.max_tokens)
-                self.completion_tokens += sum(map(len, group.completions))
-                if group.key in keys:
-                    self.counts["repeated"] += 1
-                    continue
-                keys.add(group.key)
+            await self._fetch(on_idle)
+
+    def fetch_ahead(self, on_idle: Callable[[], Awaitable[None]]) -> None:
+        """Begin to fetch what the next step needs, while this one is computed: run-api takes a while to write a batch."""
+        if self.ahead is None and len(self.ready) < self.config.batch.groups:
+            self.ahead = asyncio.create_task(self._fetch(on_idle))
+
+    def close(self) -> None:
+        """End what is being fetched."""
+        if self.ahead is not None:
+            self.ahead.cancel()
+
+    async def _fetch(self, on_idle: Callable[[], Awaitable[None]]) -> None:
+        """Wait for one batch of run-api, and keep its groups."""
+        keys = {group.key for group in self.ready}
+        for given in await self._batch(on_idle):
+            group = read_group(given, self.config.batch.max_tokens)
+            self.completion_tokens += sum(map(len, group.completions))
+            if group.key in keys:
+                self.counts["repeated"] += 1
+                continue
+            keys.add(group.key)
+            if max(group.scores) - min(group.scores) < self.config.batch.least_spread:
+                self._count_narrow(group)
+            else:
                 self.ready.append(group)
+
+    def _count_narrow(self, group: Group) -> None:
+        """Count a group like those that its environment did not send, since there is little to learn from it."""
+        score = sum(group.scores) / len(group.scores)
+        self.narrow += [*group.flat, Flat(group.task, group.length, 1, score, int(score >= PASS))]
+        self.counts["narrow"] += 1
+        self.dropped_in_a_row += 1
 
     def _usable(self, group: Group, step: int) -> bool:
         reason = ""
@@ -83,7 +115,8 @@ class BatchSource:
             counts = ", ".join(f"{count} {reason}" for reason, count in self.counts.items() if reason)
             raise RunError(
                 f"the last {self.dropped_in_a_row} groups were dropped ({counts}; max_staleness is "
-                f"{self.config.batch.max_staleness}): raise it, or lower max_batches_offpolicy of the environments",
+                f"{self.config.batch.max_staleness}): raise it, lower max_batches_offpolicy of the environments, or ask for "
+                "what passes more often",
                 setting="batch.max_staleness",
             )
 

@@ -31,6 +31,7 @@ from environments.inference.embedded.step import PADDING, Cache, Step
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+TOO_WIDE = 4  # times the columns that the first request of an empty cache needs: a new cache is made
 SPARE = 256  # tokens for which a new row has room; it is enlarged when they are used
 
 
@@ -78,6 +79,9 @@ class SlotDecoder:
     def add(self, prompt: Prompt) -> None:
         """Copy a prompt's keys and values into a free row."""
         request, length = prompt.request, len(prompt.request.prompt)
+        width = self.cache.owner_BK.shape[1] if self.cache else 0
+        if not self.requests and width >= TOO_WIDE * wide_enough(columns_needed(request)):
+            self.clear()  # a step reads all columns of its rows, whoever needed them
         row = self.rows.index(None) if None in self.rows else len(self.rows)
         self._enlarge(power_of_two(row + 1), columns_needed(request), prompt)
         assert self.cache is not None

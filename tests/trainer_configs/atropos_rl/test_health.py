@@ -11,7 +11,7 @@ from rich.console import Console
 
 from longthread.errors import ConfigError
 from longthread.statistics import Z95
-from trainer_configs.atropos_rl import comparison, health
+from trainer_configs.atropos_rl import comparison, conduct, health
 from trainer_configs.atropos_rl.groups import Flat, Group
 from trainer_configs.atropos_rl.health import HealthLog, Sums, Timing
 from trainer_configs.atropos_rl.plot import plot
@@ -87,11 +87,54 @@ def test_before_and_after_are_compared_sample_by_sample(tmp_path: Path) -> None:
         folder = tmp_path / when / "needle"
         folder.mkdir(parents=True)
         samples = [
-            {"task": "single", "length": 9, "depth": i, "repeat": 0, "score": score} for i, score in enumerate(scores)
+            {"task": "single", "length": 9 - i // 3, "depth": i, "repeat": 0, "score": score}
+            for i, score in enumerate(scores)
         ]
         (folder / "samples.jsonl").write_text("".join(json.dumps(one) + "\n" for one in samples))
-    [(name, task, before, after, reach)] = comparison.differences(tmp_path, ["needle", "none"])
-    assert (name, task, before.mean, after.mean, before.n) == ("needle", "single", 0.25, 0.75, 4)
-    assert reach == pytest.approx(Z95 * (1 / 3 / 4) ** 0.5)  # of the differences 1, 1, 0, 0
+    whole, shorter, longer = comparison.differences(tmp_path, ["needle", "none"])
+    assert (whole.environment, whole.task, whole.length) == ("needle", "single", None)
+    assert (whole.before.mean, whole.after.mean, whole.before.n) == (0.25, 0.75, 4)
+    assert whole.reach == pytest.approx(Z95 * (1 / 3 / 4) ** 0.5)  # of the differences 1, 1, 0, 0
+    assert [(one.length, one.before.n, one.after.mean) for one in (shorter, longer)] == [(8, 1, 0), (9, 3, 1)]
     shown = comparison.table(tmp_path, ["needle"])
-    assert shown is not None and shown.row_count == 1 and comparison.table(tmp_path, ["none"]) is None
+    assert shown is not None and shown.row_count == 3 and comparison.table(tmp_path, ["none"]) is None
+
+
+def reply(completion: str, present: bool = True, **changes: Any) -> dict[str, Any]:
+    scored = {"present": present, "abstained": False, "predicted": 1, "wanted": int(present), "well_formed": True}
+    needles = [{"text": "The code of Ann is 7."}, {"text": ""}]
+    return scored | {"completion": completion, "needles": needles, "finish_reason": "stop", "error": None} | changes
+
+
+REPLIES = {
+    "abstains": reply("<answer>none</answer>", abstained=True, predicted=0),
+    "dumps": reply("<answer>7; 8</answer>", predicted=2),
+    "echoes": reply("<answer>The code of Ann is 7.</answer>"),
+    "drafts": reply("<answer>8</answer> no, <answer>7</answer>", well_formed=False),
+    "has no form": reply("7", well_formed=False, predicted=0),
+    "is cut off": reply("<answer>7</answer>", finish_reason="length"),
+}
+
+
+@pytest.mark.parametrize("strategy", REPLIES)
+def test_what_a_reply_does_is_told_from_what_others_do(strategy: str) -> None:
+    found = conduct.shares([REPLIES[strategy]])
+    others = {"has no form"} if strategy == "drafts" else set()
+    assert {name for name, share in found.items() if share.mean == 1} == {strategy} | others
+    assert all(share.mean == 0 for share in conduct.shares([reply("<answer>7</answer>")]).values() if share.n)
+
+
+def test_naming_what_is_absent_counts_apart() -> None:
+    records = [reply("<answer>7</answer>", present=False), reply("<answer>none</answer>", False, abstained=True)]
+    found = conduct.shares(records)
+    assert found[conduct.INVENTED].mean == 0.5 and found["abstains"].n == 0
+
+
+def test_conduct_is_shown_for_runs_that_are_done(tmp_path: Path) -> None:
+    for when in ("before", "after"):
+        assert conduct.table(tmp_path, ["needle"]) is None
+        (tmp_path / when / "needle").mkdir(parents=True)
+        lines = "".join(json.dumps(one) + "\n" for one in [*REPLIES.values(), reply("x", error="lost")])
+        (tmp_path / when / "needle" / "samples.jsonl").write_text(lines)
+    shown = conduct.table(tmp_path, ["needle"])
+    assert shown is not None and shown.row_count == len(REPLIES) + 1

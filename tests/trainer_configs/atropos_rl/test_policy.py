@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from longthread.errors import ConfigError
@@ -19,8 +22,8 @@ from trainer_configs.atropos_rl.config import RLConfig
 from trainer_configs.atropos_rl.groups import Group, advantages
 from trainer_configs.atropos_rl.loss import Clip, token_losses
 from trainer_configs.atropos_rl.policy import Policy
-from trainer_configs.atropos_rl.shared_prompt import Row, logprobs
-from trainer_configs.atropos_rl.trainer import backward
+from trainer_configs.atropos_rl.shared_prompt import PromptGroup, Row, logprobs
+from trainer_configs.atropos_rl.trainer import backward, passes
 
 PROMPT, COMPLETIONS = list(b"Which sign?"), [list(b"one"), list(b"another"), list(b"a")]
 CPU = torch.device("cpu")
@@ -45,14 +48,14 @@ def policy(folder: Path, **changes: Any) -> Policy:
 def example(made: Policy, policy_version: int = 0) -> Group:
     """A group whose completions the policy itself has scored."""
     with torch.no_grad():
-        flat, _ = logprobs(made.adapted, Row(PROMPT, COMPLETIONS, CPU))
+        flat, _ = logprobs(made.adapted, Row([PromptGroup(PROMPT, COMPLETIONS)], CPU))
     old = [piece.tolist() for piece in flat.split([len(one) for one in COMPLETIONS])]
     trained = [[True] * len(one) for one in COMPLETIONS]
     return Group("k", "single", 9, PROMPT, COMPLETIONS, trained, old, [1.0, 0.0, 0.25], policy_version)
 
 
 def step(made: Policy, group: Group, clip: Clip | None = None) -> float:
-    backward(made, group, clip or Clip(), "std", group.trained_tokens)
+    backward(made, [group], clip or Clip(), "std", group.trained_tokens)
     return made.step(0)
 
 
@@ -71,7 +74,7 @@ def test_published_weights_are_what_the_policy_computes(model: str, full: bool, 
     served.load_state_dict(weights, strict=False)
     served.tie_weights()
     with torch.no_grad():
-        own, _ = logprobs(made.adapted, Row(PROMPT, COMPLETIONS, CPU))
+        own, _ = logprobs(made.adapted, Row([PromptGroup(PROMPT, COMPLETIONS)], CPU))
     torch.testing.assert_close(row_by_row(served, PROMPT, COMPLETIONS), own, atol=1e-4, rtol=1e-4)
     assert (own - before).abs().max() > 1e-2
 
@@ -92,7 +95,7 @@ def test_the_step_s_gradient_is_that_of_row_by_row(tied: Path) -> None:
         step(one, example(one))  # away from the beginning, where half of LoRA has no gradient
     group = example(made)
     clip = Clip(kl=0.1)
-    sums = backward(made, group, clip, "std", group.trained_tokens)
+    sums = backward(made, [group], clip, "std", group.trained_tokens)
     assert sums.tokens == group.trained_tokens and sums.ratio == pytest.approx(sums.tokens, rel=1e-4)
     alone.model.set_attn_implementation("sdpa")
     with torch.no_grad(), alone.adapted.disable_adapter():
@@ -106,6 +109,38 @@ def test_the_step_s_gradient_is_that_of_row_by_row(tied: Path) -> None:
     for (name, one), other in zip(made.parameters().items(), alone.parameters().values(), strict=True):
         assert one.grad is not None and other.grad is not None, name
         torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_groups_in_one_pass_have_the_gradient_of_one_by_one(tied: Path) -> None:
+    made, alone = policy(tied), policy(tied)
+    for one in (made, alone):
+        step(one, example(one))
+    first = example(made)
+    second = replace(first, prompt=list(b"And which door?"), scores=[0.0, 0.5, 1.0])
+    tokens = first.trained_tokens + second.trained_tokens
+    together = backward(made, [first, second], Clip(), "none", tokens)
+    apart = [backward(alone, [group], Clip(), "none", tokens) for group in (first, second)]
+    assert together.tokens == sum(sums.tokens for sums in apart)
+    assert together.loss == pytest.approx(sum(sums.loss for sums in apart), abs=1e-4)
+    for (name, one), other in zip(made.parameters().items(), alone.parameters().values(), strict=True):
+        assert one.grad is not None and other.grad is not None, name
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-3)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=12), st.integers(1, 60))
+def test_passes_hold_every_group_once_and_no_more_tokens_than_allowed(lengths: list[int], most: int) -> None:
+    groups = [
+        Group(str(i), "t", 9, [1] * length, [[2]], [[True]], [[0.0]], [0.0], 0) for i, length in enumerate(lengths)
+    ]
+    made = passes(groups, most)
+    assert sorted(group.key for together in made for group in together) == sorted(group.key for group in groups)
+    for together in made:
+        assert len(together) == 1 or sum(group.unique_tokens for group in together) <= most
+    # No two neighbours would have fitted into one.
+    totals = [sum(group.unique_tokens for group in together) for together in made]
+    assert all(
+        total + min(g.unique_tokens for g in after) > most for total, after in zip(totals, made[1:], strict=False)
+    )
 
 
 def test_a_checkpoint_is_everything(tied: Path, tmp_path: Path) -> None:

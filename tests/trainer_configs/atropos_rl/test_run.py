@@ -6,12 +6,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from environments.haystack.sample import Options
 from environments.inference.embedded.server import background
@@ -23,7 +27,7 @@ from trainer_configs.atropos_rl import health
 from trainer_configs.atropos_rl.config import RLConfig
 from trainer_configs.atropos_rl.groups import Group
 from trainer_configs.atropos_rl.health import Sums
-from trainer_configs.atropos_rl.shared_prompt import Row, logprobs
+from trainer_configs.atropos_rl.shared_prompt import PromptGroup, Row, logprobs
 from trainer_configs.atropos_rl.trainer import Trainer
 
 GROUPS, SIZE, STEPS = 2, 4, 4
@@ -153,7 +157,7 @@ async def test_a_run(place: Place) -> None:
     reply = await call(place.url.removesuffix("/v1"), "POST", "/generate", asked)
     [entries] = reply["logprobs"]
     with torch.inference_mode():
-        own, _ = logprobs(trainer.policy.adapted, Row(prompt, reply["token_ids"], torch.device("cpu")))
+        own, _ = logprobs(trainer.policy.adapted, Row([PromptGroup(prompt, reply["token_ids"])], torch.device("cpu")))
     served = torch.tensor([next(iter(entry[0].values())) for entry in entries])
     torch.testing.assert_close(own, served, atol=1e-3, rtol=1e-3)
 
@@ -179,6 +183,30 @@ async def test_a_killed_trainer_goes_on_from_its_checkpoint(place: Place) -> Non
     assert await version(place) > lost
     assert rows[2]["version"] > lost  # never a number that other weights had
     assert not any(lost == known for known in trainer.state.steps_of)
+
+
+async def test_a_trainer_ended_by_sigkill_goes_on_too(place: Place) -> None:
+    """A process of its own, killed as soon as three steps stand in the log, wherever it is by then."""
+    place.start_environment()
+    config = place.config(steps=6, environments=[{"program": "needle", "env": SIGN | {"max_new_tokens": 48}}])
+    path = place.run / "rl.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    command = [sys.executable, "-m", "trainer_configs.atropos_rl", "train", str(path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    first = await asyncio.create_subprocess_exec(*command, env=environment)
+    while len(health.rows(place.run)) < 3:
+        assert first.returncode is None
+        await asyncio.sleep(0.05)
+    first.kill()
+    assert await first.wait() == -signal.SIGKILL
+    lost = await version(place)
+    again = await asyncio.create_subprocess_exec(*command, env=environment)
+    assert await asyncio.wait_for(again.wait(), PATIENCE) == 0
+    await place.end_environment()
+    rows = check(place, 6)
+    assert [row["version"] for row in rows] == sorted({row["version"] for row in rows})  # each step's weights their own
+    assert rows[-1]["version"] > lost
+    assert await version(place) == rows[-1]["version"]
 
 
 async def test_a_server_started_anew_gets_the_weights_again(place: Place) -> None:

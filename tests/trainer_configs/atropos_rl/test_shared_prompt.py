@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
 from longthread.errors import ConfigError
-from trainer_configs.atropos_rl.shared_prompt import ATTENTION, Row, logprobs
+from trainer_configs.atropos_rl.shared_prompt import ATTENTION, PromptGroup, Row, logprobs
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -52,7 +52,7 @@ def test_the_same_numbers_and_gradients(family: str, lengths: tuple[int, ...]) -
     prompt, *completions = tokens(*lengths)
     own, shared = models(family)
     expected = row_by_row(own, prompt, completions)
-    found, entropy = logprobs(shared, Row(prompt, completions, CPU))
+    found, entropy = logprobs(shared, Row([PromptGroup(prompt, completions)], CPU))
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
     assert entropy.shape == found.shape and bool((entropy > 0).all()) and not entropy.requires_grad
     weights = torch.linspace(-1, 1, len(expected))
@@ -62,13 +62,27 @@ def test_the_same_numbers_and_gradients(family: str, lengths: tuple[int, ...]) -
         torch.testing.assert_close(other.grad, one.grad, atol=5e-5, rtol=1e-3, msg=lambda text, name=name: name + text)
 
 
+def test_several_groups_in_a_pass_do_not_see_each_other() -> None:
+    own, shared = models("llama")
+    drawn = [tokens(9, 3, 5), tokens(30, 2, 2, 8), tokens(1, 4)]
+    groups = [PromptGroup(prompt, completions) for prompt, *completions in drawn]
+    expected = torch.cat([row_by_row(own, group.prompt, group.completions) for group in groups])
+    found, _ = logprobs(shared, Row(groups, CPU))
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    weights = torch.linspace(-1, 1, len(expected))
+    (expected * weights).sum().backward()
+    (found * weights).sum().backward()
+    for one, other in zip(own.parameters(), shared.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, atol=5e-5, rtol=1e-3)
+
+
 def test_with_gradient_checkpointing_too() -> None:
     prompt, *completions = tokens(20, 4, 6)
     own, shared = models("llama")
     shared.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     shared.train()
     row_by_row(own, prompt, completions).sum().backward()
-    logprobs(shared, Row(prompt, completions, CPU))[0].sum().backward()
+    logprobs(shared, Row([PromptGroup(prompt, completions)], CPU))[0].sum().backward()
     for one, other in zip(own.parameters(), shared.parameters(), strict=True):
         torch.testing.assert_close(other.grad, one.grad, atol=5e-5, rtol=1e-3)
 
@@ -76,7 +90,7 @@ def test_with_gradient_checkpointing_too() -> None:
 def test_an_empty_completion_takes_no_place() -> None:
     prompt, first, last = tokens(6, 3, 2)
     own, shared = models("llama")
-    found, _ = logprobs(shared, Row(prompt, [first, [], last], CPU))
+    found, _ = logprobs(shared, Row([PromptGroup(prompt, [first, [], last])], CPU))
     torch.testing.assert_close(found, row_by_row(own, prompt, [first, last]), atol=2e-5, rtol=1e-5)
 
 

@@ -16,6 +16,7 @@ from longthread.errors import ConfigError, LongthreadError
 from tests.trainer_configs.atropos_rl.test_groups import group
 from trainer_configs.atropos_rl import source
 from trainer_configs.atropos_rl.config import RLConfig
+from trainer_configs.atropos_rl.groups import Flat
 from trainer_configs.atropos_rl.publisher import Publisher
 from trainer_configs.atropos_rl.source import BatchSource
 
@@ -114,6 +115,34 @@ async def test_a_group_that_grew_old_while_it_waited_is_dropped() -> None:
         with pytest.raises(LongthreadError, match="no batch within"):
             await taking.take(6, idle)
         assert taking.counts["stale"] == 1
+
+
+async def test_groups_with_little_to_learn_are_dropped_and_counted() -> None:
+    origin = {"policy_version": 9, "flat": [["single", 5, 2, 1.5, 1]]}
+    narrow = numbered(1) | {"scores": [0.02, 0.0], "generation_params": origin}
+    async with fed(FakeApi([[narrow, numbered(2)], [numbered(3), numbered(4)]]), least_spread=0.1) as taking:
+        taken = await taking.take(5, idle)
+        assert len(taken) == 2 and all(one.scores == [0.0, 1.0] for one in taken)
+        assert taking.counts["narrow"] == 1
+        # It counts in the task's reward as a group that was not sent does, and so do those that were not sent before it.
+        assert taken[0].flat == [Flat("single", 5, 2, 1.5, 1), Flat("single", 5, 1, 0.01, 0)] and not taken[1].flat
+
+
+async def test_a_batch_is_fetched_ahead_and_what_fails_then_is_said_at_the_next_step() -> None:
+    api = FakeApi(
+        [[numbered(1), numbered(2)], [numbered(3), numbered(4)], [numbered(5) | {"inference_logprobs": None}]]
+    )
+    async with fed(api) as taking:
+        await taking.take(5, idle)
+        taking.fetch_ahead(idle)
+        assert taking.ahead is not None
+        await asyncio.wait([taking.ahead])
+        assert len(api.batches) == 1 and len(await taking.take(5, idle)) == 2
+        taking.fetch_ahead(idle)
+        with pytest.raises(LongthreadError, match="no log-probabilities"):
+            await taking.take(5, idle)
+        taking.fetch_ahead(idle)
+        taking.close()
 
 
 async def test_run_api_started_anew_is_told_of_the_trainer_again() -> None:
