@@ -15,7 +15,7 @@ TRAINED_TOKENS = 24_576  # of a pass forward and back, at which a GPU is busy
 # Of a batch of prompts with their replies, padding included. On a GPU a step of many rows takes as long as one of a row.
 REPLIED_TOKENS = {"cuda": 65_536, "cpu": 16_384}
 # Of a batch that is only read, where no GPU has to be kept busy: rows of unlike lengths in it are padded to the longest.
-READ_TOKENS = 2048
+READ_TOKENS = 1024
 LEARNT_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # GPT-2's, OPT's, others'
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lift.memory.document_cache import KeysValues, before_each, beginning, standing_in
 from lift.memory.gated_memory import Recalled, mix
 from lift.memory.log_sum_exp import document_attention
-from lift.memory.selection import Reference
+from lift.memory.selection import Given, Reference
 from lift.memory.tuner import GatedMemoryLayer, layers
 from longthread.language_model import AdaptedLM
 
@@ -45,12 +45,17 @@ class ReferenceRow(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """Queries of one layer after RoPE, their attention over the window, its log-sum-exp, and their weights."""
+    """Queries of one layer after RoPE, their attention over the window, its log-sum-exp, and their weights.
+
+    `memory_NHD` and `lse_NH` are what they were given of the document, in fp32: 0 where it was not there.
+    """
 
     q_NHD: Tensor
     window_NHD: Tensor
     lse_window_NH: Tensor
     weight_NH: Tensor
+    memory_NHD: Tensor
+    lse_NH: Tensor
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,14 @@ class ReferenceLayer(nn.Module):
         kept_BL = self.kept.times_BL > 0
         lse_NH = lse_BLH[kept_BL].detach()
         times_NH = self.kept.times_BL[kept_BL, None].to(lse_NH).expand_as(lse_NH)
-        self.queries.append(Queries(q_BLHD[kept_BL].detach(), o_BLHD[kept_BL].detach(), lse_NH, times_NH))
-        mixed_BLHD = mix(o_BLHD, [self.recall(q_BLHD)], "lse", lse_BLH) if self.recall else o_BLHD
+        window_NHD, mixed_BLHD = o_BLHD[kept_BL].detach(), o_BLHD
+        nothing = lse_NH.new_zeros(())
+        given = nothing.expand(window_NHD.shape), nothing.expand(lse_NH.shape)
+        if self.recall:
+            recalled = self.recall(q_BLHD)
+            given = recalled.memory_BLHD[kept_BL].detach(), recalled.score_BLH[kept_BL].detach()
+            mixed_BLHD = mix(o_BLHD, [recalled], "lse", lse_BLH)
+        self.queries.append(Queries(q_BLHD[kept_BL].detach(), window_NHD, lse_NH, times_NH, *given))
         if torch.is_grad_enabled():
             self.output_BLHD = torch.zeros_like(mixed_BLHD, requires_grad=True)
             mixed_BLHD = mixed_BLHD + self.output_BLHD
@@ -188,10 +199,11 @@ def _signs(rows: Sequence[ReferenceRow], ids_BL: Tensor, rng: torch.Generator) -
     return predicts_BL * (2 * torch.randint(2, ids_BL.shape, generator=rng) - 1)
 
 
-def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int) -> Reference:
+def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int, exact: bool = False) -> Reference:
     """Return the queries of all layers by key/value head, those of its query heads one behind the other.
 
-    `parts` holds queries of each layer, and whether these queries should hear the document.
+    `parts` holds queries of each layer, and whether these queries should hear the document. `exact`: those that should
+    were read beside all of it.
     """
     joined = [
         Queries(*map(torch.cat, zip(*of_layer, strict=True))) for of_layer in zip(*(q for q, _ in parts), strict=True)
@@ -201,6 +213,6 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int) -> Refer
         return x_NH.unflatten(1, (kv_heads, -1)).transpose(0, 1).transpose(1, 2).flatten(1, 2)
 
     heard_N = torch.cat([torch.full((len(queries[0].q_NHD),), heard) for queries, heard in parts])
-    q_GND, window_GND, lse_GN, weight_GN = (torch.cat([grouped(layer[i]) for layer in joined]) for i in range(4))
-    repeated = joined[0].q_NHD.shape[1] // kv_heads
-    return Reference(q_GND, window_GND, lse_GN, weight_GN, heard_N.repeat(repeated).to(q_GND.device))
+    heard_N = heard_N.repeat(joined[0].q_NHD.shape[1] // kv_heads).to(joined[0].q_NHD.device)
+    of_heads = [torch.cat([grouped(layer[i]) for layer in joined]) for i in range(6 if exact else 4)]
+    return Reference(*of_heads[:4], heard_N, Given(*of_heads[4:], heard_N) if exact else None)

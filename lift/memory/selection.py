@@ -16,11 +16,20 @@ ELEMENTS = {"cuda": 1 << 27}  # attention scores in memory at a time
 ELEMENTS_ELSEWHERE = 1 << 22  # what stays near a CPU
 
 
+class Given(NamedTuple):
+    """What the document gave to reference queries that were read beside all of it: those where `known` is True."""
+
+    memory_GND: Tensor
+    lse_GN: Tensor
+    known_N: Tensor
+
+
 class Reference(NamedTuple):
     """Reference queries of key/value heads, after RoPE, with the attention over their windows and its log-sum-exp.
 
     The queries of all query heads of a key/value head stand one behind the other. Where `heard` is False the document
-    should say nothing. Of the model's dtype; `weight_GN`, what each query counts in all sums of squares, in fp32.
+    should say nothing. Of the model's dtype; `weight_GN`, what each query counts in all sums of squares, in fp32. `given`
+    spares `attend` a part of its work.
     """
 
     q_GND: Tensor
@@ -28,11 +37,12 @@ class Reference(NamedTuple):
     lse_window_GN: Tensor
     weight_GN: Tensor
     heard_N: Tensor
+    given: Given | None = None
 
     def heads(self, chosen: Tensor) -> "Reference":
-        """Return the reference queries of the chosen key/value heads alone."""
-        q_GND, window_GND, lse_window_GN, weight_GN, heard_N = self
-        return Reference(q_GND[chosen], window_GND[chosen], lse_window_GN[chosen], weight_GN[chosen], heard_N)
+        """Return the reference queries of the chosen key/value heads alone, without what was given."""
+        of_heads = (x[chosen] for x in (self.q_GND, self.window_GND, self.lse_window_GN, self.weight_GN))
+        return Reference(*of_heads, self.heard_N)
 
 
 class DocumentAttention(NamedTuple):
@@ -49,7 +59,7 @@ class DocumentAttention(NamedTuple):
 def pieces(groups: int, rows: int, keys: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     """Yield slices of groups and of rows, so that a piece with all `keys` has no more scores than fit at a time."""
     most = ELEMENTS.get(device.type, ELEMENTS_ELSEWHERE)
-    of_rows = min(rows, max(1, most // keys))
+    of_rows = max(1, min(rows, most // keys))
     of_groups = max(1, most // (of_rows * keys))
     for first in range(0, groups, of_groups):
         for at in range(0, rows, of_rows):
@@ -58,22 +68,36 @@ def pieces(groups: int, rows: int, keys: int, device: torch.device) -> Iterator[
 
 def attend(reference: Reference, k_GTD: Tensor, v_GTD: Tensor) -> DocumentAttention:
     """Return the attention of all reference queries over the document. The attention's scale is in the keys."""
-    groups, rows, dim = reference.q_GND.shape
-    tokens = k_GTD.shape[1]
-    memory_GND = torch.empty(groups, rows, dim, device=k_GTD.device)
-    lse_GN = torch.empty(groups, rows, device=k_GTD.device)
+    memory_GND, lse_GN = _output(reference, k_GTD, v_GTD)
+    groups, tokens, _ = k_GTD.shape
     squares_GT = torch.zeros(groups, tokens, device=k_GTD.device)
-    for g, n in pieces(groups, rows, tokens, k_GTD.device):
-        scores = reference.q_GND[g, n].float() @ k_GTD[g].float().transpose(1, 2)
+    heard = reference.heard_N.nonzero()[:, 0]
+    for g, n in pieces(groups, len(heard), tokens, k_GTD.device):
+        q, lse = reference.q_GND[g, heard[n]].float(), lse_GN[g, heard[n]]
+        gate = torch.sigmoid(lse - reference.lse_window_GN[g, heard[n]].float())
+        counted = gate.square() * reference.weight_GN[g, heard[n]]
+        # sum_i c_i exp(s_i - LSE_i)^2 as exponentials of one product: on a CPU these take as long as the products
+        shift = counted.log() - 2 * lse
+        squares_GT[g] += torch.baddbmm(shift[..., None], 2 * q, k_GTD[g].float().transpose(1, 2)).exp_().sum(1)
+    return DocumentAttention(memory_GND, lse_GN, (squares_GT / max(1, len(heard))).sqrt())
+
+
+def _output(reference: Reference, k_GTD: Tensor, v_GTD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what the document gives to all reference queries, and its log-sum-exp: (G, N, D) and (G, N)."""
+    groups, rows, dim = reference.q_GND.shape
+    if reference.given is None:
+        memory_GND, lse_GN = k_GTD.new_empty(groups, rows, dim).float(), k_GTD.new_empty(groups, rows).float()
+        missing = torch.arange(rows, device=k_GTD.device)
+    else:
+        memory_GND, lse_GN, missing = *reference.given[:2], (~reference.given.known_N).nonzero()[:, 0]
+    for g, n in pieces(groups, len(missing), k_GTD.shape[1], k_GTD.device):
+        scores = reference.q_GND[g, missing[n]].float() @ k_GTD[g].float().transpose(1, 2)
         highest = scores.amax(-1, keepdim=True)
-        powers = scores.sub_(highest).exp_()  # once for both: on a CPU it takes as long as the products
+        powers = scores.sub_(highest).exp_()
         total = powers.sum(-1, keepdim=True)
-        lse_GN[g, n] = lse = (highest + total.log())[..., 0]
-        memory_GND[g, n] = (powers @ v_GTD[g].float()) / total
-        gate = torch.sigmoid(lse - reference.lse_window_GN[g, n].float()) * reference.heard_N[n]
-        counted = (gate / total[..., 0]).square() * reference.weight_GN[g, n]
-        squares_GT[g] += (powers.square_().transpose(1, 2) @ counted[..., None])[..., 0]
-    return DocumentAttention(memory_GND, lse_GN, (squares_GT / reference.heard_N.sum().clamp(min=1)).sqrt())
+        lse_GN[g, missing[n]] = (highest + total.log())[..., 0]
+        memory_GND[g, missing[n]] = (powers @ v_GTD[g].float()) / total
+    return memory_GND, lse_GN
 
 
 def select(score_GT: Tensor, total: int, least: int) -> Tensor:

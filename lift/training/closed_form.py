@@ -52,7 +52,7 @@ def closed_form(model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range)
             recipe.biases,
             recipe.values,
         )
-        heads = compact(by_head(queries, document[0].k_KTD.shape[0]), k_GTD, v_GTD, how)
+        heads = compact(by_head(queries, document[0].k_KTD.shape[0], exact=number == 0), k_GTD, v_GTD, how)
         memory = SegmentMemory.of(heads, len(scales), span.start, dtype)
         recalls = [memory.in_layer(model, i) for i in range(len(scales))]
     return memory

@@ -9,7 +9,7 @@ from torch import Tensor
 from lift.memory import least_squares, selection
 from lift.memory.compact import BOX, Compaction, compact
 from lift.memory.compact_reference import ReferenceHead
-from lift.memory.selection import Reference, attend, select
+from lift.memory.selection import Given, Reference, attend, select
 from longthread.errors import LongthreadError
 
 SIZES = {
@@ -58,6 +58,20 @@ def test_with_a_slot_for_every_key_it_is_the_document(groups: int, rows: int, to
     reference, k, v = drawn(groups, rows, tokens, seed)
     for h, head in enumerate(compact(reference, k, v, Compaction(groups * tokens))):
         assert torch.equal(head.k_SD, k[h]) and torch.equal(head.v_SD, v[h]) and not head.b_S.any()
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_the_document_gave_is_not_computed_again(quiet: bool) -> None:
+    reference, k, v = drawn(3, 40, 20, 0)
+    known = reference.heard_N if quiet else torch.ones(40, dtype=torch.bool)
+    reference = reference._replace(heard_N=known)
+    computed = attend(reference, k, v)
+    for away, matters in ((~known, False), (known, True)):  # what is not known is overwritten, what is known is taken
+        memory, lse = computed.memory_GND.clone(), computed.lse_GN.clone()
+        memory[:, away], lse[:, away] = 7.0, 7.0
+        found = attend(reference._replace(given=Given(memory, lse, known)), k, v)
+        assert torch.allclose(found.memory_GND, computed.memory_GND) is not matters
+        assert torch.allclose(found.score_GT, computed.score_GT) is not matters
 
 
 @pytest.mark.parametrize("elements", [1, 50, 1000])

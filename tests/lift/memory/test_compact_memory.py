@@ -14,7 +14,15 @@ from lift.memory import compact_memory
 from lift.memory.compact_memory import CompactMemory, reference_recall
 from lift.memory.document_cache import KeysValues, keys_and_values, standing_in
 from lift.memory.log_sum_exp import NOTHING
-from lift.memory.reference_queries import ExactMemory, Kept, ReferenceLayer, ReferenceRow, by_head, observe
+from lift.memory.reference_queries import (
+    ExactMemory,
+    Kept,
+    ReferenceLayer,
+    ReferenceRow,
+    by_head,
+    observe,
+    shared_tokens,
+)
 from lift.memory.tuner import GatedMemoryConfig, gate, layers
 from longthread.errors import LongthreadError
 from tests.lift.memory.test_tuner import FAMILIES, ids, logits, make
@@ -190,13 +198,34 @@ def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
     alone = observe(model, [rows], None, 1.0, 0)
     assert torch.equal(alone[0].q_NHD, together[0].q_NHD) and not torch.allclose(alone[1].q_NHD, together[1].q_NHD)
-    reference = by_head([(together, True), (alone, False)], 2)
+    reference = by_head([(together, True), (alone, False)], 2, exact=True)
+    assert reference.given and torch.equal(reference.given.known_N, reference.heard_N)
+    assert torch.equal(reference.given.lse_GN[3, 26:39], together[1].lse_NH[:, 3])
     assert reference.q_GND.shape == (4, 2 * 26, 8) and reference.heard_N.tolist() == 2 * ([True] * 13 + [False] * 13)
     assert torch.equal(
         reference.q_GND[3, 26:39], together[1].q_NHD[:, 3]
     )  # layer 1, key/value head 1, its second query head
     assert torch.equal(reference.lse_window_GN[0, 13:26], alone[0].lse_window_NH[:, 0])
     assert 0 < len(observe(model, [rows], document, 0.5, 0)[0].q_NHD) < 13
+
+
+def test_what_rows_begin_with_is_read_once_and_counts_for_each_of_them() -> None:
+    """Every query stands as often in its weight as rows that each are read alone hold it."""
+    model, document, _ = reading()
+    before = ids(1, 7)[0].tolist()
+    rows = [ReferenceRow([*before, *range(first, first + n)], []) for first, n in ((10, 3), (20, 5), (30, 4))]
+    assert shared_tokens(rows) == 7 and shared_tokens(rows[:1]) == 0
+    assert shared_tokens([*rows, ReferenceRow([*before, *range(90)], [])]) == 0  # it would save too little
+    for recalls in (document, None):
+        once, apart = (observe(model, batches, recalls, 1.0, 0) for batches in ([rows], [[row] for row in rows]))
+        for one, other in zip(once, apart, strict=True):
+            assert len(one.q_NHD) == 6 + 12 < len(other.q_NHD) == 3 * 6 + 12
+            assert one.weight_NH[:6].eq(3).all() and one.weight_NH[6:].eq(1).all()
+            for i in (0, 1, 2, 4, 5):  # all but the weights
+                sums = [torch.einsum("nh,nh...->h...", each.weight_NH, each[i]) for each in (one, other)]
+                torch.testing.assert_close(*sums, atol=1e-4, rtol=1e-4)
+    part = observe(model, [rows], None, 0.5, 0)[0].weight_NH
+    assert part.min() > 0 and part.max() <= 3 and part[:, 0].sum() < 3 * 6 + 12
 
 
 @pytest.mark.parametrize("beside", [True, False])
