@@ -8,16 +8,17 @@ facts among people of nearly the same name, links of two, and what the text does
 memory-env. A memory of each document is fitted and put into a library; of a text of several segments those are open that
 `lift serve` opens. Where a text is longer than the model's window its middle is cut.
 
-The order is declared (`order`): the reader's first two documents of each length, from short to long, each in all four modes;
-the other model's of the shortest length; the reader's retrieval by hops, in other orders, and by chunks of meaning of at most
-as many tokens; then what is left. Every cell is in OUT/cells as soon as it is there, with the fingerprint of the weights, the
-recipe and the version of lift; the same command goes on behind it, and measures anew what was of others. Nothing begins after
---seconds, so the last fit may end later.
+The order is declared (`order`): the reader's first two documents of each length, from short to long, each in all four
+modes; the other model's of the shortest length; the reader's retrieval and hybrid by hops, retrieval in other orders and by
+chunks of meaning of at most as many tokens; then what is left. Every cell is in OUT/cells as soon as it is there, with the
+fingerprint of the weights, the recipe and the version of lift; the same command goes on behind it, and measures anew what
+was of others. Nothing begins after --seconds, so the last fit may end later.
 """
 
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +26,8 @@ import typer
 
 from benchmarks.lift_measure import free
 from benchmarks.lift_options import known, numbers
-from benchmarks.memory_measure import MODES, RETRIEVALS, Asked, Bench
-from environments.memory.config import REMEMBERED
+from benchmarks.memory_measure import MODES, WAYS, Asked, Bench
+from environments.memory.config import HYBRID, REMEMBERED, RETRIEVAL
 from environments.memory.results import Results, advice, results
 from environments.memory.tables import Table, tables_of, to_json
 from lift.library import base_model
@@ -95,10 +96,10 @@ def order(models: Sequence[str], documents: dict[int, int], recipe: str) -> Iter
             for seed in range(documents[length]):
                 if (seed < FIRST) == first:
                     for way in ways:
-                        yield Asked(model, length, seed, way, recipe if way in REMEMBERED else "")
+                        asked = Asked(model, length, seed, way)
+                        yield replace(asked, recipe=recipe if asked.mode in REMEMBERED else "")
 
-    lengths = list(documents)
-    ways = list(RETRIEVALS)
+    lengths, ways = list(documents), list(WAYS)
     yield from cells(READER, lengths, True, MODES)
     if MODEL in models:
         yield from cells(MODEL, lengths[:1], True, MODES)
@@ -174,23 +175,34 @@ def _reader_first(cell: JsonObject) -> bool:
 
 
 def _ways(cells: Sequence[JsonObject]) -> list[Table]:
-    """Return the table of what each way of retrieval is worth, on the documents that were asked in all of them."""
+    """Return the table of what each way of looking up is worth, on the documents that were asked in all of them."""
     of_way: dict[str, dict[str, list[JsonObject]]] = {}
     for cell in cells:
-        if cell["way"] in ("retrieval", *RETRIEVALS):
+        if cell["way"] in (RETRIEVAL, HYBRID, *WAYS):
             of_way.setdefault(cell["way"], {})[cell["records"][0]["document"]] = cell["records"]
     in_all = set.intersection(*map(set, of_way.values())) if len(of_way) > 1 else set()
     lengths = {records[0]["length"] for of in of_way.values() for name, records in of.items() if name in in_all}
     rows = []
     for length in sorted(lengths):
-        for way in ("retrieval", *RETRIEVALS):
+        for way in (RETRIEVAL, HYBRID, *WAYS):
             lines = [line for name in in_all for line in of_way.get(way, {}).get(name, []) if line["length"] == length]
             if lines:
                 recall = estimate(line["recall"]["needles"] for line in lines if line["recall"])
                 score = estimate(line["score"] for line in lines)
                 rows.append([f"{length:,}", way, str(len(lines)), str(score), str(recall)])
-    header = ["length", "retrieval", "n", "score", "evidence found"]
-    return [Table("Ways of retrieval", "Beside the default, on the same questions.", header, rows)] if rows else []
+    header = ["length", "way", "n", "score", "evidence found"]
+    return (
+        [
+            Table(
+                "Ways of looking up",
+                "Retrieval and hybrid as they are, and what each setting changes, on the same questions.",
+                header,
+                rows,
+            )
+        ]
+        if rows
+        else []
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from environments.haystack import document_prompt
 from environments.haystack.options import Options
 from environments.haystack.tasks.task import Quiz
 from environments.haystack.tokens import Tokens
-from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, MemoryEnvConfig
+from environments.memory.config import CONTEXT, HYBRID, LOOKED_UP, REMEMBERED, RETRIEVAL, MemoryEnvConfig
 from environments.memory.config import MODES as MODES
 from environments.memory.memories import Memory
 from environments.memory.passages import Index, Passages
@@ -37,19 +37,20 @@ from lift.training.recipes import RECIPES
 from longthread.files import JsonObject
 from longthread.model_shape import kv_bytes
 
-# Ways of retrieval beside the environment's defaults, each with what it changes of them.
-RETRIEVALS: dict[str, dict[str, Any]] = {
-    "hops": {"search_hops": HOPS},
-    "reverse_rank": {"order": "reverse_rank"},
-    "both_ends": {"order": "both_ends"},
-    "document": {"order": "document"},
-    "semantic": {"chunking": "semantic"},
+# Ways of asking beside the environment's defaults: the mode, and what each changes of its settings.
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "hops": (RETRIEVAL, {"search_hops": HOPS}),
+    "hybrid_hops": (HYBRID, {"search_hops": HOPS}),
+    "reverse_rank": (RETRIEVAL, {"order": "reverse_rank"}),
+    "both_ends": (RETRIEVAL, {"order": "both_ends"}),
+    "document": (RETRIEVAL, {"order": "document"}),
+    "semantic": (RETRIEVAL, {"chunking": "semantic"}),
 }
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A cell: the document of a seed and length, asked in one way: a mode, or a setting of retrieval."""
+    """A cell: the document of a seed and length, asked in one way: a mode, or one of `WAYS`."""
 
     model: str
     length: int
@@ -67,7 +68,12 @@ class Asked:
     @property
     def mode(self) -> str:
         """The mode of memory-env."""
-        return RETRIEVAL if self.way in RETRIEVALS else self.way
+        return WAYS[self.way][0] if self.way in WAYS else self.way
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What is changed of the environment's settings."""
+        return WAYS[self.way][1] if self.way in WAYS else {}
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ class Bench:
         return [_record(asked, question, one, reply, cost) for question, one, reply in pairs]
 
     def _index(self, asked: Asked, text: Text) -> tuple[Passages, Index]:
-        settings = MemoryEnvConfig(**RETRIEVALS.get(asked.way, {}))
+        settings = MemoryEnvConfig(**asked.settings)
         passages = Passages.of(settings, self.tokens)
         key = text.digest, settings.chunking
         if key not in self.indices:
@@ -185,7 +191,7 @@ class Bench:
         self, asked: Asked, text: Text, entry: Entry | None, passages: Passages | None, index: Index | None
     ) -> tuple[list[Prepared], float]:
         """Return the prompts of all questions, by memory-env's own code, and the seconds of all searches."""
-        order = str(RETRIEVALS.get(asked.way, {}).get("order", "rank"))
+        order = str(asked.settings.get("order", "rank"))
         prompts = Prompts(self.tokens, self.options, self.replies.tokens, order)
         if asked.mode == CONTEXT:
             return self._whole(prompts, text), 0.0

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from benchmarks import memory_measure
 from benchmarks.memory import FIRST, MODEL, READER, app, order
 from benchmarks.memory_documents import Counts
-from benchmarks.memory_measure import MODES, RETRIEVALS, Asked, Bench
+from benchmarks.memory_measure import MODES, WAYS, Asked, Bench
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
 from lift.inference.generate import answers
@@ -99,9 +99,7 @@ def test_a_memory_of_several_segments_is_asked_as_lift_serve_asks_it(base: Path,
 
 def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libraries: Path) -> None:
     bench = Bench(base, libraries, 4, 0)
-    cells = {way: bench.records(Asked(READER, LENGTH, 0, way, "")) for way in ("context", "retrieval", *RETRIEVALS)}
-    for way in ("weights", "hybrid"):
-        cells[way] = bench.records(Asked(READER, LENGTH, 0, way, "compact"))
+    cells = {way: bench.records(Asked(READER, LENGTH, 0, way, "compact")) for way in (*MODES, *WAYS)}
     keys = {way: [record["question_key"] for record in records] for way, records in cells.items()}
     assert all(of_way == keys["context"] for of_way in keys.values())
     first = {way: records[0] for way, records in cells.items()}
@@ -128,7 +126,7 @@ def test_partial_results_are_reported_and_gone_on_with(base: Path, libraries: Pa
     assert done.exit_code == 0, done.output
     cells = tmp_path / "out" / "cells"
     written = {path.name: path.read_bytes() for path in cells.iterdir()}
-    assert f"reader-{LENGTH}-0-hybrid-compact.json" in written and len(written) == len(MODES) + len(RETRIEVALS)
+    assert f"reader-{LENGTH}-0-hybrid-compact.json" in written and len(written) == len(MODES) + len(WAYS)
     assert "multi_key" in done.output and "hops" in done.output
     (cells / f"reader-{LENGTH}-0-weights-compact.json").unlink()
     (cells / f"reader-{LENGTH}-0-semantic.json").unlink()
@@ -162,13 +160,12 @@ def test_cells_of_other_weights_or_another_recipe_are_measured_anew(base: Path, 
 def test_the_most_valuable_cells_come_first_and_each_once() -> None:
     documents = {8192: 4, 32768: 4, 131072: 1}
     cells = list(order([READER, MODEL], documents, "compact"))
-    assert len({cell.key for cell in cells}) == len(cells) == 2 * 9 * len(MODES) + 9 * len(RETRIEVALS)
+    assert len({cell.key for cell in cells}) == len(cells) == 2 * 9 * len(MODES) + 9 * len(WAYS)
     first = cells[: 4 * (FIRST + FIRST + 1)]
     assert [cell.length for cell in first] == sorted(cell.length for cell in first)
     assert {(cell.model, cell.way) for cell in first} == {(READER, mode) for mode in MODES}
     assert [(cell.model, cell.length) for cell in cells[len(first) :][: 4 * FIRST]] == [(MODEL, 8192)] * 4 * FIRST
-    assert {cell.recipe for cell in cells if cell.way in ("weights", "hybrid")} == {"compact"}
-    assert {cell.recipe for cell in cells if cell.way not in ("weights", "hybrid")} == {""}
+    assert {cell.way for cell in cells if cell.recipe} == {"weights", "hybrid", "hybrid_hops"}
 
 
 @pytest.mark.parametrize(
