@@ -54,9 +54,9 @@ def table(run: Path, names: Sequence[str]) -> Table | None:
     before, after = (_records(run / when, names) for when in ("before", "after"))
     if not before or not after:
         return None
-    shown = Table("the model …", "n", "before", "after", "95 %", title="conduct, held-out split, greedy")
+    shown = Table("the model …", "n", "before", "after", "change, 95 %", title="conduct, held-out split, greedy")
     old, new = shares(before), shares(after)
-    for name in old:
+    for name in [name for name in old if old[name].n]:
         reach = Z95 * (old[name].stderr ** 2 + new[name].stderr ** 2) ** 0.5
         n, difference = str(old[name].n), f"{new[name].mean - old[name].mean:+.3f} ± {reach:.3f}"
         shown.add_row(name, n, f"{old[name].mean:.3f}", f"{new[name].mean:.3f}", difference)

@@ -23,7 +23,8 @@ class Processes:
 
     def __init__(self) -> None:
         state = PartialState(timeout=PATIENCE) if torch.distributed.is_torchelastic_launched() else None
-        self.rank, self.count = (state.process_index, state.num_processes) if state else (0, 1)
+        self.rank: int = state.process_index if state else 0
+        self.count: int = state.num_processes if state else 1
 
     def share(self, groups: Sequence[Group] | None) -> Sequence[Group] | None:
         """Return the groups that the first process gives, None at the end of the run. All processes call it."""

@@ -90,6 +90,15 @@ async def test_the_trainer_s_end_is_the_run_s(running: Parts, monkeypatch: pytes
     assert await running.look_after()
 
 
+def test_the_trainer_alone_is_told_until_when(running: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    code(monkeypatch, trainer="import sys; print(sys.argv[1:])", api="import sys; print(sys.argv[1:])")
+    running.training_ends = 12.34
+    for name in (parts.TRAINER, parts.API):
+        running.start(name).wait()
+    assert running.log(parts.TRAINER).read_text().strip() == "['--until=12.3']"
+    assert running.log(parts.API).read_text().strip() == "[]"
+
+
 async def test_stopping_ends_all_and_a_deaf_part_too(running: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + WAITS
     code(monkeypatch, api=WAITS, server=deaf)

@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,12 @@ async def test_a_run(place: Place) -> None:
         own, _ = logprobs(trainer.policy.adapted, Row([PromptGroup(prompt, reply["token_ids"])], torch.device("cpu")))
     served = torch.tensor([next(iter(entry[0].values())) for entry in entries])
     torch.testing.assert_close(own, served, atol=1e-3, rtol=1e-3)
+
+
+async def test_a_run_ends_in_time_though_nothing_comes(place: Place) -> None:
+    trainer = await asyncio.to_thread(WatchedTrainer, place.config())
+    await asyncio.wait_for(trainer.run(time.time() + 0.3), PATIENCE)
+    assert not health.rows(place.run) and (place.run / "adapter-0" / "adapter_model.safetensors").exists()
 
 
 async def test_a_killed_trainer_goes_on_from_its_checkpoint(place: Place) -> None:

@@ -17,6 +17,7 @@ from environments.inference.embedded.limits import Limits  # noqa: E402
 from environments.inference.embedded.prefill import common_prefix  # noqa: E402
 from environments.inference.embedded.protocol import Sampling  # noqa: E402
 from environments.inference.embedded.sampling import Choice, draw  # noqa: E402
+from environments.inference.embedded.slots import SlotDecoder  # noqa: E402
 from tests.environments.patience import PATIENCE  # noqa: E402
 from tests.environments.tiny_model import EOS, tiny_config, tiny_model  # noqa: E402
 
@@ -166,6 +167,19 @@ def test_more_requests_than_the_batch_holds(model: Any, reference: Any, slots: b
     for i, future in enumerate(futures):
         assert future.result(PATIENCE)[0].ids == generated(reference, prompt(10 * i + 1, i), 24)
     engine.close()
+
+
+def test_an_empty_cache_that_is_far_too_wide_is_made_anew(model: Any, reference: Any) -> None:
+    """After texts of 16k, steps over texts of 2k would read the columns of both."""
+    engine, widths = Engine(model, {EOS}, Limits(), slots=True), []
+    for length in (400, 300, 6):
+        ids = prompt(length, seed=length)
+        assert engine.submit(ids, GREEDY).result(PATIENCE)[0].ids == generated(reference, ids, 24)
+        decoder = engine.decoder
+        assert isinstance(decoder, SlotDecoder) and decoder.cache is not None
+        widths.append(decoder.cache.owner_BK.shape[1])
+    engine.close()
+    assert widths == [448, 448, 64]
 
 
 def test_seed_decides_the_sample_and_rows_differ(engine: Engine) -> None:
