@@ -9,7 +9,6 @@ import typer
 
 from lift.commands.base import Device, LibraryAt, ModelAt, attach, base_folder, context
 from lift.document.document import encodable, read_text
-from lift.inference import retrieval
 from lift.library import base_model, tables
 from lift.library.library import Library
 from longthread.errors import ConfigError, exit_on_error, option
@@ -50,7 +49,10 @@ def ask(
     if open_ < 1:
         raise ConfigError(f"{open_} documents cannot be opened: give at least 1", setting="open")
     before = [read_text(window)] if window else []
-    before += retrieval.passages(read_text(source), question, retrieve) if source else []
+    if source:
+        from lift.inference.retrieval import passages
+
+        before += passages(read_text(source), question, retrieve)
     target, folder = base_model.device(device), base_folder(shelf, names, model)
     asked = _Asked(question, "\n\n".join(before), base_model.tokenizer(folder), steps)
     settings = [setting for setting, on in (("window", window), ("retrieve", retrieve)) if on]

@@ -35,11 +35,14 @@ class Reading(NamedTuple):
 
 def measure(model: CausalLM, tokenizer: ChatTokenizer) -> Reading:
     """Ask the model about facts in passages that stand in its window."""
-    asked = [(*passage_with_facts(seed, FACTS),) for seed in range(PASSAGES)]
-    pairs = [(document, item) for document, items in asked for item in items]
-    prompts = [chat(tokenizer, document.name, item.question, document.text) for document, item in pairs]
-    replies = answers(model, tokenizer, prompts)
-    return Reading(sum(right(item, reply) for (_, item), reply in zip(pairs, replies, strict=True)), len(pairs))
+    found, asked = 0, 0
+    for seed in range(PASSAGES):
+        document, items = passage_with_facts(seed, FACTS)
+        prompts = [chat(tokenizer, document.name, item.question, document.text) for item in items]
+        replies = answers(model, tokenizer, prompts, read_once=True)
+        found += sum(right(item, reply) for item, reply in zip(items, replies, strict=True))
+        asked += len(items)
+    return Reading(found, asked)
 
 
 def check(model: CausalLM, tokenizer: ChatTokenizer, fingerprint: str) -> Reading:

@@ -11,6 +11,7 @@ import torch
 
 from environments.haystack import document_prompt
 from lift.inference.capacity import replied_tokens
+from lift.memory.document_cache import before_each, beginning, shared_tokens
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM, ChatTokenizer
 
@@ -127,12 +128,14 @@ def answers(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int = NEW_TOKENS,
     batch_tokens: int | None = None,
+    read_once: bool = False,
 ) -> list[str]:
     """Return the model's greedy reply to each prompt, in order, without special tokens and outer white space.
 
     Ignores the model's own generation settings. The batch of the longest prompts comes first, so that too little memory
     shows at once. In float32 batching changes nothing; in bf16 the width of a batch changes the rounding of logits, so
-    near ties may flip.
+    near ties may flip. `read_once`: of a base model whose state is keys and values alone, what the prompts of a batch begin
+    with may be read once.
     """
     stops = stop_token_ids(model, tokenizer)
     training = model.training
@@ -140,7 +143,8 @@ def answers(
     replies = [""] * len(prompts)
     tokens = batch_tokens or replied_tokens(model)
     for batch in index_batches([len(prompt) for prompt in prompts], max_new_tokens, tokens):
-        rows = _generate(model, [prompts[i] for i in batch], stops, max_new_tokens)
+        of_batch = [prompts[i] for i in batch]
+        rows = _generate(model, of_batch, stops, max_new_tokens, shared_tokens(of_batch) if read_once else 0)
         for i, row in zip(batch, rows, strict=True):
             replies[i] = reply_of(tokenizer, row, stops)
     if training:
@@ -154,15 +158,23 @@ def reply_of(tokenizer: ChatTokenizer, tokens: Sequence[int], stops: Sequence[in
     return tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
 
 
-def _generate(model: CausalLM, prompts: Sequence[Sequence[int]], stops: list[int], new_tokens: int) -> list[list[int]]:
-    """Return the tokens that follow each prompt, padded behind the end of the reply."""
-    width = max(map(len, prompts))
+def _generate(
+    model: CausalLM, prompts: Sequence[Sequence[int]], stops: list[int], new_tokens: int, shared: int
+) -> list[list[int]]:
+    """Return the tokens that follow each prompt, padded behind the end of the reply.
+
+    The `shared` tokens that all prompts begin with are read once; padding stands behind them.
+    """
+    before, width = list(prompts[0][:shared]), max(map(len, prompts))
     filler = stops[0] if stops else 0
-    ids_BL = torch.tensor([[filler] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    mask_BL = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids_BL = torch.tensor([[*before, *[filler] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts])
+    mask_BL = torch.tensor([[*[1] * shared, *[0] * (width - len(x)), *[1] * (len(x) - shared)] for x in prompts])
+    with torch.no_grad():
+        cache = before_each(beginning(model, before), len(prompts)) if shared else None
     out_BL = model.generate(
         input_ids=ids_BL.to(model.device),
         attention_mask=mask_BL.to(model.device),
+        past_key_values=cache,
         max_new_tokens=new_tokens,
         eos_token_id=stops or None,
         pad_token_id=filler,

@@ -14,7 +14,6 @@ One backward pass with random signs gives it in expectation: E |d (sum_t e_t z_t
 B: rows, L: tokens, N: tokens that are kept, H: query heads, K: key/value heads, T: tokens of the document, D: head dimension.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lift.memory.document_cache import KeysValues, before_each, beginning, standing_in
+from lift.memory.document_cache import KeysValues, before_each, beginning, shared_tokens, standing_in
 from lift.memory.gated_memory import Recalled, mix
 from lift.memory.log_sum_exp import document_attention
 from lift.memory.selection import Given, Reference
@@ -150,14 +149,8 @@ def observe(
                 out = model(input_ids=ids_BL.to(model.device), use_cache=False)
                 _weigh(recording, out.logits, signs_BL.to(model.device))
             else:
-                _read(model, ids_BL, shared_tokens(rows), kept)
+                _read(model, ids_BL, shared_tokens([row.ids for row in rows]), kept)
     return [Queries(*map(torch.cat, zip(*layer.queries, strict=True))) for layer in recording]
-
-
-def shared_tokens(rows: Sequence[ReferenceRow]) -> int:
-    """Return how many tokens the rows begin with in common, if reading these once saves `LEAST_SAVED`; else 0."""
-    shared = min(len(os.path.commonprefix([list(row.ids) for row in rows])), min(len(row.ids) for row in rows) - 1)
-    return shared if shared * (len(rows) - 1) >= LEAST_SAVED * sum(len(row.ids) for row in rows) else 0
 
 
 def _read(model: AdaptedLM, ids_BL: Tensor, shared: int, kept: Kept) -> None:

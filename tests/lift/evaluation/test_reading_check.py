@@ -19,15 +19,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def oracle(right: int) -> Any:
-    """Answers as of a model that finds the first `right` facts."""
+    """Answers as of a model that finds the first `right` facts; it is asked about one passage at a time."""
     facts = [item.answer for seed in range(PASSAGES) for item in passage_with_facts(seed, FACTS).items]
+    remaining = [f"It is {fact}." if i < right else "none" for i, fact in enumerate(facts)]
 
-    def answers(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
+    def answers(model: Any, tokenizer: Any, prompts: list[list[int]], read_once: bool) -> list[str]:
         texts = [tokenizer.decode(prompt) for prompt in prompts]
+        of_passage = [facts.pop(0) for _ in range(FACTS)]
         assert all(
-            fact in text and fact not in text.rpartition("About")[2] for fact, text in zip(facts, texts, strict=True)
+            fact in text and fact not in text.rpartition("About")[2]
+            for fact, text in zip(of_passage, texts, strict=True)
         )
-        return [f"It is {fact}." if i < right else "none" for i, fact in enumerate(facts)]
+        return [remaining.pop(0) for _ in range(FACTS)]
 
     return answers
 
@@ -51,7 +54,7 @@ def test_a_model_that_reads_is_let_through_and_one_that_does_not_is_refused(monk
 def test_a_model_is_measured_once(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setattr(reading_check, "answers", oracle(12))
     check(tiny_model(), tiny_tokenizer(), "a" * 64)
-    monkeypatch.setattr(reading_check, "answers", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(reading_check, "answers", lambda *_, **__: pytest.fail("measured again"))
     assert check(tiny_model(), tiny_tokenizer(), "a" * 64) == Reading(12, 12)
     (cache / "reading.json").write_text('{"a": [1')  # damaged: measured anew, and written whole
     monkeypatch.setattr(reading_check, "answers", oracle(9))

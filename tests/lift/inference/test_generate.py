@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lift.inference.generate import NEW_TOKENS, SEAM_TOKENS, answers, chat, index_batches, stop_token_ids, window_size
+from lift.memory.document_cache import shared_tokens
 from lift.tasks import Item
 from tests.environments.tiny_model import EOS, tiny_model, tiny_tokenizer
 
@@ -103,6 +104,17 @@ def test_batched_as_alone_as_the_reference(batch_tokens: int) -> None:
     assert len(set(wanted)) == len(wanted) and all(wanted)
     assert answers(MODEL, TOKENIZER, PROMPTS, NEW, batch_tokens) == wanted
     assert answers(MODEL, TOKENIZER, PROMPTS[::-1], NEW, batch_tokens) == wanted[::-1]
+
+
+def test_what_prompts_begin_with_may_be_read_once() -> None:
+    calls: list[torch.Tensor] = []
+    hook = MODEL.register_forward_pre_hook(lambda _, args, given: calls.append(given["input_ids"]), with_kwargs=True)
+    replies = answers(MODEL, TOKENIZER, PROMPTS, NEW, read_once=True)
+    hook.remove()
+    assert replies == [reference(prompt, {EOS}) for prompt in PROMPTS]
+    first, rest = calls[:2]
+    assert shared_tokens(PROMPTS) > 10 and first.tolist() == [PROMPTS[0][: shared_tokens(PROMPTS)]]
+    assert rest.shape == (len(PROMPTS), max(map(len, PROMPTS)) - first.shape[1])
 
 
 def test_one_reply_stops_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lift.memory import compact_memory
 from lift.memory.compact_memory import CompactMemory, reference_recall
-from lift.memory.document_cache import KeysValues, keys_and_values, standing_in
+from lift.memory.document_cache import KeysValues, keys_and_values, shared_tokens, standing_in
 from lift.memory.log_sum_exp import NOTHING
 from lift.memory.reference_queries import (
     ExactMemory,
@@ -21,7 +21,6 @@ from lift.memory.reference_queries import (
     ReferenceRow,
     by_head,
     observe,
-    shared_tokens,
 )
 from lift.memory.tuner import GatedMemoryConfig, gate, layers
 from longthread.errors import LongthreadError
@@ -214,8 +213,8 @@ def test_what_rows_begin_with_is_read_once_and_counts_for_each_of_them() -> None
     model, document, _ = reading()
     before = ids(1, 7)[0].tolist()
     rows = [ReferenceRow([*before, *range(first, first + n)], []) for first, n in ((10, 3), (20, 5), (30, 4))]
-    assert shared_tokens(rows) == 7 and shared_tokens(rows[:1]) == 0
-    assert shared_tokens([*rows, ReferenceRow([*before, *range(90)], [])]) == 0  # it would save too little
+    assert shared_tokens([row.ids for row in rows]) == 7 and shared_tokens([before]) == 0
+    assert shared_tokens([*(row.ids for row in rows), [*before, *range(90)]]) == 0  # it would save too little
     for recalls in (document, None):
         once, apart = (observe(model, batches, recalls, 1.0, 0) for batches in ([rows], [[row] for row in rows]))
         for one, other in zip(once, apart, strict=True):
