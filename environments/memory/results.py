@@ -204,13 +204,15 @@ def _break_even(length: int, costs: Mapping[str, ModeCost]) -> list[BreakEven]:
 # ---- advice ----
 
 ENOUGH = 20  # questions at a length; fewer tell modes apart by chance alone
+NEARLY = 1.1  # times the fewest tokens read a question: as few
 
 
 def advice(found: Results) -> str:
     """Return one paragraph that says which mode to take at each length, by rule, and nothing that was not measured.
 
     At each length, over all kinds of question: the mode of the highest mean score, and those that a paired bootstrap does not
-    tell apart from it; of these the one that reads the fewest tokens a question.
+    tell apart from it; of these the one that scores best among those that read at most a tenth more tokens a question than
+    the least.
     """
     return " ".join(part for length in found.lengths for part in _advice_at(found, length))
 
@@ -225,7 +227,8 @@ def _advice_at(found: Results, length: int) -> list[str]:
     means = {mode: estimate(scores[mode].values()) for mode in found.modes if mode in scores}
     best = max(means, key=lambda mode: means[mode].mean)
     alike = [m for m in means if m == best or not difference(scores[m], scores[best]).told_apart]
-    taken = min(alike, key=lambda mode: costs[mode].tokens_read)
+    most = NEARLY * min(costs[mode].tokens_read for mode in alike)
+    taken = max((m for m in alike if costs[m].tokens_read <= most), key=lambda mode: means[mode].mean)
     others = [f"{mode} ({means[mode]})" for mode in alike if mode != taken]
     worse = [f"{mode} ({means[mode]})" for mode in means if mode not in alike]
     read = f"{costs[taken].tokens_read:,.0f} tokens a question"

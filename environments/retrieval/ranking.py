@@ -4,8 +4,11 @@ Every ranking has two methods, `add` and `search`; see `Ranking`. `dense` ranks 
 disk, beyond what memory holds.
 """
 
+import importlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -43,15 +46,29 @@ class StoredRanking(Ranking, Protocol):
         """Bytes of the index."""
 
 
+def _bm25s() -> ModuleType:
+    """Return bm25s, imported without JAX where nothing else has imported that.
+
+    bm25s calls JAX at its import wherever it is installed, and JAX then takes three quarters of a GPU's memory for itself.
+    """
+    without_jax = "jax" not in sys.modules
+    try:
+        if without_jax:
+            sys.modules["jax"] = None  # type: ignore[assignment]  # an import of it fails, and bm25s sorts with numpy
+        return importlib.import_module("bm25s")
+    except ImportError:
+        raise ConfigError("retrieval needs bm25s: pip install bm25s") from None
+    finally:
+        if without_jax:
+            del sys.modules["jax"]
+
+
 class TermIndex:
     """BM25 (Lucene's variant, k1 1.5, b 0.75, by `bm25s`) over texts that are given by their terms; `size` counts them."""
 
     def __init__(self, of_texts: Sequence[list[str]]):
         """Index the texts. Raises `ConfigError` where bm25s is not installed."""
-        try:
-            import bm25s
-        except ImportError:
-            raise ConfigError("retrieval needs bm25s: pip install bm25s") from None
+        bm25s = _bm25s()
         self.size, self._index = len(of_texts), None
         if any(of_texts):
             self._index = bm25s.BM25()

@@ -33,7 +33,7 @@ def fit(
     source: Annotated[Path, typer.Argument(metavar="BOOK", help="A .txt or .md file in UTF-8.")],
     model: Annotated[str, typer.Option(help="Folder or hub name of the base model.")],
     library: LibraryAt,
-    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists all.")] = "lse",
+    recipe: Annotated[str, typer.Option(help="How to fit; an unknown name lists all.")] = "compact",
     name: Annotated[str | None, typer.Option(help="The document's name; its file's otherwise.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of everything random.")] = 0,
     replace: Annotated[bool, typer.Option("--replace", help="Fit anew a document that the library has.")] = False,

@@ -40,7 +40,9 @@ def threshold(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """Let every switch open above this score."""
     load = Switch.load
     monkeypatch.setattr(
-        together.Switch, "load", lambda folder: load(folder).model_copy(update={"threshold": value})  # type: ignore[union-attr]
+        together.Switch,
+        "load",
+        lambda folder: load(folder).model_copy(update={"threshold": value}),  # type: ignore[union-attr]
     )
 
 

@@ -121,6 +121,12 @@ def test_a_mode_that_is_worse_is_never_advised_however_cheap() -> None:
     assert "take context" in said and "above retrieval (0.25±0.07)" in said
 
 
+def test_a_few_tokens_less_are_no_reason_to_score_less() -> None:
+    nearly = {"cost": {"tokens_read": 95, "seconds": 0.2, "prepare_seconds": 0.0}}
+    rows = [*asked("retrieval", 39, 40, **CHEAP), *asked("hybrid", 38, 40, **nearly)]
+    assert "take retrieval" in advice(results(rows))
+
+
 def test_too_few_questions_or_one_mode_give_no_advice() -> None:
     assert "too few to choose by (20" in advice(results([*asked("context", 9, 9), *asked("hybrid", 0, 9)]))
     assert "only context was asked" in advice(results(asked("context", 30, 30)))

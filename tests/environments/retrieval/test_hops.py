@@ -81,7 +81,11 @@ def test_in_a_script_without_capitals_terms_lead_on() -> None:
 
 
 def test_a_possessive_in_the_question_leads_to_the_name() -> None:
-    texts = ["Maro owes money to Tivel.", "The sea was calm.", "At the gate, Tivel answers to the password oak-elm-ash-fir."]
+    texts = [
+        "Maro owes money to Tivel.",
+        "The sea was calm.",
+        "At the gate, Tivel answers to the password oak-elm-ash-fir.",
+    ]
     ranking = BM25()
     ranking.add([Chunk(text, i, i + 1, 9) for i, text in enumerate(texts)])
     found = search_in_hops(ranking, "What is the password of Maro's lender?", 3)

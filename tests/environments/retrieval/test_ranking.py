@@ -1,8 +1,11 @@
 """Rankings against slow references: BM25's formula, reciprocal ranks, and the order of equals."""
 
 import math
+import os
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,3 +99,20 @@ def test_without_bm25s_the_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_text_without_terms_is_found_by_nothing() -> None:
     assert TermIndex([terms("?!"), terms("")]).scores("what").tolist() == [0.0, 0.0]
+
+
+def test_jax_is_not_touched(tmp_path: Path) -> None:
+    """bm25s would initialise it, and with it take most of a GPU's memory; it stays importable for whoever wants it."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax/__init__.py").write_text("print('imported')")
+    (tmp_path / "jax/lax.py").write_text("def top_k(*_):\n    print('initialised')")
+    code = (
+        "from environments.retrieval.ranking import TermIndex\n"
+        "print(TermIndex([['mill'], ['safe']]).best('the safe', 1), flush=True)\n"
+        "import jax"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+    )  # fmt: skip
+    assert ran.stdout == "[1]\nimported\n"
