@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 ELEMENTS = {"cuda": 1 << 27}  # attention scores in memory at a time
-ELEMENTS_ELSEWHERE = 1 << 22  # what stays near a CPU
+ELEMENTS_ELSEWHERE = 1 << 20  # what stays near a CPU
 
 
 class Given(NamedTuple):
