@@ -207,5 +207,7 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int, exact: b
 
     heard_N = torch.cat([torch.full((len(queries[0].q_NHD),), heard) for queries, heard in parts])
     heard_N = heard_N.repeat(joined[0].q_NHD.shape[1] // kv_heads).to(joined[0].q_NHD.device)
-    of_heads = [torch.cat([grouped(layer[i]) for layer in joined]) for i in range(6 if exact else 4)]
-    return Reference(*of_heads[:4], heard_N, Given(*of_heads[4:], heard_N) if exact else None)
+    q_GND, window_GND, lse_GN, weight_GN, *given = (
+        torch.cat([grouped(layer[i]) for layer in joined]) for i in range(6 if exact else 4)
+    )
+    return Reference(q_GND, window_GND, lse_GN, weight_GN, heard_N, Given(*given, heard_N) if exact else None)

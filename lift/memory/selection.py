@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 ELEMENTS = {"cuda": 1 << 27}  # attention scores in memory at a time
-ELEMENTS_ELSEWHERE = 1 << 22  # what stays near a CPU
+ELEMENTS_ELSEWHERE = 1 << 20  # what stays near a CPU
 
 
 class Given(NamedTuple):
@@ -41,8 +41,8 @@ class Reference(NamedTuple):
 
     def heads(self, chosen: Tensor) -> "Reference":
         """Return the reference queries of the chosen key/value heads alone, without what was given."""
-        of_heads = (x[chosen] for x in (self.q_GND, self.window_GND, self.lse_window_GN, self.weight_GN))
-        return Reference(*of_heads, self.heard_N)
+        q_GND, window_GND, lse_window_GN, weight_GN, heard_N, _ = self
+        return Reference(q_GND[chosen], window_GND[chosen], lse_window_GN[chosen], weight_GN[chosen], heard_N)
 
 
 class DocumentAttention(NamedTuple):

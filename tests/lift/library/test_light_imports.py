@@ -1,0 +1,54 @@
+"""What PEFT and transformers import without need is left out of a process of the command `lift`, and of no other."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from lift.library import light_imports
+
+PLAIN, QUANTISED = {"model_type": "llama"}, {"quantization_config": {"quant_method": "bitsandbytes"}}
+
+
+def found() -> bool:
+    """Whether the package of these tests can be imported."""
+    try:
+        importlib.import_module("heavy_package")
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+@pytest.fixture
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether a package that is installed could be imported, each time that PEFT and transformers were."""
+    (tmp_path / "heavy_package.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "heavy_package", raising=False)
+    seen: list[bool] = []
+    monkeypatch.setattr(light_imports, "UNUSED", ("heavy_package",))
+    monkeypatch.setattr(light_imports, "_import", lambda: seen.append(found()))
+    return seen
+
+
+@pytest.mark.parametrize("config", [PLAIN, QUANTISED, None], ids=["plain", "quantised", "no config"])
+@pytest.mark.parametrize("allowed", [True, False], ids=["command", "other process"])
+def test_left_out_for_a_plain_model_of_the_command_alone(
+    allowed: bool, config: dict | None, seen: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(light_imports, "_allowed", allowed)
+    light_imports.import_for(tmp_path)
+    assert seen == [not (allowed and config is PLAIN)]
+    assert found()  # afterwards it is there for whoever needs it
+
+
+def test_what_is_imported_already_stays(seen: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(PLAIN))
+    monkeypatch.setattr(light_imports, "_allowed", True)
+    package = importlib.import_module("heavy_package")
+    light_imports.import_for(tmp_path)
+    assert seen == [True] and sys.modules["heavy_package"] is package
