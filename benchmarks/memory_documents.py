@@ -16,6 +16,7 @@ People, values and prose are those of the split "eval", which no reader has seen
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from random import Random
 
@@ -165,7 +166,7 @@ def _answered(
         asked = set[str]()
         for number in range(wanted if of_kind else 0):
             one, place = of_kind[number % len(of_kind)]
-            if (text := _new(lambda one=one: one.ask(rng), asked)) is not None:
+            if (text := _new(partial(one.ask, rng), asked)) is not None:
                 yield MadeQuestion(kind, text, Answer("one", (one.value,), RELATION[one.relation].kind), place)
 
 
@@ -180,7 +181,7 @@ def _absent(
         if number % 2 == 0:
             name = told[at].people[-1].told  # of whom the text gives one value
             relation = rng.choice([other for other in wordings.FACTS if other != relation])
-        if (text := _new(lambda: wordings.ask(name, relation, SPLIT, rng), asked)) is not None:  # noqa: B023
+        if (text := _new(partial(wordings.ask, name, relation, SPLIT, rng), asked)) is not None:
             yield MadeQuestion("absent", text, Answer("absent", (), RELATION[relation].kind), ())
 
 

@@ -34,6 +34,7 @@ from lift.library import base_model
 from lift.library.library import Entry, Library
 from lift.training.fit import FitOptions, fit
 from lift.training.recipes import RECIPES
+from longthread.errors import ConfigError
 from longthread.files import JsonObject
 from longthread.model_shape import kv_bytes
 
@@ -104,6 +105,11 @@ class Bench:
 
     def _text(self, length: int, seed: int) -> Text:
         made = generate(self.tokens, length, seed, self.counts)
+        longest = max((v for q in made.questions for v in q.answer.values), key=lambda v: len(self.tokens.encode(v)))
+        if (needed := len(self.tokens.encode(longest)) + 1) > self.replies.tokens:
+            raise ConfigError(
+                f"{longest!r} takes {needed} tokens, replies have {self.replies.tokens}", setting="replies"
+            )
         document, questions = Document(made.name, made.text), list[Question]()
         for number, one in enumerate(made.questions):
             quiz = Quiz((), (), one.text, one.answer)

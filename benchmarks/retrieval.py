@@ -5,6 +5,8 @@ python -m benchmarks.retrieval recall [--samples 20] [--tokenizer gpt2]
 python -m benchmarks.retrieval passages [--lengths 131072,1048576]
     the share of questions about one document of which all evidence stands in 10 passages of 256 tokens, as memory-env looks
     them up: by windows with an overlap and by chunks of meaning, one search and hops, with the tokens that are read
+python -m benchmarks.retrieval segments [--lengths 131072,1048576] [--size 36864]
+    the share of these questions whose evidence stands in the segments that `lift serve` opens for them
 python -m benchmarks.retrieval bm25 [--tokens 1000000]
     questions a second over chunks of 128 tokens, beside a plain scan of all chunks
 python -m benchmarks.retrieval store FOLDER [--chunks 1000000] [--by vectors]
@@ -35,9 +37,11 @@ from environments.haystack.tokens import Tokens
 from environments.memory.config import MemoryEnvConfig
 from environments.retrieval.chunking import Chunk, fixed_chunks, semantic_chunks
 from environments.retrieval.hops import search_in_hops
-from environments.retrieval.ranking import BM25, Hit
+from environments.retrieval.ranking import BM25, Hit, TermIndex
 from environments.retrieval.recall import evidence_recall
 from environments.retrieval.terms import terms
+from lift.library.segment_terms import OPENED
+from lift.training.compaction import OVERLAP
 from longthread.statistics import Share
 
 TASKS = ("single", "chain", "graph", "hidden_question", "variable_tracking")
@@ -112,6 +116,27 @@ def passages(
                 read = sum(hit.chunk.tokens for hits in found for hit in hits) / len(found)
                 shares = " | ".join(_share(kind, made.questions, found) for kind in KINDS[:-1])
                 print(f"| {length:,} | {chunking} | {name} | {read:,.0f} | {shares} | {spent:.1f} |", flush=True)
+
+
+@app.command()
+def segments(
+    lengths: Annotated[str, typer.Option(help="Tokens of the documents.")] = "131072,1048576",
+    size: Annotated[
+        int, typer.Option(min=16, help="Tokens of a segment; an eighth of them is shared with the next.")
+    ] = 36_864,
+    tokenizer: Annotated[str, typer.Option(help="smollm2, gpt2 or mistral.")] = "smollm2",
+    seed: Annotated[int, typer.Option(help="Of the documents.")] = 0,
+) -> None:
+    """Print for each length and kind of question how often all evidence stands in the segments that are opened."""
+    tokens = Tokens(reference_tokenizers.load(tokenizer))
+    print("| length | segments | single | multi_key | chain |\n|---:|---:|---:|---:|---:|")
+    for length in map(int, lengths.split(",")):
+        made = generate(tokens, length, seed, MANY)
+        cut = fixed_chunks(made.text, tokens.offsets(made.text)[1], size, size // OVERLAP)
+        index = TermIndex([terms(segment.text) for segment in cut])
+        found = [[Hit(cut[i], 0.0) for i in index.best(question.text, OPENED)] for question in made.questions]
+        shares = " | ".join(_share(kind, made.questions, found) for kind in KINDS[:-1])
+        print(f"| {length:,} | {len(cut)} | {shares} |", flush=True)
 
 
 def _up_to(tokens: int, hits: Sequence[Hit]) -> list[Hit]:

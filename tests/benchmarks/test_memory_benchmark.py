@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +24,10 @@ from lift.library.attach import Attached
 from lift.memory.tuner import OpenMemory, layers, open_rows
 from lift.training import calibration
 from lift.training.recipes import RECIPES
+from longthread.errors import ConfigError
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
 
+REPLY = 30  # tokens: the longest values have no more
 LENGTH, WINDOW = 1800, 1400  # tokens of a document, which a token a byte makes short, and of the model
 SMALL = Counts(singles=2, groups=1, chains=1, asked=(2, 2, 1, 2))
 
@@ -65,7 +68,8 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_replies_behind_one_text_are_those_of_whole_prompts() -> None:
-    model, tokenizer = tiny_model(max_position_embeddings=WINDOW), tiny_tokenizer()
+    model: Any = tiny_model(max_position_embeddings=WINDOW)
+    tokenizer = tiny_tokenizer()
     text = list(b"The harbour lay still, and nobody came down to it. ") * 5
     prompts = [text + list(end) for end in (b"Who?", b"What is there?", b"When was it that they came?", b"W")]
     asked = Replies(model, tokenizer, 8, 0)
@@ -78,7 +82,7 @@ def test_replies_behind_one_text_are_those_of_whole_prompts() -> None:
 
 
 def test_a_memory_of_several_segments_is_asked_as_lift_serve_asks_it(base: Path, libraries: Path) -> None:
-    bench = Bench(base, libraries, 6, 0)
+    bench = Bench(base, libraries, REPLY, 0)
     asked = Asked(READER, LENGTH, 0, "hybrid", "compact")
     records = bench.records(asked)
     text, library = bench.text(LENGTH, 0), bench.library("compact")
@@ -86,7 +90,7 @@ def test_a_memory_of_several_segments_is_asked_as_lift_serve_asks_it(base: Path,
     assert entry.digest == text.document.digest and entry.constants["segment"] == 500
     folder = library.path(entry)
     attached = Attached(library, base_model.load(base, base_model.device("cpu")), [entry.name])
-    assert len(layers(attached.model)[0].gm_memory[entry.folder].slots) > segment_terms.OPENED  # type: ignore[arg-type,union-attr]
+    assert len(layers(attached.model)[0].gm_memory[entry.folder].slots) > segment_terms.OPENED  # type: ignore[arg-type]
     prepared, _ = bench._prepared(asked, text, entry, *bench._index(asked, text))
     for record, question, one in zip(records, text.questions, prepared, strict=True):
         alone = document_prompt.question_in(one.messages[0]["content"])
@@ -94,11 +98,11 @@ def test_a_memory_of_several_segments_is_asked_as_lift_serve_asks_it(base: Path,
         best = segment_terms.best(folder, alone, segment_terms.OPENED)
         assert best is not None
         with open_rows(layers(attached.model), [(OpenMemory(entry.folder, tuple(best)),)]):
-            assert record["reply"] == answers(attached.model, bench.tokenizer, [one.tokens], 6)[0]
+            assert record["reply"] == answers(attached.model, bench.tokenizer, [one.tokens], REPLY)[0]
 
 
 def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libraries: Path) -> None:
-    bench = Bench(base, libraries, 4, 0)
+    bench = Bench(base, libraries, REPLY, 0)
     cells = {way: bench.records(Asked(READER, LENGTH, 0, way, "compact")) for way in (*MODES, *WAYS)}
     keys = {way: [record["question_key"] for record in records] for way, records in cells.items()}
     assert all(of_way == keys["context"] for of_way in keys.values())
@@ -112,7 +116,7 @@ def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libra
     assert first["hybrid"]["cost"]["stored_bytes"] == entry.bytes + index_bytes
     tokens = {way: record["cost"]["tokens_read"] for way, record in first.items()}
     assert tokens["weights"] < tokens["retrieval"] < tokens["context"]
-    assert max(record["cost"]["tokens_read"] for record in cells["context"]) == WINDOW - 4
+    assert max(record["cost"]["tokens_read"] for record in cells["context"]) == WINDOW - REPLY
     assert all(record["cost"]["seconds"] > 0 for record in first.values())
 
 
@@ -121,7 +125,7 @@ def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libra
 
 def test_partial_results_are_reported_and_gone_on_with(base: Path, libraries: Path, tmp_path: Path) -> None:
     run = ["run", str(tmp_path / "out"), "--reader", str(base), "--lengths", str(LENGTH), "--documents", "1"]
-    run += ["--replies", "3", "--libraries", str(libraries)]
+    run += ["--replies", str(REPLY), "--libraries", str(libraries)]
     done = CliRunner().invoke(app, run)
     assert done.exit_code == 0, done.output
     cells = tmp_path / "out" / "cells"
@@ -143,7 +147,7 @@ def test_partial_results_are_reported_and_gone_on_with(base: Path, libraries: Pa
 
 
 def test_cells_of_other_weights_or_another_recipe_are_measured_anew(base: Path, tmp_path: Path) -> None:
-    bench = Bench(base, tmp_path / "libraries", 3, 0)
+    bench = Bench(base, tmp_path / "libraries", REPLY, 0)
     weights = Asked(READER, LENGTH, 0, "weights", "compact")
     mine, bare = bench.made_of(weights), bench.made_of(Asked(READER, LENGTH, 0, "context"))
     assert mine == bench.made_of(weights)
@@ -154,7 +158,12 @@ def test_cells_of_other_weights_or_another_recipe_are_measured_anew(base: Path, 
     torch.nn.init.normal_(other.lm_head.weight)  # type: ignore[attr-defined]
     shutil.copytree(base, tmp_path / "other")
     other.save_pretrained(tmp_path / "other")  # type: ignore[attr-defined]
-    assert Bench(tmp_path / "other", tmp_path / "libraries", 3, 0).made_of(weights)["base"] != mine["base"]
+    assert Bench(tmp_path / "other", tmp_path / "libraries", REPLY, 0).made_of(weights)["base"] != mine["base"]
+
+
+def test_replies_too_short_for_an_answer_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="replies have 5"):
+        Bench(base, tmp_path, 5, 0).text(LENGTH, 0)
 
 
 def test_the_most_valuable_cells_come_first_and_each_once() -> None:
