@@ -17,6 +17,7 @@ RECIPE = ROOT / "trainer_configs" / "smollm2-135m-32k.yaml"
 METHODS: dict[str, dict[str, Any]] = {  # of the recipe's `longlora` section; the one most is expected of comes first
     "full": {"attention": "full", "full_attention_steps": 1.0},
     "quarter": {"attention": "shifted", "full_attention_steps": 0.25},
+    "tail_global": {"attention": "tail_global", "full_attention_steps": 0.0, "group_size": 4096},
     "shifted": {"attention": "shifted", "full_attention_steps": 0.0},
 }
 LOSS = re.compile(r"'loss': '?([\d.]+)")

@@ -73,7 +73,7 @@ def test_evaluation_goes_on_where_it_was_cut(folder, held_out, tmp_path, monkeyp
         the_run(tmp_path, folder, held_out, seconds=1).evaluate("before")
 
 
-def test_the_three_configs_differ_in_attention_alone(folder, tmp_path):
+def test_the_configs_differ_in_attention_alone(folder, tmp_path):
     configs = {}
     for method in METHODS:
         changes = {"max_steps": 7, "longlora": {"group_size": 512}}
@@ -82,8 +82,8 @@ def test_the_three_configs_differ_in_attention_alone(folder, tmp_path):
         section = config["longlora"]
         configs[method] = section.pop("attention"), section.pop("full_attention_steps"), config
     assert configs["full"][0] == "full" and configs["quarter"][:2] == ("shifted", 0.25)
-    assert configs["shifted"][:2] == ("shifted", 0.0)
-    assert configs["full"][2] == configs["quarter"][2] == configs["shifted"][2]
+    assert configs["shifted"][:2] == ("shifted", 0.0) and configs["tail_global"][:2] == ("tail_global", 0.0)
+    assert configs["full"][2] == configs["quarter"][2] == configs["tail_global"][2] == configs["shifted"][2]
     assert configs["full"][2]["longlora"]["group_size"] == 512
 
 
