@@ -91,11 +91,13 @@ def load(model: str, extend: bool) -> Any:
     return built.to(device).eval()
 
 
-def replies(model: Any, tokenizer: Any, prompts: Sequence[list[int]], new_tokens: int) -> Iterator[str]:
+def replies(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], new_tokens: int, batch_tokens: int
+) -> Iterator[str]:
     """Greedy completions. All prompts have the same length, so nothing is padded."""
     import torch
 
-    size = max(1, BATCH_TOKENS // len(prompts[0]))
+    size = max(1, batch_tokens // len(prompts[0]))
     for start in range(0, len(prompts), size):
         ids = torch.tensor(prompts[start : start + size], device=model.device)
         with torch.inference_mode():
@@ -106,15 +108,16 @@ def replies(model: Any, tokenizer: Any, prompts: Sequence[list[int]], new_tokens
         yield from tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
 
 
-def evaluate(model: Any, tokenizer: Any, prompts: Sequence[GridPrompt]) -> list[dict[str, Any]]:
-    """A record for each prompt, as `environments.reports.metrics` takes them."""
+def evaluate(
+    model: Any, tokenizer: Any, prompts: Sequence[GridPrompt], batch_tokens: int | None = None
+) -> list[dict[str, Any]]:
+    """A record for each prompt, as `environments.reports.metrics` takes them. `batch_tokens`: read at a time."""
     records = []
     new_tokens = REPLY_TOKENS + STEPS_TOKENS * any(prompt.task == "chain" for prompt in prompts)
-    texts = replies(model, tokenizer, [prompt.ids for prompt in prompts], new_tokens)
+    texts = replies(model, tokenizer, [prompt.ids for prompt in prompts], new_tokens, batch_tokens or BATCH_TOKENS)
     for prompt, text in zip(prompts, texts, strict=True):
         correct = score(text, prompt.answer, prompt.answer_format).correct
-        records.append(
-            {"task": prompt.task, "length": prompt.length, "depth": prompt.depth, "filler": prompt.filler,
-             "kind": prompt.answer.value_kind, "score": float(correct), "said": text[:120], "expected": prompt.answer.values[0]}
-        )  # fmt: skip
+        where = {"task": prompt.task, "length": prompt.length, "depth": prompt.depth, "filler": prompt.filler}
+        said = {"said": text[:120], "expected": prompt.answer.values[0]}
+        records.append(where | {"kind": prompt.answer.value_kind, "score": float(correct)} | said)
     return records
