@@ -98,6 +98,14 @@ def merge(context: typer.Context) -> None:
 
 
 @longlora.command(context_settings=AS_IT_IS, add_help_option=False)
+def extend(context: typer.Context) -> None:
+    """A model to a longer window: data, training, merge, evaluation before and after."""
+    from trainer_configs.longlora.extend import command
+
+    command.app(["extend", *context.args], prog_name="longthread longlora")
+
+
+@longlora.command(context_settings=AS_IT_IS, add_help_option=False)
 def perplexity(context: typer.Context) -> None:
     """Perplexity by position and by sliding window, and what the long context adds."""
     from trainer_configs.longlora import perplexity

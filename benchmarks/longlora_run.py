@@ -20,10 +20,11 @@ import typer
 
 from benchmarks.longlora_grid import LENGTHS, Grid, evaluate, load
 from benchmarks.longlora_results import UNTRAINED, Results, best, draw, report
-from benchmarks.longlora_training import METHODS, Training, write_config
+from benchmarks.longlora_training import METHODS, write_config
 from longthread.errors import ConfigError, LongthreadError, exit_on_error, option
 from longthread.files import write_text
 from trainer_configs.longlora.by_position import by_position
+from trainer_configs.longlora.extend.axolotl_run import Training
 from trainer_configs.longlora.perplexity import read_text
 from trainer_configs.longlora.token_nll import windows as cut_windows
 

@@ -10,11 +10,12 @@ from benchmarks import longlora_grid, longlora_run
 from benchmarks.longlora_grid import Grid
 from benchmarks.longlora_results import best, draw, report
 from benchmarks.longlora_run import CONFIRM_SEED, Cut, Run
-from benchmarks.longlora_training import METHODS, Training, write_config
+from benchmarks.longlora_training import METHODS, write_config
 from environments.haystack.facts import in_split
 from environments.haystack.filler import prose
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
+from trainer_configs.longlora.extend.axolotl_run import Training
 from trainer_configs.longlora.token_nll import windows
 
 LENGTHS = [600, 700]
