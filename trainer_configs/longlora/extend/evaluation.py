@@ -34,8 +34,9 @@ def records_of(out: Path, kind: str, name: str) -> list[Record]:
 def evaluate(plan: Plan, out: Path, name: str, model: Path, window: int, taught: bool) -> None:
     """Ask one model whatever it was not asked yet, at the lengths that its window holds. `taught`: it knows the tags."""
     lengths = [length for length in plan.lengths if length + REPLY_TOKENS <= window]
-    done = out / "evaluation" / f"{name}.json"
-    if done.is_file() or not lengths:
+    # A whole file of samples would not be gone on with: the same evaluation would begin another beside it.
+    todo = {kind: asked for kind, asked in ASKED.items() if not _done(out, kind, name).is_file()}
+    if not todo or not lengths:
         return
     from environments.cli import Command
     from environments.config import HaystackEnvConfig, ServerSettings
@@ -52,12 +53,16 @@ def evaluate(plan: Plan, out: Path, name: str, model: Path, window: int, taught:
         "answer_format": "tags" if taught else "plain",
     }
     with background(model, model_name=name) as url:
-        for kind, settings in ASKED.items():
+        for kind, settings in todo.items():
             folder = str(samples_of(out, kind, name).parent)
             config = HaystackEnvConfig(**common | settings, data_dir_to_save_evals=folder)
             NeedleEnv.run(Command("evaluate", config, [ServerSettings(base_url=url, model_name=name)]))
+            write_json(_done(out, kind, name), {"lengths": lengths, "answer_format": common["answer_format"]})
     free_memory()
-    write_json(done, {"lengths": lengths, "answer_format": common["answer_format"]})
+
+
+def _done(out: Path, kind: str, name: str) -> Path:
+    return samples_of(out, kind, name).with_name("done.json")
 
 
 def measure_perplexity(plan: Plan, out: Path, name: str, model: Path) -> None:

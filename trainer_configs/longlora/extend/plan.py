@@ -222,6 +222,8 @@ def _check_lengths(plan: Plan) -> None:
         haystacks = Haystacks(load_tokenizer(str(plan.model)), Options(**LINK))
         haystacks.sample(0, "eval", "chain", shortest, None)
     except LayoutError as error:
-        raise ConfigError(f"a question over one link at {shortest} tokens: {error.message}", setting="lengths") from None
+        raise ConfigError(
+            f"a question over one link at {shortest} tokens: {error.message}", setting="lengths"
+        ) from None
     except ConfigError as error:
         raise ConfigError(f"{plan.settings.model}: {error.message}", setting="model") from None

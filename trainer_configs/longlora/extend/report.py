@@ -129,4 +129,3 @@ def _curves(curves: dict[str, list[JsonObject]]) -> bytes:
     axes.set(xlabel="position (tokens)", ylabel="perplexity", yscale="log")
     axes.legend()
     return png(figure)
-

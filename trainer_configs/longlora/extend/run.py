@@ -22,7 +22,7 @@ from environments.datasets.export import MIN_MARGIN, ExportJob, Kind, export
 from environments.datasets.select import SelectionRules
 from environments.haystack.tokens import load_tokenizer
 from longthread.errors import ConfigError, RunError
-from longthread.files import JsonObject, replacing_folder, write_json
+from longthread.files import JsonObject, read_jsonl, replacing_folder, write_json
 from trainer_configs.longlora.adapter import TEMPLATES, TOKENIZER
 from trainer_configs.longlora.config import configure
 from trainer_configs.longlora.data.reader_build import Build, build
@@ -150,7 +150,7 @@ class ExtendRun:
         if not merged.is_dir():
             result = merge(folder / "adapter", merged, base=str(base), dtype="float32")
             print(*lines(result), sep="\n", flush=True)
-        figures = training.figures()
+        figures = training.figures() | {"steps": made["max_steps"]}  # those before a checkpoint, too
         write_json(folder / STAGE, {**stage._asdict(), "learning_rate": made["learning_rate"], **figures})
         return merged
 
@@ -176,29 +176,33 @@ class ExtendRun:
 
     def _make_pairs(self, stage: Stage, model: Path) -> int:
         """Write rollouts of the model and pairs of its good and bad replies; return how many pairs there are."""
+        folder = self.out / stage.name
+        rollouts, pairs = folder / "rollouts.jsonl", folder / "pairs.jsonl"
+        if not pairs.is_file():
+            if not rollouts.is_file() or sum(1 for _ in read_jsonl(rollouts)) < stage.rows:
+                self._write_rollouts(stage, model, rollouts)
+            rules = SelectionRules(per_sample=1, min_margin=MIN_MARGIN, seed=self.plan.settings.seed)
+            export(ExportJob(Kind.DPO, (rollouts,), pairs, rules, load_tokenizer(str(model))))
+        return sum(1 for _ in read_jsonl(pairs)) if pairs.is_file() else 0
+
+    def _write_rollouts(self, stage: Stage, model: Path, path: Path) -> None:
         from environments.cli import Command
         from environments.config import HaystackEnvConfig, ServerSettings
         from environments.inference.embedded.server import background
         from environments.needle_env import NeedleEnv
 
-        folder = self.out / stage.name
-        rollouts, pairs = folder / "rollouts.jsonl", folder / "pairs.jsonl"
-        if not pairs.is_file():
-            config = HaystackEnvConfig(
-                tokenizer_name=str(model),
-                tasks="single,multi_key,chain",
-                **LINK,
-                lengths=",".join(str(length) for length in self._pair_lengths()),
-                total_steps=stage.rows,
-                seed=self.plan.settings.seed,
-                data_path_to_save_groups=str(rollouts),
-            )
-            with background(model, model_name=stage.name) as url:
-                NeedleEnv.run(Command("process", config, [ServerSettings(base_url=url, model_name=stage.name)]))
-            free_memory()
-            rules = SelectionRules(per_sample=1, min_margin=MIN_MARGIN, seed=self.plan.settings.seed)
-            export(ExportJob(Kind.DPO, (rollouts,), pairs, rules, load_tokenizer(str(model))))
-        return sum(1 for _ in pairs.open()) if pairs.is_file() else 0
+        config = HaystackEnvConfig(
+            tokenizer_name=str(model),
+            tasks="single,multi_key,chain",
+            **LINK,
+            lengths=",".join(str(length) for length in self._pair_lengths()),
+            total_steps=stage.rows,
+            seed=self.plan.settings.seed,
+            data_path_to_save_groups=str(path),
+        )
+        with background(model, model_name=stage.name) as url:
+            NeedleEnv.run(Command("process", config, [ServerSettings(base_url=url, model_name=stage.name)]))
+        free_memory()
 
     def _pair_lengths(self) -> list[int]:
         return [length for length in self.plan.lengths if length <= PAIR_TOKENS] or [min(self.plan.lengths)]
