@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from longthread.errors import ConfigError, RunError, exit_on_error, option
 from longthread.files import replacing_folder
+from longthread.model_shape import window_of
 from trainer_configs.longlora.adapter import (
     attach,
     base_of,
@@ -92,7 +93,8 @@ def merge(
         if strength < 1:
             _weaken(peft_model, strength)
         step()
-        result = Merged(out, dtype, tied, text.rope_parameters, text.max_position_embeddings, strength=strength)
+        rope: dict[str, Any] = getattr(text, "rope_parameters", None) or {}
+        result = Merged(out, dtype, tied, rope, window_of(config), strength=strength)
         expected = _logits(peft_model)
         step()
         model = _merged(peft_model, expected, result)
@@ -258,7 +260,8 @@ def lines(merged: Merged) -> Iterator[str]:
     yield f"written: {merged.out} ({merged.dtype}, {'tied' if merged.tied else 'untied'} head)"
     if merged.strength < 1:
         yield f"  {merged.strength:g} of the adapter's change of the weights; the RoPE is changed whole"
-    yield f"  RoPE {kind or 'none'}{factor}, longest position {merged.max_position_embeddings:,}"
+    window = f"longest position {merged.max_position_embeddings:,}" if merged.max_position_embeddings else "no window"
+    yield f"  RoPE {kind or 'none'}{factor}, {window}"
     yield f"  max |Δlogit| against the adapter model, fp32: {merged.difference:.2g} of {merged.largest_logit:.3g}"
     if merged.dtype == "float32":
         yield f"  read back from the disk: {merged.written_difference:.2g}"
