@@ -187,7 +187,7 @@ def _check_rows(cfg: AxolotlConfig, trainer: Trainer) -> None:
     if "position_ids" not in (getattr(rows, "column_names", None) or ()):
         return
     positions = rows[:LOOKED_AT]["position_ids"]
-    base: CausalLM = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
+    base: Any = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
     if any(map(restarts, positions)) and not takes_positions(base):
         raise LongLoRAError(
             f"{type(base).__name__} takes no positions, by which documents of a row are known: {ONE_DOCUMENT}"

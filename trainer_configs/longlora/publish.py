@@ -78,7 +78,7 @@ class Finished:
         words += ["--method", str(s["method"]), "--tokens", str(s["tokens"]), "--seed", str(s["seed"])]
         words += ["--recipe", Path(s["recipe"]).name, "--ordinary", str(s["ordinary"])]
         words += ["--questions", str(s["questions"])] + ["--gradual"] * s["gradual"]
-        for name in ("attention", "sft", "dpo", "learning_rate"):
+        for name in ("temperature", "attention", "sft", "dpo", "learning_rate"):
             words += [option(name), str(s[name])] if s[name] else []
         words += ["--texts", "TEXTS"] if s["texts"] else []
         return shlex.join(words)

@@ -17,6 +17,9 @@ def extend(  # noqa: PLR0913 - an option each
     model: Annotated[str, typer.Option(help="Folder or name of the model.")],
     to: Annotated[int, typer.Option(help="Tokens of the new window.")],
     method: Annotated[str, typer.Option(help="linear, ntk, yarn or llama3.")] = "ntk",
+    temperature: Annotated[
+        float | None, typer.Option(help="Of ntk: logits times 1 + c ln(to / own window); 0.1, say.")
+    ] = None,
     gradual: Annotated[bool, typer.Option(help="Double the window stage by stage; else one jump.")] = False,
     tokens: Annotated[int, typer.Option(help="To train on, in all stages together.")] = 13_107_200,
     attention: Annotated[str, typer.Option(help="shifted, tail_global or full; the recipe's when left out.")] = "",
@@ -48,9 +51,28 @@ def extend(  # noqa: PLR0913 - an option each
         except ValueError:
             raise ConfigError(f"must be whole numbers with commas (got {lengths!r})", setting="lengths") from None
         settings = ExtendSettings(
-            model, to, method, gradual, tokens, attention, recipe or RECIPE, learning_rate, texts, ordinary, questions,
-            sft, dpo, dpo_recipe or DPO_RECIPE, held_out, asked, depths, repeats, seed, num_proc,
-        )  # fmt: skip
+            model=model,
+            to=to,
+            method=method,
+            temperature=temperature,
+            gradual=gradual,
+            tokens=tokens,
+            attention=attention,
+            recipe=recipe or RECIPE,
+            learning_rate=learning_rate,
+            texts=texts,
+            ordinary=ordinary,
+            questions=questions,
+            sft=sft,
+            dpo=dpo,
+            dpo_recipe=dpo_recipe or DPO_RECIPE,
+            held_out=held_out,
+            lengths=asked,
+            depths=depths,
+            repeats=repeats,
+            seed=seed,
+            num_proc=num_proc,
+        )
         plan = make_plan(settings)
         for note in plan.notes:
             print(f"note: {note}")

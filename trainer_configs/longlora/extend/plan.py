@@ -42,6 +42,7 @@ class ExtendSettings:
     model: str
     to: int
     method: str = "ntk"
+    temperature: float | None = None  # of the method ntk
     gradual: bool = False
     tokens: int = 13_107_200  # 400 rows of 32,768
     attention: str = ""  # the recipe's
@@ -59,6 +60,12 @@ class ExtendSettings:
     repeats: int = 3
     seed: int = 0
     num_proc: int = 2
+
+    @property
+    def extension(self) -> JsonObject:
+        """Return the method of the RoPE extension with its options, as `context_extension` takes them."""
+        options = {"temperature": self.temperature} if self.temperature is not None else {}
+        return {"method": self.method, **options}
 
 
 class Stage(NamedTuple):
@@ -92,7 +99,7 @@ class Plan:
         if self.settings.lengths:
             return self.settings.lengths
         ladder = [self.settings.to]
-        while ladder[0] > max(1024, self.native // 2):
+        while ladder[0] // 2 >= max(1024, self.native // 2):
             ladder.insert(0, ladder[0] // 2)
         return (*ladder[:-1], self.settings.to - REPLY_TOKENS)
 
@@ -122,7 +129,7 @@ def make_plan(settings: ExtendSettings) -> Plan:
     if settings.to <= native:
         raise ConfigError(f"to {settings.to} must be more than the model's window of {native}", setting="to")
     windows = _windows(native, settings)
-    notes = _check_rope(config, settings.method, windows)
+    notes = _check_rope(config, settings, windows)
     share = settings.tokens // len(windows)
     stages = [
         Stage(i, "extend", length, share // length, 1 / math.sqrt(length / native))
@@ -199,16 +206,16 @@ def _windows(native: int, settings: ExtendSettings) -> list[int]:
     return windows
 
 
-def _check_rope(config: PretrainedConfig, method: str, windows: list[int]) -> tuple[str, ...]:
+def _check_rope(config: PretrainedConfig, settings: ExtendSettings, windows: list[int]) -> tuple[str, ...]:
     """Plan the extension of each stage on top of the one before; return the warnings of the last."""
     config = copy.deepcopy(config)
     warnings: tuple[str, ...] = ()
     for window in windows:
-        extension = plan_rope(config, method, window)
+        extension = plan_rope(config, target_length=window, **settings.extension)
         for name, value in extension.changes.items():
             setattr(config.get_text_config(), name, value)
         warnings = extension.warnings
-    if method == "dynamic":
+    if settings.method == "dynamic":
         raise ConfigError("method dynamic has no fixed window to train stages for: use ntk", setting="method")
     return warnings
 

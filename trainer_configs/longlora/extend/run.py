@@ -106,7 +106,7 @@ class ExtendRun:
         config = AutoConfig.from_pretrained(self.plan.model)
         for stage in self.plan.stages:
             if stage.kind == "extend":
-                for name, value in extended(config, self.plan.settings.method, stage.length).items():
+                for name, value in extended(config, target_length=stage.length, **self.plan.settings.extension).items():
                     setattr(config.get_text_config(), name, value)
         with replacing_folder(folder) as draft:
             config.save_pretrained(draft)
@@ -159,7 +159,7 @@ class ExtendRun:
         section: JsonObject = {"context_extension": None, "attention": "full"}
         more: JsonObject = {}
         if stage.kind == "extend":
-            section = {"context_extension": {"method": settings.method, "target_length": stage.length}}
+            section = {"context_extension": settings.extension | {"target_length": stage.length}}
             section |= {"attention": settings.attention} if settings.attention else {}
         if stage.kind == "dpo":
             more = {"rl": "dpo"}
