@@ -98,6 +98,22 @@ def merge(context: typer.Context) -> None:
 
 
 @longlora.command(context_settings=AS_IT_IS, add_help_option=False)
+def extend(context: typer.Context) -> None:
+    """A model to a longer window: data, training, merge, evaluation before and after."""
+    from trainer_configs.longlora.extend import command
+
+    command.app(["extend", *context.args], prog_name="longthread longlora")
+
+
+@longlora.command(context_settings=AS_IT_IS, add_help_option=False)
+def publish(context: typer.Context) -> None:
+    """The model of a run of extend with its card, and on request to the hub."""
+    from trainer_configs.longlora import publish
+
+    publish.app(["publish", *context.args], prog_name="longthread longlora")
+
+
+@longlora.command(context_settings=AS_IT_IS, add_help_option=False)
 def perplexity(context: typer.Context) -> None:
     """Perplexity by position and by sliding window, and what the long context adds."""
     from trainer_configs.longlora import perplexity

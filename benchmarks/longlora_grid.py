@@ -15,6 +15,7 @@ LENGTHS = (4096, 8192, 16_384, TARGET)
 DEPTHS = tuple(round(0.05 + 0.1 * i, 2) for i in range(10))
 FILLERS = ("prose", "novel")  # of the grid's haystacks, in turn
 REPLY_TOKENS = 64  # an answer of a UUID, in tags, takes about 50
+STEPS_TOKENS = 32  # the steps that stand before an answer reached over links
 BATCH_TOKENS = 524_288  # of prompts read at a time: 12 GB of keys and values at 32k
 
 
@@ -28,6 +29,7 @@ class GridPrompt:
     ids: list[int]
     answer: Answer
     answer_format: str
+    task: str = "single"
 
 
 class Grid:
@@ -55,6 +57,22 @@ class Grid:
                 prompts.append(GridPrompt(length, depth, filler, ids, sample.answer, answer_format))
         return prompts
 
+    def two_hops(self, length: int, count: int, first_seed: int = 0) -> list[GridPrompt]:
+        """`count` questions over one link, both facts anywhere; near-duplicates and detours, but no decoy chains.
+
+        Their depth is that of the fact that holds the answer.
+        """
+        prompts = []
+        for number in range(count):
+            filler = FILLERS[number % 2]
+            haystacks = self.haystacks[filler]
+            haystacks = haystacks.variant(replace(haystacks.options, hops="2", decoys=0))
+            sample = haystacks.sample(first_seed + number, "eval", "chain", length)
+            ids = haystacks.tokens.encode_prompt(haystacks.tokens.render(sample.messages), length)
+            depth = next(needle.depth for needle in sample.needles if needle.role == "answer")
+            prompts.append(GridPrompt(length, depth, filler, ids, sample.answer, "tags", "chain"))
+        return prompts
+
 
 def load(model: str, extend: bool) -> Any:
     """A model for evaluation, on the GPU where there is one; `extend`: with YaRN, untrained."""
@@ -73,29 +91,33 @@ def load(model: str, extend: bool) -> Any:
     return built.to(device).eval()
 
 
-def replies(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> Iterator[str]:
+def replies(
+    model: Any, tokenizer: Any, prompts: Sequence[list[int]], new_tokens: int, batch_tokens: int
+) -> Iterator[str]:
     """Greedy completions. All prompts have the same length, so nothing is padded."""
     import torch
 
-    size = max(1, BATCH_TOKENS // len(prompts[0]))
+    size = max(1, batch_tokens // len(prompts[0]))
     for start in range(0, len(prompts), size):
         ids = torch.tensor(prompts[start : start + size], device=model.device)
         with torch.inference_mode():
             out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=REPLY_TOKENS, do_sample=False,
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
             )  # fmt: skip
         yield from tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
 
 
-def evaluate(model: Any, grid: Grid, prompts: Sequence[GridPrompt]) -> list[dict[str, Any]]:
-    """A record for each prompt, as `environments.reports.metrics` takes them."""
+def evaluate(
+    model: Any, tokenizer: Any, prompts: Sequence[GridPrompt], batch_tokens: int | None = None
+) -> list[dict[str, Any]]:
+    """A record for each prompt, as `environments.reports.metrics` takes them. `batch_tokens`: read at a time."""
     records = []
-    texts = replies(model, grid.tokenizer, [prompt.ids for prompt in prompts])
+    new_tokens = REPLY_TOKENS + STEPS_TOKENS * any(prompt.task == "chain" for prompt in prompts)
+    texts = replies(model, tokenizer, [prompt.ids for prompt in prompts], new_tokens, batch_tokens or BATCH_TOKENS)
     for prompt, text in zip(prompts, texts, strict=True):
         correct = score(text, prompt.answer, prompt.answer_format).correct
-        records.append(
-            {"length": prompt.length, "depth": prompt.depth, "filler": prompt.filler, "kind": prompt.answer.value_kind,
-             "score": float(correct), "said": text[:120], "expected": prompt.answer.values[0]}
-        )  # fmt: skip
+        where = {"task": prompt.task, "length": prompt.length, "depth": prompt.depth, "filler": prompt.filler}
+        said = {"said": text[:120], "expected": prompt.answer.values[0]}
+        records.append(where | {"kind": prompt.answer.value_kind, "score": float(correct)} | said)
     return records

@@ -1,9 +1,9 @@
-"""SmolLM2-135M-Instruct from 8,192 to 32,768 tokens by Axolotl, three ways; then perplexity by position and needle grids.
+"""SmolLM2-135M-Instruct from 8,192 to 32,768 tokens by Axolotl, four ways; then perplexity by position and needle grids.
 
     python -m benchmarks.longlora_run OUT --model MODEL --rows ROWS --held-out NOVELS
 
 ROWS is what the recipe's own command writes (trainer_configs/smollm2-135m-32k.yaml). The model is evaluated as it is, with
-YaRN alone, and after LongLoRA with full attention, with shifted sparse attention, and with a quarter of its steps full. No
+YaRN alone, and after LongLoRA: full attention, shifted sparse with a quarter of its steps full and without, tail-global. No
 training row has names, values or novels of the evaluation. While one training loads, the model before it is evaluated.
 Every result is in OUT/results.json as soon as it is there; the same command goes on where it was cut.
 """
@@ -20,10 +20,11 @@ import typer
 
 from benchmarks.longlora_grid import LENGTHS, Grid, evaluate, load
 from benchmarks.longlora_results import UNTRAINED, Results, best, draw, report
-from benchmarks.longlora_training import METHODS, Training, write_config
+from benchmarks.longlora_training import METHODS, write_config
 from longthread.errors import ConfigError, LongthreadError, exit_on_error, option
 from longthread.files import write_text
 from trainer_configs.longlora.by_position import by_position
+from trainer_configs.longlora.extend.axolotl_run import Training
 from trainer_configs.longlora.perplexity import read_text
 from trainer_configs.longlora.token_nll import windows as cut_windows
 
@@ -92,7 +93,7 @@ class Run:
         # An untrained model was never shown the tags and is asked for none: what it finds counts, not the form it knows.
         answer_format = "plain" if name in UNTRAINED else "tags"
         prompts = self.grid.prompts(length, samples, CONFIRM_SEED if key == "confirm" else 0, answer_format)
-        records = evaluate(model, self.grid, prompts)
+        records = evaluate(model, self.grid.tokenizer, prompts)
         result[key] = [r for r in result[key] if r["length"] != length] + records
         correct, seconds = sum(r["score"] for r in records), time.monotonic() - began
         print(f"{name} {key} {length}: {correct:.0f} of {len(records)} found, {seconds:.0f} s", flush=True)
@@ -159,7 +160,7 @@ def run(
     rows: Annotated[Path, typer.Option(help="Folder of the training rows.")],
     held_out: Annotated[Path, typer.Option(help="Folder of .txt that no row was made of.")],
     methods: Annotated[
-        str, typer.Option(help="Which of full, quarter, shifted; empty: only the untrained.")
+        str, typer.Option(help="Which of full, quarter, tail_global, shifted; empty: only the untrained.")
     ] = ",".join(METHODS),
     samples: Annotated[int, typer.Option(min=1, help="Questions a cell of the grid.")] = 4,
     confirm: Annotated[int, typer.Option(help="Other questions a cell for the best; 0: none.")] = 20,

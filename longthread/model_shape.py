@@ -32,3 +32,15 @@ def kept_numbers(hidden: int, inner: int, hidden_vectors: int = EAGER) -> int:
     """Return how many numbers autograd keeps of one token in one layer: `hidden_vectors` vectors of size `hidden`, and
     4 of the MLP's inner size `inner`."""
     return hidden_vectors * hidden + 4 * inner
+
+
+def window_of(config: ModelConfig) -> int | None:
+    """Return how many tokens a config says that its model reads; None where it says nothing, as Bloom's.
+
+    MPT's ALiBi is built for `max_seq_len` tokens, and that may be raised without training.
+    """
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "max_seq_len"):
+        if isinstance(value := getattr(text, name, None), int):
+            return value
+    return None

@@ -40,6 +40,8 @@ APPS = {
     "longthread longlora rope": "trainer_configs.longlora.rope.preview",
     "longthread longlora merge": "trainer_configs.longlora.merge",
     "longthread longlora perplexity": "trainer_configs.longlora.perplexity",
+    "longthread longlora extend": "trainer_configs.longlora.extend.command",
+    "longthread longlora publish": "trainer_configs.longlora.publish",
     "python -m trainer_configs.longlora.data": "trainer_configs.longlora.data.command",
     "python -m environments.embedded_server": "environments.inference.embedded.command",
 }

@@ -10,11 +10,12 @@ from benchmarks import longlora_grid, longlora_run
 from benchmarks.longlora_grid import Grid
 from benchmarks.longlora_results import best, draw, report
 from benchmarks.longlora_run import CONFIRM_SEED, Cut, Run
-from benchmarks.longlora_training import METHODS, Training, write_config
+from benchmarks.longlora_training import METHODS, write_config
 from environments.haystack.facts import in_split
 from environments.haystack.filler import prose
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
+from trainer_configs.longlora.extend.axolotl_run import Training
 from trainer_configs.longlora.token_nll import windows
 
 LENGTHS = [600, 700]
@@ -73,7 +74,7 @@ def test_evaluation_goes_on_where_it_was_cut(folder, held_out, tmp_path, monkeyp
         the_run(tmp_path, folder, held_out, seconds=1).evaluate("before")
 
 
-def test_the_three_configs_differ_in_attention_alone(folder, tmp_path):
+def test_the_configs_differ_in_attention_alone(folder, tmp_path):
     configs = {}
     for method in METHODS:
         changes = {"max_steps": 7, "longlora": {"group_size": 512}}
@@ -82,8 +83,8 @@ def test_the_three_configs_differ_in_attention_alone(folder, tmp_path):
         section = config["longlora"]
         configs[method] = section.pop("attention"), section.pop("full_attention_steps"), config
     assert configs["full"][0] == "full" and configs["quarter"][:2] == ("shifted", 0.25)
-    assert configs["shifted"][:2] == ("shifted", 0.0)
-    assert configs["full"][2] == configs["quarter"][2] == configs["shifted"][2]
+    assert configs["shifted"][:2] == ("shifted", 0.0) and configs["tail_global"][:2] == ("tail_global", 0.0)
+    assert configs["full"][2] == configs["quarter"][2] == configs["tail_global"][2] == configs["shifted"][2]
     assert configs["full"][2]["longlora"]["group_size"] == 512
 
 

@@ -65,7 +65,7 @@ def configs(adapter: Path, base: str) -> "tuple[PretrainedConfig, PretrainedConf
 def copy_window(trained: "PretrainedConfig", config: "PretrainedConfig") -> None:
     """Copy RoPE and longest position from the training run's config into the base model's config."""
     source, target = trained.get_text_config(), config.get_text_config()
-    for name in ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings"):
+    for name in ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings", "max_seq_len"):
         if hasattr(source, name):
             setattr(target, name, copy.deepcopy(getattr(source, name)))
 

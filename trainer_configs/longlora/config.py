@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from transformers import AutoConfig, PretrainedConfig
 
 from longthread.errors import ConfigError
+from longthread.model_shape import window_of
 from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
 from trainer_configs.longlora.conflicts import KERNELS, conflicts, has_flash_attention
 from trainer_configs.longlora.rope.extension import Extension, check_overrides
@@ -148,12 +149,13 @@ def _check_length(cfg: ConfigDict, config: PretrainedConfig, extension: Extensio
         raise LongLoRAError(
             f"sequence_len {length} is above longlora.context_extension.target_length {extension.target}: lower it"
         )
-    own = getattr(config.get_text_config(), "max_position_embeddings", None)
-    window = (cfg.get("overrides_of_model_config") or {}).get("max_position_embeddings", own)
+    overrides = cfg.get("overrides_of_model_config") or {}
+    name = "max_seq_len" if hasattr(config.get_text_config(), "max_seq_len") else "max_position_embeddings"
+    window = overrides.get(name, window_of(config))
     if not extension and window and length > window:
-        raise LongLoRAError(
-            f"sequence_len {length} is above the model's window of {window}: set longlora.context_extension"
-        )
+        alibi = f"overrides_of_model_config: {{{name}: {length}}}, which ALiBi needs alone"
+        fix = alibi if name == "max_seq_len" else "longlora.context_extension"
+        raise LongLoRAError(f"sequence_len {length} is above the model's window of {window}: set {fix}")
     if cfg.get("use_pose"):
         _set_pose(cfg, extension.target if extension else window)
 

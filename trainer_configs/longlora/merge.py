@@ -1,6 +1,6 @@
 """Merge an adapter and its base model into one model that serves as trained: LoRA, embeddings, norms, RoPE, tokenizer.
 
-    longthread longlora merge ADAPTER OUT                    # --base MODEL, --dtype float32|bfloat16
+    longthread longlora merge ADAPTER OUT                    # --base MODEL, --dtype float32|bfloat16, --strength 0.9
     python -m trainer_configs.longlora.merge ...             # the same
 
 Merged in fp32 on top of PEFT. The window that the adapter was trained for comes from the training run's config.json, which
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from longthread.errors import ConfigError, RunError, exit_on_error, option
 from longthread.files import replacing_folder
+from longthread.model_shape import window_of
 from trainer_configs.longlora.adapter import (
     attach,
     base_of,
@@ -56,6 +57,7 @@ class Merged:
     largest_logit: float = 0.0
     divergence: float = 0.0  # mean KL(adapter model || the one read back) of a position, in nats
     rounded_away: dict[str, float] = field(default_factory=dict)  # kind -> share of trained changes the dtype undoes
+    strength: float = 1.0  # share of the adapter's change
     notes: list[str] = field(default_factory=list)
     serve: str = ""  # the vLLM line that serves it as trained
 
@@ -66,14 +68,16 @@ def merge(
     base: str | None = None,
     dtype: str | None = None,
     progress: bool = False,
+    strength: float = 1.0,
 ) -> Merged:
     """Write the merged model to `out_dir`. Raises `ConfigError` or `RunError`, with nothing written.
 
     `base`: folder or model name, when not the one the adapter names. `dtype` of what is written: the base's own when left
-    out. Needs memory for the base in fp32 (4 bytes a parameter) and a second copy of the embeddings.
+    out. `strength`: how much of the adapter's change of the weights is merged, above 0 and at most 1. Needs memory for the
+    base in fp32 (4 bytes a parameter) and a second copy of the embeddings.
     """
     adapter, out = Path(adapter_dir), Path(out_dir)
-    base = _check(adapter, out, base, dtype)
+    base = _check(adapter, out, base, dtype, strength)
     config, trained = configs(adapter, base)
     dtype = dtype or str(getattr(config, "dtype", None) or "float32").removeprefix("torch.")
     from trainer_configs.longlora.rope.serving import serving
@@ -86,8 +90,11 @@ def merge(
         tied = _is_tied(model)
         step()
         peft_model = attach(model, adapter, base)
+        if strength < 1:
+            _weaken(peft_model, strength)
         step()
-        result = Merged(out, dtype, tied, text.rope_parameters, text.max_position_embeddings)
+        rope: dict[str, Any] = getattr(text, "rope_parameters", None) or {}
+        result = Merged(out, dtype, tied, rope, window_of(config), strength=strength)
         expected = _logits(peft_model)
         step()
         model = _merged(peft_model, expected, result)
@@ -108,8 +115,10 @@ def merge(
     return result
 
 
-def _check(adapter: Path, out: Path, base: str | None, dtype: str | None) -> str:
+def _check(adapter: Path, out: Path, base: str | None, dtype: str | None, strength: float) -> str:
     """Return the base model's name. Refuses, before anything is loaded, what cannot work."""
+    if not 0 < strength <= 1:
+        raise ConfigError(f"strength must be above 0 and at most 1 (got {strength:g})", setting="strength")
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"dtype must be one of {', '.join(DTYPES)} (got {dtype!r})", setting="dtype")
     own = base_of(adapter)
@@ -118,6 +127,24 @@ def _check(adapter: Path, out: Path, base: str | None, dtype: str | None) -> str
     if not (name := base or own):
         raise ConfigError(f"{adapter} does not name its base model: give it", setting="base")
     return name
+
+
+def _weaken(peft_model: "PeftModel", strength: float) -> None:
+    """Scale the adapter's change of every weight, of LoRA and of what is trained in full."""
+    from peft.tuners.lora import LoraLayer
+
+    from trainer_configs.longlora.trainable import saved_modules
+
+    for module in peft_model.modules():
+        if isinstance(module, LoraLayer):
+            module.scale_layer(strength)
+    scaled: set[int] = set()
+    for _, _, wrapper in saved_modules(peft_model):
+        olds = dict(wrapper.original_module.named_parameters())
+        for name, trained in wrapper.modules_to_save["default"].named_parameters():
+            if id(trained) not in scaled:  # a tied head is the embedding once more
+                scaled.add(id(trained))
+                trained.data = olds[name].data.lerp(trained.data, strength)
 
 
 def _is_tied(model: "PreTrainedModel") -> bool:
@@ -231,7 +258,10 @@ def lines(merged: Merged) -> Iterator[str]:
     )
     factor = f" ×{rope['factor']:g}" if "factor" in rope else ""
     yield f"written: {merged.out} ({merged.dtype}, {'tied' if merged.tied else 'untied'} head)"
-    yield f"  RoPE {kind or 'none'}{factor}, longest position {merged.max_position_embeddings:,}"
+    if merged.strength < 1:
+        yield f"  {merged.strength:g} of the adapter's change of the weights; the RoPE is changed whole"
+    window = f"longest position {merged.max_position_embeddings:,}" if merged.max_position_embeddings else "no window"
+    yield f"  RoPE {kind or 'none'}{factor}, {window}"
     yield f"  max |Δlogit| against the adapter model, fp32: {merged.difference:.2g} of {merged.largest_logit:.3g}"
     if merged.dtype == "float32":
         yield f"  read back from the disk: {merged.written_difference:.2g}"
@@ -249,10 +279,13 @@ def command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the merged model.")],
     base: Annotated[str | None, typer.Option(help="Base model, when not the one the adapter names.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or bfloat16; the base's own when left out.")] = None,
+    strength: Annotated[
+        float, typer.Option(help="Share of the adapter's change, above 0 to 1: less keeps more of the base.")
+    ] = 1.0,
 ) -> None:
     """Merge an adapter into its base model, checked: LoRA, embeddings, norms, RoPE, ties, tokenizer."""
     with exit_on_error(option):
-        merged = merge(adapter, out, base, dtype, progress=True)
+        merged = merge(adapter, out, base, dtype, progress=True, strength=strength)
     for line in lines(merged):
         print(line)
 

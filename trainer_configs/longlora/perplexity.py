@@ -19,6 +19,7 @@ from rich.console import Console
 
 from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
 from longthread.files import write_json
+from longthread.model_shape import window_of
 from trainer_configs.longlora.adapter import attach, base_of, configs, copy_window, load_base, load_model
 from trainer_configs.longlora.by_position import TokenNLL, compare
 from trainer_configs.longlora.perplexity_report import FIGURES, as_json, draw, table
@@ -101,8 +102,7 @@ class Source:
     @property
     def native(self) -> int | None:
         """Longest position that the model's config states, in tokens."""
-        longest: int | None = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-        return longest
+        return window_of(self.config)
 
     @property
     def rotary(self) -> bool:

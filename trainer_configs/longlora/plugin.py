@@ -26,7 +26,12 @@ from rich.console import Console
 from longthread.files import JsonObject, write_json
 from longthread.language_model import CausalLM
 from trainer_configs.longlora import telemetry
-from trainer_configs.longlora.attention.documents import DocumentMask, keep_documents_apart
+from trainer_configs.longlora.attention.documents import (
+    ONE_DOCUMENT,
+    DocumentMask,
+    keep_documents_apart,
+    takes_positions,
+)
 from trainer_configs.longlora.attention.parallel_documents import is_parallel, tails
 from trainer_configs.longlora.attention.transformers_hook import SparseAttention, install
 from trainer_configs.longlora.axolotl_config import AxolotlConfig, ConfigDict
@@ -48,6 +53,7 @@ from trainer_configs.longlora.startup_summary import check_logits, table
 from trainer_configs.longlora.trainable import prepare, save_sharded
 
 DEFAULT_SEED = 42  # transformers' own
+BY_POSITIONS = ("sample_packing", "batch_flattening", "use_pose")
 LOOKED_AT = 64  # rows that are looked at for packed documents
 
 
@@ -90,6 +96,7 @@ class LongLoRAPlugin(BasePlugin):
                 attention = install(model, group, settings.sink_tokens, parallel, settings.attention)
                 self.attentions.append(attention)
             elif not splits_sequences(cfg):
+                _check_positions(cfg, model)
                 self.apart.append(keep_documents_apart(model, settings.parallel_documents))
 
     def pre_lora_load(self, cfg: AxolotlConfig, model: CausalLM) -> None:
@@ -180,6 +187,11 @@ def _check_rows(cfg: AxolotlConfig, trainer: Trainer) -> None:
     if "position_ids" not in (getattr(rows, "column_names", None) or ()):
         return
     positions = rows[:LOOKED_AT]["position_ids"]
+    base: Any = trainer.model.get_base_model() if isinstance(trainer.model, PeftModel) else trainer.model
+    if any(map(restarts, positions)) and not takes_positions(base):
+        raise LongLoRAError(
+            f"{type(base).__name__} takes no positions, by which documents of a row are known: {ONE_DOCUMENT}"
+        )
     _check_parallel_documents(section(cfg).parallel_documents, positions, trainer)
     split = splits_sequences(cfg) and not cfg.get("sample_packing")
     if split and any(map(restarts, positions)):
@@ -187,6 +199,16 @@ def _check_rows(cfg: AxolotlConfig, trainer: Trainer) -> None:
             "rows of several documents, split across GPUs, would be one document each: make them with longthread longlora "
             "data --mode window, or leave out the split"
         )
+
+
+def _check_positions(cfg: AxolotlConfig, model: CausalLM) -> None:
+    """Raise `LongLoRAError` for settings that work by positions, with a model that takes none."""
+    if takes_positions(model):
+        return
+    asked = [name for name in BY_POSITIONS if cfg.get(name)]
+    asked += ["longlora.parallel_documents"] * section(cfg).parallel_documents
+    if asked:
+        raise LongLoRAError(f"{type(model).__name__} takes no positions, which {asked[0]} works by: leave it out")
 
 
 def _check_parallel_documents(wanted: bool, positions: list[list[int]], trainer: Trainer) -> None:

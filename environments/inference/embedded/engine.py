@@ -207,6 +207,10 @@ def load(model_dir: Path, dtype: str = "auto") -> tuple[PreTrainedModel, PreTrai
             raise ConfigError(
                 f"{model_dir} is not a causal LM (architectures {config.architectures}): give another folder"
             )
+        if not isinstance(getattr(config, "max_position_embeddings", None), int):
+            raise ConfigError(
+                f"{model_dir} states no max_position_embeddings (ALiBi, or recurrent): serve it with vLLM"
+            )
         if not _attends_fully(config):
             raise ConfigError(f"{model_dir} has layers that do not attend to the whole context: serve it with vLLM")
         tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True)

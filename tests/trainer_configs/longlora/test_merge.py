@@ -268,3 +268,25 @@ def test_the_command(tmp_path: Path) -> None:
     assert f"vllm serve {tmp_path / 'out'} --max-model-len 256" in done.output
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 2 and again.stderr.startswith("error: ") and again.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-tied"])
+def test_strength_scales_the_change_of_every_weight(tmp_path: Path, family: str) -> None:
+    base = save_base(tmp_path / "base", family)
+    train(base, tmp_path / "adapter")
+    whole = merge(tmp_path / "adapter", tmp_path / "whole")
+    part = merge(tmp_path / "adapter", tmp_path / "part", strength=0.25)
+    assert part.tied == whole.tied == (family in TIED)
+    old, new, mixed = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "whole", "part"))
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert any("embed" in name for name in changed) and any("norm" in name for name in changed)
+    for name, weight in old.items():
+        assert torch.allclose(mixed[name], weight.lerp(new[name], 0.25), atol=1e-6), name
+    assert json.loads((tmp_path / "part" / "config.json").read_text())["max_position_embeddings"] == 256
+    assert any("0.25 of the adapter's change" in line for line in merging.lines(part))
+
+
+@pytest.mark.parametrize("strength", [0.0, -1.0, 1.5])
+def test_a_strength_outside_its_range_is_refused(tmp_path: Path, strength: float) -> None:
+    with pytest.raises(LongthreadError, match="strength must be above 0 and at most 1"):
+        merge(tmp_path / "adapter", tmp_path / "out", strength=strength)

@@ -8,6 +8,7 @@ Rows of one document each run in the model's own attention, bit for bit. With `p
 and the tail behind them sees them all (parallel_documents.py).
 """
 
+import inspect
 from typing import Any, NamedTuple
 from weakref import ReferenceType, ref
 
@@ -253,6 +254,11 @@ def keep_documents_apart(model: CausalLM, parallel: bool = False) -> DocumentMas
     With `parallel`, tails see all documents of their row.
     """
     return (DocumentMask if why_not_replaceable(model) else DocumentAttention)(model, parallel)
+
+
+def takes_positions(model: CausalLM) -> bool:
+    """Return whether a model is told positions, by which packed documents are known; those of Bloom and MPT are dropped."""
+    return "position_ids" in inspect.signature(model.get_decoder().forward).parameters
 
 
 def why_not_replaceable(model: CausalLM) -> str:

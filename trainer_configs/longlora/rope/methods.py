@@ -6,6 +6,7 @@ d: rotary dimensions, s: target / native length, theta_i = theta^(-2i/d).
 |----------|--------------------------------------------------------------------|--------|
 | linear   | theta_i / s                                                        | position interpolation, arXiv 2306.15595 |
 | ntk      | theta becomes theta * s^(d/(d-2)), or the one that is given        | NTK-aware, in 2309.00071; ABF, 2309.16039 |
+|          | with temperature c: cos and sin * sqrt(1 + c ln s)                 | arXiv 2512.12167 (c 0.103) |
 | dynamic  | theta becomes theta * (s*L/native - (s-1))^(d/(d-2)), row length L | emozilla's, as transformers has it |
 | yarn     | theta_i to theta_i / s by its turns; cos and sin * (0.1 ln s + 1)  | arXiv 2309.00071, ramp of its code |
 | longrope | theta_i / long_factor_i: found by search, so to be given           | arXiv 2402.13753 |
@@ -23,7 +24,7 @@ Parameters = JsonObject  # of one layer type, as a config's rope_parameters has 
 
 OPTIONS = {  # beside native_length, which each method has
     "linear": (),
-    "ntk": ("rope_theta",),
+    "ntk": ("rope_theta", "temperature"),
     "dynamic": (),
     "yarn": ("beta_fast", "beta_slow", "attention_factor", "truncate"),
     "longrope": ("long_factor", "short_factor", "attention_factor"),
@@ -120,7 +121,26 @@ def _ntk(scaling: Scaling) -> Parameters:
     larger = scaling.options.get("rope_theta", theta * (scaling.target / scaling.native) ** (dims / (dims - 2)))
     if larger <= theta:
         raise ConfigError(f"rope_theta {larger} is not above the model's own {theta}: raise it")
-    return {"rope_theta": larger}
+    return {"rope_theta": larger} | _temperature(scaling)
+
+
+def _temperature(scaling: Scaling) -> Parameters:
+    """Return what multiplies all attention logits by 1 + c ln s, nothing without the option.
+
+    Among more keys softmax spreads; this sharpens it again. Only yarn's type has such a factor: with a factor of 1 its
+    frequencies are those of the theta alone, in transformers and in vLLM.
+    """
+    if (temperature := scaling.options.get("temperature")) is None:
+        return {}
+    if scaling.own["rope_type"] != "default":
+        raise ConfigError(f"temperature needs a model without scaling, not {scaling.own['rope_type']}: leave it out")
+    sharper = math.sqrt(1 + temperature * math.log(scaling.target / scaling.native))  # on q, and on k
+    return {
+        "rope_type": "yarn",
+        "factor": 1.0,
+        "attention_factor": sharper,
+        "original_max_position_embeddings": scaling.target,
+    }
 
 
 def _dynamic(scaling: Scaling) -> Parameters:

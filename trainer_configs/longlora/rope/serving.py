@@ -18,6 +18,7 @@ from typing import NamedTuple
 from transformers import PretrainedConfig
 
 from longthread.files import JsonObject
+from longthread.model_shape import window_of
 from trainer_configs.longlora.rope.methods import Parameters
 
 WINDOW_STATED = ("default", "llama3", "longrope", "su")  # types whose factor vLLM does not multiply the window by
@@ -33,6 +34,9 @@ class Serving(NamedTuple):
 def serving(config: PretrainedConfig, folder: str) -> Serving:
     """Return the `vllm serve` line for a model in a folder, and what differs from transformers without it."""
     text = config.get_text_config()
+    if not layers_of(text):  # ALiBi or learned positions: nothing that vLLM could read otherwise
+        longest = window_of(config)
+        return Serving(f"vllm serve {shlex.quote(folder)}" + (f" --max-model-len {longest}" if longest else ""), ())
     window, notes = reads(text), []
     overrides: JsonObject = {}
     for layer, parameters in layers_of(text).items():

@@ -63,6 +63,14 @@ def test_dynamic_is_served_at_the_theta_of_the_target() -> None:
     torch.testing.assert_close(frequencies(fixed)[0], frequencies(config, TARGET)[0], rtol=1e-5, atol=0)
 
 
+def test_ntk_with_a_temperature_is_served_with_its_window_and_both_names_of_its_factor() -> None:
+    config = extended("ntk", temperature=0.103)
+    options, overrides = said(served(config))
+    assert options["--max-model-len"] == str(TARGET) and vllm_window(config) == TARGET
+    rope = overrides["rope_parameters"]
+    assert rope["attn_factor"] == rope["attention_factor"] == config.rope_parameters["attention_factor"] > 1
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.8, 1.5])
 def test_a_custom_attention_factor_reaches_both_kinds_of_vllm(factor: float) -> None:
     """vllm-project/vllm 46280, 48351: it was dropped, and computed from the factor."""

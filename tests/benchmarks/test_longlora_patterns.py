@@ -1,0 +1,122 @@
+"""The patterns' benchmark at toy size: the plain loop against the plugin's parts, budgets, restarts and the table."""
+
+import json
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmarks import longlora_grid, longlora_patterns
+from benchmarks.longlora_in_process import Budget, InProcess, rate_share, read_rows
+from benchmarks.longlora_patterns import Patterns, app, arms, read_prompts, table
+from benchmarks.longlora_training import METHODS
+from environments.datasets.reader_rows.plan import RowSettings
+from environments.haystack.filler import prose
+from longthread.errors import ConfigError
+from tests.environments.tiny_model import save_tiny
+from trainer_configs.longlora.data.reader_build import Build, build
+
+LENGTH = 1024
+torch.set_num_threads(1)  # tiny models are fastest so, beside other work
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A model of a window of half a row, rows, and questions in prose and in a held-out text."""
+    folder = tmp_path_factory.mktemp("patterns")
+    save_tiny(folder / "model", max_position_embeddings=LENGTH // 2)
+    settings = RowSettings(4, LENGTH, LENGTH, 0.0, 0.25, 2, ("single", "linked"), ("tags",), "environments")
+    build(Build(settings, folder / "rows", str(folder / "model"), num_proc=1))
+    (folder / "novels").mkdir()
+    passages = prose.passages(5, "eval")
+    (folder / "novels" / "a.txt").write_text("\n\n".join(prose.join(next(passages)) for _ in range(40)))
+    arguments = ["prompts", str(folder / "prompts.json"), "--model", str(folder / "model"), "--held-out"]
+    arguments += [str(folder / "novels"), "--length", str(LENGTH), "--singles", "1", "--links", "2"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    return folder
+
+
+def test_the_prompts_are_of_one_length_and_come_back_from_their_file(work):
+    asked = read_prompts(work / "prompts.json")
+    assert [prompt.task for prompt in asked] == ["single"] * 10 + ["chain"] * 2
+    assert {len(prompt.ids) for prompt in asked} == {LENGTH}
+    assert all(len(prompt.answer.steps) == 1 for prompt in asked if prompt.task == "chain")
+    assert {type(prompt.answer.values) for prompt in asked} == {tuple}
+    with pytest.raises(ConfigError, match="holds no prompts"):
+        read_prompts(work / "model" / "config.json")
+
+
+def test_a_pass_has_the_loss_and_gradients_of_the_whole_model(work):
+    rows = read_rows(work / "rows", "cpu")
+    arm = InProcess(work / "model", "full", LENGTH, 1)
+    for row in rows[:1]:
+        loss = arm._backward(row, full=True)
+        ours = [parameter.grad.clone() for parameter in arm.model.parameters() if parameter.grad is not None]
+        arm.optimizer.zero_grad(set_to_none=True)
+        whole = arm.model(input_ids=row.ids, labels=row.labels, use_cache=False).loss
+        whole.backward()
+        theirs = [parameter.grad for parameter in arm.model.parameters() if parameter.grad is not None]
+        arm.optimizer.zero_grad(set_to_none=True)
+        assert torch.allclose(loss, whole, rtol=1e-5)
+        assert len(ours) == len(theirs) and all(
+            torch.allclose(a, b, rtol=1e-3, atol=1e-6) for a, b in zip(ours, theirs, strict=True)
+        )
+
+
+def test_the_model_is_extended_trained_in_its_pattern_and_serves_in_its_own_attention(work):
+    rows = read_rows(work / "rows", "cpu")
+    for method, kinds in {"quarter": (1, 3), "tail_global": (0, 4), "full": (4, 0)}.items():
+        arm = InProcess(work / "model", method, LENGTH, 1)
+        assert arm.model.config.rope_parameters["rope_type"] == "yarn"
+        trained = arm.train(rows[:1], Budget(steps=4))
+        assert tuple(len(trained.step_seconds[kind]) for kind in ("full", "sparse")) == kinds
+        assert trained.model.config._attn_implementation == "sdpa" and not trained.model.training
+        assert not any("lora" in name or "modules_to_save" in name for name, _ in trained.model.named_parameters())
+        assert trained.figures()["steps"] == len(trained.losses) == 4
+        assert trained.losses[-1] < trained.losses[0]
+
+
+def test_the_rate_rises_and_falls_within_the_budget():
+    assert [rate_share(share) for share in (0.025, 0.05, 0.5, 0.8, 0.9)] == pytest.approx([0.5, 1, 1, 1, 0.5])
+    assert rate_share(0.0) == rate_share(1.0) == 0.02
+    assert Budget(steps=8).share(0.0, 2) == 0.25
+    assert Budget(seconds=1e9).share(time.perf_counter(), 5) < 0.01
+
+
+def test_full_attention_is_trained_once_for_both_budgets_and_a_cut_run_goes_on(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(longlora_grid, "REPLY_TOKENS", 2)
+    monkeypatch.setattr(longlora_grid, "STEPS_TOKENS", 1)
+    before, *wanted = arms(["before", "full", "tail_global"], [3])
+    assert before == ("before", "seconds", 3)
+    assert wanted == [("full", "seconds", 3), ("tail_global", "seconds", 3), ("tail_global", "steps", 3)]
+    rows, asked = read_rows(work / "rows", "cpu"), read_prompts(work / "prompts.json")[-3:]
+    patterns = Patterns(tmp_path, work / "model", rows, asked, 0.2, time.perf_counter() + 1e6)
+    assert not patterns.measure(wanted[2]), "its steps are not known before those of full attention"
+    assert all(patterns.measure(arm) for arm in (before, wanted[0], wanted[2]))
+    results = json.loads((tmp_path / "results.json").read_text())
+    steps = results["full seconds 3"]["steps"]
+    assert steps == results["tail_global steps 3"]["steps"] >= 1
+    assert [record["task"] for record in results["full seconds 3"]["records"]] == ["single", "chain", "chain"]
+    late = Patterns(tmp_path, work / "model", rows, asked, 0.2, time.perf_counter(), results)
+    monkeypatch.setattr(longlora_patterns, "InProcess", lambda *_: pytest.fail("nothing is trained anew"))
+    assert [late.measure(arm) for arm in wanted] == [True, False, True]
+    lines = table(results, wanted).splitlines()
+    assert table(results, [before]).splitlines()[1].split()[3:9] == ["0", "–", "–", "–", "0", "–"]
+    assert lines[1].split()[:4] == ["full", "seconds", "3", str(steps)] and lines[2].split()[3:] == ["–"] * 8
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (["--methods", "half"], f"methods must be of before, {', '.join(METHODS)} (got half)"),
+        (["--seeds", "a"], "must be whole numbers with commas"),
+        (["--rows", "nowhere"], "nowhere holds no rows"),
+        (["--prompts", "nowhere"], "nowhere holds no prompts"),
+    ],
+    ids=["methods", "seeds", "rows", "prompts"],
+)
+def test_what_cannot_be_run_ends_in_one_line(work, tmp_path, change, line):
+    arguments = ["run", str(tmp_path), "--model", str(work / "model"), "--rows", str(work / "rows")]
+    result = CliRunner().invoke(app, [*arguments, "--prompts", str(work / "prompts.json"), *change])
+    assert result.exit_code == 2 and line in result.output and "Traceback" not in result.output

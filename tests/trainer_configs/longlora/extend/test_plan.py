@@ -1,0 +1,126 @@
+"""What a run of extend comes to, and what is refused before any work."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from longthread.errors import ConfigError
+from tests.environments.tiny_model import save_tiny
+from trainer_configs.longlora.config import section
+from trainer_configs.longlora.extend.axolotl_run import StageConfig, pairs_of, rows_of
+from trainer_configs.longlora.extend.command import app
+from trainer_configs.longlora.extend.plan import (
+    DPO_RECIPE,
+    RECIPE,
+    REPLY_TOKENS,
+    ExtendSettings,
+    make_plan,
+    read_recipe,
+)
+
+NATIVE, TO = 2048, 16_384
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("model"), max_position_embeddings=NATIVE)
+
+
+@pytest.fixture
+def settings(model: Path) -> ExtendSettings:
+    return ExtendSettings(str(model), TO, tokens=8 * TO)
+
+
+def test_gradual_stages_double_the_window_and_share_the_tokens_of_one_jump(settings: ExtendSettings) -> None:
+    jump, gradual = make_plan(settings), make_plan(replace(settings, gradual=True))
+    assert [stage.length for stage in jump.stages] == [TO]
+    assert [stage.length for stage in gradual.stages] == [4096, 8192, TO]
+    for plan in (jump, gradual):
+        trained = sum(stage.rows * stage.length for stage in plan.stages)
+        assert settings.tokens - sum(stage.length for stage in plan.stages) < trained <= settings.tokens
+        assert [stage.rate for stage in plan.stages] == [1 / math.sqrt(s.length / NATIVE) for s in plan.stages]
+    assert gradual.stages[1].name == "2-extend-8192"
+
+
+def test_windows_that_are_no_power_of_two_times_the_own_one_begin_above_it(settings: ExtendSettings) -> None:
+    plan = make_plan(replace(settings, to=10_000, gradual=True))
+    assert [stage.length for stage in plan.stages] == [2500, 5000, 10_000]
+
+
+def test_further_stages_come_behind(settings: ExtendSettings) -> None:
+    plan = make_plan(replace(settings, sft=5, dpo=7))
+    assert [(stage.kind, stage.rows, stage.length) for stage in plan.stages[1:]] == [("sft", 5, TO), ("dpo", 7, TO)]
+    rows = plan.row_settings(plan.stages[1])
+    assert rows.count == 5 and rows.longest == TO and rows.shortest < TO and "count" in rows.kinds
+    assert plan.row_settings(plan.stages[0]).shortest == TO
+
+
+def test_evaluations_go_up_to_the_window_less_a_reply(settings: ExtendSettings) -> None:
+    assert make_plan(settings).lengths == (1024, 2048, 4096, 8192, TO - REPLY_TOKENS)
+    assert make_plan(replace(settings, lengths=(1500, 3000))).lengths == (1500, 3000)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"to": NATIVE}, "to 2048 must be more than the model's window of 2048"),
+        ({"method": "stretch"}, "method must be one of linear, ntk, "),
+        ({"method": "longrope"}, "longrope needs long_factor"),
+        ({"method": "dynamic"}, "method dynamic has no fixed window"),
+        ({"method": "yarn", "temperature": 0.1}, "method yarn has no option 'temperature'"),
+        ({"gradual": True, "temperature": 0.1}, "method ntk would replace the model's own yarn scaling"),
+        ({"tokens": 100}, "tokens 100 are less than a row of 16384"),
+        ({"attention": "wide"}, "attention must be one of shifted, tail_global, full"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"texts": "nowhere"}, "nowhere is not a folder with .txt files"),
+        ({"held_out": "nowhere"}, "nowhere is not a folder with .txt files"),
+        ({"recipe": Path("nowhere.yaml")}, "nowhere.yaml is not a readable YAML file"),
+        ({"model": "no/such-model-here"}, "model no/such-model-here is no folder, and cannot be fetched"),
+        ({"lengths": (TO,)}, f"lengths must be from 256 to {TO - REPLY_TOKENS}"),
+        ({"lengths": (300,)}, "a question over one link at 300 tokens"),
+        ({"questions": 0}, "questions must be from 1 to 256"),
+        ({"depths": 0}, "depths must be at least 1"),
+        ({"dpo": 1, "dpo_recipe": Path("nowhere.yaml")}, "nowhere.yaml is not a readable YAML file"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_work_is_refused(
+    settings: ExtendSettings, change: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError) as refusal:
+        make_plan(replace(settings, **change))  # type: ignore[arg-type]
+    assert message in refusal.value.message and "\n" not in refusal.value.line()
+
+
+def test_the_command_says_it_in_one_line_and_writes_nothing(model: Path, tmp_path: Path) -> None:
+    arguments = ["extend", str(tmp_path / "out"), "--model", str(model), "--to"]
+    for change, message in ((["100"], "--to"), ([str(TO), "--lengths", "a"], "whole numbers with commas")):
+        result = CliRunner().invoke(app, [*arguments, *change])
+        assert result.exit_code == 2 and message in result.output and "Traceback" not in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["extend", "sft", "dpo"])
+def test_a_stage_is_its_recipe_with_model_rows_and_rates_changed(tmp_path: Path, kind: str) -> None:
+    recipe = read_recipe(DPO_RECIPE if kind == "dpo" else RECIPE, "recipe")
+    datasets = pairs_of(tmp_path / "pairs.jsonl") if kind == "dpo" else rows_of(tmp_path / "rows")
+    extension = {"method": "ntk", "target_length": TO} if kind == "extend" else None
+    changed = {"context_extension": extension} | ({} if kind == "extend" else {"attention": "full"})
+    config = StageConfig(tmp_path / "base", tmp_path, datasets, TO, 40, 0.5, None, 3, changed)
+    made = yaml.safe_load(config.write(recipe).read_text())
+    assert made["learning_rate"] == recipe["learning_rate"] / 2
+    assert made["longlora"]["norm_lr"] == recipe["longlora"]["norm_lr"] / 2
+    assert made["longlora"].get("context_extension") == extension and "group_size" not in made["longlora"]
+    assert made["max_steps"] == (5 if kind == "dpo" else 40) and "num_epochs" not in made
+    assert made["auto_resume_from_checkpoints"] and made["save_steps"] == max(1, made["max_steps"] // 4)
+    assert made["sequence_len"] == TO and made["seed"] == 3
+    kept = {"plugins", "adapter", "lora_r", "lora_target_modules", "optimizer", "attn_implementation", "rl"}
+    assert {name: made.get(name) for name in kept} == {name: recipe.get(name) for name in kept}
+    assert section(made).attention == ("shifted" if kind == "extend" else "full")
+    assert json.dumps(made["datasets"]) == json.dumps(datasets)

@@ -1,0 +1,172 @@
+"""A whole run at toy size, through Axolotl: data, training, merge, evaluation before and after, report; and its card."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from environments.haystack.filler import prose
+from longthread.errors import ConfigError
+from longthread.files import JsonObject, read_jsonl
+from tests.environments.tiny_model import save_tiny
+from trainer_configs.longlora import publish as publishing
+from trainer_configs.longlora.extend import evaluation
+from trainer_configs.longlora.extend import run as running
+from trainer_configs.longlora.extend.plan import RECIPES, ExtendSettings, Plan, make_plan
+from trainer_configs.longlora.extend.run import ExtendRun
+from trainer_configs.longlora.publish import check_hub, publish
+
+NATIVE, TO, LENGTHS = 2048, 4096, (1600, 3900)
+STAGE = "1-extend-4096"
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    folder = tmp_path_factory.mktemp("extend")
+    save_tiny(folder / "model", max_position_embeddings=NATIVE)
+    recipe = yaml.safe_load((RECIPES / "smoke-cpu.yaml").read_text()) | {"val_set_size": 0, "micro_batch_size": 1}
+    del recipe["eval_steps"]
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "held-out").mkdir()
+    passages = prose.passages(5, "eval")
+    (folder / "held-out" / "a.txt").write_text("\n\n".join(prose.join(next(passages)) for _ in range(20)))
+    return make_plan(
+        ExtendSettings(
+            str(folder / "model"), TO, method="yarn", tokens=2 * TO, attention="tail_global", recipe=folder / "recipe.yaml",
+            questions=2, held_out=str(folder / "held-out"), lengths=LENGTHS, depths=1, repeats=1, dpo=1,
+            dpo_recipe=folder / "recipe.yaml",
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    folder = tmp_path_factory.mktemp("run") / "out"
+    patch = pytest.MonkeyPatch()
+    patch.setattr(evaluation, "REPLY_TOKENS", 8)
+    patch.setattr(running, "PAIR_TOKENS", 1600)
+    assert ExtendRun(plan, folder).run() == folder / STAGE / "merged"
+    patch.undo()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(out: Path) -> JsonObject:
+    found: JsonObject = json.loads((out / "results.json").read_text())
+    return found
+
+
+def test_the_stage_was_trained_by_its_recipe(out: Path, results: JsonObject) -> None:
+    log = (out / STAGE / "train.log").read_text()
+    assert "tail-global in training" in log and "rope_type yarn, factor 2" in log
+    [stage, skipped] = results["stages"]
+    assert stage["name"] == STAGE and stage["steps"] == 2 and stage["learning_rate"] == pytest.approx(0.01 / 2**0.5)
+    assert "no two replies" in skipped["skipped"]  # a model of random weights finds nothing to prefer
+    merged = AutoModelForCausalLM.from_pretrained(out / STAGE / "merged")
+    assert merged.config.max_position_embeddings == TO and merged.config.rope_parameters["factor"] == 2.0
+
+
+def test_each_model_was_asked_what_its_window_holds(plan: Plan, out: Path, results: JsonObject) -> None:
+    asked = {kind: {name: sorted(by) for name, by in found.items()} for kind, found in results["evaluation"].items()}
+    every = {"before": ["1600"], "untrained": ["1600", "3900"], STAGE: ["1600", "3900"]}
+    assert asked == {"needles": every, "links": every}
+    for name, answer_format in (("before", "plain"), (STAGE, "tags")):
+        records = list(read_jsonl(evaluation.samples_of(out, "links", name)))
+        assert {record["task"] for record in records} == {"chain"}
+        assert json.loads((out / "evaluation" / "links" / name / "done.json").read_text()) == {
+            "lengths": [length for length in LENGTHS if name != "before" or length < NATIVE],
+            "answer_format": answer_format,
+        }
+    assert list(results["perplexity"]) == ["untrained", STAGE]
+    assert results["perplexity"][STAGE][-1]["end"] == TO
+
+
+def test_the_untrained_model_has_the_weights_of_the_base_and_the_rope_of_the_trained_one(plan: Plan, out: Path) -> None:
+    base, untrained, trained = (
+        AutoModelForCausalLM.from_pretrained(folder)
+        for folder in (plan.model, out / "untrained", out / STAGE / "merged")
+    )
+    for ours, theirs in zip(untrained.parameters(), base.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert untrained.config.rope_parameters == trained.config.rope_parameters != base.config.rope_parameters
+    assert (out / "untrained" / "model.safetensors").is_symlink()
+
+
+def test_the_report_shows_the_models_side_by_side(out: Path) -> None:
+    page = (out / "report" / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 3 and "4,096 tokens by yarn" in page
+    for shown in ("before", "untrained", STAGE, "2-dpo-4096: left out, no two replies"):
+        assert shown in page
+    assert {path.name for path in (out / "report").iterdir()} == {
+        "report.html", "grid.csv", "needles.png", "links.png", "perplexity.png",
+    }  # fmt: skip
+
+
+def test_the_same_command_makes_nothing_anew(plan: Plan, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("Training", "merge", "export"):
+        monkeypatch.setattr(running, name, lambda *args, **named: pytest.fail("it was there"))
+    before = (out / "results.json").read_text()
+    assert ExtendRun(plan, out).run() == out / STAGE / "merged"
+    assert (out / "results.json").read_text() == before
+    other = replace(plan, settings=replace(plan.settings, seed=1))
+    with pytest.raises(ConfigError, match="holds a run with another seed"):
+        ExtendRun(other, out).run()
+    with pytest.raises(ConfigError, match="exists and holds something else"):
+        ExtendRun(plan, plan.model).run()
+
+
+# ---- the card ----
+
+
+def test_what_is_published_is_the_model_with_a_card_made_from_the_run(plan: Plan, out: Path, tmp_path: Path) -> None:
+    folder = publish(out, tmp_path / "published", "me/toy-4k", base_model="you/toy", license_name="apache-2.0")
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.base_model == "you/toy" and card.data.license == "apache-2.0"
+    assert card.data.library_name == "transformers" and "longlora" in card.data.tags
+    assert "vllm serve me/toy-4k --max-model-len 4096" in card.text
+    for said in (
+        '"rope_type": "yarn"',
+        "from 2,048 to 4,096 tokens",
+        "![needles.png](needles.png)",
+        "tail_global",
+        STAGE,
+    ):
+        assert said in card.text, said
+    for part in (str(plan.model.parent), str(out), "/tmp"):
+        assert part not in (folder / "README.md").read_text() + (folder / "results.json").read_text(), part
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, out / STAGE / "merged"))
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert {"needles.png", "links.png", "perplexity.png", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
+
+
+def test_what_cannot_be_published_is_refused_in_one_line(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(*arguments: str) -> str:
+        result = CliRunner().invoke(publishing.app, ["publish", *arguments])
+        assert result.exit_code == 2 and result.output.count("\n") == 1
+        return result.output
+
+    assert "is not the folder of a run of longlora extend" in said(str(tmp_path))
+    assert "exists: give a new folder" in said(str(out), "--out", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    assert "must be OWNER/NAME" in said(str(out), "--push-to-hub", "name")
+    assert "log in with hf auth login" in said(str(out), "--push-to-hub", "me/toy")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set"):
+        check_hub("me/toy")
+    assert not (out / "publish").exists()
+    (out / "3-sft-4096").mkdir()
+    assert "is not finished" in said(str(out))
+    (out / "3-sft-4096").rmdir()

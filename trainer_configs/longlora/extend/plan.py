@@ -1,0 +1,236 @@
+"""The plan of an extension: its settings, checked before any work, and the stages that they come to.
+
+One jump trains once at the whole length. Gradual scaling doubles the window stage by stage, each from the merged model of the
+one before, on its equal share of the same tokens. A stage's learning rates are the recipe's divided by the square root of
+how many times longer its window is than the model's own.
+"""
+
+import copy
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from transformers import AutoConfig, PretrainedConfig
+
+import trainer_configs
+from environments.datasets.reader_rows.plan import FORMS, RowSettings
+from environments.datasets.reader_rows.questions import WEIGHTS
+from environments.haystack.layout import LayoutError
+from environments.haystack.options import Options
+from environments.haystack.sample import Haystacks
+from environments.haystack.tokens import load_tokenizer
+from longthread.errors import ConfigError
+from longthread.files import JsonObject
+from trainer_configs.longlora.rope.extension import plan as plan_rope
+from trainer_configs.longlora.section import LongLoRA
+
+RECIPES = Path(next(iter(trainer_configs.__path__)))
+RECIPE, DPO_RECIPE = RECIPES / "smollm2-135m-32k.yaml", RECIPES / "smollm2-135m-32k-dpo.yaml"
+KINDS = ("single", "multi_key", "linked", "absent")  # of questions in the rows of an extension
+ATTENTIONS = ("shifted", "tail_global", "full")
+LINK: JsonObject = {"hops": "2", "decoys": 0}  # options of evaluations over one link
+REPLY_TOKENS = 128  # of an evaluation: the longest prompts leave room for them in the window
+
+
+@dataclass(frozen=True)
+class ExtendSettings:
+    """The settings of one run; all but `num_proc` decide its results. Lengths in tokens."""
+
+    model: str
+    to: int
+    method: str = "ntk"
+    temperature: float | None = None  # of the method ntk
+    gradual: bool = False
+    tokens: int = 13_107_200  # 400 rows of 32,768
+    attention: str = ""  # the recipe's
+    recipe: Path = RECIPE
+    learning_rate: float | None = None  # the recipe's
+    texts: str = ""
+    ordinary: float = 0.25
+    questions: int = 48
+    sft: int = 0  # rows
+    dpo: int = 0  # groups of rollouts
+    dpo_recipe: Path = DPO_RECIPE
+    held_out: str = ""
+    lengths: tuple[int, ...] = ()
+    depths: int = 11
+    repeats: int = 3
+    seed: int = 0
+    num_proc: int = 2
+
+    @property
+    def extension(self) -> JsonObject:
+        """Return the method of the RoPE extension with its options, as `context_extension` takes them."""
+        options = {"temperature": self.temperature} if self.temperature is not None else {}
+        return {"method": self.method, **options}
+
+
+class Stage(NamedTuple):
+    """One training of a run. `kind`: extend, sft or dpo; `length`: of its longest rows; `rows`: how many, or groups."""
+
+    number: int
+    kind: str
+    length: int
+    rows: int
+    rate: float  # by which the recipe's learning rates are multiplied
+
+    @property
+    def name(self) -> str:
+        """Return the stage's folder below that of the run."""
+        return f"{self.number}-{self.kind}-{self.length}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: the model's folder on this machine, its window, and the stages. Lengths in tokens."""
+
+    settings: ExtendSettings
+    model: Path
+    native: int
+    stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Return the lengths of an evaluation's prompts: those asked for, else a ladder that ends with the window."""
+        if self.settings.lengths:
+            return self.settings.lengths
+        ladder = [self.settings.to]
+        while ladder[0] // 2 >= max(1024, self.native // 2):
+            ladder.insert(0, ladder[0] // 2)
+        return (*ladder[:-1], self.settings.to - REPLY_TOKENS)
+
+    def row_settings(self, stage: Stage) -> RowSettings:
+        """Return what the rows of an extension or SFT stage are."""
+        s = self.settings
+        if stage.kind == "extend":
+            return RowSettings(
+                stage.rows, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
+                s.seed + stage.number,
+            )  # fmt: skip
+        shortest = max(512, stage.length // 16)
+        return RowSettings(
+            stage.rows, shortest, stage.length, 0.0, s.ordinary, s.questions, tuple(WEIGHTS), FORMS, "train",
+            s.seed + stage.number,
+        )  # fmt: skip
+
+
+def make_plan(settings: ExtendSettings) -> Plan:
+    """Return the plan of a run. Raises `ConfigError` for what cannot work, before any work is done."""
+    _check_values(settings)
+    recipe = read_recipe(settings.recipe, "recipe")
+    if settings.dpo:
+        read_recipe(settings.dpo_recipe, "dpo_recipe")
+    folder, config = _model(settings.model)
+    native = config.get_text_config().max_position_embeddings
+    if settings.to <= native:
+        raise ConfigError(f"to {settings.to} must be more than the model's window of {native}", setting="to")
+    windows = _windows(native, settings)
+    notes = _check_rope(config, settings, windows)
+    share = settings.tokens // len(windows)
+    stages = [
+        Stage(i, "extend", length, share // length, 1 / math.sqrt(length / native))
+        for i, length in enumerate(windows, 1)
+    ]
+    if few := [stage for stage in stages if stage.rows < 1]:
+        raise ConfigError(
+            f"tokens {settings.tokens} are less than a row of {few[0].length} for each of {len(windows)} stages: give more",
+            setting="tokens",
+        )
+    for kind, rows, rate in (("sft", settings.sft, stages[-1].rate), ("dpo", settings.dpo, 1.0)):
+        if rows:
+            stages.append(Stage(len(stages) + 1, kind, settings.to, rows, rate))
+    plan = Plan(settings, folder, native, tuple(stages), notes)
+    for stage in stages:
+        if stage.kind != "dpo":
+            plan.row_settings(stage).check()
+    _check_lengths(plan)
+    LongLoRA.model_validate(recipe.get("longlora") or {})
+    return plan
+
+
+def read_recipe(path: Path, setting: str) -> JsonObject:
+    """Return the recipe of a YAML file. Raises `ConfigError` for a file without a `longlora:` section."""
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise ConfigError(f"{path} is not a readable YAML file", setting=setting) from None
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("longlora"), dict):
+        raise ConfigError(f"{path} is not a recipe: it has no longlora section", setting=setting)
+    return recipe
+
+
+def _check_values(settings: ExtendSettings) -> None:
+    if settings.attention and settings.attention not in ATTENTIONS:
+        raise ConfigError(
+            f"attention must be one of {', '.join(ATTENTIONS)} (got {settings.attention!r})", setting="attention"
+        )
+    for name, least in (("tokens", 1), ("sft", 0), ("dpo", 0), ("depths", 1), ("repeats", 1), ("num_proc", 1)):
+        if (value := getattr(settings, name)) < least:
+            raise ConfigError(f"{name} must be at least {least} (got {value})", setting=name)
+    if settings.learning_rate is not None and not settings.learning_rate > 0:
+        raise ConfigError(f"learning_rate must be above 0 (got {settings.learning_rate})", setting="learning_rate")
+    for name in ("texts", "held_out"):
+        if (folder := getattr(settings, name)) and not any(Path(folder).rglob("*.txt")):
+            raise ConfigError(f"{folder} is not a folder with .txt files", setting=name)
+    if find_spec("axolotl") is None:
+        raise ConfigError("Axolotl is not installed, which trains: install longthread[train]")
+
+
+def _model(name: str) -> tuple[Path, PretrainedConfig]:
+    """Return the model's folder and its config as it is stored; a name is looked up in the hub's cache, or fetched."""
+    folder = Path(name)
+    try:
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(name, ignore_patterns=["*.bin", "*.pth", "*.gguf"]))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ConfigError(f"model {name} is no folder, and cannot be fetched: {reason}", setting="model") from None
+    if not isinstance(getattr(config.get_text_config(), "max_position_embeddings", None), int):
+        raise ConfigError(f"model {name} states no window (ALiBi or recurrent): nothing to extend", setting="model")
+    return folder, config
+
+
+def _windows(native: int, settings: ExtendSettings) -> list[int]:
+    """Return the window of each stage: twice the one before, the last one as asked."""
+    windows = [settings.to]
+    if settings.gradual:
+        while (half := windows[0] // 2) > native:
+            windows.insert(0, half)
+    return windows
+
+
+def _check_rope(config: PretrainedConfig, settings: ExtendSettings, windows: list[int]) -> tuple[str, ...]:
+    """Plan the extension of each stage on top of the one before; return the warnings of the last."""
+    config = copy.deepcopy(config)
+    warnings: tuple[str, ...] = ()
+    for window in windows:
+        extension = plan_rope(config, target_length=window, **settings.extension)
+        for name, value in extension.changes.items():
+            setattr(config.get_text_config(), name, value)
+        warnings = extension.warnings
+    if settings.method == "dynamic":
+        raise ConfigError("method dynamic has no fixed window to train stages for: use ntk", setting="method")
+    return warnings
+
+
+def _check_lengths(plan: Plan) -> None:
+    most = plan.settings.to - REPLY_TOKENS
+    if wrong := [length for length in plan.lengths if not 256 <= length <= most]:
+        raise ConfigError(f"lengths must be from 256 to {most} (got {wrong[0]})", setting="lengths")
+    shortest = min(plan.lengths)
+    try:
+        haystacks = Haystacks(load_tokenizer(str(plan.model)), Options(**LINK))
+        haystacks.sample(0, "eval", "chain", shortest, None)
+    except LayoutError as error:
+        raise ConfigError(
+            f"a question over one link at {shortest} tokens: {error.message}", setting="lengths"
+        ) from None
+    except ConfigError as error:
+        raise ConfigError(f"{plan.settings.model}: {error.message}", setting="model") from None
