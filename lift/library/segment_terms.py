@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from environments.retrieval.ranking import TermIndex
+from environments.retrieval.ranking import TermIndex, highest
 from environments.retrieval.terms import terms
 from lift.library.files import SEGMENTS
 from longthread.errors import DataError
@@ -35,12 +35,12 @@ def best(folder: Path, question: str, most: int) -> list[int] | None:
 
 
 def ranking(folder: Path, question: str) -> list[int]:
-    """Return the numbers of all segments of a document with several, the one that BM25 ranks highest first.
+    """Return the numbers of the segments of a document that share a word with the question, the best by BM25 first.
 
     Raises `DataError` if the file is damaged.
     """
-    stored = _stored(folder)
-    return TermIndex(stored).best(question, len(stored))
+    scores = TermIndex(_stored(folder)).scores(question)
+    return [segment for segment in highest(scores, len(scores)) if scores[segment] > 0]
 
 
 def _stored(folder: Path) -> list[list[str]]:

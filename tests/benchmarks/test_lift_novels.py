@@ -32,7 +32,7 @@ ANIMALS = ("duck", "hen", "lamb", "piglet", "kid", "puppy", "kitten", "parrot", 
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(lift_novels.RECIPES, "compact", toy(queries=40))
     for module, name, value in (
-        (lift_novels, "TIMED", 1), (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 24), (calibration, "OWN", 6),
+        (lift_novels, "TIMED", 1), (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 48), (calibration, "OWN", 6),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     for cached in (fits_of, session_of):
@@ -100,7 +100,19 @@ def test_segments_that_processes_have_fitted_are_those_of_one_fit(
 
 def test_the_command_goes_on_where_it_was(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    arguments = [str(out), "--model", str(base), "--tokens", "1000", "--segments", "400", "--facts", "2", "--chains", "1"]
+    arguments = [
+        str(out),
+        "--model",
+        str(base),
+        "--tokens",
+        "1000",
+        "--segments",
+        "400",
+        "--facts",
+        "2",
+        "--chains",
+        "1",
+    ]
     none = CliRunner().invoke(app, [*arguments, "--seconds", "0"])
     assert none.exit_code == 0 and not (out / "novels.json").exists()
     asked: list[int] = []
@@ -119,7 +131,9 @@ def test_the_command_goes_on_where_it_was(base: Path, tmp_path: Path, monkeypatc
     assert done.exit_code == 0, done.output
     assert sorted(asked) == sorted([0, 1, 2, asked[1]])  # what failed was asked again, and nothing else
     found = json.loads((out / "novels.json").read_text())["1000 compact 400"]
-    assert [found[kind][what][1] for kind in ("facts", "chains") for what in ("right", "opened", "cited")] == [2] * 3 + [1] * 3
+    assert [found[kind][what][1] for kind in ("facts", "chains") for what in ("right", "opened", "cited")] == [
+        2
+    ] * 3 + [1] * 3
     assert found["apart"] == [1, 1] and found["ask_seconds"] > 0 and 0 < found["bytes"] < found["kv"]
     assert "1000" in done.output and "compact" in done.output
     replies = json.loads(next(out.glob("1000-compact-400-*/asked.json")).read_text())

@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(lift_switched.RECIPES, "compact", toy(queries=40, segment=2048))
     for module, name, value in (
         (lift_switched, "NEEDLES", 2), (lift_switched, "OTHERS", 1), (lift_switched, "REPLY", 4),
-        (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 24), (calibration, "OWN", 6),
+        (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 48), (calibration, "OWN", 6),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
@@ -40,7 +40,9 @@ def threshold(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     """Let every switch open above this score."""
     load = Switch.load
     monkeypatch.setattr(
-        together.Switch, "load", lambda folder: load(folder).model_copy(update={"threshold": value})  # type: ignore[union-attr]
+        together.Switch,
+        "load",
+        lambda folder: load(folder).model_copy(update={"threshold": value}),  # type: ignore[union-attr]
     )
 
 
