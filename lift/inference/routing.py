@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from typing import NamedTuple
 
+import torch
+
 from lift.inference.capacity import replied_tokens
 from lift.inference.generate import question_prompt
 from lift.inference.switch import Question, Switch, gaps, listen
@@ -55,7 +57,7 @@ class Router:
         """Return the segments to open, those of the best document first; none where no memory has something to say."""
         asked = Question(*question_prompt(self.tokenizer, question))
         heard = listen(self.model, [asked], replied_tokens(self.model))
-        scores = {name: self._scores(name, heard) for name in self.stores}
+        scores = {name: self._scores(name, question, heard) for name in self.stores}
         best = sorted((name for name in scores if max(scores[name]) > 0), key=lambda name: -max(scores[name]))
         return [
             Place(name, segment)
@@ -63,12 +65,18 @@ class Router:
             for segment in self._best_segments(name, question, scores[name])
         ]
 
-    def _scores(self, name: str, heard: Sequence[Sequence[Queries]]) -> list[float]:
+    def _scores(self, name: str, question: str, heard: Sequence[Sequence[Queries]]) -> list[float]:
         """Return how far each segment of a document is above the threshold of its switch."""
         store, switch = self.stores[name], self.switches[name]
         if switch is None:
             return [math.inf] * store.segments
-        found = (switch.score(gaps(heard, store, segment, switch.heads)) for segment in range(store.segments))
+        words_S = torch.zeros(store.segments)
+        if switch.words is not None:
+            words_S = torch.from_numpy(segment_terms.scores(store.folder, question))
+        found = (
+            switch.score(gaps(heard, store, segment, switch.heads), words_S[segment])
+            for segment in range(store.segments)
+        )
         return [float(score) - switch.threshold for score in found]
 
     def _best_segments(self, name: str, question: str, scores: Sequence[float]) -> list[int]:

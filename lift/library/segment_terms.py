@@ -5,8 +5,10 @@ Counts of words, in no order: the text itself is not kept.
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from environments.retrieval.ranking import TermIndex, highest
@@ -16,6 +18,7 @@ from longthread.errors import DataError
 from longthread.files import write_json
 
 OPENED = 3  # segments of a document, at a question
+KEPT = 16  # indices of documents, in memory
 _STORED = TypeAdapter(list[dict[str, int]])
 
 
@@ -31,7 +34,15 @@ def best(folder: Path, question: str, most: int) -> list[int] | None:
     """
     if not (folder / SEGMENTS).is_file():
         return None
-    return sorted(TermIndex(_stored(folder)).best(question, most))
+    return sorted(_index(folder).best(question, most))
+
+
+def scores(folder: Path, question: str) -> np.ndarray:
+    """Return the BM25 score of each segment of a document with several: 0 for one that shares no word with the question.
+
+    Raises `DataError` if the file is damaged.
+    """
+    return _index(folder).scores(question)
 
 
 def ranking(folder: Path, question: str) -> list[int]:
@@ -39,14 +50,20 @@ def ranking(folder: Path, question: str) -> list[int]:
 
     Raises `DataError` if the file is damaged.
     """
-    scores = TermIndex(_stored(folder)).scores(question)
-    return [segment for segment in highest(scores, len(scores)) if scores[segment] > 0]
+    found = scores(folder, question)
+    return [segment for segment in highest(found, len(found)) if found[segment] > 0]
 
 
-def _stored(folder: Path) -> list[list[str]]:
+def _index(folder: Path) -> TermIndex:
     path = folder / SEGMENTS
     try:
-        stored = _STORED.validate_json(path.read_bytes(), strict=True)
+        return _indexed(path, path.stat().st_mtime_ns)
     except (OSError, ValidationError):
         raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
-    return [list(Counter(words).elements()) for words in stored]
+
+
+@lru_cache(maxsize=KEPT)
+def _indexed(path: Path, modified: int) -> TermIndex:
+    """Return the index of a file as it was at the time `modified`: of a long text it takes a second to make."""
+    stored = _STORED.validate_json(path.read_bytes(), strict=True)
+    return TermIndex([list(Counter(words).elements()) for words in stored])

@@ -17,6 +17,7 @@ from lift.inference.generate import answers, chat, question_prompt
 from lift.inference.hops import answered
 from lift.inference.routing import Place, Router, in_turn
 from lift.inference.switch import (
+    LEAST_WORDS,
     Question,
     Switch,
     best_heads,
@@ -175,6 +176,29 @@ def test_a_fit_leaves_a_calibrated_switch(adapters: list[Path]) -> None:
     assert abs(switch.threshold) < 100 and (adapters[0] / SWITCH).stat().st_size < 2000
     mean = torch.tensor([switch.mean])
     assert switch.score(mean).item() == pytest.approx(0, abs=1e-5)
+    assert switch.words is not None and switch.words[1] >= LEAST_WORDS  # it has several segments
+    assert switch.score(mean, torch.tensor([sum(switch.words)])).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_segment_that_names_who_is_asked_about_has_more_to_say(library: Library) -> None:
+    """Of a long text the highest of many gaps is high for any question: the words tell its own questions from others."""
+    together = Together.read(library, ["mill"], 1)
+    router = together.session(opened(library, "mill"), tiny_tokenizer()).router
+    switch = router.switches["mill"]
+    assert switch is not None
+    wordless = Router(
+        router.model, router.tokenizer, router.stores, {"mill": switch.model_copy(update={"words": None})}
+    )
+    heard = listen(router.model, [Question(*question_prompt(tiny_tokenizer(), QUESTION))], 1000)
+    with_words, without = (each._scores("mill", QUESTION, heard) for each in (router, wordless))
+    words = segment_terms.scores(together.stores["mill"].folder, QUESTION)
+    assert [round(a - b, 3) for a, b in zip(with_words, without, strict=True)] == [
+        round((float(score) - switch.words[0]) / switch.words[1], 3)  # type: ignore[index]
+        for score in words
+    ]
+    assert words.argmax() in [place.segment for place in Router(
+        router.model, router.tokenizer, router.stores, {"mill": None}, segments=1
+    ).search(QUESTION)]  # fmt: skip
 
 
 def test_a_closed_switch_leaves_the_base_model_bit_for_bit(library: Library) -> None:
