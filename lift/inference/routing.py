@@ -1,10 +1,12 @@
 """Which segments of which documents are opened for a question: by the switch, and by BM25 within a long text."""
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, zip_longest
 from typing import NamedTuple
+
+import torch
 
 from lift.inference.capacity import replied_tokens
 from lift.inference.generate import question_prompt
@@ -14,8 +16,6 @@ from lift.library.compact_store import CompactStore
 from lift.memory.reference_queries import Queries
 from longthread.errors import ConfigError
 from longthread.language_model import AdaptedLM, ChatTokenizer
-
-RANK_OFFSET = 60  # of reciprocal-rank fusion (Cormack et al. 2009)
 
 
 class Place(NamedTuple):
@@ -42,7 +42,8 @@ class Router:
 
     `model` has an adapter of the compact method, `stores` holds the documents' memories. A document opens if its best
     segment is above the threshold of its switch; those furthest above it come first. A document without a switch always
-    opens. The segments of a longer text are ranked by the switch's score and by BM25, joined by reciprocal-rank fusion.
+    opens. The segments of a longer text are taken in turn from BM25's ranking and from that of the switch's scores: of sums
+    over both, the best of one alone, such as the only segment that names a person, would be lost in many segments.
     """
 
     model: AdaptedLM
@@ -56,7 +57,7 @@ class Router:
         """Return the segments to open, those of the best document first; none where no memory has something to say."""
         asked = Question(*question_prompt(self.tokenizer, question))
         heard = listen(self.model, [asked], replied_tokens(self.model))
-        scores = {name: self._scores(name, heard) for name in self.stores}
+        scores = {name: self._scores(name, question, heard) for name in self.stores}
         best = sorted((name for name in scores if max(scores[name]) > 0), key=lambda name: -max(scores[name]))
         return [
             Place(name, segment)
@@ -64,12 +65,18 @@ class Router:
             for segment in self._best_segments(name, question, scores[name])
         ]
 
-    def _scores(self, name: str, heard: Sequence[Sequence[Queries]]) -> list[float]:
+    def _scores(self, name: str, question: str, heard: Sequence[Sequence[Queries]]) -> list[float]:
         """Return how far each segment of a document is above the threshold of its switch."""
         store, switch = self.stores[name], self.switches[name]
         if switch is None:
             return [math.inf] * store.segments
-        found = (switch.score(gaps(heard, store, segment, switch.heads)) for segment in range(store.segments))
+        words_S = torch.zeros(store.segments)
+        if switch.words is not None:
+            words_S = torch.from_numpy(segment_terms.scores(store.folder, question))
+        found = (
+            switch.score(gaps(heard, store, segment, switch.heads), words_S[segment])
+            for segment in range(store.segments)
+        )
         return [float(score) - switch.threshold for score in found]
 
     def _best_segments(self, name: str, question: str, scores: Sequence[float]) -> list[int]:
@@ -78,13 +85,11 @@ class Router:
         rankings = [segment_terms.ranking(self.stores[name].folder, question)]
         if self.switches[name] is not None:
             rankings.append(sorted(range(len(scores)), key=lambda segment: -scores[segment]))
-        return sorted(fused(rankings)[: self.segments])
+        every = dict.fromkeys([*in_turn(rankings), *range(len(scores))])  # where no word is known, the first ones
+        return sorted(islice(every, self.segments))
 
 
-def fused(rankings: Sequence[Sequence[int]]) -> list[int]:
-    """Return what the rankings rank, best first, by the sum of 1 / (60 + rank); of equals, the smaller number first."""
-    sums: defaultdict[int, float] = defaultdict(float)
-    for ranking in rankings:
-        for rank, each in enumerate(ranking, 1):
-            sums[each] += 1 / (RANK_OFFSET + rank)
-    return sorted(sums, key=lambda each: (-sums[each], each))
+def in_turn(rankings: Sequence[Sequence[int]]) -> list[int]:
+    """Return what the rankings rank, each once: the first of each ranking, then the second of each, and so on."""
+    turns = chain.from_iterable(zip_longest(*rankings))
+    return list(dict.fromkeys(each for each in turns if each is not None))

@@ -6,7 +6,8 @@ The base model reads the question once. In head h, a memory stands against the w
 
 with mean and deviation of d_h on questions about other things. The memory says something if z is above a threshold: the 95th
 percentile of other such questions (split conformal), so that one in twenty of these opens it. The heads are those whose gap
-tells the memory's own questions from others best (AUROC).
+tells the memory's own questions from others best (AUROC). A segment of a long text has its BM25 score for the question added,
+standardised as a head's gap: the highest of many segments' gaps is high for any question, a name stands in few of them.
 
 N: tokens of a question, H: query heads, D: head dimension, S: slots, P: prompts, F: heads of all layers.
 """
@@ -34,11 +35,15 @@ from longthread.language_model import AdaptedLM
 HEADS = 20
 FALSE_ALARMS = 0.05  # of other text, that open a memory
 LEAST_DEVIATION = 1e-3  # of a head's gap: a head that never moves says nothing
+LEAST_WORDS = 0.25  # deviation of BM25 scores: a rare word has a score of 1 or more
 CLOSED = -1e3  # the least gap: a head without slots has none
 
 
 class Switch(BaseModel):
-    """The calibrated switch of one memory: `heads` as (layer, head), and (1)'s constants."""
+    """The calibrated switch of one memory: `heads` as (layer, head), and (1)'s constants.
+
+    `words` has mean and deviation of a text's highest BM25 score, over its segments; None for one of a single segment.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,6 +51,7 @@ class Switch(BaseModel):
     mean: list[float]
     deviation: list[float]
     threshold: float
+    words: tuple[float, float] | None = None
 
     def save(self, folder: Path) -> None:
         """Write the switch beside its adapter."""
@@ -62,10 +68,11 @@ class Switch(BaseModel):
         except (OSError, ValidationError):
             raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
 
-    def score(self, gaps_PF: Tensor) -> Tensor:
-        """Return z of (1) for the gaps of prompts in `heads`, (P,)."""
+    def score(self, gaps_PF: Tensor, words_P: Tensor | None = None) -> Tensor:
+        """Return z of (1) for the gaps of prompts in `heads`, (P,), with a segment's BM25 scores for them, if it has any."""
         mean, deviation = torch.tensor(self.mean), torch.tensor(self.deviation)
-        return ((gaps_PF.cpu() - mean) / deviation).mean(-1)
+        z_P = ((gaps_PF.cpu() - mean) / deviation).mean(-1)
+        return z_P if self.words is None or words_P is None else z_P + (words_P - self.words[0]) / self.words[1]
 
 
 # ---- gaps -------------------------------------------------------------------------------------------------------

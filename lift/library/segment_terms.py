@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from environments.retrieval.ranking import TermIndex
+from environments.retrieval.ranking import TermIndex, highest
 from environments.retrieval.terms import terms
 from lift.library.files import SEGMENTS
 from longthread.errors import DataError
@@ -36,13 +37,21 @@ def best(folder: Path, question: str, most: int) -> list[int] | None:
     return sorted(_index(folder).best(question, most))
 
 
-def ranking(folder: Path, question: str) -> list[int]:
-    """Return the numbers of all segments of a document with several, the one that BM25 ranks highest first.
+def scores(folder: Path, question: str) -> np.ndarray:
+    """Return the BM25 score of each segment of a document with several: 0 for one that shares no word with the question.
 
     Raises `DataError` if the file is damaged.
     """
-    index = _index(folder)
-    return index.best(question, index.size)
+    return _index(folder).scores(question)
+
+
+def ranking(folder: Path, question: str) -> list[int]:
+    """Return the numbers of the segments of a document that share a word with the question, the best by BM25 first.
+
+    Raises `DataError` if the file is damaged.
+    """
+    found = scores(folder, question)
+    return [segment for segment in highest(found, len(found)) if found[segment] > 0]
 
 
 def _index(folder: Path) -> TermIndex:
@@ -50,19 +59,12 @@ def _index(folder: Path) -> TermIndex:
     path = folder / SEGMENTS
     try:
         stated = path.stat()
-    except OSError:
-        raise _damaged(path) from None
-    return _made(path, stated.st_mtime_ns, stated.st_size, stated.st_ino)
+        return _made(path, stated.st_mtime_ns, stated.st_size, stated.st_ino)
+    except (OSError, ValidationError):
+        raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
 
 
 @lru_cache(maxsize=KEPT)
 def _made(path: Path, *state: int) -> TermIndex:
-    try:
-        stored = _STORED.validate_json(path.read_bytes(), strict=True)
-    except (OSError, ValidationError):
-        raise _damaged(path) from None
+    stored = _STORED.validate_json(path.read_bytes(), strict=True)
     return TermIndex([list(Counter(words).elements()) for words in stored])
-
-
-def _damaged(path: Path) -> DataError:
-    return DataError(f"{path} is damaged: fit the document again", setting="replace")

@@ -32,7 +32,7 @@ ANIMALS = ("duck", "hen", "lamb", "piglet", "kid", "puppy", "kitten", "parrot", 
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(lift_novels.RECIPES, "compact", toy(queries=40))
     for module, name, value in (
-        (lift_novels, "TIMED", 1), (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 24), (calibration, "OWN", 6),
+        (lift_novels, "TIMED", 1), (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 48), (calibration, "OWN", 6),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     for cached in (fits_of, session_of):

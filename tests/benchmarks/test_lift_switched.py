@@ -31,7 +31,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(lift_switched.RECIPES, "compact", toy(queries=40, segment=2048))
     for module, name, value in (
         (lift_switched, "NEEDLES", 2), (lift_switched, "OTHERS", 1), (lift_switched, "REPLY", 4),
-        (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 24), (calibration, "OWN", 6),
+        (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 48), (calibration, "OWN", 6),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from safetensors.torch import load_file
 from lift.inference.citation import cite, reference_slot_weights, slot_weights
 from lift.inference.generate import answers, chat, question_prompt
 from lift.inference.hops import answered
-from lift.inference.routing import Place, Router, fused
+from lift.inference.routing import Place, Router, in_turn
 from lift.inference.switch import (
+    LEAST_WORDS,
     Question,
     Switch,
     best_heads,
@@ -25,6 +27,7 @@ from lift.inference.switch import (
     reference_gap,
 )
 from lift.inference.together import Together
+from lift.library import segment_terms
 from lift.library.attach import Attached
 from lift.library.compact_store import CompactStore
 from lift.library.files import SOURCES, SWITCH
@@ -173,6 +176,29 @@ def test_a_fit_leaves_a_calibrated_switch(adapters: list[Path]) -> None:
     assert abs(switch.threshold) < 100 and (adapters[0] / SWITCH).stat().st_size < 2000
     mean = torch.tensor([switch.mean])
     assert switch.score(mean).item() == pytest.approx(0, abs=1e-5)
+    assert switch.words is not None and switch.words[1] >= LEAST_WORDS  # it has several segments
+    assert switch.score(mean, torch.tensor([sum(switch.words)])).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_segment_that_names_who_is_asked_about_has_more_to_say(library: Library) -> None:
+    """Of a long text the highest of many gaps is high for any question: the words tell its own questions from others."""
+    together = Together.read(library, ["mill"], 1)
+    router = together.session(opened(library, "mill"), tiny_tokenizer()).router
+    switch = router.switches["mill"]
+    assert switch is not None
+    wordless = Router(
+        router.model, router.tokenizer, router.stores, {"mill": switch.model_copy(update={"words": None})}
+    )
+    heard = listen(router.model, [Question(*question_prompt(tiny_tokenizer(), QUESTION))], 1000)
+    with_words, without = (each._scores("mill", QUESTION, heard) for each in (router, wordless))
+    words = segment_terms.scores(together.stores["mill"].folder, QUESTION)
+    assert [round(a - b, 3) for a, b in zip(with_words, without, strict=True)] == [
+        round((float(score) - switch.words[0]) / switch.words[1], 3)  # type: ignore[index]
+        for score in words
+    ]
+    assert words.argmax() in [place.segment for place in Router(
+        router.model, router.tokenizer, router.stores, {"mill": None}, segments=1
+    ).search(QUESTION)]  # fmt: skip
 
 
 def test_a_closed_switch_leaves_the_base_model_bit_for_bit(library: Library) -> None:
@@ -231,10 +257,35 @@ def _segments(library: Library, places: list[Place]) -> list[Any]:
     return [sources.segments[place.segment] for place in places]
 
 
-def test_rankings_are_joined_by_reciprocal_ranks() -> None:
-    assert fused([[2, 0, 1], [2, 1, 0]]) == [2, 0, 1]
-    assert fused([[0, 1, 2, 3]]) == [0, 1, 2, 3]
-    assert fused([[0, 1, 2], [1, 2, 0]])[0] == 1
+@given(st.lists(st.permutations(range(9)).map(lambda ranking: ranking[:6]), min_size=1, max_size=3))
+def test_rankings_are_taken_in_turn(rankings: list[list[int]]) -> None:
+    joined = in_turn(rankings)
+    assert sorted(joined) == sorted(set().union(*map(set, rankings)))
+    for taken in range(1, 7):  # what is first in a ranking is among the first, whatever the others say of it
+        assert {each for ranking in rankings for each in ranking[:taken]} <= set(joined[: taken * len(rankings)])
+    assert in_turn([[2], [0, 1, 2]]) == [2, 0, 1] and in_turn([[], [1, 0]]) == [1, 0]
+
+
+@pytest.mark.parametrize("name", ["Fenth's", "Fenth’s", "fenth,"])
+def test_the_only_segment_that_names_a_person_is_opened_in_a_very_long_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also if the switch ranks it last: with sums of reciprocal ranks it was not among the first hundred."""
+    words = "In the room there was a safe, and the combination of the safe was known."
+    segment_terms.write(tmp_path, [words + (" Maro Fenth was there." if at == 70 else "") for at in range(143)])
+    store = SimpleNamespace(folder=tmp_path, segments=143)
+    scores = [1.0 + (at != 70) * (143 - at) for at in range(143)]
+    for switch in (Switch(heads=[], mean=[], deviation=[], threshold=0.0), None):
+        router = Router(None, None, {"book": store}, {"book": switch})  # type: ignore[arg-type,dict-item]
+        opened = router._best_segments("book", f"What is Maro {name} combination of the safe?", scores)
+        assert 70 in opened and 0 in opened and len(opened) == 3
+        assert len(router._best_segments("book", "Qui?", scores)) == 3
+
+
+def test_words_that_no_segment_has_rank_nothing(tmp_path: Path) -> None:
+    segment_terms.write(tmp_path, ["the mill", "the miller", "a port", "a ship"])
+    assert segment_terms.ranking(tmp_path, "Whose ship?") == [3]
+    assert segment_terms.ranking(tmp_path, "Qui?") == []
 
 
 # ---- citations ----
