@@ -41,7 +41,6 @@ from environments.retrieval.ranking import BM25, Hit, TermIndex
 from environments.retrieval.recall import evidence_recall
 from environments.retrieval.terms import terms
 from lift.library.segment_terms import OPENED
-from lift.training.compaction import OVERLAP
 from longthread.statistics import Share
 
 TASKS = ("single", "chain", "graph", "hidden_question", "variable_tracking")
@@ -128,6 +127,8 @@ def segments(
     seed: Annotated[int, typer.Option(help="Of the documents.")] = 0,
 ) -> None:
     """Print for each length and kind of question how often all evidence stands in the segments that are opened."""
+    from lift.training.compaction import OVERLAP  # brings torch, which no other command needs
+
     tokens = Tokens(reference_tokenizers.load(tokenizer))
     print("| length | segments | single | multi_key | chain |\n|---:|---:|---:|---:|---:|")
     for length in map(int, lengths.split(",")):
