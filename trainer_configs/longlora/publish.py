@@ -40,8 +40,9 @@ class Finished:
             raise ConfigError(f"{run} is not the folder of a run of longlora extend: it has no results.json") from None
         self.run = run
         self.trained = [stage for stage in self.results["stages"] if "skipped" not in stage]
-        planned = [stage for stage in run.glob("[0-9]*-*") if not (stage / "stage.json").is_file()]
-        if planned or not self.trained:
+        reported = {stage["name"] for stage in self.results["stages"]}
+        unfinished = [folder for folder in run.glob("[0-9]*-*") if folder.name not in reported]
+        if unfinished or not self.trained:
             raise ConfigError(f"{run} is not finished: run longthread longlora extend again, which goes on")
         self.model = run / self.trained[-1]["name"] / "merged"
         if not (self.model / "config.json").is_file():
@@ -79,7 +80,7 @@ class Finished:
         words += ["--recipe", Path(s["recipe"]).name, "--ordinary", str(s["ordinary"])]
         words += ["--questions", str(s["questions"])] + ["--gradual"] * s["gradual"]
         for name in ("temperature", "attention", "sft", "dpo", "learning_rate"):
-            words += [option(name), str(s[name])] if s[name] else []
+            words += [option(name), str(s[name])] if s.get(name) else []  # a run made before there was the setting
         words += ["--texts", "TEXTS"] if s["texts"] else []
         return shlex.join(words)
 
