@@ -210,4 +210,6 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int, exact: b
     q_GND, window_GND, lse_GN, weight_GN, *given = (
         torch.cat([grouped(layer[i]) for layer in joined]) for i in range(6 if exact else 4)
     )
-    return Reference(q_GND, window_GND, lse_GN, weight_GN, heard_N, Given(*given, heard_N) if exact else None)
+    return Reference(
+        q_GND, window_GND, lse_GN, weight_GN, heard_N, Given(given[0], given[1], heard_N) if exact else None
+    )
