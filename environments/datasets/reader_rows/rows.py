@@ -33,6 +33,7 @@ DOCUMENT_TOKENS = 512  # of a row, for each document in it
 FILLER = 0.5  # of a document's statements, at least, stands beside them as other text
 FEWER = 0.7  # of the questions are left when they take too much of a row
 NAMELESS = 0.25  # of the questions name no document
+STEPWISE = 0.5  # of the questions about one fact ask for steps too, in tags, and have none: who asks cannot know
 TRIES = 60
 CHAT_TOKENS = 2048  # of a row of conversations, at most: one of them is short
 
@@ -144,15 +145,15 @@ class RowMaker:
         plain, alone = draft.plan.form == "plain", draft.plan.kind == "document"
         turns = []
         for i, question in enumerate(draft.questions):
-            asked = request(draft.asked_of[i], question.text) if plain else self._tagged(question)
+            asked = request(draft.asked_of[i], question.text) if plain else self._tagged(question, draft.stepwise[i])
             if alone and i == 0:
                 asked = behind_text(text, asked) if plain else self._prompt.content(text, asked)
             turns.append((asked, question.answer if plain else _tagged_reply(question)))
         return turns
 
-    def _tagged(self, question: ReaderQuestion) -> str:
+    def _tagged(self, question: ReaderQuestion, stepwise: bool) -> str:
         answer = Answer("one", (question.answer,), "text", question.steps)
-        return self._prompt.question(Quiz((), (), question.text, answer, question.hops))
+        return self._prompt.question(Quiz((), (), question.text, answer, 2 if stepwise else 1))
 
     # ---- other text ----
 
@@ -194,6 +195,7 @@ class _Draft:
         self.statements: list[Statement] = []
         self.questions: list[ReaderQuestion] = []
         self.asked_of: list[str] = []  # the name that stands in each question, if any
+        self.stepwise: list[bool] = []  # whether each question asks for the people passed
 
     def draw(self, number: int, settings: RowSettings) -> None:
         """Draw so many questions, and the statements that they rest on, in place of the last ones.
@@ -207,3 +209,4 @@ class _Draft:
         self.asked_of = [
             "" if self.rng.random() < NAMELESS else self.names[question.document] for question in self.questions
         ]
+        self.stepwise = [question.hops > 1 or self.rng.random() < STEPWISE for question in self.questions]

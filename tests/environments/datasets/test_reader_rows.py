@@ -207,6 +207,7 @@ def test_thinking_is_off_in_every_turn() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_answer_stands_in_one_document(maker: RowMaker, kind: str, form: str) -> None:
     kinds: Counter[str] = Counter()
+    asked_for_steps = set()
     for number in range(4):
         row = maker.row(RowPlan(number, kind, LENGTH, form))
         assert 0.9 * LENGTH < len(row) <= LENGTH
@@ -232,10 +233,13 @@ def test_every_answer_stands_in_one_document(maker: RowMaker, kind: str, form: s
                 kinds[answer if answer == NONE else "count"] += 1
                 continue
             kinds["value" if not steps else "linked"] += 1
+            if not steps:
+                asked_for_steps.add("<steps>" in asked)
             assert sum(text.count(answer) for text in documents) == 1
             assert in_split(answer, "train")
     assert kinds["value"] > 4 and kinds[NONE] > 1
     assert kinds["linked"] > 3 or form == "plain"
+    assert asked_for_steps == {True, False} or form == "plain"  # of a single fact there are none to name
 
 
 def test_lift_reads_the_same_answers_in_the_documents(gpt2: Any) -> None:
