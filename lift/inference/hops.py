@@ -6,7 +6,9 @@ The algorithm needs no second model:
 2. Ask with the same segments open who is named together with the people of the question, or with those found last.
 3. Names in both replies that were not known are searched for. Where that finds segments that are not open, open them too.
    Then ask the question again with all of them open.
-4. Repeat from 2, up to `hops` times, until no new name or no new segment is found.
+4. If the reply is still "none", put the name of whoever is described in the question ("the lender of Ann Lee", asked for as
+   "Who is the lender of Ann Lee?") in place of the description: a model that finds facts may not follow links by itself.
+5. Repeat from 2, up to `hops` times, until no new name or no new segment is found.
 """
 
 import re
@@ -14,9 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from environments.rollouts.values import normalise
+from lift.inference import steps
 from lift.inference.routing import Place
+from lift.tasks import NO_ANSWER
 from lift.tasks.reading import NAME
 
+DESCRIBED = "Who is {description}?"
 WHO = "Who is named together with {names}? Give every name."
 ABOUT = "What is said about {names}?"
 LEADS = 4  # names of a hop, at most
@@ -34,8 +40,8 @@ class Reader(Protocol):
         """Return the reply with these segments open."""
         ...
 
-    def named_with(self, names: Sequence[str], places: Sequence[Place]) -> str:
-        """Return the reply to the question who is named together with these (`WHO`)."""
+    def names(self, question: str, places: Sequence[Place]) -> str:
+        """Return the reply to a question that asks for names alone, never step by step."""
         ...
 
 
@@ -55,20 +61,38 @@ def answered(reader: Reader, question: str, hops: int) -> Answered:
     known, latest = set(names_in(question)), names_in(question)
     followed: list[tuple[str, ...]] = []
     for _ in range(hops if places else 0):
-        said = reply
+        said, described = reply, description(question) if denied(reply) else ""
         if latest:
-            said += "\n" + reader.named_with(latest, places)
+            said += "\n" + reader.names(WHO.format(names=" and ".join(latest)), places)
+        who = reader.names(DESCRIBED.format(description=described), places) if described else ""
+        said = f"{who}\n{said}"
         latest = [name for name in names_in(said) if name not in known][:LEADS]
         if not latest:
             break
         known.update(latest)
         more = [place for place in reader.search(ABOUT.format(names=" and ".join(latest))) if place not in places]
-        if not more:
+        meant = [name for name in names_in(who) if name in latest]
+        if not more and len(meant) != 1:
             break
         places += more
         followed.append(tuple(latest))
-        reply = reader.answer(question, places)
+        reply = reader.answer(question, places) if more else reply
+        if denied(reply) and len(meant) == 1:
+            question = question.replace(described, meant[0])
+            reply = reader.answer(question, places)
     return Answered(reply, tuple(places), tuple(followed))
+
+
+def denied(reply: str) -> bool:
+    """Return whether a reply says that there is no answer."""
+    return normalise(steps.value(reply)) == NO_ANSWER
+
+
+def description(question: str) -> str:
+    """Return the first description of somebody by a name in a question, from "the" to the name; "" if there is none."""
+    patterns = (rf"\b[Tt]he (?:(?!\bthe )[^,.?;:])+{re.escape(name)}" for name in names_in(question))
+    found = (match for match in (re.search(pattern, question) for pattern in patterns) if match)
+    return next((match[0] for match in found), "")
 
 
 def names_in(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from lift.inference import steps
 from lift.inference.citation import Citation, check_sources, cite
 from lift.inference.generate import NEW_TOKENS, answers, chat
-from lift.inference.hops import WHO, Answered
+from lift.inference.hops import Answered
 from lift.inference.routing import Place, Router, check_open
 from lift.inference.switch import Switch
 from lift.library.attach import Attached
@@ -34,9 +34,9 @@ class Session:
         """Return the reply with these segments open; with none it is the base model's own."""
         return self.answers([question], places)[0]
 
-    def named_with(self, names: Sequence[str], places: Sequence[Place]) -> str:
-        """Return the reply to the question who is named together with these, never step by step."""
-        return self._replies([self._plain(WHO.format(names=" and ".join(names)), places)], places, NEW_TOKENS)[0]
+    def names(self, question: str, places: Sequence[Place]) -> str:
+        """Return the reply to a question that asks for names alone, never step by step."""
+        return self._replies([self._plain(question, places)], places, NEW_TOKENS)[0]
 
     def answers(self, questions: Sequence[str], places: Sequence[Place], new_tokens: int | None = None) -> list[str]:
         """Return the replies to several questions with the same segments open, of at most `new_tokens` tokens."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from lift.inference.hops import answered, names_in
+from lift.inference.hops import answered, description, names_in
 from lift.inference.routing import Place
 
 LINKS = {
@@ -33,8 +33,9 @@ class Stub:
         value = re.search(r"\d+", text)
         return value[0] if value else "none"
 
-    def named_with(self, names: Sequence[str], places: Sequence[Place]) -> str:
-        sentences = [LINKS[p.segment] for p in places if set(names) & set(names_in(LINKS[p.segment]))]
+    def names(self, question: str, places: Sequence[Place]) -> str:
+        asked = set(names_in(question))
+        sentences = [LINKS[p.segment] for p in places if asked & set(names_in(LINKS[p.segment]))]
         return ", ".join(name for sentence in sentences for name in names_in(sentence))
 
 
@@ -73,3 +74,54 @@ def test_a_known_name_is_not_searched_for_again() -> None:
 )
 def test_names(text: str, names: list[str]) -> None:
     assert names_in(text) == names
+
+
+@pytest.mark.parametrize(
+    ("question", "described"),
+    [
+        ("Which digits does the lender of Ann Lee dial?", "the lender of Ann Lee"),
+        ("Which digits dials the landlord of the employer of Ann Lee?", "the employer of Ann Lee"),
+        ("What is the safe, Ann Lee?", ""),
+        ("Which digits does Ann Lee dial to unlock the strongbox?", ""),
+        ("Does bathe Ann Lee?", ""),
+        ("Which day is it?", ""),
+    ],
+    ids=["one", "innermost", "comma", "none", "inside a word", "nobody"],
+)
+def test_descriptions(question: str, described: str) -> None:
+    assert description(question) == described
+
+
+class Plain(Stub):
+    """Answers who somebody is, and facts of those that are named, but follows no link by itself."""
+
+    def answer(self, question: str, places: Sequence[Place]) -> str:
+        text = " ".join(LINKS[place.segment] for place in places)
+        if question == "Which wages does Lisa Kord get?":
+            return "4829104756" if "pays the wages" in text else "none"
+        return "none"
+
+    def names(self, question: str, places: Sequence[Place]) -> str:
+        text = " ".join(LINKS[place.segment] for place in places)
+        if question == "Who is the lodger of Timo Varga?":
+            return "Lisa Kord" if "lodges with" in text else "none"
+        return super().names(question, places) if question.startswith("Who is named") else "none"
+
+
+class Stepwise(Plain):
+    """The same, in the form of a reply step by step."""
+
+    def answer(self, question: str, places: Sequence[Place]) -> str:
+        return f"<answer>{super().answer(question, places)}</answer>"
+
+
+def test_a_reply_step_by_step_that_denies_is_one() -> None:
+    result = answered(Stepwise(), "Which wages does the lodger of Timo Varga get?", 2)
+    assert result.reply == "<answer>4829104756</answer>"
+
+
+def test_a_description_gives_way_to_whoever_is_meant() -> None:
+    result = answered(Plain(), "Which wages does the lodger of Timo Varga get?", 2)
+    assert result.reply == "4829104756" and result.followed == (("Lisa Kord",),)
+    assert answered(Plain(), "Which wages does the lodger of Timo Varga get?", 0).reply == "none"
+    assert answered(Plain(), "Which wages does the lodger of Anna Selim get?", 2).reply == "none"
