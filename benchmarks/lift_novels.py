@@ -5,8 +5,9 @@
 64 single facts and 16 chains of two, whose sentences stand half of the text apart, are planted among passages of novels. The
 text is fitted in segments and asked as `lift ask --hops 2 --cite` asks: the segments to open are searched, names in replies
 are followed, the answer is cited. `facts`, `chains`: right answers; `opened`: questions for which all their evidence stood
-in the segments that were open (`silent` in the file: nothing was); `cited`: questions whose citation is a sentence of their
-evidence. Seconds a question are the median of the first questions, which have the device alone.
+in the segments that were open (`silent` in the file: nothing was);
+`cited`: questions whose citation is a sentence of their evidence. Seconds a question are the
+median of the first questions, which have the device alone.
 
 With --each, so many processes on each GPU fit segments, and then ask. What is there is in OUT/novels.json as soon as it is
 there, and the same command goes on. A new version of lift's code, another base model or other texts begin anew.
