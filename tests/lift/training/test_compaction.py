@@ -20,7 +20,7 @@ from lift.memory.compact_memory import CompactMemory
 from lift.memory.reference_queries import ExactMemory, ReferenceRow
 from lift.memory.tuner import layers
 from lift.tasks import Item
-from lift.training import closed_form, compaction, fit, reference_rows, segment_memory
+from lift.training import calibration, closed_form, compaction, fit, reference_rows, segment_memory
 from lift.training.batches import AnswerEncoder
 from lift.training.compaction import check_positions, spans_of
 from lift.training.job import FitJob, FitOptions
@@ -40,6 +40,13 @@ DOCUMENT = Document(
 )
 
 SHORT = Document("mill", DOCUMENT.text[:300])  # one segment of the toy's window
+
+
+@pytest.fixture(autouse=True)
+def few_questions_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the switch is set on takes half of a toy's fit, and `test_together` tests it."""
+    monkeypatch.setattr(calibration, "OWN", 24)
+    monkeypatch.setattr(calibration, "OTHER", 48)
 
 
 def toy(**changes: Any) -> Recipe:
