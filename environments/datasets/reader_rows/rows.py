@@ -209,4 +209,5 @@ class _Draft:
         self.asked_of = [
             "" if self.rng.random() < NAMELESS else self.names[question.document] for question in self.questions
         ]
-        self.stepwise = [question.hops > 1 or self.rng.random() < STEPWISE for question in self.questions]
+        share = STEPWISE if "linked" in settings.kinds else 0.0
+        self.stepwise = [question.hops > 1 or self.rng.random() < share for question in self.questions]
