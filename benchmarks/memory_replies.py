@@ -3,16 +3,15 @@
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any, cast
 
 import torch
-from transformers import DynamicCache
 
 from lift.inference.capacity import synchronize
-from lift.inference.generate import GREEDY, answers, index_batches, reply_of, stop_token_ids
+from lift.inference.generate import answers, continued, index_batches, reply_of, stop_token_ids
 from lift.library import segment_terms
 from lift.library.attach import Attached
 from lift.library.library import Entry, Library
+from lift.memory.document_cache import beginning, common_tokens
 from lift.memory.tuner import OpenMemory, layers, open_rows
 from longthread.language_model import CausalLM, ChatTokenizer
 
@@ -83,33 +82,13 @@ class Replies:
 
         Then the seconds of the reading, and how many tokens were read once.
         """
-        columns = enumerate(zip(*prompts, strict=False))
-        least = min(map(len, prompts)) - 1
-        shared = min(least, next((i for i, column in columns if len(set(column)) > 1), least))
-        row = torch.tensor([list(prompts[0][:shared])], device=self.model.device)
+        shared, stops = common_tokens(prompts), stop_token_ids(self.model, self.tokenizer)
         started = self._now()
-        begun = DynamicCache()
-        self.model(input_ids=row, past_key_values=begun, use_cache=True, logits_to_keep=1)
+        begun = beginning(self.model, prompts[0][:shared])
         read = self._now() - started
         at_a_time = max(1, self.batch // (max(map(len, prompts)) + self.tokens))
         replies, began = list[str](), self._now()
         for first in range(0, len(prompts), at_a_time):
-            ends = [list(each[shared:]) for each in prompts[first : first + at_a_time]]
-            replies += self._continued(begun, row, ends)
+            rows = continued(self.model, prompts[first : first + at_a_time], stops, self.tokens, shared, begun)
+            replies += [reply_of(self.tokenizer, row, stops) for row in rows]
         return replies, self._now() - began, read, shared
-
-    def _continued(self, begun: DynamicCache, row: torch.Tensor, ends: Sequence[list[int]]) -> list[str]:
-        stops = stop_token_ids(self.model, self.tokenizer)
-        filler, width = stops[0], max(map(len, ends))
-        many, read = DynamicCache(), cast(Any, begun.layers)
-        for number, layer in enumerate(read):
-            keys, values = (x.expand(len(ends), -1, -1, -1) for x in (layer.keys, layer.values))
-            many.update(keys, values, number)
-        ids = torch.tensor([[filler] * (width - len(end)) + end for end in ends], device=self.model.device)
-        inside = torch.tensor([[0] * (width - len(end)) + [1] * len(end) for end in ends], device=self.model.device)
-        whole = row.expand(len(ends), -1)
-        out = self.model.generate(
-            input_ids=torch.cat([whole, ids], 1), attention_mask=torch.cat([torch.ones_like(whole), inside], 1),
-            past_key_values=many, max_new_tokens=self.tokens, eos_token_id=stops, pad_token_id=filler, **GREEDY,
-        )  # fmt: skip
-        return [reply_of(self.tokenizer, new, stops) for new in out[:, whole.shape[1] + width :].tolist()]

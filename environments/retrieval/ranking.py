@@ -5,7 +5,6 @@ disk, beyond what memory holds.
 """
 
 import importlib
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -16,6 +15,7 @@ import numpy as np
 from environments.retrieval.chunking import Chunk
 from environments.retrieval.terms import terms
 from longthread.errors import ConfigError
+from longthread.without_packages import without
 
 RRF_CONSTANT = 60  # of Cormack et al., SIGIR 2009, section 2
 FUSED_DEPTH = 100  # chunks of each ranking that take part in a fusion
@@ -51,16 +51,11 @@ def _bm25s() -> ModuleType:
 
     bm25s calls JAX at its import wherever it is installed, and JAX then takes three quarters of a GPU's memory for itself.
     """
-    without_jax = "jax" not in sys.modules
     try:
-        if without_jax:
-            sys.modules["jax"] = None  # type: ignore[assignment]  # an import of it fails, and bm25s sorts with numpy
-        return importlib.import_module("bm25s")
+        with without("jax"):
+            return importlib.import_module("bm25s")
     except ImportError:
         raise ConfigError("retrieval needs bm25s: pip install bm25s") from None
-    finally:
-        if without_jax:
-            del sys.modules["jax"]
 
 
 class TermIndex:

@@ -92,19 +92,15 @@ class _Asked:
 
     def prompt(self, name: str) -> list[int]:
         from lift.inference import steps
-        from lift.inference.generate import chat
 
-        if self.stepwise:
-            return steps.chat(self.tokenizer, self.question, self.window)
-        return chat(self.tokenizer, name, self.question, self.window)
+        return steps.prompt(self.tokenizer, name, self.question, self.window, self.stepwise)
 
     @property
     def new_tokens(self) -> int:
         """The most tokens of a reply."""
         from lift.inference import steps
-        from lift.inference.generate import NEW_TOKENS
 
-        return steps.NEW_TOKENS if self.stepwise else NEW_TOKENS
+        return steps.reply_tokens(self.stepwise)
 
 
 def _say(reply: str, stepwise: bool, before: str = "") -> None:

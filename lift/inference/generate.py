@@ -61,11 +61,15 @@ def _prompt(tokenizer: ChatTokenizer, name: str, question: str, window: str) -> 
     content = document_prompt.behind_text(window, request) if window else request
     if not tokenizer.chat_template:
         return content, True
+    return templated(tokenizer, content), False
+
+
+def templated(tokenizer: ChatTokenizer, content: str) -> str:
+    """Return the prompt of a user's message in the tokenizer's chat format, with thinking off."""
     # As text first: asked for ids, transformers 4 gives a list and transformers 5 a dict.
-    prompt = tokenizer.apply_chat_template(
+    return tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
-    return prompt, False
 
 
 def stop_token_ids(model: CausalLM, tokenizer: ChatTokenizer) -> list[int]:
@@ -144,7 +148,10 @@ def answers(
     tokens = batch_tokens or replied_tokens(model)
     for batch in index_batches([len(prompt) for prompt in prompts], max_new_tokens, tokens):
         of_batch = [prompts[i] for i in batch]
-        rows = _generate(model, of_batch, stops, max_new_tokens, shared_tokens(of_batch) if read_once else 0)
+        shared = shared_tokens(of_batch) if read_once else 0
+        with torch.no_grad():
+            begun = beginning(model, of_batch[0][:shared]) if shared else None
+        rows = continued(model, of_batch, stops, max_new_tokens, shared, begun)
         for i, row in zip(batch, rows, strict=True):
             replies[i] = reply_of(tokenizer, row, stops)
     if training:
@@ -158,23 +165,26 @@ def reply_of(tokenizer: ChatTokenizer, tokens: Sequence[int], stops: Sequence[in
     return tokenizer.decode(tokens[:end], skip_special_tokens=True).strip()
 
 
-def _generate(
-    model: CausalLM, prompts: Sequence[Sequence[int]], stops: list[int], new_tokens: int, shared: int
+def continued(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    stops: list[int],
+    new_tokens: int,
+    shared: int = 0,
+    begun: Any = None,
 ) -> list[list[int]]:
     """Return the tokens that follow each prompt, padded behind the end of the reply.
 
-    The `shared` tokens that all prompts begin with are read once; padding stands behind them.
+    `begun` is the cache of the `shared` tokens that all prompts begin with (`beginning`); padding stands behind them.
     """
     before, width = list(prompts[0][:shared]), max(map(len, prompts))
     filler = stops[0] if stops else 0
     ids_BL = torch.tensor([[*before, *[filler] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts])
     mask_BL = torch.tensor([[*[1] * shared, *[0] * (width - len(x)), *[1] * (len(x) - shared)] for x in prompts])
-    with torch.no_grad():
-        cache = before_each(beginning(model, before), len(prompts)) if shared else None
     out_BL = model.generate(
         input_ids=ids_BL.to(model.device),
         attention_mask=mask_BL.to(model.device),
-        past_key_values=cache,
+        past_key_values=before_each(begun, len(prompts)),
         max_new_tokens=new_tokens,
         eos_token_id=stops or None,
         pad_token_id=filler,

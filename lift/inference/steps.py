@@ -13,6 +13,7 @@ from environments.haystack.options import Options
 from environments.haystack.prompt import instruction, with_reply_form
 from environments.haystack.tasks.task import Answer, Quiz
 from environments.haystack.tokens import BREAK
+from lift.inference import generate
 from longthread.errors import ConfigError
 from longthread.language_model import ChatTokenizer
 
@@ -32,10 +33,19 @@ def chat(tokenizer: ChatTokenizer, question: str, window: str = "") -> list[int]
         )
     asked = with_reply_form(Quiz((), (), question, Answer("one", (), "text"), hops=2), _OPTIONS)
     content = BREAK.join([instruction(_OPTIONS), window, asked]) if window else asked
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(generate.templated(tokenizer, content), add_special_tokens=False)["input_ids"])
+
+
+def prompt(tokenizer: ChatTokenizer, name: str, question: str, window: str, stepwise: bool) -> list[int]:
+    """Return the prompt of a question: step by step, which names no document, or about the document `name`."""
+    if stepwise:
+        return chat(tokenizer, question, window)
+    return generate.chat(tokenizer, name, question, window)
+
+
+def reply_tokens(stepwise: bool) -> int:
+    """Return the most tokens of a reply."""
+    return NEW_TOKENS if stepwise else generate.NEW_TOKENS
 
 
 def value(reply: str) -> str:

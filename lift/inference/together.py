@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lift.inference import steps
 from lift.inference.citation import Citation, check_sources, cite
-from lift.inference.generate import NEW_TOKENS, answers, chat
+from lift.inference.generate import answers
 from lift.inference.hops import Answered
 from lift.inference.routing import Place, Router, check_open
 from lift.inference.switch import Switch
@@ -36,20 +36,22 @@ class Session:
 
     def names(self, question: str, places: Sequence[Place]) -> str:
         """Return the reply to a question that asks for names alone, never step by step."""
-        return self._replies([self._plain(question, places)], places, NEW_TOKENS)[0]
+        return self._replies(
+            [self._asked(question, places, stepwise=False)], places, steps.reply_tokens(stepwise=False)
+        )[0]
 
     def answers(self, questions: Sequence[str], places: Sequence[Place], new_tokens: int | None = None) -> list[str]:
         """Return the replies to several questions with the same segments open, of at most `new_tokens` tokens."""
-        most = new_tokens or (steps.NEW_TOKENS if self.stepwise else NEW_TOKENS)
-        return self._replies([self.prompt(question, places) for question in questions], places, most)
+        prompts = [self.prompt(question, places) for question in questions]
+        return self._replies(prompts, places, new_tokens or steps.reply_tokens(self.stepwise))
 
     def prompt(self, question: str, places: Sequence[Place]) -> list[int]:
         """Return the prompt: step by step, or with the names of the documents that are open."""
-        return steps.chat(self.tokenizer, question, self.window) if self.stepwise else self._plain(question, places)
+        return self._asked(question, places, self.stepwise)
 
-    def _plain(self, question: str, places: Sequence[Place]) -> list[int]:
+    def _asked(self, question: str, places: Sequence[Place], stepwise: bool) -> list[int]:
         names = dict.fromkeys(place.document for place in places)
-        return chat(self.tokenizer, '" and "'.join(names), question, self.window)
+        return steps.prompt(self.tokenizer, '" and "'.join(names), question, self.window, stepwise)
 
     def _replies(self, prompts: Sequence[list[int]], places: Sequence[Place], new_tokens: int) -> list[str]:
         model = self.attached.model

@@ -6,8 +6,10 @@ that it was missing. So the command `lift` allows it for its own process, and a 
 """
 
 import json
-import sys
+from contextlib import nullcontext
 from pathlib import Path
+
+from longthread.without_packages import without
 
 UNUSED = ("bitsandbytes", "scipy", "sklearn", "torchao")
 _allowed = False
@@ -21,16 +23,7 @@ def allow() -> None:
 
 def import_for(folder: Path) -> None:
     """Import PEFT and transformers' models, and no package that the model in the folder does not need."""
-    if _allowed and not _quantised(folder):
-        left_out = [name for name in UNUSED if name not in sys.modules]
-        try:
-            for name in left_out:
-                sys.modules[name] = None  # type: ignore[assignment]  # Python's own way to say that there is none
-            _import()
-        finally:
-            for name in left_out:
-                del sys.modules[name]
-    else:
+    with without(*UNUSED) if _allowed and not _quantised(folder) else nullcontext():
         _import()
 
 

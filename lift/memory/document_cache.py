@@ -40,9 +40,14 @@ def keys_and_values(model: AdaptedLM, ids: Sequence[int], first: int = 0) -> lis
     return [KeysValues(each.keys[0], each.values[0]) for each in cached]
 
 
+def common_tokens(rows: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens the rows begin with in common; at least one of each is left."""
+    return min(len(os.path.commonprefix([list(row) for row in rows])), min(map(len, rows)) - 1)
+
+
 def shared_tokens(rows: Sequence[Sequence[int]]) -> int:
     """Return how many tokens the rows begin with in common, if reading these once saves `LEAST_SAVED`; else 0."""
-    shared = min(len(os.path.commonprefix([list(row) for row in rows])), min(map(len, rows)) - 1)
+    shared = common_tokens(rows)
     return shared if shared * (len(rows) - 1) >= LEAST_SAVED * sum(map(len, rows)) else 0
 
 
