@@ -84,6 +84,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 TUNED_ON = "100,101"  # seeds of documents that `run` does not use
 TOKENS = "8192,32768,2048"
+WIDTH = 210  # of the tables, in characters
 
 Jobs = dict[str, tuple[Any, ...]]
 
@@ -168,7 +169,7 @@ def run(
         if work is several:
             jobs = {key: job for key, job in jobs.items() if len(job[-1]) > 1 and all(map(_fitted, job[-1]))}
         store.measure(work, jobs, bases)
-    Console(width=190).print(table(store.results))
+    Console(width=WIDTH).print(table(store.results))
     draw(store.results, out)
     draw_seconds(store.results, out)
 
@@ -205,7 +206,7 @@ def ceilings(
         for folder in bases
     }
     store.measure(measured_ceilings, jobs, bases)
-    Console(width=190).print(ceilings_table(store.results))
+    Console(width=WIDTH).print(ceilings_table(store.results))
 
 
 @app.command()
@@ -251,7 +252,7 @@ def _aside(store: Store, model: Path, recipes: dict[str, Recipe], tokens: int, s
         f"{tokens} {name} {seed}": (model, given, tokens, seed) for name, given in recipes.items() for seed in seeds
     }
     store.measure(measured, jobs, {model: fingerprint(model)})
-    Console(width=190).print(table(store.results))
+    Console(width=WIDTH).print(table(store.results))
 
 
 if __name__ == "__main__":

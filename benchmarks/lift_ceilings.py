@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from peft import get_peft_model
 
-from benchmarks.lift_measure import REPLY, WINDOW, free, load, made
+from benchmarks.lift_measure import REPLY, STEPWISE, WINDOW, free, load, made, step_by_step
 from lift.document.token_spans import TokenSpans
 from lift.evaluation.evaluate import auroc, nll
-from lift.inference import steps
 from lift.inference.generate import answers, before_text, chat
 from lift.memory.compact_memory import CompactMemory
 from lift.memory.document_cache import keys_and_values
@@ -31,7 +30,6 @@ from lift.memory.tuner import GatedMemoryConfig, layers
 from lift.tasks import Item, right, synthetic_document
 from longthread.errors import ConfigError
 
-KINDS = ("needle", "linked", "absent")
 BEST = 20  # heads whose gates are averaged, chosen on half of the questions and measured on the other half
 
 
@@ -56,7 +54,7 @@ def ceilings(folder: Path, given: None, tokens: int, seeds: Sequence[int], out: 
         document, items = made(tokenizer, tokens, seed)
         spans = TokenSpans.encode(tokenizer, document.text)
         add_exact(adapted, document.name, [*before_text(tokenizer)], spans.ids)
-        documents.append(Read(document.name, [item for item in items if item.kind in KINDS], spans))
+        documents.append(Read(document.name, [item for item in items if item.kind in STEPWISE], spans))
     names = [each.name for each in documents]
     found: dict[str, Any] = {"documents": names, "neutral": _neutral(adapted, tokenizer, names)}
     for how in ("exact", "in steps", "at once", "evidence", "around"):
@@ -105,18 +103,19 @@ def _neutral(model: Any, tokenizer: Any, names: Sequence[str]) -> list[float]:
 
 def _shares(model: Any, tokenizer: Any, documents: Sequence[Read], how: str) -> dict[str, list[int]]:
     """Right answers and questions of each kind, over all documents."""
-    shares = {kind: [0, 0] for kind in KINDS}
+    shares = {kind: [0, 0] for kind in STEPWISE}
     for name, items, spans in documents:
+        if how == "in steps":
+            switch(model, [name])
+            for kind, (found, asked) in step_by_step(model, tokenizer, items).items():
+                shares[kind] = [shares[kind][0] + found, shares[kind][1] + asked]
+            continue
         tokens = {"evidence": 0, "around": WINDOW}.get(how)
         windows = [
             "" if tokens is None or not item.evidence else spans.window_around(item.evidence, tokens) for item in items
         ]
         prompts = [chat(tokenizer, name, item.question, window) for item, window in zip(items, windows, strict=True)]
-        if how == "in steps":
-            switch(model, [name])
-            asked = [steps.chat(tokenizer, item.question) for item in items]
-            replies = [steps.value(reply) for reply in answers(model, tokenizer, asked, steps.NEW_TOKENS)]
-        elif tokens is None:
+        if tokens is None:
             switch(model, [name] if how == "exact" else [each.name for each in documents])
             replies = answers(model, tokenizer, prompts, REPLY)
         else:

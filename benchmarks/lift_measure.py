@@ -16,10 +16,11 @@ from lift import tasks
 from lift.document.document import Document, read
 from lift.document.token_spans import TokenSpans
 from lift.evaluation.evaluate import Prompt, Settings, evaluate
+from lift.inference import steps
 from lift.inference.capacity import prefill_seconds
 from lift.inference.generate import answers, chat
 from lift.memory.tuner import gate, layers
-from lift.tasks import Item, synthetic_document
+from lift.tasks import Item, right, synthetic_document
 from lift.tasks.synthetic_document import ControlSet, DocumentQuestions
 from lift.training.fit import FitOptions, adapter_config, fit
 from lift.training.recipes import RECIPES, Recipe
@@ -31,6 +32,7 @@ OF_TEXT = 32  # questions of each kind about a real text
 OTHER_TOKENS = 2048  # of the other document
 WINDOW = 1024  # tokens of a text before a question
 REPLY = 40  # tokens, at most
+STEPWISE = ("needle", "linked", "absent")  # kinds of questions that have a form with steps
 
 
 class Made(NamedTuple):
@@ -123,7 +125,20 @@ def measured(folder: Path, given: Recipe | None, tokens: int, source: int | Path
         answer=lambda prompts: answers(model, tokenizer, [_ids(tokenizer, each, whole) for each in prompts], REPLY),
     )  # fmt: skip
     results = evaluate(model, tokenizer, DocumentQuestions(document, items), control, settings)
-    return {"results": results.to_json(), **done}
+    in_steps = step_by_step(model, tokenizer, items, whole.text if whole else "")
+    return {"results": results.to_json(), "in steps": in_steps, **done}
+
+
+def step_by_step(model: Any, tokenizer: Any, items: Sequence[Item], window: str = "") -> dict[str, list[int]]:
+    """Right answers and questions of each kind, each asked step by step (`lift ask --steps`), the text `window` before it."""
+    asked = [item for item in items if item.kind in STEPWISE]
+    prompts = [steps.chat(tokenizer, item.question, window) for item in asked]
+    replies = answers(model, tokenizer, prompts, steps.NEW_TOKENS)
+    shares = {kind: [0, 0] for kind in STEPWISE}
+    for item, reply in zip(asked, replies, strict=True):
+        shares[item.kind][0] += right(item, steps.value(reply))
+        shares[item.kind][1] += 1
+    return shares
 
 
 def _read(model: Any, tokenizer: Any, document: Document) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from longthread.statistics import Share
 
 TOGETHER, TEXT = "together", "text-"  # in place of a seed: several documents at once, a text file
 HEADS = (
-    "tokens method seeds needles linked absent cloze window neutral others unrelated fit,s ×prefill MB 1/KV AUROC order "
-    "perplexity at-once"
+    "tokens method seeds needles linked absent in-steps cloze window neutral others unrelated fit,s ×prefill MB 1/KV AUROC "
+    "order perplexity at-once"
 )
 
 
@@ -51,7 +51,8 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
         beside = "cloze" if method.endswith(", text") else "needle"
         report.add_row(
             f"{length}", method, f"{len(values)}",
-            *(closed.get(kind, "–") for kind in ("needle", "linked", "absent", "cloze")),
+            *(closed.get(kind, "–") for kind in ("needle", "linked", "absent")),
+            _in_steps(values), closed.get("cloze", "–"),
             "/".join(percent(rates.get(beside, Share())) for rates in (pool.window, pool.window_off)),
             f"{pool.nll - pool.nll_off:+.3f}", f"{percent(pool.other)}/{percent(pool.other_off)}",
             f"{percent(pool.unrelated)}/{percent(pool.unrelated_off)}",
@@ -62,6 +63,14 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
             _at_once(results.get(f"{length} {method} {TOGETHER}")),
         )  # fmt: skip
     return report
+
+
+def _in_steps(values: Sequence[dict[str, Any]]) -> str:
+    """Facts, links and absent ones, each asked step by step, in per cent; empty where none was."""
+    found = [value["in steps"] for value in values if "in steps" in value]
+    if not any(asked for each in found for _, asked in each.values()):
+        return ""
+    return "/".join(percent(pooled([Share(*each[kind]) for each in found])) for kind in found[0])
 
 
 def _at_once(found: dict[str, Any] | None) -> str:

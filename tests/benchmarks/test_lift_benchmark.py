@@ -48,7 +48,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, int, int]]:
         out.mkdir(parents=True, exist_ok=True)
         (out / "adapter_model.safetensors").touch()
         figures = {"seconds": 3.0, "prefill": 0.1, "bytes": 18e6, "kv": 180e6, "steps": 9, "losses": {"loss": 0.1}}
-        return {"results": results(20 + len(made) % 12).to_json(), **figures}
+        in_steps = {"needle": [20, 32], "linked": [2, 4], "absent": [0, 0]}
+        return {"results": results(20 + len(made) % 12).to_json(), "in steps": in_steps, **figures}
 
     def several(folder: Path, given: Any, tokens: int, method: str, fitted: list[Path], out: Path) -> dict[str, Any]:
         return {"all": [[5 + 5 * i, 32] for i, _ in enumerate(fitted)], "alone": [[15, 32] for _ in fitted]}
@@ -113,16 +114,17 @@ def test_run_goes_on_where_it_was_and_shows_everything(tmp_path: Path, calls: li
     assert len(found) == 10 and found["2048 lse together"]["all"] == [[5, 32], [10, 32]]
     cells = cells_of(done.output)
     assert cells[:5] == ["2048", "lse", "2", f"{100 * (21 + 25) / 64:.0f}", "50"]  # seeds pooled
-    assert cells[7:] == ["72/72", "+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60", "–", "12.2", "50"]
+    assert cells[6] == "62/50/–"  # facts, links, absent ones: 20 of 32 twice, 2 of 4 twice, none asked
+    assert cells[8:] == ["72/72", "+0.100", "19/25", "75/80", "3.0", "30", "18.0", "10", "0.60", "–", "12.2", "50"]
     assert all((tmp_path / f"lift-{name}.png").stat().st_size > 10_000 for name in (2048, 8192, "seconds"))
 
 
 def test_seconds_are_those_of_fits_that_were_alone(tmp_path: Path, calls: list[Any]) -> None:
     arguments = ["run", str(tmp_path), "--model", "m", "--tokens", "2048", "--methods", "lse"]
     shared = CliRunner().invoke(app, [*arguments, "--seeds", "0", "--each", "3"])
-    assert shared.exit_code == 0 and cells_of(shared.output)[11:13] == ["–", "–"]
+    assert shared.exit_code == 0 and cells_of(shared.output)[12:14] == ["–", "–"]
     both = CliRunner().invoke(app, [*arguments, "--seeds", "0,1"])
-    assert len(calls) == 2 and cells_of(both.output)[11:13] == ["3.0", "30"]
+    assert len(calls) == 2 and cells_of(both.output)[12:14] == ["3.0", "30"]
 
 
 def test_what_another_recipe_model_or_code_gave_is_measured_anew(

@@ -5,6 +5,7 @@
     encoder.parallel(documents, turns)        # documents that are read apart, and one conversation behind all of them
     encoder.packed(conversations)             # conversations that do not see each other
     encoder.text(text, length)                # plain text, learnt whole
+    joined(rows)                              # several of these in one row, which do not see each other
 
 Turns are tokenised in pieces that end where the model begins to write, so a row's tokens are those of the prompts that the
 model is asked with.
@@ -30,7 +31,7 @@ class Row:
     """A training row of L tokens. All arrays are int32 of shape (L,).
 
     A position that is not above the one before it begins a document. Where positions skip ahead by more than one, what
-    follows sees all documents of the row; each of them ends at the same position.
+    follows sees the documents since the skip before, or since the row's start; each of them ends at the same position.
     """
 
     input_ids: np.ndarray
@@ -88,8 +89,7 @@ class RowEncoder:
 
     def packed(self, conversations: Iterable[Sequence[Turn]]) -> Row:
         """Return conversations as documents of one row: the positions of each begin at 0."""
-        rows = [self.chat(turns) for turns in conversations]
-        return Row(*(np.concatenate([getattr(row, name) for row in rows]) for name in Row.__annotations__))
+        return joined([self.chat(turns) for turns in conversations])
 
     def text(self, text: str, length: int) -> Row:
         """Return the first `length` tokens of a text, all of them to learn, with what the tokenizer puts before a text."""
@@ -110,6 +110,22 @@ class RowEncoder:
                 token if start < len(learnt) else IGNORED for token, (start, _) in zip(piece, offsets, strict=True)
             ]
         return ids, labels
+
+
+def joined(rows: Sequence[Row]) -> Row:
+    """Return rows as one, in which none sees another.
+
+    Those with a conversation behind documents come first, the longest document's first: then each begins at a lower position
+    than the one before it ends at, and behind a skip, so that its conversation sees its own documents alone.
+    """
+    ordered = sorted(rows, key=_before_skip, reverse=True)
+    return Row(*(np.concatenate([getattr(row, name) for row in ordered]) for name in Row.__annotations__))
+
+
+def _before_skip(row: Row) -> int:
+    """Return the last position before a skip; -1 where there is none."""
+    skips = np.flatnonzero(np.diff(row.position_ids) > 1)
+    return int(row.position_ids[skips[0]]) if len(skips) else -1
 
 
 def _row(ids: Sequence[int], labels: Sequence[int], positions: Sequence[int]) -> Row:

@@ -1,4 +1,8 @@
-"""Which rows are made: of each kind its share, of each length on the ladder as many as of any other."""
+"""Which rows are made: of each kind its share, of each length on the ladder as many as of any other.
+
+A row is filled: of a length below the longest it holds several pieces, which do not see each other. A step of training costs
+a small model the same launches whatever its row's length, so a short row by itself would waste most of it.
+"""
 
 from dataclasses import dataclass, field
 from random import Random
@@ -9,6 +13,7 @@ from longthread.errors import ConfigError
 FORMS = ("tags", "plain")  # of questions: the environments' and that of `lift ask`
 LEAST = 512  # tokens of a row
 MOST_QUESTIONS = 256
+MOST_PIECES = 8  # of a row: each tail behind documents read apart is a call of attention in every layer
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class RowSettings:
     longest: int = 32_768
     parallel: float = 1 / 3  # rows of several documents read apart
     ordinary: float = 0.2  # rows of plain text and of ordinary conversations
-    questions: int = 96  # of a row, at most
+    questions: int = 96  # of a piece, at most
     kinds: tuple[str, ...] = field(default=tuple(WEIGHTS))
     forms: tuple[str, ...] = FORMS
     wordings: str = "train"
@@ -65,8 +70,9 @@ class RowPlan:
 
     number: int
     kind: str
-    length: int  # tokens: never more
+    length: int  # tokens of a piece: never more
     form: str
+    pieces: int = 1
 
 
 def ladder(shortest: int, longest: int) -> list[int]:
@@ -96,4 +102,7 @@ def plan(settings: RowSettings, chats: bool) -> list[RowPlan]:
         for i in range(count)
     ]
     Random(f"reader rows {settings.seed}").shuffle(rows)
-    return [RowPlan(number, *row) for number, row in enumerate(rows)]
+    return [
+        RowPlan(number, kind, length, form, 1 if kind == "chat" else min(MOST_PIECES, settings.longest // length))
+        for number, (kind, length, form) in enumerate(rows)
+    ]

@@ -23,7 +23,7 @@ from environments.haystack.wording import capitalised, sentence
 
 SPLIT = "train"
 # Of the kinds in a row. A small model learns single facts within some hundred rows, links over thousands of questions.
-WEIGHTS = {"single": 4, "multi_key": 3, "linked": 10, "absent": 3, "order": 1, "count": 1}
+WEIGHTS = {"single": 4, "multi_key": 3, "linked": 8, "absent": 5, "order": 1, "count": 1}
 WORDINGS = ("train", "environments")
 HOPS = {2: 3, 3: 1, 4: 1}  # facts from the person named to the value, and how often
 MATCHES = (1, 4)  # people who meet a condition
@@ -56,10 +56,10 @@ class Statement:
 class ReaderQuestion:
     """A question with its answer, and what must stand in the documents for the answer to be right.
 
-    `steps`: the people passed on the way to the answer. `document`: the one that holds the answer, which a question may
-    name. `claims`: all that the documents say of these people and relations. `unsaid`: (person, relation or link) of
-    which they say nothing. `named`: people in the order in which the document names them, each once. `meet`: (event,
-    place), which as many people of the document meet as the answer says.
+    `steps`: the people passed on the way to the answer, or to where the documents say no more. `document`: the one that
+    holds the answer, which a question may name. `claims`: all that the documents say of these people and relations.
+    `unsaid`: (person, relation or link) of which they say nothing. `named`: people in the order in which the document names
+    them, each once. `meet`: (event, place), which as many people of the document meet as the answer says.
     """
 
     kind: str
@@ -195,16 +195,17 @@ class FactDraw:
         return ReaderQuestion("absent", self._ask(person.told, relation), NONE, document, unsaid=unsaid)
 
     def _cut_chain(self) -> ReaderQuestion:
+        """Ask over links of which one fact is missing; the people passed before it can be named, as in a whole chain."""
         people, links, relation = self._chain()
         document, cut = self._document(), self.rng.randrange(len(people))
-        for i, link in enumerate(links):
-            if i != cut:
-                self._link(people[i : i + 2], link, document)
+        stated = {i: self._link(people[i : i + 2], link, document) for i, link in enumerate(links) if i != cut}
         if cut < len(links):
             self._fact(people[-1], relation, document)
         unsaid = ((people[cut].told, links[cut].name if cut < len(links) else relation),)
+        passed = tuple(person.told for person in people[1 : cut + 1])
+        claims = tuple(claim for i, claim in stated.items() if i < cut)
         text = self._ask_chain(people[0].told, links, relation)
-        return ReaderQuestion("absent", text, NONE, document, len(people), unsaid=unsaid)
+        return ReaderQuestion("absent", text, NONE, document, len(people), passed, claims, unsaid)
 
     def _order(self) -> ReaderQuestion:
         document, early = self._document(), self.rng.uniform(0.01, 0.99 - APART)

@@ -11,7 +11,7 @@ from random import Random
 
 import numpy as np
 
-from environments.datasets.reader_rows.encoding import Row, RowEncoder, Turn
+from environments.datasets.reader_rows.encoding import Row, RowEncoder, Turn, joined
 from environments.datasets.reader_rows.fillers import Fillers, stretch
 from environments.datasets.reader_rows.plan import RowPlan, RowSettings
 from environments.datasets.reader_rows.questions import FactDraw, ReaderQuestion, Statement, answers_stand
@@ -35,7 +35,7 @@ FEWER = 0.7  # of the questions are left when they take too much of a row
 NAMELESS = 0.25  # of the questions name no document
 STEPWISE = 0.5  # of the questions about one fact ask for steps too, in tags, and have none: who asks cannot know
 TRIES = 60
-CHAT_TOKENS = 2048  # of a row of conversations, at most: one of them is short
+CHAT_TOKENS = 4096  # of a row of conversations, at most: one of them is short
 
 
 class RowMaker:
@@ -67,18 +67,18 @@ class RowMaker:
                 self.row(RowPlan(0, kind, shortest, form))
 
     def row(self, plan: RowPlan) -> Row:
-        """Return the row of a plan, of at most `plan.length` tokens."""
+        """Return the row of a plan: of its pieces, each of at most `plan.length` tokens."""
         make = {"document": self._reading, "parallel": self._reading, "text": self._text, "chat": self._chat}
-        row = make[plan.kind](plan)
-        assert len(row) <= plan.length, (plan, len(row))
-        return row
+        pieces = [make[plan.kind](plan, f"{self.settings.seed} {plan.number} {piece}") for piece in range(plan.pieces)]
+        assert all(len(piece) <= plan.length for piece in pieces), (plan, [len(piece) for piece in pieces])
+        return joined(pieces)
 
     # ---- documents with questions ----
 
-    def _reading(self, plan: RowPlan) -> Row:
+    def _reading(self, plan: RowPlan, seed: str) -> Row:
         room = plan.length
         for attempt in range(TRIES):
-            rng = Random(f"reader row {self.settings.seed} {plan.number} {attempt}")
+            rng = Random(f"reader row {seed} {attempt}")
             try:
                 row = self._drawn(plan, room, rng)
             except LayoutError:
@@ -157,14 +157,14 @@ class RowMaker:
 
     # ---- other text ----
 
-    def _text(self, plan: RowPlan) -> Row:
-        rng = Random(f"reader text {self.settings.seed} {plan.number}")
+    def _text(self, plan: RowPlan, seed: str) -> Row:
+        rng = Random(f"reader text {seed}")
         pool = self.fillers.pool(rng.choice(self.fillers.sources), plan.number // POOL_ROWS)
         return self.encoder.text(stretch(pool, plan.length, rng), plan.length)
 
-    def _chat(self, plan: RowPlan) -> Row:
+    def _chat(self, plan: RowPlan, seed: str) -> Row:
         """Return conversations drawn at random, as many as fit."""
-        rng = Random(f"reader chat {self.settings.seed} {plan.number}")
+        rng = Random(f"reader chat {seed}")
         room, chosen = min(plan.length, CHAT_TOKENS), []
         for turns in rng.sample(self.chats, len(self.chats)):
             tokens = len(self.encoder.chat(turns))

@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from environments.datasets.other_prompts import general_prompts
 from environments.datasets.reader_rows.chats import ask, prompts, read_chats
-from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder
+from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder, joined
 from environments.datasets.reader_rows.fillers import Fillers, stretch
-from environments.datasets.reader_rows.plan import FORMS, RowPlan, RowSettings, ladder, plan
+from environments.datasets.reader_rows.plan import FORMS, MOST_PIECES, RowPlan, RowSettings, ladder, plan
 from environments.datasets.reader_rows.questions import (
     MATCHES,
     WEIGHTS,
@@ -47,6 +48,7 @@ from lift.tasks.reading import read_statements
 from longthread.errors import ConfigError, DataError
 from tests.environments.loopback import ChatServer, choice
 from tests.environments.tiny_model import tiny_tokenizer
+from trainer_configs.longlora.attention.parallel_documents import parallel_mask, tails
 
 LENGTH = 2048
 CONVERSATIONS = [
@@ -180,6 +182,75 @@ def test_conversations_of_a_row_do_not_see_each_other(gpt2: Any) -> None:
     assert not tail
     assert pieces == [encoder.chat(turns).input_ids.tolist() for turns in CONVERSATIONS]
     assert learnt(row, encoder.tokens) == [f"{reply}<|im_end|>" for turns in CONVERSATIONS for _, reply in turns]
+
+
+def seen(row: Row) -> np.ndarray:
+    """Which tokens each token of a row sees, as full attention is specified."""
+    return parallel_mask(torch.tensor(row.position_ids)[None], 1, 1)[0, 0].numpy()
+
+
+def begins(row: Row, first: Row) -> bool:
+    pairs = zip(vars(row).values(), vars(first).values(), strict=True)
+    return len(row) >= len(first) and all((a[: len(first)] == b).all() for a, b in pairs)
+
+
+@given(
+    sizes=st.lists(st.tuples(st.lists(st.integers(1, 6), max_size=4), st.integers(1, 5)), min_size=1, max_size=5),
+    number=st.randoms(),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_in_one_do_not_see_each_other(gpt2: Any, sizes: list[tuple[list[int], int]], number: Random) -> None:
+    encoder = RowEncoder(Tokens(gpt2))
+
+    def made(documents: list[int], turns: int) -> Row:
+        conversation = [(f"{number.random()}", "Yes.")] * turns
+        return (
+            encoder.parallel([" a" * size for size in documents], conversation)
+            if documents
+            else encoder.chat(conversation)
+        )
+
+    rows = [made(*size) for size in sizes]
+    whole = joined(rows)
+    assert sorted(map(tuple, zip(*vars(whole).values(), strict=True))) == sorted(
+        place for row in rows for place in zip(*vars(row).values(), strict=True)
+    )
+    tails(torch.tensor(whole.position_ids)[None])  # which names a malformed row
+    sees, wanted, start = seen(whole), np.zeros((len(whole), len(whole)), bool), 0
+    left = list(rows)
+    while start < len(whole):
+        here = Row(*(column[start:] for column in vars(whole).values()))
+        row = next(row for row in left if begins(here, row))
+        left = [other for other in left if other is not row]
+        wanted[start : start + len(row), start : start + len(row)] = seen(row)
+        start += len(row)
+    assert (sees == wanted).all() and not left
+
+
+def test_short_rows_are_joined_to_long_ones(maker: RowMaker) -> None:
+    for kind in ("document", "parallel", "text"):
+        row = maker.row(RowPlan(1, kind, LENGTH, "tags", 3))
+        assert 2.6 * LENGTH < len(row) <= 3 * LENGTH
+        positions = row.position_ids.tolist()
+        assert sum(b > a + 1 for a, b in zip(positions, positions[1:], strict=False)) == (
+            3 if kind == "parallel" else 0
+        )
+        assert kind == "parallel" or positions.count(0) == 3
+    planned = plan(RowSettings(20, 2048, 32_768), chats=True)
+    pieces = {row.length: row.pieces for row in planned if row.kind != "chat"}
+    assert pieces == {2048: MOST_PIECES, 4096: 8, 8192: 4, 16_384: 2, 32_768: 1}
+    assert {row.pieces for row in planned if row.kind == "chat"} == {1}
+
+
+def test_a_cut_chain_names_whom_it_passes(gpt2: Any) -> None:
+    replies = set()
+    for seed in range(8):
+        _, questions = drawn("absent", seed)
+        for question in questions:
+            assert len(question.claims) == len(question.steps) < question.hops
+            assert [claim[2] for claim in question.claims] == list(question.steps)
+            replies.add(len(question.steps))
+    assert replies >= {0, 1, 2}
 
 
 def test_a_template_that_ends_no_reply_is_refused() -> None:
