@@ -21,7 +21,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lift.memory.document_cache import KeysValues, before_each, beginning, shared_tokens, standing_in
+from lift.memory.document_cache import (
+    KeysValues,
+    before_each,
+    beginning,
+    nothing_predicted,
+    shared_tokens,
+    standing_in,
+)
 from lift.memory.gated_memory import Recalled, mix
 from lift.memory.log_sum_exp import document_attention
 from lift.memory.selection import Given, Reference
@@ -29,9 +36,6 @@ from lift.memory.tuner import GatedMemoryLayer, layers
 from longthread.language_model import AdaptedLM
 
 WIDTH = 8  # rows are padded to a multiple: at odd lengths cuDNN 9.19 (torch 2.11) computes wrong gradients of attention
-LEAST_SAVED = (
-    0.2  # of a batch's tokens, for what its rows begin with to be read once: it takes a pass, and a mask, more
-)
 
 Recall = Callable[[Tensor], Recalled]  # what a document gives to queries after RoPE, (B, L, H, D)
 
@@ -161,7 +165,7 @@ def _read(model: AdaptedLM, ids_BL: Tensor, shared: int, kept: Kept) -> None:
         cache = before_each(beginning(model, ids_BL[0, :shared].tolist()), len(ids_BL))
     kept.times_BL = times_BL[:, shared:]
     rest_BL = ids_BL[:, shared:].to(model.device)
-    model(input_ids=rest_BL, past_key_values=cache, use_cache=bool(shared), logits_to_keep=1)
+    model(input_ids=rest_BL, past_key_values=cache, use_cache=bool(shared), **nothing_predicted(model))
 
 
 def _weigh(recording: Sequence[ReferenceLayer], logits_BLV: Tensor, signs_BL: Tensor) -> None:
