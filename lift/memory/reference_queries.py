@@ -202,18 +202,23 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int, exact: b
     `parts` holds queries of each layer, and whether these queries should hear the document. `exact`: those that should
     were read beside all of it.
     """
-    joined = [
-        Queries(*map(torch.cat, zip(*of_layer, strict=True))) for of_layer in zip(*(q for q, _ in parts), strict=True)
-    ]
+    first = parts[0][0][0]
+    repeats = first.q_NHD.shape[1] // kv_heads
+    counts = [len(queries[0].q_NHD) for queries, _ in parts]
 
-    def grouped(x_NH: Tensor) -> Tensor:  # (N, H, ...) -> (K, H/K N, ...)
-        return x_NH.unflatten(1, (kv_heads, -1)).transpose(0, 1).transpose(1, 2).flatten(1, 2)
+    def grouped(field: int) -> Tensor:  # (N, H, ...) of each part and layer -> (K of all layers, H/K N, ...)
+        shape = (len(parts[0][0]), kv_heads, repeats, sum(counts), *first[field].shape[2:])
+        all_KRN = first[field].new_empty(shape)
+        at = 0
+        for (queries, _), count in zip(parts, counts, strict=True):
+            for of_layer, layer in zip(all_KRN, queries, strict=True):
+                of_layer[:, :, at : at + count] = layer[field].unflatten(1, (kv_heads, -1)).movedim(0, 2)
+            at += count
+        return all_KRN.flatten(2, 3).flatten(0, 1)
 
-    heard_N = torch.cat([torch.full((len(queries[0].q_NHD),), heard) for queries, heard in parts])
-    heard_N = heard_N.repeat(joined[0].q_NHD.shape[1] // kv_heads).to(joined[0].q_NHD.device)
-    q_GND, window_GND, lse_GN, weight_GN, *given = (
-        torch.cat([grouped(layer[i]) for layer in joined]) for i in range(6 if exact else 4)
-    )
+    heard_N = torch.cat([torch.full((count,), heard) for (_, heard), count in zip(parts, counts, strict=True)])
+    heard_N = heard_N.repeat(repeats).to(first.q_NHD.device)
+    q_GND, window_GND, lse_GN, weight_GN, *given = (grouped(field) for field in range(6 if exact else 4))
     return Reference(
         q_GND, window_GND, lse_GN, weight_GN, heard_N, Given(given[0], given[1], heard_N) if exact else None
     )
