@@ -18,7 +18,7 @@ from lift.inference.routing import Place
 from lift.library.attach import Attached
 from lift.library.compact_store import CompactStore, Sources
 from lift.memory.compact_memory import CompactMemory
-from lift.memory.document_cache import standing_in
+from lift.memory.document_cache import nothing_predicted, standing_in
 from lift.memory.gated_memory import gates
 from lift.memory.tuner import GatedMemoryLayer, layers
 from longthread.errors import ConfigError
@@ -111,7 +111,8 @@ def cite(
     model = attached.model
     citing = [CitingLayer(layer, answer) for layer in layers(model)]
     with standing_in(model, citing):
-        model(torch.tensor([[*prompt, *reply]], device=model.device), use_cache=False, logits_to_keep=1)
+        ids = torch.tensor([[*prompt, *reply]], device=model.device)
+        model(ids, use_cache=False, **nothing_predicted(model))
     names = dict.fromkeys(place.document for place in places)
     of_token = {name: _token_weights(citing, attached.key(name), stores[name], places, name) for name in names}
     whole = sum(float(weights.sum()) for weights in of_token.values())

@@ -25,7 +25,7 @@ from torch import Tensor
 from lift.inference.generate import index_batches
 from lift.library.compact_store import CompactStore
 from lift.library.files import SWITCH
-from lift.memory.document_cache import before_each, beginning, standing_in
+from lift.memory.document_cache import before_each, beginning, nothing_predicted, standing_in
 from lift.memory.reference_queries import Kept, Queries, ReferenceLayer
 from lift.memory.tuner import layers
 from longthread.errors import DataError
@@ -103,7 +103,8 @@ def listen(model: AdaptedLM, questions: Sequence[Question], batch_tokens: int) -
         kept.times_BL = asked_BL.to(model.device)
         cache = before_each(before, len(batch))
         with standing_in(model, recording):
-            model(input_ids=ids_BL.to(model.device), past_key_values=cache, use_cache=bool(shared), logits_to_keep=1)
+            inputs = {"input_ids": ids_BL.to(model.device), **nothing_predicted(model)}
+            model(past_key_values=cache, use_cache=bool(shared), **inputs)
         lengths = [len(questions[i].tokens) for i in batch]
         of_layers = [zip(*(x.split(lengths) for x in layer.queries[0]), strict=True) for layer in recording]
         for i, of_prompt in zip(batch, zip(*of_layers, strict=True), strict=True):
@@ -141,23 +142,26 @@ def gaps(
     if not heard:
         return torch.zeros(0, len(heads))
     device = heard[0][0].q_NHD.device
-    lengths = [len(prompt[0].q_NHD) for prompt in heard]
-    found = torch.full((len(heard), len(heads)), CLOSED)
+    lengths = torch.tensor([len(prompt[0].q_NHD) for prompt in heard], device=device)
+    found_NF = torch.full((int(lengths.sum()), len(heads)), CLOSED, device=device)
+    of_layer: dict[int, tuple[Tensor, Tensor]] = {}
     keys_of: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-    for column, (layer, head) in enumerate(heads):
+    for column, (layer, head) in enumerate(heads):  # which come in order
         at = store.layers.index(layer)
         kv_head = head * len(store.slots[layer][segment]) // heard[0][at].q_NHD.shape[1]
         if not store.slots[layer][segment][kv_head]:
             continue
+        if layer not in of_layer:
+            of_prompts = [prompt[at] for prompt in heard]
+            queries, lse = (torch.cat([getattr(x, name) for x in of_prompts]) for name in ("q_NHD", "lse_window_NH"))
+            of_layer = {layer: (queries.float(), lse.float())}
         if (layer, kv_head) not in keys_of:
             keys, biases = (store.read(part, layer, segment, kv_head) for part in ("keys", "biases"))
-            keys_of = {(layer, kv_head): (keys.to(device).float(), biases.to(device).float())}  # heads come in order
-        k_SD, b_S = keys_of[layer, kv_head]
-        q_ND = torch.cat([prompt[at].q_NHD[:, head] for prompt in heard]).float()
-        lse_N = torch.cat([prompt[at].lse_window_NH[:, head] for prompt in heard]).float()
-        gap_N = ((q_ND @ k_SD.T + b_S).logsumexp(-1) - lse_N).clamp(min=CLOSED)
-        found[:, column] = torch.stack([part.mean() for part in gap_N.split(lengths)]).cpu()
-    return found
+            keys_of = {(layer, kv_head): (keys.to(device).float(), biases.to(device).float())}
+        (k_SD, b_S), (q_NHD, lse_NH) = keys_of[layer, kv_head], of_layer[layer]
+        gap_N = (q_NHD[:, head] @ k_SD.T + b_S).logsumexp(-1) - lse_NH[:, head]
+        found_NF[:, column] = gap_N.clamp(min=CLOSED)
+    return torch.segment_reduce(found_NF, "mean", lengths=lengths).cpu()
 
 
 def reference_gap(question: Queries, k_SD: Tensor, b_S: Tensor, head: int) -> float:

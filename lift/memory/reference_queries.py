@@ -21,7 +21,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lift.memory.document_cache import KeysValues, before_each, beginning, shared_tokens, standing_in
+from lift.memory.document_cache import (
+    KeysValues,
+    before_each,
+    beginning,
+    nothing_predicted,
+    shared_tokens,
+    standing_in,
+)
 from lift.memory.gated_memory import Recalled, mix
 from lift.memory.log_sum_exp import document_attention
 from lift.memory.selection import Given, Reference
@@ -29,9 +36,6 @@ from lift.memory.tuner import GatedMemoryLayer, layers
 from longthread.language_model import AdaptedLM
 
 WIDTH = 8  # rows are padded to a multiple: at odd lengths cuDNN 9.19 (torch 2.11) computes wrong gradients of attention
-LEAST_SAVED = (
-    0.2  # of a batch's tokens, for what its rows begin with to be read once: it takes a pass, and a mask, more
-)
 
 Recall = Callable[[Tensor], Recalled]  # what a document gives to queries after RoPE, (B, L, H, D)
 
@@ -161,7 +165,7 @@ def _read(model: AdaptedLM, ids_BL: Tensor, shared: int, kept: Kept) -> None:
         cache = before_each(beginning(model, ids_BL[0, :shared].tolist()), len(ids_BL))
     kept.times_BL = times_BL[:, shared:]
     rest_BL = ids_BL[:, shared:].to(model.device)
-    model(input_ids=rest_BL, past_key_values=cache, use_cache=bool(shared), logits_to_keep=1)
+    model(input_ids=rest_BL, past_key_values=cache, use_cache=bool(shared), **nothing_predicted(model))
 
 
 def _weigh(recording: Sequence[ReferenceLayer], logits_BLV: Tensor, signs_BL: Tensor) -> None:
@@ -198,18 +202,23 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int, exact: b
     `parts` holds queries of each layer, and whether these queries should hear the document. `exact`: those that should
     were read beside all of it.
     """
-    joined = [
-        Queries(*map(torch.cat, zip(*of_layer, strict=True))) for of_layer in zip(*(q for q, _ in parts), strict=True)
-    ]
+    first = parts[0][0][0]
+    repeats = first.q_NHD.shape[1] // kv_heads
+    counts = [len(queries[0].q_NHD) for queries, _ in parts]
 
-    def grouped(x_NH: Tensor) -> Tensor:  # (N, H, ...) -> (K, H/K N, ...)
-        return x_NH.unflatten(1, (kv_heads, -1)).transpose(0, 1).transpose(1, 2).flatten(1, 2)
+    def grouped(field: int) -> Tensor:  # (N, H, ...) of each part and layer -> (K of all layers, H/K N, ...)
+        shape = (len(parts[0][0]), kv_heads, repeats, sum(counts), *first[field].shape[2:])
+        all_KRN = first[field].new_empty(shape)
+        at = 0
+        for (queries, _), count in zip(parts, counts, strict=True):
+            for of_layer, layer in zip(all_KRN, queries, strict=True):
+                of_layer[:, :, at : at + count] = layer[field].unflatten(1, (kv_heads, -1)).movedim(0, 2)
+            at += count
+        return all_KRN.flatten(2, 3).flatten(0, 1)
 
-    heard_N = torch.cat([torch.full((len(queries[0].q_NHD),), heard) for queries, heard in parts])
-    heard_N = heard_N.repeat(joined[0].q_NHD.shape[1] // kv_heads).to(joined[0].q_NHD.device)
-    q_GND, window_GND, lse_GN, weight_GN, *given = (
-        torch.cat([grouped(layer[i]) for layer in joined]) for i in range(6 if exact else 4)
-    )
+    heard_N = torch.cat([torch.full((count,), heard) for (_, heard), count in zip(parts, counts, strict=True)])
+    heard_N = heard_N.repeat(repeats).to(first.q_NHD.device)
+    q_GND, window_GND, lse_GN, weight_GN, *given = (grouped(field) for field in range(6 if exact else 4))
     return Reference(
         q_GND, window_GND, lse_GN, weight_GN, heard_N, Given(given[0], given[1], heard_N) if exact else None
     )
