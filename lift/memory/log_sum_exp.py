@@ -43,6 +43,28 @@ def log_sum_exp(q_BHLD: Tensor, k_BKSD: Tensor, mask: Tensor | None, scale: floa
     return torch.cat(pieces, dim=2).clamp(min=NOTHING).transpose(1, 2)
 
 
+def attention_and_log_sum_exp(
+    q_BHLD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: Tensor | None, scale: float, causal: bool
+) -> tuple[Tensor, Tensor] | None:
+    """Return attention, (B, L, H, D), and its `log_sum_exp`, (B, L, H), of one kernel, which saves the pass over the keys.
+
+    None where no kernel gives both: with a gradient, and on a GPU, where none does so under a mask. Takes what `log_sum_exp`
+    takes; with `causal` and no mask there are as many keys as queries.
+    """
+    if torch.is_grad_enabled() or q_BHLD.device.type != "cpu":
+        return None
+    additive, blind_BL1 = mask, None
+    if mask is not None and mask.dtype == torch.bool:
+        additive = torch.zeros_like(mask, dtype=q_BHLD.dtype).masked_fill_(~mask, -torch.inf)
+        blind_BL1 = ~mask.any(-1).transpose(1, 2)  # for which the kernel gives 0
+    k, v = (x.repeat_interleave(q_BHLD.shape[1] // x.shape[1], dim=1) for x in (k_BKSD, v_BKSD))
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = kernel(q_BHLD, k, v, 0.0, causal and mask is None, attn_mask=additive, scale=scale)
+    lse_BLH = lse.transpose(1, 2).float().clamp(min=NOTHING)
+    lse_BLH = lse_BLH if blind_BL1 is None else lse_BLH.masked_fill(blind_BL1, NOTHING)
+    return out.transpose(1, 2).contiguous(), lse_BLH
+
+
 class _FlashLogSumExp(torch.autograd.Function):
     """Flash attention's log-sum-exp, (B, H, L), with the gradient that the kernel lacks.
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from lift.memory.log_sum_exp import NOTHING, log_sum_exp
+from lift.memory.log_sum_exp import NOTHING, attention_and_log_sum_exp, log_sum_exp
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM
 
@@ -108,18 +108,23 @@ def probed_attention(
     `query` is (batch, heads, length, dim), `key` and `value` are (batch, key/value heads, keys, dim).
     """
     reader = getattr(module, "o_proj", None)
+    probe_of_layer: AttentionProbe | None = getattr(reader, "probe", None)
+    underneath = probe_of_layer.attention if probe_of_layer else BASE
+    both = None
     if getattr(reader, "needs_lse", False):
         scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
         causal = attention_mask is None
         first = causal and query.shape[2] > 1  # of a static cache: the places behind are still empty
-        keys = key[:, :, : query.shape[2]] if first else key
-        lse = log_sum_exp(query, keys, attention_mask, scale, causal)
+        keys, values = (x[:, :, : query.shape[2]] if first else x for x in (key, value))
+        if underneath == BASE and not kwargs.get("dropout"):
+            both = attention_and_log_sum_exp(query, keys, values, attention_mask, scale, first)
+        lse = log_sum_exp(query, keys, attention_mask, scale, causal) if both is None else both[1]
         probe: AttentionProbe = reader.probe  # type: ignore[union-attr]
         probe.q_rope, probe.scale = query, scale
         probe.lse = lse.masked_fill(_sees_itself_alone(query, keys.shape[2], attention_mask)[..., None], EVERYTHING)
-    probe_of_layer: AttentionProbe | None = getattr(reader, "probe", None)
-    attention = AttentionInterface()[probe_of_layer.attention if probe_of_layer else BASE]
-    return attention(module, query, key, value, attention_mask, **kwargs)
+    if both is not None:
+        return both[0], None
+    return AttentionInterface()[underneath](module, query, key, value, attention_mask, **kwargs)
 
 
 def _sees_itself_alone(q_BHLD: Tensor, keys: int, mask: Tensor | None) -> Tensor:

@@ -208,6 +208,15 @@ def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None
     assert 0 < len(observe(model, [rows], document, 0.5, 0)[0].q_NHD) < 13
 
 
+def test_a_pass_that_is_only_read_gives_no_logits() -> None:
+    model, recalls, rows = reading()
+    predicted: list[int] = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda head, given: predicted.append(given[0].shape[1]))
+    keys_and_values(model, rows[0].ids)
+    observe(model, [rows], recalls, 1.0, 0)
+    assert len(predicted) >= 2 and not any(predicted)
+
+
 def test_what_rows_begin_with_is_read_once_and_counts_for_each_of_them() -> None:
     """Every query stands as often in its weight as rows that each are read alone hold it."""
     model, document, _ = reading()

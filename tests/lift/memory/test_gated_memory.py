@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lift.memory import log_sum_exp as module
 from lift.memory.gated_memory import GatedMemory, Recalled, gates, mix, recall, reference_mix
-from lift.memory.log_sum_exp import document_attention, log_sum_exp
+from lift.memory.log_sum_exp import NOTHING, attention_and_log_sum_exp, document_attention, log_sum_exp
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -174,6 +174,27 @@ def test_flash_attention_s_log_sum_exp_and_its_gradient_are_those_of_the_scores(
         torch.autograd.grad((weight * found).sum(), (q, k)), torch.autograd.grad((weight * right).sum(), (q, k)), strict=True
     ):  # fmt: skip
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (3, 1)])
+@pytest.mark.parametrize("masked", ["boolean", "additive", "causal", "no"])
+def test_attention_with_its_log_sum_exp_is_the_two_apart(heads: tuple[int, int], masked: str) -> None:
+    (h, kv), length = heads, 7 if masked == "causal" else 4  # else 3 tokens came before
+    q, k, v = (normal(2, n, m, 8, seed=n, dtype=torch.float32) for n, m in ((h, length), (kv, 7), (kv, 7)))
+    seen = (torch.arange(7) <= torch.arange(length)[:, None] + 7 - length).expand(2, 1, -1, -1).clone()
+    if masked == "boolean":
+        seen[1, :, 0] = False  # as padding sees nothing
+    mask = {"boolean": seen, "additive": torch.where(seen, 0.0, -1e9)}.get(masked)
+    assert attention_and_log_sum_exp(q, k, v, mask, 0.3, masked == "causal") is None  # there may be a gradient
+    with torch.no_grad():
+        found = attention_and_log_sum_exp(q, k, v, mask, 0.3, masked == "causal")
+        every = torch.ones_like(seen) if masked == "no" else seen
+        k, v = (x.repeat_interleave(h // kv, dim=1) for x in (k, v))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=every, scale=0.3).transpose(1, 2)
+        lse = (0.3 * q @ k.transpose(-1, -2)).masked_fill(~every, -math.inf).logsumexp(-1).clamp(min=NOTHING)
+    assert found is not None
+    torch.testing.assert_close(found[0], out, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[1], lse.transpose(1, 2), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: flash attention's log-sum-exp")

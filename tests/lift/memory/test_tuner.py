@@ -13,7 +13,7 @@ import transformers
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from lift.memory.log_sum_exp import log_sum_exp
+from lift.memory.log_sum_exp import attention_and_log_sum_exp
 from lift.memory.tuner import GatedMemoryConfig, GatedMemoryLayer, attention, check, gate, layers, right_padded
 from lift.memory.tuner.attention import PROBED
 from longthread.errors import LongthreadError
@@ -205,11 +205,11 @@ def test_captured_or_not_rows_with_nothing_before_them_need_no_mask(
     model, masks = adapted(family), []
     wanted = logits(model, input_ids=ids())
 
-    def seen(q: Any, k: Any, mask: Any, *others: Any, **more: Any) -> torch.Tensor:
+    def seen(q: Any, k: Any, v: Any, mask: Any, *others: Any) -> Any:
         masks.append(mask)
-        return log_sum_exp(q, k, mask, *others, **more)
+        return attention_and_log_sum_exp(q, k, v, mask, *others)
 
-    monkeypatch.setattr(attention, "log_sum_exp", seen)
+    monkeypatch.setattr(attention, "attention_and_log_sum_exp", seen)
     monkeypatch.setattr(transformers.masking_utils, "is_tracing", lambda *_: True)  # as in a CUDA graph
     for how, plain in ((nullcontext(), False), (right_padded(model), True)):
         masks.clear()

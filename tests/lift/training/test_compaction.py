@@ -1,7 +1,8 @@
 """Recipe `compact` at toy size: its budget, its segments, a killed fit, what it refuses; and its reference rows."""
 
-import subprocess
-import sys
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from lift.training.job import FitJob, FitOptions
 from lift.training.recipes import RECIPES, Recipe
 from lift.training.reference_rows import ReferenceRows, in_proportion
 from longthread.errors import ConfigError, DataError, LongthreadError, RunError
+from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import tiny_config, tiny_model, tiny_tokenizer
 from tests.lift import toy_texts
 
@@ -179,24 +181,27 @@ def test_a_text_that_is_appended_to_keeps_its_segments_and_is_what_a_new_fit_wou
     assert made == spans  # of another seed nothing is taken over
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-from lift.training import segment_memory
-from tests.lift.toy_texts import fitted
-save = segment_memory.SegmentMemory.save
-def killed(memory, path, digest):
-    save(memory, path, digest)
-    if path.name.endswith("-1.safetensors"):
-        os.kill(os.getpid(), 9)
-segment_memory.SegmentMemory.save = killed
-fitted(Path(sys.argv[1]))
-"""
+def killed_behind_the_second_segment(out: Path) -> None:
+    save = segment_memory.SegmentMemory.save
+
+    def killed(memory: segment_memory.SegmentMemory, path: Path, digest: str) -> None:
+        save(memory, path, digest)
+        if path.name.endswith("-1.safetensors"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    segment_memory.SegmentMemory.save = killed  # type: ignore[method-assign]
+    toy_texts.fitted(out)
 
 
 def test_kill_9_between_segments_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "killed")], capture_output=True, check=False)
-    assert done.returncode == -9, done.stderr
+    made = multiprocessing.get_context("fork")  # all is imported already
+    child = made.Process(target=killed_behind_the_second_segment, args=(tmp_path / "killed",))
+    try:
+        child.start()
+        child.join(PATIENCE)
+        assert child.exitcode == -signal.SIGKILL
+    finally:
+        child.kill()
     names = {path.name for path in (tmp_path / "killed").iterdir()}
     assert names == {"checkpoint-segment-0.safetensors", "checkpoint-segment-1.safetensors"}
     toy_texts.fitted(tmp_path / "straight")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -35,6 +36,7 @@ TEXT = (
     "The password that Lisa Kord agreed upon is acorn-alder-alpine-amber. Nobody came to the mill."
 )
 DOCUMENT = Document("mill", TEXT)
+Straight = Callable[[str], tuple[Recipe, Any]]  # what the fixture `straight` gives
 NEOX = GPTNeoXConfig(
     vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
 )  # fused queries, keys and values
@@ -78,6 +80,20 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """A recipe of two epochs in steps of 4 questions, the last step of an epoch shorter, and its fit, made once."""
+    made: dict[str, tuple[Recipe, Any]] = {}
+
+    def of(name: str) -> tuple[Recipe, Any]:
+        if name not in made:
+            recipe = toy(name, stages=(Stage(("tasks",), 2, 4),))
+            made[name] = recipe, fitted(recipe, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return of
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_leaves_an_adapter_that_says_something(name: str, tmp_path: Path) -> None:
     done = fitted(toy(name), tmp_path)
@@ -103,9 +119,10 @@ def _rows(recipe: Recipe, stage: Stage) -> int:
 
 def test_a_document_is_learnt(tmp_path: Path) -> None:
     """The loss on answers falls to a fraction."""
+    recipe = toy("lse", learning_rate=2e-2, kl_weight=0.0, kl_rows=0, neutral_budget=None)
     losses = [
         fitted(
-            toy("lse", learning_rate=2e-2, kl_weight=0.0, stages=(Stage(("tasks",), epochs, 3),)),
+            replace(recipe, stages=(Stage(("tasks",), epochs, 3),)),
             tmp_path / str(epochs),
         )
         for epochs in (1, 15)
@@ -175,23 +192,25 @@ def test_neutral_text_may_pay_more_at_first(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["lse", "published-v4", "cartridge"])
-def test_a_killed_run_goes_on_to_the_same_weights(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = toy(name, stages=(Stage(("tasks",), 2, 2),))
-    straight = fitted(recipe, tmp_path / "straight")
+def test_a_killed_run_goes_on_to_the_same_weights(
+    name: str, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, whole = straight(name)
     killed_at(3, recipe, tmp_path / "killed", monkeypatch)
     assert json.loads((tmp_path / "killed" / "checkpoint.json").read_text())["step"] == 3
     monkeypatch.setattr(teacher_targets, "distil_attention", lambda *given: pytest.fail("distilled a second time"))
     resumed = fitted(recipe, tmp_path / "killed")
-    assert resumed.steps == straight.steps
-    for key, value in weights(straight.folder).items():
+    assert resumed.steps == whole.steps > 3
+    for key, value in weights(whole.folder).items():
         torch.testing.assert_close(weights(resumed.folder)[key], value, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["lse", "published-v4", "cartridge"])
-def test_steps_filled_to_one_shape_learn_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_filled_to_one_shape_learn_the_same(
+    name: str, straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a CUDA graph replays, against rows as they come."""
-    recipe = toy(name, stages=(Stage(("tasks",), 2, 4),))
-    plain = fitted(recipe, tmp_path / "plain")
+    recipe, plain = straight(name)
     runs: list[int] = []
     run = gradients.CudaGraph.run
     monkeypatch.setattr(
@@ -207,14 +226,13 @@ def test_steps_filled_to_one_shape_learn_the_same(name: str, tmp_path: Path, mon
         torch.testing.assert_close(weights(filled.folder)[key], value, atol=2e-5, rtol=1e-3)
 
 
-def test_what_was_distilled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_distilled_is_kept(straight: Straight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by a run that is killed before the first checkpoint's time."""
-    recipe = toy("lse")
-    straight = fitted(recipe, tmp_path / "straight")
+    recipe, whole = straight("lse")
     killed_at(0, recipe, tmp_path / "killed", monkeypatch)
     monkeypatch.setattr(teacher_targets, "distil_attention", lambda *given: pytest.fail("distilled a second time"))
     resumed = fitted(recipe, tmp_path / "killed")
-    for key, value in weights(straight.folder).items():
+    for key, value in weights(whole.folder).items():
         torch.testing.assert_close(weights(resumed.folder)[key], value, atol=1e-6, rtol=1e-5)
 
 
@@ -314,12 +332,12 @@ def test_only_a_whole_checkpoint_of_this_very_fit_is_taken(
     assert found == [2 if change == "nothing" else None]
 
 
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(straight: Straight, tmp_path: Path) -> None:
     """Forked: all is imported already."""
-    alone = fitted(toy("lse", stages=(Stage(("tasks",), 2, 3),)), tmp_path / "one")
+    recipe, alone = straight("lse")
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # takes a port that is free, and keeps it
     made = multiprocessing.get_context("fork")
-    ranks = [made.Process(target=one_of_two, args=(tmp_path / "two", rank, store.port)) for rank in range(2)]
+    ranks = [made.Process(target=one_of_two, args=(recipe, tmp_path / "two", rank, store.port)) for rank in range(2)]
     try:
         for rank in ranks:
             rank.start()
@@ -333,7 +351,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(tmp_path / "two")[key], value, atol=2e-5, rtol=1e-3)
 
 
-def one_of_two(out: Path, rank: int, port: int) -> None:
+def one_of_two(recipe: Recipe, out: Path, rank: int, port: int) -> None:
     """What each process of the test above runs."""
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
@@ -343,7 +361,7 @@ def one_of_two(out: Path, rank: int, port: int) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     torch.set_num_threads(1)
     assert fit.Accelerator().num_processes == 2
-    fitted(toy("lse", stages=(Stage(("tasks",), 2, 3),)), out)
+    fitted(recipe, out)
 
 
 def test_more_other_text_in_a_step_than_there_is_is_made(tmp_path: Path) -> None:
