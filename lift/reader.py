@@ -24,10 +24,13 @@ app = typer.Typer(no_args_is_help=True, help="Models that were taught to read lo
 BaseAt = Annotated[str | None, typer.Option(help="The base model, when not the one that the reader names.")]
 
 
-def install(source: Path, base: str | None = None, name: str | None = None) -> "tuple[Reader, Merged]":
+def install(
+    source: Path, base: str | None = None, name: str | None = None, strength: float = 1.0
+) -> "tuple[Reader, Merged]":
     """Install the reader in a file, an unpacked file's folder or an adapter's folder; return its record, and how it merged.
 
-    Merges it with its base model. It appears whole or not at all. Raises `ConfigError` or `DataError`.
+    Merges `strength` of its change of the weights with its base model. It appears whole or not at all. Raises `ConfigError`
+    or `DataError`.
     """
     from trainer_configs.longlora.merge import merge
 
@@ -49,7 +52,7 @@ def install(source: Path, base: str | None = None, name: str | None = None) -> "
                 f"reader {reader.name!r} is installed already: remove it, or give another name", setting="name"
             )
         with replacing_folder(target) as draft:
-            merged = merge(adapter, draft / readers.MODEL, str(base_folder))
+            merged = merge(adapter, draft / readers.MODEL, str(base_folder), strength=strength)
             write_text(draft / readers.RECORD, reader.model_dump_json(indent=1) + "\n")
     return reader, merged
 
@@ -87,9 +90,12 @@ def install_command(
     source: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="A packed reader, or an adapter's folder.")],
     base: BaseAt = None,
     name: Annotated[str | None, typer.Option(help="What it is called here [default: its own name].")] = None,
+    strength: Annotated[
+        float, typer.Option(help="Share of what training changed: less of it keeps more of the base model.")
+    ] = 1.0,
 ) -> None:
     """Merge a reader with its base model and keep it: `--model reader:NAME` then loads it."""
-    reader, merged = install(source, base, name)
+    reader, merged = install(source, base, name, strength)
     typer.echo(
         f"installed {readers.PREFIX}{reader.name} ({reader.base_model}, {merged.max_position_embeddings:,} positions)"
     )

@@ -25,6 +25,7 @@ from lift.memory.document_cache import (
     KeysValues,
     before_each,
     beginning,
+    common_tokens,
     nothing_predicted,
     shared_tokens,
     standing_in,
@@ -45,6 +46,30 @@ class ReferenceRow(NamedTuple):
 
     ids: Sequence[int]
     predicted: Sequence[int]
+
+
+class Shares(NamedTuple):
+    """Shares of the tokens whose queries are kept: of those that predict something that matters, and of the others."""
+
+    predicted: float
+    others: float
+
+    @classmethod
+    def of(cls, rows: Sequence[ReferenceRow], most: int) -> "Shares":
+        """Return shares with which about `most` tokens of the rows are kept, those that predict something first.
+
+        An answer is read out token by token, each by queries of its own: kept as rarely as those of a template, a third of
+        them left digits and words of an answer without one (facts of a document of 2,048 tokens: 22 of 32, against 27).
+        """
+        predicted = sum(len(row.predicted) for row in rows)
+        others = sum(len(row.ids) - repeated(rows[0], row) for row in rows) - predicted
+        left = (most - predicted) / others if others > 0 else 0.0
+        return cls(min(1.0, most / predicted) if predicted else 0.0, min(1.0, max(0.0, left)))
+
+
+def repeated(first: ReferenceRow, row: ReferenceRow) -> int:
+    """Return how many tokens a row begins with that stand in the first row: their queries are the same. 0 for that row."""
+    return 0 if row is first else common_tokens([first.ids, row.ids])
 
 
 class Queries(NamedTuple):
@@ -128,25 +153,28 @@ def observe(
     model: AdaptedLM,
     batches: Iterable[Sequence[ReferenceRow]],
     recalls: Sequence[Recall] | None,
-    share: float,
+    share: Shares,
     seed: int,
     weighted: bool = False,
 ) -> list[Queries]:
     """Read batches of rows and return each layer's queries: of a random `share` of the tokens.
 
     `recalls` gives what the document says in each layer; None: it is not there. The first token of a row sees no document
-    and is never kept. Weights are 1, or with `weighted` those of (1). Tokens that all rows of a batch begin with may be
-    read once: their queries then stand once for all rows, with the number of rows that keep them as weight.
+    and is never kept, nor are those with which a row begins as the first row does. Weights are 1, or with `weighted` those
+    of (1). Tokens that all rows of a batch begin with may be read once: their queries then stand once for all rows, with
+    the number of rows that keep them as weight.
     """
     kept = Kept()
     of_layers: Sequence[Recall | None] = recalls or [None] * len(layers(model))
     recording = [ReferenceLayer(layer, each, kept) for layer, each in zip(layers(model), of_layers, strict=True)]
-    rng = torch.Generator().manual_seed(seed)
+    rng, first = torch.Generator().manual_seed(seed), None
     with standing_in(model, recording), torch.set_grad_enabled(weighted):
         for rows in batches:
+            first = first or rows[0]
             ids_BL, present_BL = _padded(rows)
-            present_BL[:, 0] = False
-            chosen_BL = torch.rand(ids_BL.shape, generator=rng) < share
+            for i, row in enumerate(rows):
+                present_BL[i, : max(1, repeated(first, row))] = False
+            chosen_BL = torch.rand(ids_BL.shape, generator=rng) < _shares(rows, ids_BL, share)
             kept.times_BL = (present_BL & chosen_BL).to(model.device)
             signs_BL = _signs(rows, ids_BL, rng)
             if weighted:
@@ -186,6 +214,14 @@ def _padded(rows: Sequence[ReferenceRow]) -> tuple[Tensor, Tensor]:
     width = -(-max(len(row.ids) for row in rows) // WIDTH) * WIDTH
     ids_BL = torch.tensor([[*row.ids, *[0] * (width - len(row.ids))] for row in rows])
     return ids_BL, torch.arange(width) < torch.tensor([len(row.ids) for row in rows])[:, None]
+
+
+def _shares(rows: Sequence[ReferenceRow], ids_BL: Tensor, share: Shares) -> Tensor:
+    """Return the share of each token."""
+    shares_BL = torch.full(ids_BL.shape, share.others)
+    for i, row in enumerate(rows):
+        shares_BL[i, list(row.predicted)] = share.predicted
+    return shares_BL
 
 
 def _signs(rows: Sequence[ReferenceRow], ids_BL: Tensor, rng: torch.Generator) -> Tensor:

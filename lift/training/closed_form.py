@@ -12,7 +12,7 @@ from lift.inference.generate import before_text
 from lift.memory.compact import Compaction, compact
 from lift.memory.compact_memory import CompactMemory
 from lift.memory.document_cache import KeysValues, keys_and_values
-from lift.memory.reference_queries import ExactMemory, Queries, Recall, by_head, observe
+from lift.memory.reference_queries import ExactMemory, Queries, Recall, Shares, by_head, observe
 from lift.memory.tuner import layers
 from lift.training.batches import row_batches
 from lift.training.job import FitJob
@@ -77,7 +77,7 @@ def _observed(
     for part, heard in kinds:
         if part:
             beside = recalls if heard or not exact else None
-            share = kept / sum(len(row.ids) for row in part)
+            share = Shares.of(part, kept)
             seen = observe(model, row_batches(part, most), beside, share, job.options.seed, recipe.weighted)
             queries.append((seen, heard))
     return queries

@@ -19,6 +19,7 @@ from lift.memory.reference_queries import (
     Kept,
     ReferenceLayer,
     ReferenceRow,
+    Shares,
     by_head,
     observe,
 )
@@ -190,12 +191,12 @@ def reading() -> tuple[Any, list[ExactMemory], list[ReferenceRow]]:
 def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None:
     """In any batches; the first token of a row is not among them, and without a document nothing is mixed in."""
     model, document, rows = reading()
-    together, apart = (observe(model, batches, document, 1.0, 0) for batches in ([rows], [rows[:1], rows[1:]]))
+    together, apart = (observe(model, batches, document, Shares(1, 1), 0) for batches in ([rows], [rows[:1], rows[1:]]))
     for one, other in zip(together, apart, strict=True):
         assert one.q_NHD.shape == (8 + 5, 4, 8) and one.weight_NH.eq(1).all()
         for x, y in zip(one, other, strict=True):
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
-    alone = observe(model, [rows], None, 1.0, 0)
+    alone = observe(model, [rows], None, Shares(1, 1), 0)
     assert torch.equal(alone[0].q_NHD, together[0].q_NHD) and not torch.allclose(alone[1].q_NHD, together[1].q_NHD)
     reference = by_head([(together, True), (alone, False)], 2, exact=True)
     assert reference.given and torch.equal(reference.given.known_N, reference.heard_N)
@@ -205,7 +206,7 @@ def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None
         reference.q_GND[3, 26:39], together[1].q_NHD[:, 3]
     )  # layer 1, key/value head 1, its second query head
     assert torch.equal(reference.lse_window_GN[0, 13:26], alone[0].lse_window_NH[:, 0])
-    assert 0 < len(observe(model, [rows], document, 0.5, 0)[0].q_NHD) < 13
+    assert 0 < len(observe(model, [rows], document, Shares(0.5, 0.5), 0)[0].q_NHD) < 13
 
 
 def test_a_pass_that_is_only_read_gives_no_logits() -> None:
@@ -217,23 +218,47 @@ def test_a_pass_that_is_only_read_gives_no_logits() -> None:
     assert len(predicted) >= 2 and not any(predicted)
 
 
-def test_what_rows_begin_with_is_read_once_and_counts_for_each_of_them() -> None:
-    """Every query stands as often in its weight as rows that each are read alone hold it."""
+def test_what_rows_begin_with_is_read_once_and_counts_once() -> None:
+    """In any batches: the same tokens in the same places ask the same."""
     model, document, _ = reading()
     before = ids(1, 7)[0].tolist()
     rows = [ReferenceRow([*before, *range(first, first + n)], []) for first, n in ((10, 3), (20, 5), (30, 4))]
     assert shared_tokens([row.ids for row in rows]) == 7 and shared_tokens([before]) == 0
     assert shared_tokens([*(row.ids for row in rows), [*before, *range(90)]]) == 0  # it would save too little
     for recalls in (document, None):
-        once, apart = (observe(model, batches, recalls, 1.0, 0) for batches in ([rows], [[row] for row in rows]))
+        once, apart = (
+            observe(model, batches, recalls, Shares(1, 1), 0) for batches in ([rows], [[row] for row in rows])
+        )
         for one, other in zip(once, apart, strict=True):
-            assert len(one.q_NHD) == 6 + 12 < len(other.q_NHD) == 3 * 6 + 12
-            assert one.weight_NH[:6].eq(3).all() and one.weight_NH[6:].eq(1).all()
+            assert len(one.q_NHD) == len(other.q_NHD) == 6 + 12
+            assert one.weight_NH.eq(1).all() and other.weight_NH.eq(1).all()
             for i in (0, 1, 2, 4, 5):  # all but the weights
                 sums = [torch.einsum("nh,nh...->h...", each.weight_NH, each[i]) for each in (one, other)]
                 torch.testing.assert_close(*sums, atol=1e-4, rtol=1e-4)
-    part = observe(model, [rows], None, 0.5, 0)[0].weight_NH
-    assert part.min() > 0 and part.max() <= 3 and part[:, 0].sum() < 3 * 6 + 12
+    part = observe(model, [rows], None, Shares(0.5, 0.5), 0)[0].weight_NH
+    assert part.eq(1).all() and 0 < len(part) < 6 + 12
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=6),
+    shared=st.integers(0, 9),
+    most=st.integers(1, 200),
+)
+@settings(max_examples=100, deadline=None)
+def test_what_predicts_something_is_kept_first(sizes: list[tuple[int, int]], shared: int, most: int) -> None:
+    rows = []
+    for number, (length, predicted) in enumerate(sizes):
+        own = [100 * (number + 1) + i for i in range(length)]
+        rows.append(
+            ReferenceRow([*range(shared), *own], range(shared + length - min(length, predicted), shared + length))
+        )
+    share = Shares.of(rows, most)
+    predicted = sum(len(row.predicted) for row in rows)
+    others = shared + sum(length for length, _ in sizes) - predicted
+    assert 0 <= share.predicted <= 1 and 0 <= share.others <= 1
+    assert share.predicted == 1 or share.others == 0 or not predicted
+    kept = share.predicted * predicted + share.others * others
+    assert kept == pytest.approx(min(most, predicted + others))
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -245,7 +270,7 @@ def test_a_query_counts_what_predictions_hang_on_its_heads_output(beside: bool) 
     recalls = document if beside else None
 
     def weights(predicted: list[int], seed: int = 0) -> Tensor:  # (layers, N, H)
-        found = observe(model, [[ReferenceRow(row.ids, predicted)]], recalls, 1.0, seed, weighted=True)
+        found = observe(model, [[ReferenceRow(row.ids, predicted)]], recalls, Shares(1, 1), seed, weighted=True)
         return torch.stack([layer.weight_NH for layer in found])
 
     alone = {at: weights([at]) for at in (5, 7)}
