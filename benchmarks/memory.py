@@ -65,6 +65,7 @@ def run(  # noqa: PLR0913
     ways: Annotated[str, typer.Option(help=f"Of asking: some of {', '.join([*MODES, *WAYS])}; all if unset.")] = "",
     lengths: Annotated[str, typer.Option(help="Tokens of a document.")] = "8192,32768,131072,1048576",
     documents: Annotated[str, typer.Option(help="Documents of each length.")] = "7,7,1,1",
+    questions: Annotated[int, typer.Option(min=0, help="Of a kind about a document, at most; 0: all.")] = 0,
     passages: Annotated[int, typer.Option(min=1, help="Passages that are looked up.")] = DEFAULTS.passages,
     chunk_tokens: Annotated[int, typer.Option(min=64, help="Tokens of a passage, at most.")] = DEFAULTS.chunk_tokens,
     seconds: Annotated[float, typer.Option(help="Begin nothing after so many.")] = 1e9,
@@ -91,7 +92,8 @@ def run(  # noqa: PLR0913
             left.append(asked.key)
             continue
         if asked.model not in benches:
-            benches[asked.model] = Bench(folders[asked.model], libraries or out / "libraries", tokens, batch, lookup)
+            at, kept = folders[asked.model], libraries or out / "libraries"
+            benches[asked.model] = Bench(at, kept, tokens, batch, lookup, questions)
         if not _measured(benches[asked.model], out / "cells", asked):
             failed.append(asked.key)
     _print(out)

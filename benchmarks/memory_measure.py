@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -98,13 +99,19 @@ class Bench:
     """A model with its tokenizer and a library of memories for each recipe, in folders below `libraries`.
 
     `replies`: tokens of a reply; `batch`: tokens at a time on a GPU; `lookup`: what differs from the environment's defaults
-    wherever passages are looked up.
+    wherever passages are looked up; `each`: questions of a kind about a document, at most; 0: all.
     """
 
     def __init__(
-        self, folder: Path, libraries: Path, replies: int, batch: int, lookup: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        libraries: Path,
+        replies: int,
+        batch: int,
+        lookup: Mapping[str, Any] | None = None,
+        each: int = 0,
     ):
-        self.folder, self.libraries, self.lookup = folder, libraries, dict(lookup or {})
+        self.folder, self.libraries, self.lookup, self.each = folder, libraries, dict(lookup or {}), each
         self.fingerprint, self.code = base_model.fingerprint(folder), code()
         device, self.tokenizer = base_model.device("auto"), base_model.tokenizer(folder)
         self.tokens = Tokens(self.tokenizer)
@@ -117,7 +124,11 @@ class Bench:
         made = generate(self.tokens, length, seed, counts_of(length))
         self._check_replies(made.questions, stepwise)
         document, questions = Document(made.name, made.text), list[Question]()
+        asked = Counter[str]()
         for number, one in enumerate(made.questions):
+            asked[one.kind] += 1
+            if 0 < self.each < asked[one.kind]:
+                continue
             quiz = Quiz((), (), one.text, one.answer, hops=2 if stepwise else 1)  # steps are asked for from two hops on
             question = made_question(document, quiz, one.kind, number, length, FORMS[stepwise], self.tokens)
             questions.append(replace(question, evidence=one.evidence or None))

@@ -68,6 +68,8 @@ def test_process_asks_each_question_in_every_mode(server: ChatServer, tokenizer:
     assert [row["mode"] for row in rows] == ["context", "retrieval"] * 2
     assert rows[0]["question"] == rows[1]["question"] != rows[2]["question"]
     assert [row["store"] for row in rows] == ["compact", "full"] * 2  # a recipe builds no prompt of passages
+    page = (tmp_path / "rows.html").read_text()
+    assert all(f'data-task="single ({mode})"' in page for mode in ("context", "retrieval"))
     sample = rebuild(rows[1]["recipe"], load_tokenizer(str(tokenizer)))
     text = sample.messages[0]["content"].partition("\n\n")[2]
     for start, end in rows[1]["passages"]:
