@@ -103,6 +103,14 @@ def test_a_text_that_does_not_fit_is_cut_at_its_middle(server: ChatServer, token
     assert "(cut)" in (tmp_path / "out" / "memory.html").read_text()
 
 
+def test_a_window_that_holds_no_question_is_refused_before_any_request(
+    server: ChatServer, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", tokenizer, server.url, env_modes="context", env_window=100) == 2
+    line = capsys.readouterr().err.strip()
+    assert "more than the window of 100" in line and "\n" not in line and not server.requests
+
+
 def test_a_window_that_the_server_states_is_kept(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:
     from aiohttp import web
 
