@@ -25,7 +25,7 @@ from environments.haystack import document_prompt
 from environments.haystack.options import Options
 from environments.haystack.prompt import instruction
 from environments.haystack.tasks.task import Quiz
-from environments.haystack.tokens import Tokens
+from environments.haystack.tokens import BREAK, Tokens
 from environments.memory.config import CONTEXT, HYBRID, LOOKED_UP, REMEMBERED, RETRIEVAL, MemoryEnvConfig
 from environments.memory.config import MODES as MODES
 from environments.memory.memories import Memory
@@ -131,7 +131,8 @@ class Bench:
                 continue
             quiz = Quiz((), (), one.text, one.answer, hops=2 if stepwise else 1)  # steps are asked for from two hops on
             question = made_question(document, quiz, one.kind, number, length, FORMS[stepwise], self.tokens)
-            questions.append(replace(question, evidence=one.evidence or None))
+            sample = replace(question.sample, messages=[])  # each would hold the text: gigabytes at a million tokens
+            questions.append(replace(question, sample=sample, evidence=one.evidence or None))
         stated = json.dumps([document.digest, [[q.asked, q.sample.answer.values, q.evidence] for q in questions]])
         return Text(document, questions, hashlib.sha256(stated.encode()).hexdigest())
 
@@ -256,7 +257,9 @@ class Bench:
     def _whole(self, prompts: Prompts, text: Text) -> list[Prepared]:
         """Return the prompts with the text. It is cut, where it must be, for the longest question, so that all have one."""
         longest = max(text.questions, key=lambda question: len(self.tokens.encode(question.asked)))
-        first = prompts.prepare(longest, CONTEXT, self.window)
+        whole = BREAK.join([prompts.instruction, text.document.text, longest.asked])
+        sample = replace(longest.sample, messages=[{"role": "user", "content": whole}])
+        first = prompts.prepare(replace(longest, sample=sample), CONTEXT, self.window)
         before = first.messages[0]["content"].removesuffix(longest.asked)
 
         def with_question(question: Question) -> Prepared:
