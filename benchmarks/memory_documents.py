@@ -47,17 +47,30 @@ class Counts:
     singles: int = 16
     groups: int = 8  # of people of nearly the same name: each has 1 + `TWINS` facts
     chains: int = 8  # each has two facts
-    asked: tuple[int, int, int, int] = (32, 32, 24, 16)  # in the order of `KINDS`
+    asked: tuple[int, int, int, int] = (32, 32, 32, 32)  # in the order of `KINDS`
+
+
+LONG = 65_536  # tokens, from which on one document has all the questions of a cell
+MANY = Counts(singles=64, groups=16, chains=64, asked=(200, 200, 200, 200))
+
+
+def counts_of(length: int) -> Counts:
+    """Return the facts and questions of a document of so many tokens."""
+    return MANY if length >= LONG else Counts()
 
 
 @dataclass(frozen=True)
 class MadeQuestion:
-    """A question with its answer, and the characters of the sentences that it rests on; none where it is absent."""
+    """A question with its answer, and the characters of the sentences that it rests on; none where it is absent.
+
+    `passed`: the people between the one who is named and the value.
+    """
 
     kind: str
     text: str
     answer: Answer
     evidence: tuple[Span, ...]
+    passed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -167,7 +180,8 @@ def _answered(
         for number in range(wanted if of_kind else 0):
             one, place = of_kind[number % len(of_kind)]
             if (text := _new(partial(one.ask, rng), asked)) is not None:
-                yield MadeQuestion(kind, text, Answer("one", (one.value,), RELATION[one.relation].kind), place)
+                answer = Answer("one", (one.value,), RELATION[one.relation].kind)
+                yield MadeQuestion(kind, text, answer, place, tuple(each.told for each in one.people[1:]))
 
 
 def _absent(

@@ -1,10 +1,15 @@
-"""What `benchmarks.memory` measures: a document's questions asked in one way, batched, by a model in this process."""
+"""What `benchmarks.memory` measures: a document's questions asked in one way, batched, by a model in this process.
+
+A question asks for the answer alone, as memory-env asks, or step by step: then its prompt is that of `lift ask --steps` in
+every mode, with the text, the passages or nothing before the question.
+"""
 
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -14,22 +19,24 @@ from typing import Any
 
 from benchmarks.lift_measure import free
 from benchmarks.lift_store import code
-from benchmarks.memory_documents import Counts, generate
+from benchmarks.memory_documents import MadeQuestion, counts_of, generate
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
 from environments.haystack.options import Options
+from environments.haystack.prompt import instruction
 from environments.haystack.tasks.task import Quiz
-from environments.haystack.tokens import Tokens
+from environments.haystack.tokens import BREAK, Tokens
 from environments.memory.config import CONTEXT, HYBRID, LOOKED_UP, REMEMBERED, RETRIEVAL, MemoryEnvConfig
 from environments.memory.config import MODES as MODES
 from environments.memory.memories import Memory
 from environments.memory.passages import Index, Passages
-from environments.memory.prompts import Prepared, Prompts
+from environments.memory.prompts import LOOKED_UP_INSTRUCTION, Prepared, Prompts
 from environments.memory.questions import Document, Question, made_question
 from environments.retrieval.hops import HOPS
 from environments.retrieval.recall import evidence_recall
 from environments.rollouts.scoring import score
 from lift.document.document import Document as Fitted
+from lift.inference import steps
 from lift.library import base_model
 from lift.library.library import Entry, Library
 from lift.training.fit import FitOptions, fit
@@ -47,6 +54,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "document": (RETRIEVAL, {"order": "document"}),
     "semantic": (RETRIEVAL, {"chunking": "semantic"}),
 }
+STEPS = "steps"  # in names of what was asked step by step
+FORMS = {False: Options(answer_format="plain"), True: Options(answer_format="tags")}  # by whether it is asked in steps
 
 
 @dataclass(frozen=True)
@@ -58,13 +67,13 @@ class Asked:
     seed: int
     way: str
     recipe: str = ""  # of the memory, in the modes that have one
+    steps: bool = False  # whether the questions are asked step by step
 
     @property
     def key(self) -> str:
         """The name of the cell's file."""
-        return "-".join(
-            [self.model, str(self.length), str(self.seed), self.way, *([self.recipe] if self.recipe else [])]
-        )
+        parts = [self.model, str(self.length), str(self.seed), self.way, self.recipe, STEPS if self.steps else ""]
+        return "-".join(filter(None, parts))
 
     @property
     def mode(self) -> str:
@@ -89,40 +98,66 @@ class Text:
 class Bench:
     """A model with its tokenizer and a library of memories for each recipe, in folders below `libraries`.
 
-    `replies`: tokens of a reply; `batch`: tokens at a time on a GPU.
+    `replies`: tokens of a reply; `batch`: tokens at a time on a GPU; `lookup`: what differs from the environment's defaults
+    wherever passages are looked up; `each`: questions of a kind about a document, at most; 0: all.
     """
 
-    def __init__(self, folder: Path, libraries: Path, replies: int, batch: int):
-        self.folder, self.libraries = folder, libraries
+    def __init__(
+        self,
+        folder: Path,
+        libraries: Path,
+        replies: int,
+        batch: int,
+        lookup: Mapping[str, Any] | None = None,
+        each: int = 0,
+    ):
+        self.folder, self.libraries, self.lookup, self.each = folder, libraries, dict(lookup or {}), each
         self.fingerprint, self.code = base_model.fingerprint(folder), code()
         device, self.tokenizer = base_model.device("auto"), base_model.tokenizer(folder)
-        self.tokens, self.options = Tokens(self.tokenizer), Options(answer_format="plain")
+        self.tokens = Tokens(self.tokenizer)
         self.replies = Replies(base_model.load(folder, device), self.tokenizer, replies, batch)
         self.window = int(self.replies.model.config.get_text_config().max_position_embeddings)
         self.text = cache(self._text)
-        self.counts = Counts()
         self.indices: dict[tuple[str, str], Index] = {}
 
-    def _text(self, length: int, seed: int) -> Text:
-        made = generate(self.tokens, length, seed, self.counts)
-        longest = max((v for q in made.questions for v in q.answer.values), key=lambda v: len(self.tokens.encode(v)))
+    def _text(self, length: int, seed: int, stepwise: bool = False) -> Text:
+        made = generate(self.tokens, length, seed, counts_of(length))
+        self._check_replies(made.questions, stepwise)
+        document, questions = Document(made.name, made.text), list[Question]()
+        asked = Counter[str]()
+        for number, one in enumerate(made.questions):
+            asked[one.kind] += 1
+            if 0 < self.each < asked[one.kind]:
+                continue
+            quiz = Quiz((), (), one.text, one.answer, hops=2 if stepwise else 1)  # steps are asked for from two hops on
+            question = made_question(document, quiz, one.kind, number, length, FORMS[stepwise], self.tokens)
+            sample = replace(question.sample, messages=[])  # each would hold the text: gigabytes at a million tokens
+            questions.append(replace(question, sample=sample, evidence=one.evidence or None))
+        stated = json.dumps([document.digest, [[q.asked, q.sample.answer.values, q.evidence] for q in questions]])
+        return Text(document, questions, hashlib.sha256(stated.encode()).hexdigest())
+
+    def _check_replies(self, questions: Sequence[MadeQuestion], stepwise: bool) -> None:
+        """Raise `ConfigError` where the longest right reply takes more tokens than a reply may have."""
+        right = [
+            f"<steps>{'; '.join(question.passed)}</steps>\n<answer>{value}</answer>" if stepwise else value
+            for question in questions
+            for value in question.answer.values
+        ]
+        longest = max(right, key=len)
         if (needed := len(self.tokens.encode(longest)) + 1) > self.replies.tokens:
             raise ConfigError(
                 f"{longest!r} takes {needed} tokens, replies have {self.replies.tokens}", setting="replies"
             )
-        document, questions = Document(made.name, made.text), list[Question]()
-        for number, one in enumerate(made.questions):
-            quiz = Quiz((), (), one.text, one.answer)
-            question = made_question(document, quiz, one.kind, number, length, self.options, self.tokens)
-            questions.append(replace(question, evidence=one.evidence or None))
-        stated = json.dumps([document.digest, [[q.asked, q.sample.answer.values, q.evidence] for q in questions]])
-        return Text(document, questions, hashlib.sha256(stated.encode()).hexdigest())
 
     def made_of(self, asked: Asked) -> JsonObject:
         """Return all that a cell's records depend on: one of anything else is measured anew."""
         remembered = {"recipe": _constants(asked.recipe), "code": self.code} if asked.recipe else {}
-        text = self.text(asked.length, asked.seed).digest
-        return {"base": self.fingerprint, "text": text, "replies": self.replies.tokens, **remembered}
+        lookup = {"lookup": self.lookup} if self.lookup and asked.mode in LOOKED_UP else {}
+        text = self._text_of(asked).digest
+        return {"base": self.fingerprint, "text": text, "replies": self.replies.tokens, **remembered, **lookup}
+
+    def _text_of(self, asked: Asked) -> Text:
+        return self.text(asked.length, asked.seed, asked.steps)
 
     # ---- a document's memory ----
 
@@ -158,14 +193,14 @@ class Bench:
         the fit, the index, or in mode `context` the reading of the text, whose keys and values are kept. What a process
         waits for once, the loading of weights, of a memory and of kernels, is in neither.
         """
-        text = self.text(asked.length, asked.seed)
+        text = self._text_of(asked)
         entry = self.memory(text, asked.recipe) if asked.mode in REMEMBERED else None
         passages, index = self._index(asked, text) if asked.mode in LOOKED_UP else (None, None)
         prepared, searched = self._prepared(asked, text, entry, passages, index)
         ids = [each.tokens for each in prepared]
         read = stored = 0.0
         if entry:
-            questions = [document_prompt.question_in(each.messages[-1]["content"]) for each in prepared]
+            questions = self._searched_for(asked, text, prepared)
             replies, took = self.replies.remembered(self.library(asked.recipe), entry, ids, questions)
             stored += entry.bytes
             read += entry.seconds or 0.0
@@ -185,10 +220,17 @@ class Bench:
         pairs = zip(text.questions, prepared, replies, strict=True)
         return [_record(asked, question, one, reply, cost) for question, one, reply in pairs]
 
+    @staticmethod
+    def _searched_for(asked: Asked, text: Text, prepared: Sequence[Prepared]) -> list[str]:
+        """Return what segments are ranked for: the question, as `lift ask --steps` or `lift serve` takes it from a prompt."""
+        if asked.steps:
+            return [question.sample.question for question in text.questions]
+        return [document_prompt.question_in(each.messages[-1]["content"]) for each in prepared]
+
     def _index(self, asked: Asked, text: Text) -> tuple[Passages, Index]:
-        settings = MemoryEnvConfig(**asked.settings)
+        settings = MemoryEnvConfig(**self.lookup, **asked.settings)
         passages = Passages.of(settings, self.tokens)
-        key = text.digest, settings.chunking
+        key = text.document.digest, settings.chunking
         if key not in self.indices:
             self.indices[key] = passages.index(text.document)
         return passages, self.indices[key]
@@ -198,11 +240,12 @@ class Bench:
     ) -> tuple[list[Prepared], float]:
         """Return the prompts of all questions, by memory-env's own code, and the seconds of all searches."""
         order = str(asked.settings.get("order", "rank"))
-        prompts = Prompts(self.tokens, self.options, self.replies.tokens, order)
+        before = instruction(FORMS[True]) if asked.steps else LOOKED_UP_INSTRUCTION
+        prompts = Prompts(self.tokens, FORMS[asked.steps], self.replies.tokens, order, before)
         if asked.mode == CONTEXT:
             return self._whole(prompts, text), 0.0
         memory = None
-        if entry:
+        if entry and not asked.steps:
             frame = document_prompt.request(entry.name, "{question}")
             memory = Memory(entry.name, frame, document_prompt.behind_text("{text}", frame))
         began = time.perf_counter()
@@ -214,7 +257,9 @@ class Bench:
     def _whole(self, prompts: Prompts, text: Text) -> list[Prepared]:
         """Return the prompts with the text. It is cut, where it must be, for the longest question, so that all have one."""
         longest = max(text.questions, key=lambda question: len(self.tokens.encode(question.asked)))
-        first = prompts.prepare(longest, CONTEXT, self.window)
+        whole = BREAK.join([prompts.instruction, text.document.text, longest.asked])
+        sample = replace(longest.sample, messages=[{"role": "user", "content": whole}])
+        first = prompts.prepare(replace(longest, sample=sample), CONTEXT, self.window)
         before = first.messages[0]["content"].removesuffix(longest.asked)
 
         def with_question(question: Question) -> Prepared:
@@ -232,7 +277,7 @@ def _constants(recipe: str) -> JsonObject:
 def _record(asked: Asked, question: Question, one: Prepared, reply: str, cost: JsonObject) -> JsonObject:
     """Return the line of a question. The score is that of the environments (`environments.rollouts.scoring`)."""
     sample = question.sample
-    scored = score(reply, sample.answer, "plain")
+    scored = score(steps.value(reply) if asked.steps else reply, sample.answer, "plain")
     parted = asked.mode in LOOKED_UP or one.cut_tokens > 0
     recall = evidence_recall(question.evidence, one.passages) if parted and question.evidence else None
     return {

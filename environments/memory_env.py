@@ -75,7 +75,7 @@ class MemoryEnv(HaystackEnv):
         self.questions = sources.given(settings, self.grid.tasks, self.default_tasks, self.options, tokens)
         if not self.questions:
             super()._probe()
-        self._question_tokens = len(self.prompts.prepare(self._first(), RETRIEVAL, 0).tokens) if looked_up else 0
+        self._question_tokens = len(self.prompts.prepare(self._first(), RETRIEVAL, 0).tokens)
         self._check_window()
 
     def _first(self) -> Question:
@@ -85,13 +85,19 @@ class MemoryEnv(HaystackEnv):
         return sources.of_haystack(self._haystacks_of(task).sample(0, "eval", task_of(task).name, length), "probe")
 
     def _check_window(self) -> None:
-        """Raise `ConfigError` where the passages do not fit into the window."""
+        """Raise `ConfigError` where the passages, or not even a question and its reply, fit into the window."""
+        settings, least = self._settings, self._question_tokens + self._settings.max_new_tokens
         if self.window and self.passages and (needed := self._longest_looked_up()) > self.window:
-            settings = self._settings
             raise ConfigError(
                 f"{settings.passages} passages of {settings.chunk_tokens} tokens take {needed:,} with question and reply, "
                 f"more than the window of {self.window:,}: ask for fewer, or for shorter ones",
                 setting=("passages", "chunk_tokens", "window"),
+            )
+        if 0 < self.window < least:
+            raise ConfigError(
+                f"a question and its reply take {least:,} tokens, more than the window of {self.window:,}: serve the model "
+                "with a longer one, or ask for shorter replies",
+                setting=("window", "max_new_tokens"),
             )
 
     def _longest_looked_up(self) -> int:
@@ -236,7 +242,10 @@ class MemoryEnv(HaystackEnv):
         """Ask the server for its memories. Raises `ConfigError` unless there is one of each document."""
         asked = [request for request in requests if mode_of(request) in REMEMBERED]
         if asked:
-            self.memories = await served_memories(self.memory_url, self._memory_key())
+            try:
+                self.memories = await served_memories(self.memory_url, self._memory_key())
+            except ConfigError as error:
+                raise ConfigError(error.message, setting="memory_url") if self.config.memory_url else error from None
             check_names(self.memories, map(self._document_name, asked), self.memory_url)
 
     def _memory_key(self) -> str | None:

@@ -37,11 +37,14 @@ class Prepared:
 class Prompts:
     """Writes prompts for one tokenizer and one set of options.
 
-    `reply`: tokens kept for it in the window. `order`: of passages, one of `retrieval.ordering.ORDERS`.
+    `reply`: tokens kept for it in the window. `order`: of passages, one of `retrieval.ordering.ORDERS`. `looked_up`: what
+    stands before passages.
     """
 
-    def __init__(self, tokens: Tokens, options: Options, reply: int, order: str):
-        self.tokens, self.reply, self.order = tokens, reply, order
+    def __init__(
+        self, tokens: Tokens, options: Options, reply: int, order: str, looked_up: str = LOOKED_UP_INSTRUCTION
+    ):
+        self.tokens, self.reply, self.order, self.looked_up = tokens, reply, order, looked_up
         self.instruction = Prompt(tokens, options).instruction
 
     def prepare(
@@ -114,7 +117,7 @@ class Prompts:
         text = BETWEEN.join(chunk.text.strip() for chunk in passages) or "(No passage was found.)"
         if memory and mode != RETRIEVAL and (message := memory.message(_request(question), text)):
             return message
-        return BREAK.join([LOOKED_UP_INSTRUCTION, text, question.asked])
+        return BREAK.join([self.looked_up, text, question.asked])
 
     @staticmethod
     def _remembered(question: Question, memory: Memory | None) -> str:

@@ -179,7 +179,10 @@ def _text_of(value: Any, where: str, column: str) -> str:
 
 def read_document(path: Path) -> Document:
     """Return a text file, or the files of a folder joined by blank lines, as a document. Raises `DataError`."""
-    texts = ["".join(documents(file)) for file in text_files(path)]
+    try:
+        texts = ["".join(documents(file)) for file in text_files(path)]
+    except ConfigError as error:
+        raise DataError(error.message, setting="document") from None
     text = BREAK.join(text.replace("\r\n", "\n") for text in texts if text.strip())
     if not text:
         raise DataError(f"{path} is empty: give a file with text", setting="document")

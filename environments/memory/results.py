@@ -104,12 +104,19 @@ def results(records: Iterable[Record]) -> Results:
         length = length_of[record["length"]]
         by_cell.setdefault(Cell(record["task"], length), {}).setdefault(record["mode"], []).append(record)
         by_length.setdefault(length, {}).setdefault(record["mode"], []).append(record)
-    present = {record["mode"] for record in scored}
-    costs = {length: {m: _cost(rows) for m, rows in modes.items()} for length, modes in sorted(by_length.items())}
+    present = [mode for mode in MODES if any(mode in of_modes for of_modes in by_length.values())]
+    costs = {
+        length: {mode: _cost(of_modes[mode]) for mode in present if mode in of_modes}
+        for length, of_modes in sorted(by_length.items())
+    }
+    cells = {
+        cell: {mode: _mode_cell(of_modes[mode]) for mode in present if mode in of_modes}
+        for cell, of_modes in sorted(by_cell.items())
+    }
     return Results(
-        modes=[mode for mode in MODES if mode in present],
+        modes=present,
         lengths=sorted(by_length),
-        cells={cell: {m: _mode_cell(rows) for m, rows in by_cell[cell].items()} for cell in sorted(by_cell)},
+        cells=cells,
         costs=costs,
         best={cell: found for cell in sorted(by_cell) if (found := _best_single(by_cell[cell]))},
         break_even=[e for length, of_modes in costs.items() for e in _break_even(length, of_modes)],
@@ -178,10 +185,15 @@ def difference(one: Mapping[str, float], other: Mapping[str, float], seed: int =
 
 
 def _best_single(by_mode: Mapping[str, Sequence[Record]]) -> tuple[str, Difference] | None:
-    """Return the best mode of a cell but hybrid, and how much better hybrid is; None where hybrid was not asked."""
+    """Return the best mode of a cell but hybrid, and how much better hybrid is; None where hybrid was not asked.
+
+    The modes are those that were asked some of hybrid's questions, and the best is the best on these.
+    """
     scores = {mode: _by_question(rows) for mode, rows in by_mode.items()}
-    single = {mode: estimate(of.values()).mean for mode, of in scores.items() if mode != HYBRID}
-    if HYBRID not in scores or not single:
+    asked = scores.get(HYBRID, {}).keys()
+    shared = {mode: [of[key] for key in of.keys() & asked] for mode, of in scores.items() if mode != HYBRID}
+    single = {mode: estimate(of).mean for mode, of in shared.items() if of}
+    if not single:
         return None
     best = max(single, key=lambda mode: single[mode])
     return best, difference(scores[HYBRID], scores[best])
@@ -210,16 +222,17 @@ NEARLY = 1.1  # times the fewest tokens read a question: as few
 def advice(found: Results) -> str:
     """Return one paragraph that says which mode to take at each length, by rule, and nothing that was not measured.
 
-    At each length, over all kinds of question: the mode of the highest mean score, and those that a paired bootstrap does not
-    tell apart from it; of these the one that scores best among those that read at most a tenth more tokens a question than
-    the least.
+    At each length, over the questions of all kinds that every mode was asked: the mode of the highest mean score, and those
+    that a paired bootstrap does not tell apart from it; of these the one that scores best among those that read at most a
+    tenth more tokens a question than the least.
     """
     return " ".join(part for length in found.lengths for part in _advice_at(found, length))
 
 
 def _advice_at(found: Results, length: int) -> list[str]:
-    scores, costs = found.scores[length], found.costs[length]
-    n = min(len(of_mode) for of_mode in scores.values())
+    costs = found.costs[length]
+    in_all = set.intersection(*map(set, found.scores[length].values()))
+    n, scores = len(in_all), {m: {key: of[key] for key in in_all} for m, of in found.scores[length].items()}
     if len(scores) < 2:
         return [f"At {length:,} tokens only {next(iter(scores))} was asked, so there is nothing to choose between."]
     if n < ENOUGH:

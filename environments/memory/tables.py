@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import NamedTuple
 
-from environments.memory.results import RESAMPLES, Results, advice
+from environments.memory.results import ENOUGH, RESAMPLES, Difference, Results, advice
 from environments.reports.metrics import length_label
 from longthread.files import JsonObject
 
@@ -35,10 +35,11 @@ def tables_of(found: Results) -> list[Table]:
 def _accuracy(found: Results) -> Table:
     rows = []
     for (kind, length), modes in found.cells.items():
-        n = max(cell.score.n for cell in modes.values())
+        asked = [cell.score.n for cell in modes.values()]
+        n = "–".join(dict.fromkeys([str(min(asked)), str(max(asked))]))
         marked = [(modes[mode].score, modes[mode].cut) if mode in modes else None for mode in found.modes]
         scores = [f"{one[0]}{' (cut)' if one[1] else ''}" if one else "–" for one in marked]
-        rows.append([kind, length_label(length), str(n), *scores])
+        rows.append([kind, length_label(length), n, *scores])
     note = "Mean score ± standard error. (cut): where the text did not fit the window, its middle was left out."
     return Table("Accuracy", note, ["kind of question", "length", "n", *found.modes], rows)
 
@@ -83,14 +84,21 @@ def _costs(found: Results) -> Table:
 def _hybrid(found: Results) -> Table:
     rows = []
     for cell, (mode, gain) in found.best.items():
-        verdict = "not told apart" if not gain.told_apart else "better" if gain.mean > 0 else "worse"
         interval = f"{gain.mean:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-        rows.append([cell.kind, length_label(cell.length), mode, interval, str(gain.n), verdict])
+        rows.append([cell.kind, length_label(cell.length), mode, interval, str(gain.n), _verdict(gain)])
     note = (
-        f"Hybrid's score minus that of the best single mode, 95 % interval of a paired bootstrap ({RESAMPLES:,} draws)."
+        f"Hybrid's score minus that of the best single mode, 95 % interval of a paired bootstrap ({RESAMPLES:,} draws); "
+        f"nothing is said of fewer than {ENOUGH} questions."
     )
     header = ["kind of question", "length", "best single mode", "hybrid minus it", "n", "hybrid is"]
     return Table("Hybrid against the best single mode", note, header, rows)
+
+
+def _verdict(gain: Difference) -> str:
+    """Return whether the difference is one: of a few questions alike a bootstrap draws the same again and again."""
+    if gain.n < ENOUGH:
+        return "too few questions"
+    return "not told apart" if not gain.told_apart else "better" if gain.mean > 0 else "worse"
 
 
 def _break_even(found: Results) -> Table:

@@ -84,8 +84,9 @@ def _group(row: object) -> _Group:
         recipe = {}
     fields = (for_each_score(name) for name in ("finish_reasons", "missing", "details", "reading"))
     rollouts = zip(scores, completions, *fields, strict=True)
+    task = short(row.get("task", recipe.get("task"))) + (" without its text" if row.get("no_context") else "")
     return _Group(
-        task=short(row.get("task", recipe.get("task"))) + (" without its text" if row.get("no_context") else ""),
+        task=f"{task} ({short(row['mode'])})" if row.get("mode") else task,
         length=row.get("length", recipe.get("length")),
         question=row.get("question"),
         answer=row.get("answer"),

@@ -5,6 +5,7 @@ disk, beyond what memory holds.
 """
 
 import importlib
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from types import ModuleType
@@ -50,12 +51,15 @@ def _bm25s() -> ModuleType:
     """Return bm25s, imported without JAX where nothing else has imported that.
 
     bm25s calls JAX at its import wherever it is installed, and JAX then takes three quarters of a GPU's memory for itself.
+    Its logger is set to tell of every index; it is kept to warnings.
     """
     try:
         with without("jax"):
-            return importlib.import_module("bm25s")
+            found = importlib.import_module("bm25s")
     except ImportError:
         raise ConfigError("retrieval needs bm25s: pip install bm25s") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    return found
 
 
 class TermIndex:

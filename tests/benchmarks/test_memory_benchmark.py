@@ -13,11 +13,12 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import memory_measure
-from benchmarks.memory import FIRST, MODEL, READER, app, order
+from benchmarks.memory import FIRST, LOOKED_UP, MODEL, OTHERS, READER, app, order
 from benchmarks.memory_documents import Counts
 from benchmarks.memory_measure import MODES, WAYS, Asked, Bench
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
+from lift.inference import steps
 from lift.inference.generate import answers
 from lift.library import base_model, segment_terms
 from lift.library.attach import Attached
@@ -28,6 +29,7 @@ from longthread.errors import ConfigError
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
 
 REPLY = 30  # tokens: the longest values have no more
+IN_STEPS = 100  # tokens, with a name before the value
 LENGTH, WINDOW = 1800, 1400  # tokens of a document, which a token a byte makes short, and of the model
 SMALL = Counts(singles=2, groups=1, chains=1, asked=(2, 2, 1, 2))
 
@@ -37,7 +39,7 @@ def _few() -> Iterator[None]:
     """Few questions, passages that fit the window, a memory of several segments that takes a second; one thread."""
     settings, threads = memory_measure.MemoryEnvConfig, torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory_measure, "Counts", lambda: SMALL)
+        patch.setattr(memory_measure, "counts_of", lambda length: SMALL)
         patch.setattr(
             memory_measure,
             "MemoryEnvConfig",
@@ -120,7 +122,73 @@ def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libra
     assert all(record["cost"]["seconds"] > 0 for record in first.values())
 
 
+# ---- step by step ----
+
+
+def test_steps_are_asked_for_in_the_prompt_of_lift_ask_in_every_mode(base: Path, libraries: Path) -> None:
+    bench = Bench(base, libraries, IN_STEPS, 0)
+    bench.window = 4000  # the text stands whole in the prompt
+    for way in (*MODES, "hybrid_hops"):
+        asked = Asked(READER, LENGTH, 0, way, "compact", steps=True)
+        text = bench.text(LENGTH, 0, True)
+        passages, index = bench._index(asked, text) if asked.mode in ("retrieval", "hybrid") else (None, None)
+        entry = bench.memory(text, "compact") if asked.mode in ("weights", "hybrid") else None
+        prepared, _ = bench._prepared(asked, text, entry, passages, index)
+        for question, one in zip(text.questions, prepared, strict=True):
+            shown = {"context": text.document.text, "weights": ""}.get(
+                way, "\n\n* * *\n\n".join(chunk.text.strip() for chunk in one.passages)
+            )
+            assert one.tokens == steps.chat(bench.tokenizer, question.sample.question, shown), way
+        assert bench._searched_for(asked, text, prepared) == [q.sample.question for q in text.questions]
+
+
+def test_of_a_reply_in_steps_the_answer_counts(base: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(base, libraries, IN_STEPS, 0)
+    asked = Asked(READER, LENGTH, 0, "retrieval", steps=True)
+    right = ["".join(q.sample.answer.values) or "none" for q in bench.text(LENGTH, 0, True).questions]
+    tagged = [f"<steps>Ann Lee</steps>\n<answer>{value}</answer>" for value in right]
+    tagged[0] = f"<steps>{right[0]}</steps>\n<answer>{right[1]}</answer>"  # the value among the steps is no answer
+    monkeypatch.setattr(bench.replies, "bare", lambda prompts: (tagged, 1.0))
+    records = bench.records(asked)
+    assert [record["correct"] for record in records] == [False, *[True] * (len(right) - 1)]
+    assert [record["reply"] for record in records] == tagged
+    keys = [record["question_key"] for record in bench.records(replace(asked, way="hops"))]
+    assert keys == [f"{record['document']}/{number}" for number, record in enumerate(records)]
+
+
 # ---- the commands ----
+
+
+def test_steps_stand_beside_the_same_without_them(base: Path, libraries: Path, tmp_path: Path) -> None:
+    run = ["run", str(tmp_path / "out"), "--reader", str(base), "--lengths", str(LENGTH), "--documents", "1"]
+    run += ["--ways", "retrieval,hops", "--libraries", str(libraries)]
+    bare = CliRunner().invoke(app, [*run, "--replies", str(REPLY)])
+    assert bare.exit_code == 0 and "In steps" not in bare.output, bare.output
+    both = CliRunner().invoke(app, [*run, "--steps", "--replies", str(IN_STEPS)])
+    assert both.exit_code == 0 and "In steps" in both.output, both.output
+    names = [f"reader-{LENGTH}-0-{way}{form}.json" for way in ("hops", "retrieval") for form in ("", "-steps")]
+    assert sorted(path.name for path in (tmp_path / "out" / "cells").iterdir()) == sorted(names)
+    report = CliRunner().invoke(app, ["report", str(tmp_path / "out")])
+    assert report.exit_code == 0, report.output
+    assert len(list((tmp_path / "out").glob("reader-*-steps.json"))) == 1
+    lines = [line.split() for line in report.output.splitlines() if "over retrieval:" in line]
+    of_hops = [line for line in lines if line[:3] == [f"{LENGTH:,}", "single", "hops"]]
+    assert len(of_hops) == 2, "hops against one search, without steps and in them"
+    short = CliRunner().invoke(app, [*run, "--steps", "--replies", str(REPLY)])
+    assert "replies have 30" in short.output and "2 cells failed" in short.output
+
+
+def test_what_the_time_did_not_reach_is_said(base: Path, tmp_path: Path) -> None:
+    run = ["run", str(tmp_path / "out"), "--reader", str(base), "--lengths", str(LENGTH), "--documents", "1"]
+    run += ["--ways", "retrieval", "--replies", str(REPLY)]
+    assert CliRunner().invoke(app, run).exit_code == 0
+    late = CliRunner().invoke(app, [*run[:-4], "--ways", "retrieval,weights", "--seconds", "-1"])
+    assert late.exit_code == 0, late.output
+    assert f"2 cells not reached: reader-{LENGTH}-0-retrieval, reader-{LENGTH}-0-weights-compact" in late.output
+    accuracy = late.output.split("Accuracy\n")[1].splitlines()[:2]
+    assert accuracy[0].split()[-4:] == list(MODES), "a mode that was not reached has its column"
+    cells = accuracy[1].split()
+    assert cells[-4] == cells[-2] == cells[-1] == "–" and cells[-3] != "–"
 
 
 def test_partial_results_are_reported_and_gone_on_with(base: Path, libraries: Path, tmp_path: Path) -> None:
@@ -167,14 +235,18 @@ def test_replies_too_short_for_an_answer_are_refused(base: Path, tmp_path: Path)
 
 
 def test_the_most_valuable_cells_come_first_and_each_once() -> None:
-    documents = {8192: 4, 32768: 4, 131072: 1}
-    cells = list(order([READER, MODEL], documents, "compact"))
-    assert len({cell.key for cell in cells}) == len(cells) == 2 * 9 * len(MODES) + 9 * len(WAYS)
-    first = cells[: 4 * (FIRST + FIRST + 1)]
-    assert [cell.length for cell in first] == sorted(cell.length for cell in first)
-    assert {(cell.model, cell.way) for cell in first} == {(READER, mode) for mode in MODES}
-    assert [(cell.model, cell.length) for cell in cells[len(first) :][: 4 * FIRST]] == [(MODEL, 8192)] * 4 * FIRST
+    documents = {8192: 4, 32768: 4, 1048576: 1}
+    cells = order([READER, MODEL], documents, "compact")
+    assert len({cell.key for cell in cells}) == len(cells) == 2 * 9 * (len(MODES) + len(WAYS))
+    first = 2 * FIRST + 1  # documents
+    looked_up, others = cells[: first * len(LOOKED_UP)], cells[first * len(LOOKED_UP) :][: first * len(OTHERS)]
+    for part, ways in ((looked_up, LOOKED_UP), (others, OTHERS)):
+        assert [cell.length for cell in part] == sorted(cell.length for cell in part)
+        assert {(cell.model, cell.way) for cell in part} == {(READER, way) for way in ways}
+    of_model = cells[first * (len(LOOKED_UP) + len(OTHERS)) :][: first * 2]
+    assert {(cell.model, cell.way) for cell in of_model} == {(MODEL, "retrieval"), (MODEL, "context")}
     assert {cell.way for cell in cells if cell.recipe} == {"weights", "hybrid", "hybrid_hops"}
+    assert {cell.model for cell in order([READER], documents, "compact")} == {READER}
 
 
 @pytest.mark.parametrize(
@@ -184,9 +256,10 @@ def test_the_most_valuable_cells_come_first_and_each_once() -> None:
         ("--documents", "1,2,3,4", "documents"),
         ("--documents", "0,1,1", "documents"),
         ("--recipe", "lse", "recipe must be one of compact, compact+"),
+        ("--ways", "retrieval,guess", "ways must be one of context, retrieval, weights, hybrid, hops"),
         ("--reader", "/nowhere/at/all", "/nowhere/at/all"),
     ],
-    ids=["a length twice", "not one for each", "none", "a recipe that is not compact", "no model"],
+    ids=["a length twice", "not one for each", "none", "a recipe that is not compact", "an unknown way", "no model"],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, option: str, value: str, said: str) -> None:
     given = {"--reader": str(tmp_path), "--lengths": "8192,32768,131072", "--documents": "4,4,1"} | {option: value}

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.memory_documents import KINDS, Counts, MadeDocument, generate
+from benchmarks import reference_tokenizers
+from benchmarks.memory_documents import KINDS, LONG, Counts, MadeDocument, counts_of, generate
 from environments.haystack.facts import parse
 from environments.haystack.tokens import Tokens
 from environments.rollouts.scoring import score
@@ -35,7 +36,15 @@ def test_every_answer_stands_once_in_its_evidence_and_scores(made: MadeDocument)
         start, end = question.evidence[-1]
         assert made.text.count(value) == 1 and start <= made.text.index(value) < end
         assert len(question.evidence) == (2 if question.kind == "chain" else 1)
+        assert len(question.passed) == (1 if question.kind == "chain" else 0)
+        assert all(name in made.text and name not in question.text for name in question.passed)
         assert score(value, question.answer, "plain").score == 1 and score("none", question.answer, "plain").score < 0.1
+
+
+@pytest.mark.parametrize("length", [8192, LONG], ids=["short", "long"])
+def test_wordings_suffice_for_the_questions_that_a_cell_has(length: int) -> None:
+    made = generate(Tokens(reference_tokenizers.load("gpt2")), length, 1, counts_of(length))
+    assert Counter(q.kind for q in made.questions) == dict(zip(KINDS, counts_of(length).asked, strict=True))
 
 
 def test_values_are_asked_for_evenly(made: MadeDocument) -> None:

@@ -106,6 +106,15 @@ def test_a_document_without_a_memory_is_one_line(
     assert "and 1 more;" in line and not server.requests and "Traceback" not in line
 
 
+def test_a_memory_server_that_is_not_there_is_named_by_its_own_setting(
+    server: ChatServer, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nobody = "http://127.0.0.1:9/v1"
+    assert run("evaluate", tokenizer, server.url, env_modes="weights", env_memory_url=nobody) == 2
+    line = capsys.readouterr().err.strip()
+    assert f"cannot reach a server at {nobody}" in line and line.endswith("(--env.memory_url)") and "\n" not in line
+
+
 def test_rows_of_a_memory_are_not_trained_on_nor_served(
     server: ChatServer, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,8 @@ def test_process_asks_each_question_in_every_mode(server: ChatServer, tokenizer:
     assert [row["mode"] for row in rows] == ["context", "retrieval"] * 2
     assert rows[0]["question"] == rows[1]["question"] != rows[2]["question"]
     assert [row["store"] for row in rows] == ["compact", "full"] * 2  # a recipe builds no prompt of passages
+    page = (tmp_path / "rows.html").read_text()
+    assert all(f'data-task="single ({mode})"' in page for mode in ("context", "retrieval"))
     sample = rebuild(rows[1]["recipe"], load_tokenizer(str(tokenizer)))
     text = sample.messages[0]["content"].partition("\n\n")[2]
     for start, end in rows[1]["passages"]:
@@ -99,6 +101,14 @@ def test_a_text_that_does_not_fit_is_cut_at_its_middle(server: ChatServer, token
     for body in server.requests:
         assert re.search(r"\n\n\[Here [\d,]+ tokens of the text are left out.\]\n\n", body["messages"][0]["content"])
     assert "(cut)" in (tmp_path / "out" / "memory.html").read_text()
+
+
+def test_a_window_that_holds_no_question_is_refused_before_any_request(
+    server: ChatServer, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", tokenizer, server.url, env_modes="context", env_window=100) == 2
+    line = capsys.readouterr().err.strip()
+    assert "more than the window of 100" in line and "\n" not in line and not server.requests
 
 
 def test_a_window_that_the_server_states_is_kept(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:

@@ -156,10 +156,33 @@ def test_hybrid_stands_against_the_best_single_mode_of_each_cell() -> None:
     assert table.rows == [["single", "8k", "retrieval", "+0.000 [+0.000, +0.000]", "40", "not told apart"]]
 
 
+def test_of_few_questions_no_verdict_is_given() -> None:
+    [table] = [
+        t for t in report.tables_of(results([*asked("context", 1, 1), *asked("hybrid", 0, 1)])) if "Hybrid" in t[0]
+    ]
+    assert table.rows[0][-3:] == ["-1.000 [-1.000, -1.000]", "1", "too few questions"]
+
+
+def test_modes_stand_in_one_order_whoever_answered_first() -> None:
+    found = results([*asked("hybrid", 1, 2), *asked("weights", 1, 2), *asked("context", 2, 2)])
+    order = ["context", "weights", "hybrid"]
+    assert found.modes == list(found.costs[8192]) == list(found.cells[Cell("single", 8192)]) == order
+
+
+def test_modes_that_were_asked_other_questions_are_compared_on_those_they_share() -> None:
+    """Retrieval answers the 40 questions that all were asked, and none of 60 others."""
+    rows = [*asked("context", 30, 40), *asked("hybrid", 30, 40), *asked("retrieval", 40, 100)]
+    found = results(rows)
+    assert found.best[Cell("single", 8192)][0] == "retrieval"
+    assert "by 40 questions, take retrieval: it scores 1.00" in advice(found)
+    accuracy = report.tables_of(found)[0]
+    assert accuracy.rows[0][2] == "40–100"
+
+
 def test_tables_show_cut_prompts_and_dashes_for_what_is_not_known() -> None:
     rows = [*asked("context", 2, 2, cut_tokens=9), record("weights", 0, cost={"stored_bytes": None})]
     accuracy, cost, *_ = report.tables_of(results(rows))
-    assert accuracy.rows == [["single", "8k", "2", "1.00±0.00 (cut)", "1.00"]]
+    assert accuracy.rows == [["single", "8k", "1–2", "1.00±0.00 (cut)", "1.00"]]
     assert [row[4] for row in cost.rows] == ["100", "–"]
     assert report.to_json(results(rows))["costs"][1]["stored_bytes"] is None
     assert len(report.png(report.accuracy_against_cost(results(rows), "$x")).strip()) > 1000
