@@ -214,7 +214,7 @@ def test_a_pass_that_is_only_read_gives_no_logits() -> None:
     predicted: list[int] = []
     model.get_output_embeddings().register_forward_pre_hook(lambda head, given: predicted.append(given[0].shape[1]))
     keys_and_values(model, rows[0].ids)
-    observe(model, [rows], recalls, 1.0, 0)
+    observe(model, [rows], recalls, Shares(1, 1), 0)
     assert len(predicted) >= 2 and not any(predicted)
 
 
