@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
+import multiprocessing
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.environments.loopback import make_env, no_waiting
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
 from trainer_configs.atropos_rl import health
+from trainer_configs.atropos_rl.command import main
 from trainer_configs.atropos_rl.config import RLConfig
 from trainer_configs.atropos_rl.groups import Group
 from trainer_configs.atropos_rl.health import Sums
@@ -192,23 +194,49 @@ async def test_a_killed_trainer_goes_on_from_its_checkpoint(place: Place) -> Non
     assert not any(lost == known for known in trainer.state.steps_of)
 
 
-async def test_a_trainer_ended_by_sigkill_goes_on_too(place: Place) -> None:
+def train_when_told(told: Connection) -> None:
+    """The command, as soon as the path of its YAML comes."""
+    torch.set_num_threads(1)
+    main(["train", told.recv()])
+
+
+@pytest.fixture
+def commands() -> Iterator[list[tuple[BaseProcess, Connection]]]:
+    """Two processes that wait to be told what to train. They are forked before anything here runs in threads, and so have
+    all that is imported."""
+    context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else "fork")
+    waiting: list[tuple[BaseProcess, Connection]] = []
+    for _ in range(2):
+        told, tell = context.Pipe(duplex=False)
+        process = context.Process(target=train_when_told, args=(told,), daemon=True)
+        process.start()
+        waiting.append((process, tell))
+    yield waiting
+    for process, _ in waiting:
+        process.kill()
+        process.join()
+
+
+async def test_a_trainer_ended_by_sigkill_goes_on_too(
+    commands: list[tuple[BaseProcess, Connection]], place: Place
+) -> None:
     """A process of its own, killed as soon as three steps stand in the log, wherever it is by then."""
     place.start_environment()
     config = place.config(steps=6, environments=[{"program": "needle", "env": SIGN | {"max_new_tokens": 48}}])
     path = place.run / "rl.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "trainer_configs.atropos_rl", "train", str(path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    first = await asyncio.create_subprocess_exec(*command, env=environment)
+    (first, tell_first), (again, tell_again) = commands
+    tell_first.send(str(path))
     while len(health.rows(place.run)) < 3:
-        assert first.returncode is None
+        assert first.is_alive()
         await asyncio.sleep(0.05)
     first.kill()
-    assert await first.wait() == -signal.SIGKILL
+    await asyncio.to_thread(first.join)
+    assert first.exitcode == -signal.SIGKILL
     lost = await version(place)
-    again = await asyncio.create_subprocess_exec(*command, env=environment)
-    assert await asyncio.wait_for(again.wait(), PATIENCE) == 0
+    tell_again.send(str(path))
+    await asyncio.to_thread(again.join, PATIENCE)
+    assert again.exitcode == 0
     await place.end_environment()
     rows = check(place, 6)
     assert [row["version"] for row in rows] == sorted({row["version"] for row in rows})  # each step's weights their own
