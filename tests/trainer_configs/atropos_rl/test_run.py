@@ -6,12 +6,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from tests.environments.atropos_api import RunApi, call, hurry
 from tests.environments.loopback import make_env, no_waiting
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
+from tests.forked import Forked, forked
 from trainer_configs.atropos_rl import health
 from trainer_configs.atropos_rl.command import main
 from trainer_configs.atropos_rl.config import RLConfig
@@ -194,49 +192,31 @@ async def test_a_killed_trainer_goes_on_from_its_checkpoint(place: Place) -> Non
     assert not any(lost == known for known in trainer.state.steps_of)
 
 
-def train_when_told(told: Connection) -> None:
-    """The command, as soon as the path of its YAML comes."""
-    torch.set_num_threads(1)
-    main(["train", told.recv()])
-
-
 @pytest.fixture
-def commands() -> Iterator[list[tuple[BaseProcess, Connection]]]:
-    """Two processes that wait to be told what to train. They are forked before anything here runs in threads, and so have
-    all that is imported."""
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_initialized() else "fork")
-    waiting: list[tuple[BaseProcess, Connection]] = []
-    for _ in range(2):
-        told, tell = context.Pipe(duplex=False)
-        process = context.Process(target=train_when_told, args=(told,), daemon=True)
-        process.start()
-        waiting.append((process, tell))
-    yield waiting
-    for process, _ in waiting:
-        process.kill()
-        process.join()
+def commands(tmp_path: Path) -> Iterator[list[Forked]]:
+    """Two processes that wait to be told what to train, forked before anything here runs in threads."""
+    with forked(main, 2, tmp_path) as waiting:
+        yield waiting
 
 
-async def test_a_trainer_ended_by_sigkill_goes_on_too(
-    commands: list[tuple[BaseProcess, Connection]], place: Place
-) -> None:
+async def test_a_trainer_ended_by_sigkill_goes_on_too(commands: list[Forked], place: Place) -> None:
     """A process of its own, killed as soon as three steps stand in the log, wherever it is by then."""
     place.start_environment()
     config = place.config(steps=6, environments=[{"program": "needle", "env": SIGN | {"max_new_tokens": 48}}])
     path = place.run / "rl.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    (first, tell_first), (again, tell_again) = commands
-    tell_first.send(str(path))
+    first, again = commands
+    first.begin("train", str(path))
     while len(health.rows(place.run)) < 3:
-        assert first.is_alive()
+        assert first.process.is_alive(), first.err.read_text()
         await asyncio.sleep(0.05)
-    first.kill()
-    await asyncio.to_thread(first.join)
-    assert first.exitcode == -signal.SIGKILL
+    first.process.kill()
+    await asyncio.to_thread(first.process.join)
+    assert first.process.exitcode == -signal.SIGKILL
     lost = await version(place)
-    tell_again.send(str(path))
-    await asyncio.to_thread(again.join, PATIENCE)
-    assert again.exitcode == 0
+    again.begin("train", str(path))
+    await asyncio.to_thread(again.process.join, PATIENCE)
+    assert again.process.exitcode == 0, again.err.read_text()
     await place.end_environment()
     rows = check(place, 6)
     assert [row["version"] for row in rows] == sorted({row["version"] for row in rows})  # each step's weights their own
