@@ -36,8 +36,9 @@ $(VENV)/installed-test: $(VENV)/installed
 demo: install
 	$(BIN)/longthread demo
 
+# Compiled once: where PYTHONDONTWRITEBYTECODE is set, every run would rewrite all tests, and every child compile its imports.
 test: install-test
-	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/pytest
 
 test-servers: install-test
 	TOKENIZERS_PARALLELISM=false $(BIN)/pytest -n 0 -m real_server -rs tests/test_real_servers.py

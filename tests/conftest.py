@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,8 +24,40 @@ from environments.haystack.sample import Haystacks, Options
 REAL = reference_tokenizers.NAMES
 TOKENIZERS = (*REAL, "cl100k-like", "crossing")
 POOL = 65_536  # tokens: enough for haystacks of 32,768
+# Files that take longest, begun first: with `--dist loadfile` a long one begun last would leave the other process idle.
+LONGEST = (
+    "trainer_configs/longlora/extend/test_run.py",
+    "trainer_configs/longlora/test_plugin.py",
+    "lift/training/test_fit.py",
+    "trainer_configs/test_recipes.py",
+    "environments/haystack/test_sample.py",
+    "trainer_configs/atropos_rl/test_run.py",
+    "environments/haystack/tasks/test_linked.py",
+    "benchmarks/test_adversaries.py",
+    "trainer_configs/longlora/data/test_build.py",
+    "environments/inference/embedded/test_server.py",
+    "environments/inference/embedded/test_engine.py",
+    "environments/haystack/test_golden.py",
+    "environments/rollouts/test_scoring.py",
+    "environments/test_needle_env.py",
+    "environments/datasets/test_collect.py",
+    "test_examples.py",
+    "environments/haystack/test_corpora_of_any_shape.py",
+    "trainer_configs/longlora/attention/test_transformers_hook.py",
+    "trainer_configs/longlora/attention/test_parallel_documents.py",
+    "benchmarks/test_lift_measured.py",
+)
 # cl100k's pre-tokenizer: "." swallows the blank line behind it, so the end of a paragraph costs less than its pieces.
 CL100K = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of `LONGEST` first, in that order."""
+    folder = Path(__file__).parent
+    rank = {folder / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in rank), "a file of LONGEST was moved"
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def _trained(pre_tokenizer: Any, vocabulary: int, texts: list[str]) -> Any:

@@ -20,11 +20,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def started(argv: list[str], program: str = "environments.needle_env", stdout: int = PIPE) -> subprocess.Popen[str]:
+def started(
+    argv: list[str], program: str = "environments.needle_env", stdout: int = PIPE, stdin: int | None = None
+) -> subprocess.Popen[str]:
     """A module as a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     line = [sys.executable, "-m", program, *argv]
-    return subprocess.Popen(line, stdout=stdout, stderr=PIPE, text=True, env=environment)
+    return subprocess.Popen(line, stdin=stdin, stdout=stdout, stderr=PIPE, text=True, env=environment)
 
 
 class RunApi:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,16 +163,19 @@ async def test_serve_refuses_a_trainer_whose_sequences_are_too_short(
 async def test_atropos_sft_gen_takes_messages(
     server: ChatServer, tokenizer: Path, run_api: str, hurried: None, tmp_path: Path
 ) -> None:
-    """Facts 9 and 10: with --save-messages rows hold whole chats; the tokenizer is a local folder."""
+    """Facts 9 and 10: with --save-messages rows hold whole chats; the tokenizer is a local folder. The generator is started
+    as `longthread collect` does, without torch."""
     right = "<answer>none</answer>"
     server.reply = lambda body, _: [choice(text) for text in (right, "wrong") * (body["n"] // 2)]
-    argv = f"{tmp_path}/sft.jsonl --api-url {run_api} --group-size 2 --tasks-per-step 2 --num-seqs-to-save 4 ".split()
+    argv = f"atroposlib.cli.sft {tmp_path}/sft.jsonl --api-url {run_api}".split()
+    argv += "--group-size 2 --tasks-per-step 2 --num-seqs-to-save 4".split()
     argv += f"--tokenizer {tokenizer} --save-messages --save-top-n-per-group 1 --max-token-len 4096".split()
     env = make_env(
         tokenizer, server.url, rollout_server_url=run_api, group_size=2, batch_size=4, tasks="absent", total_steps=1000
     )
     await call(run_api, "GET", "/reset_data")
-    generator = started(argv, "atroposlib.cli.sft")
+    its_input, held_open = os.pipe()
+    generator = started(argv, "environments.datasets.child_process", stdin=its_input)
     try:
         while (await call(run_api, "GET", "/info"))["batch_size"] != 4:
             assert generator.poll() is None, generator.stderr
@@ -183,6 +187,8 @@ async def test_atropos_sft_gen_takes_messages(
             await serving
     finally:
         generator.kill()
+        for end in (its_input, held_open):
+            os.close(end)
     rows = rows_of(tmp_path / "sft.jsonl")
     assert len(rows) >= 4 and {row["score"] for row in rows} == {1.0}
     assert {row["messages"][-1]["content"] for row in rows} == {right}

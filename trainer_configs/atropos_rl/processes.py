@@ -22,7 +22,9 @@ class Processes:
     """This process among all. One alone hands out and sums nothing."""
 
     def __init__(self) -> None:
-        state = PartialState(timeout=PATIENCE) if torch.distributed.is_torchelastic_launched() else None
+        launched = torch.distributed.is_torchelastic_launched()
+        # Not told that it is on CPUs, accelerate takes each process for the only one.
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE) if launched else None
         self.rank: int = state.process_index if state else 0
         self.count: int = state.num_processes if state else 1
 

@@ -6,9 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +22,9 @@ from tests.environments.atropos_api import RunApi, call, hurry
 from tests.environments.loopback import make_env, no_waiting
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
+from tests.forked import Forked, forked
 from trainer_configs.atropos_rl import health
+from trainer_configs.atropos_rl.command import main
 from trainer_configs.atropos_rl.config import RLConfig
 from trainer_configs.atropos_rl.groups import Group
 from trainer_configs.atropos_rl.health import Sums
@@ -192,23 +192,31 @@ async def test_a_killed_trainer_goes_on_from_its_checkpoint(place: Place) -> Non
     assert not any(lost == known for known in trainer.state.steps_of)
 
 
-async def test_a_trainer_ended_by_sigkill_goes_on_too(place: Place) -> None:
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[list[Forked]]:
+    """Two processes that wait to be told what to train, forked before anything here runs in threads."""
+    with forked(main, 2, tmp_path) as waiting:
+        yield waiting
+
+
+async def test_a_trainer_ended_by_sigkill_goes_on_too(commands: list[Forked], place: Place) -> None:
     """A process of its own, killed as soon as three steps stand in the log, wherever it is by then."""
     place.start_environment()
     config = place.config(steps=6, environments=[{"program": "needle", "env": SIGN | {"max_new_tokens": 48}}])
     path = place.run / "rl.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    command = [sys.executable, "-m", "trainer_configs.atropos_rl", "train", str(path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    first = await asyncio.create_subprocess_exec(*command, env=environment)
+    first, again = commands
+    first.begin("train", str(path))
     while len(health.rows(place.run)) < 3:
-        assert first.returncode is None
+        assert first.process.is_alive(), first.err.read_text()
         await asyncio.sleep(0.05)
-    first.kill()
-    assert await first.wait() == -signal.SIGKILL
+    first.process.kill()
+    await asyncio.to_thread(first.process.join)
+    assert first.process.exitcode == -signal.SIGKILL
     lost = await version(place)
-    again = await asyncio.create_subprocess_exec(*command, env=environment)
-    assert await asyncio.wait_for(again.wait(), PATIENCE) == 0
+    again.begin("train", str(path))
+    await asyncio.to_thread(again.process.join, PATIENCE)
+    assert again.process.exitcode == 0, again.err.read_text()
     await place.end_environment()
     rows = check(place, 6)
     assert [row["version"] for row in rows] == sorted({row["version"] for row in rows})  # each step's weights their own

@@ -18,6 +18,8 @@ from longthread.files import JsonObject, write_text
 from trainer_configs.longlora.row_files import ROWS
 
 ROOT = Path(__file__).parents[3]
+# Not `-m axolotl.cli.main`: datasets saves the rows in a process of its own, which would import that module anew, for 15 s.
+PROGRAM = "from axolotl.cli.main import main; main()"
 LOSS = re.compile(r"'loss': '?([\d.]+)")
 RATES = ("embedding_lr", "norm_lr")
 CHECKPOINTS = 4  # of a stage, to go on from
@@ -37,7 +39,7 @@ class Training:
         self.began = time.monotonic()
         quiet = {"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "axolotl.cli.main", "train", str(self.config), "--launcher", "python"]
+        command = [sys.executable, "-c", PROGRAM, "train", str(self.config), "--launcher", "python"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
             env={**os.environ, **quiet, "PYTHONPATH": path}, start_new_session=True,

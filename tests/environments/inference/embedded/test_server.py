@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,12 +21,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from environments.inference.embedded import server as embedded_server  # noqa: E402
+from environments.inference.embedded.command import app  # noqa: E402
 from environments.inference.embedded.engine import load  # noqa: E402
 from environments.inference.embedded.server import EmbeddedServer, background  # noqa: E402
 from environments.inference.embedded.stream import TextStream  # noqa: E402
 from longthread.errors import ConfigError  # noqa: E402
 from tests.environments.patience import PATIENCE  # noqa: E402
 from tests.environments.tiny_model import CONTEXT, EOS, save_tiny, tiny_model, tiny_tokenizer  # noqa: E402
+from tests.forked import Forked, forked  # noqa: E402
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 QUESTION = [{"role": "user", "content": "Where is the needle?"}]
@@ -35,6 +38,13 @@ RENDERED = "<|im_start|>user\nWhere is the needle?<|im_end|>\n<|im_start|>assist
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[signal.Signals, Forked]]:
+    """A server's process for each signal that ends it, forked before the tests run servers in threads."""
+    with forked(app, 2, tmp_path_factory.mktemp("commands")) as waiting:
+        yield dict(zip((signal.SIGTERM, signal.SIGINT), waiting, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -417,22 +427,24 @@ async def test_a_taken_port_is_one_line(folder: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("name", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_line_prints_ready_and_ends_cleanly(folder: Path, name: signal.Signals) -> None:
-    command = [sys.executable, "-m", "environments.embedded_server", str(folder), "--port", "0", "--model-name", "mine"]
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "LONGTHREAD_API_KEY": "s3cret"}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env=env, cwd=Path(__file__).parents[4]
-    ) as server:
-        assert server.stdout is not None
-        word, url = server.stdout.readline().split()
-        assert word == "ready" and url.startswith("http://127.0.0.1:") and url.endswith("/v1")
-        client = openai.OpenAI(base_url=url, api_key="s3cret", max_retries=0)
-        assert client.completions.create(model="mine", prompt="a", max_tokens=2).usage.completion_tokens >= 1
-        server.send_signal(name)
-        out, err = server.communicate(timeout=PATIENCE)
-    assert server.returncode == 0 and out == "" and "vLLM or SGLang" in err
-    assert "s3cret" not in err and "Traceback" not in err
+def test_the_command_line_prints_ready_and_ends_cleanly(
+    commands: dict[signal.Signals, Forked], folder: Path, name: signal.Signals
+) -> None:
+    server = commands[name]
+    server.begin(str(folder), "--port", "0", "--model-name", "mine", LONGTHREAD_API_KEY="s3cret")
+    deadline = time.monotonic() + PATIENCE
+    while not server.out.exists() or "\n" not in server.out.read_text():
+        assert server.process.is_alive() and time.monotonic() < deadline, server.err.read_text()
+        server.process.join(0.02)
+    word, url = server.out.read_text().split()
+    assert word == "ready" and url.startswith("http://127.0.0.1:") and url.endswith("/v1")
+    client = openai.OpenAI(base_url=url, api_key="s3cret", max_retries=0)
+    assert client.completions.create(model="mine", prompt="a", max_tokens=2).usage.completion_tokens >= 1
+    os.kill(server.process.pid or 0, name)
+    server.process.join(PATIENCE)
+    assert server.process.exitcode == 0 and server.out.read_text().count("\n") == 1
+    err = server.err.read_text()
+    assert "vLLM or SGLang" in err and "s3cret" not in err and "Traceback" not in err
 
 
 def test_the_command_line_reports_a_missing_folder_in_one_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from environments.haystack.filler import prose
+from environments.haystack.options import Options
 from longthread.errors import ConfigError
 from longthread.files import JsonObject, read_jsonl
 from tests.environments.tiny_model import save_tiny
@@ -54,6 +55,7 @@ def out(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     patch.setattr(evaluation, "REPLY_TOKENS", 8)
     patch.setattr(running, "PAIR_TOKENS", 1600)
+    patch.setattr(Options, "pool_tokens", 2**15)  # a pool of the usual size takes seconds to write
     assert ExtendRun(plan, folder).run() == folder / STAGE / "merged"
     patch.undo()
     return folder
