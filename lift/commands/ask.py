@@ -41,7 +41,8 @@ def ask(
 ) -> None:
     """Ask about documents that the model remembers, with nothing of them in the prompt unless you say so.
 
-    Those of recipe `compact` are open together, if they have something to say; others are asked one after the other.
+    Those of recipe `compact` are open together: those that you name with --document, if these are no more than --open, and
+    otherwise those that have something to say. Others are asked one after the other.
     """
     shelf = Library(library)
     names = list(dict.fromkeys(document or [entry.name for entry in shelf.entries()]))
@@ -57,7 +58,7 @@ def ask(
     asked = _Asked(question, "\n\n".join(before), base_model.tokenizer(folder), steps)
     settings = [setting for setting, on in (("window", window), ("retrieve", retrieve)) if on]
     _check_room(asked, context(folder, shelf, names), names, tuple(settings))
-    together = _together(shelf, names, open_, cite)
+    together = _together(shelf, names, open_, cite, chosen=bool(document))
     attached = attach(shelf, names, folder, target, closed=together is not None)
     if together is None:
         from lift.inference.generate import answers
@@ -118,13 +119,13 @@ def _shown(reply: str) -> str:
     return "\n".join(map(tables.shown, reply.split("\n")))
 
 
-def _together(shelf: Library, names: Sequence[str], most: int, cite: bool) -> "Together | None":
+def _together(shelf: Library, names: Sequence[str], most: int, cite: bool, chosen: bool) -> "Together | None":
     """Return the documents to be open together; None for those of a method that is asked one after the other."""
     from lift.inference.together import Together
     from lift.library.attach import method
 
     if method(shelf, shelf.get(names[0])).compact:
-        return Together.read(shelf, names, most, cite)
+        return Together.read(shelf, names, most, cite, chosen)
     if cite:
         raise ConfigError(
             f"{names[0]!r} is of recipe {shelf.get(names[0]).recipe}, and only memories of recipe compact say where they "

@@ -41,9 +41,10 @@ class Router:
     """Chooses for a question at most `documents` documents, and at most `segments` segments of each.
 
     `model` has an adapter of the compact method, `stores` holds the documents' memories. A document opens if its best
-    segment is above the threshold of its switch; those furthest above it come first. A document without a switch always
-    opens. The segments of a longer text are taken in turn from BM25's ranking and from that of the switch's scores: of sums
-    over both, the best of one alone, such as the only segment that names a person, would be lost in many segments.
+    segment is above the threshold of its switch, or with `always` whatever its switch says; those furthest above it come
+    first. A document without a switch always opens. The segments of a longer text are taken in turn from BM25's ranking and
+    from that of the switch's scores: of sums over both, the best of one alone, such as the only segment that names a person,
+    would be lost in many segments.
     """
 
     model: AdaptedLM
@@ -52,13 +53,15 @@ class Router:
     switches: Mapping[str, Switch | None]
     documents: int = 2
     segments: int = 3
+    always: bool = False
 
     def search(self, question: str) -> list[Place]:
         """Return the segments to open, those of the best document first; none where no memory has something to say."""
         asked = Question(*question_prompt(self.tokenizer, question))
         heard = listen(self.model, [asked], replied_tokens(self.model))
         scores = {name: self._scores(name, question, heard) for name in self.stores}
-        best = sorted((name for name in scores if max(scores[name]) > 0), key=lambda name: -max(scores[name]))
+        heard_of = [name for name in scores if self.always or max(scores[name]) > 0]
+        best = sorted(heard_of, key=lambda name: -max(scores[name]))
         return [
             Place(name, segment)
             for name in best[: self.documents]

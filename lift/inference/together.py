@@ -87,22 +87,31 @@ class Session:
 
 @dataclass(frozen=True)
 class Together:
-    """Documents of recipe `compact` that may be open together, at most `most` of them at a search."""
+    """Documents of recipe `compact` that may be open together, at most `most` of them at a search.
+
+    `always`: whatever their switches say.
+    """
 
     stores: Mapping[str, CompactStore]
     switches: Mapping[str, Switch | None]
     most: int
+    always: bool = False
 
     @classmethod
-    def read(cls, shelf: Library, names: Sequence[str], most: int, cited: bool = False) -> "Together":
-        """Return the documents of these names. Raises `ConfigError` where they cannot be asked like this, or cited."""
+    def read(
+        cls, shelf: Library, names: Sequence[str], most: int, cited: bool = False, chosen: bool = False
+    ) -> "Together":
+        """Return the documents of these names. Raises `ConfigError` where they cannot be asked like this, or cited.
+
+        `chosen`: whoever asks named them, so they are open whatever their switches say, unless these are more than `most`.
+        """
         folders = {name: shelf.path(shelf.get(name)) for name in names}
         stores = {name: CompactStore(folder) for name, folder in folders.items()}
         switches = {name: Switch.load(folder) for name, folder in folders.items()}
         check_open(switches, most)
         if cited:
             check_sources(stores)
-        return cls(stores, switches, most)
+        return cls(stores, switches, most, always=chosen and len(names) <= most)
 
     @property
     def segments(self) -> int:
@@ -113,5 +122,5 @@ class Together:
         self, attached: Attached, tokenizer: ChatTokenizer, window: str = "", stepwise: bool = False
     ) -> Session:
         """Return the documents with the model that they are attached to, and a text to put before each question."""
-        router = Router(attached.model, tokenizer, self.stores, self.switches, self.most)
+        router = Router(attached.model, tokenizer, self.stores, self.switches, self.most, always=self.always)
         return Session(router, attached, tokenizer, window, stepwise)

@@ -317,6 +317,8 @@ def test_fit_and_ask_without_any_stand_in(
     plain = answers(tiny_model(), tiny_tokenizer(), [chat(tiny_tokenizer(), "", question)])[0]
     assert (code, err) == (0, "no memory has something to say: answered by the model alone\n")
     assert out == "\n".join(map(shown, plain.split("\n"))) + "\n"
+    code, _, err = run(*asking(shelf, "--document", "logbook", question))
+    assert (code, err) == (0, "")  # who names a document has it open
     switch.model_copy(update={"threshold": -1e6}).save(folder)
     code, out, err = run(*asking(shelf, "--document", "logbook", "--cite", question))
     assert (code, err) == (0, "") and re.search(r"\[logbook: segment \d+ of \d+, sentence \d+, characters ", out), out

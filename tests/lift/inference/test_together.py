@@ -69,7 +69,7 @@ def switched(together: Together, threshold: float) -> Together:
         name: switch and switch.model_copy(update={"threshold": threshold})
         for name, switch in together.switches.items()
     }
-    return Together(together.stores, switches, together.most)
+    return replace(together, switches=switches)
 
 
 # ---- loading ----
@@ -240,6 +240,15 @@ def test_at_most_so_many_documents_open_and_so_many_segments(library: Library, m
     router = Router(model, tiny_tokenizer(), together.stores, together.switches, most, segments=2)
     places = router.search(QUESTION)
     assert len({place.document for place in places}) == most and len(places) == 2 * most == len(set(places))
+
+
+@pytest.mark.parametrize(("most", "opened_of"), [(2, {"mill", "port"}), (1, set())])
+def test_documents_asked_by_name_are_open_unless_there_are_too_many(
+    library: Library, most: int, opened_of: set[str]
+) -> None:
+    together = switched(Together.read(library, ["mill", "port"], most, chosen=True), 1e6)
+    session = together.session(opened(library, "mill", "port"), tiny_tokenizer())
+    assert {place.document for place in session.search(QUESTION)} == opened_of
 
 
 def test_a_memory_without_a_switch_is_always_open(library: Library) -> None:
