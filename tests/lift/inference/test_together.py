@@ -1,6 +1,7 @@
 """Several compact memories at once: what is loaded, when the switch opens them, what is cited, and what stays as it was."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
