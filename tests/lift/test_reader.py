@@ -113,6 +113,16 @@ def test_a_reader_is_loaded_by_its_name_as_it_was_trained(
     assert (logits[0] - logits[1]).abs().max() < 0.05 * logits[1].abs().max()  # LoRA was rounded to bf16
     assert (logits[0] - tiny_model(tie_word_embeddings=True)(torch.arange(90)[None]).logits).abs().max() > 0.5
     refused(lambda: install(tmp_path / "r.reader"), "installed already", "(name)")
+    refused(
+        lambda: install(tmp_path / "r.reader", name="none", strength=0),
+        "strength must be above 0 and at most 1 (got 0)",
+    )
+    install(tmp_path / "r.reader", name="half", strength=0.5)
+    half = base_model.located("reader:half")[1]
+    states = [AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (base, half, folder)]
+    for old, between, new in zip(*(state.values() for state in states), strict=True):
+        assert (between - (old + new) / 2).abs().max() < 0.02 * new.abs().max()  # of bf16 numbers
+    assert {one.name for one in readers.installed()} == {"r", "half"}
 
 
 def test_commands(tmp_path: Path, adapter: Path, base: Path) -> None:
@@ -179,7 +189,7 @@ def test_a_failed_merge_leaves_nothing(
     tmp_path: Path, adapter: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader_file.pack(adapter, tmp_path / "r.reader", "r")
-    monkeypatch.setattr("trainer_configs.longlora.merge.merge", lambda *_: (_ for _ in ()).throw(DataError("no")))
+    monkeypatch.setattr("trainer_configs.longlora.merge.merge", lambda *_, **__: (_ for _ in ()).throw(DataError("no")))
     refused(lambda: install(tmp_path / "r.reader"), "no")
     assert not list(cache.rglob("*"))[1:]  # the empty folder of readers alone
 
