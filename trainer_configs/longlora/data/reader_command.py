@@ -21,8 +21,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 def reader_rows(  # noqa: PLR0913 - an option each
     out: Annotated[Path, typer.Argument(help="Folder for the rows: new, or of the same command.")],
     tokenizer: Annotated[str, typer.Option(help="Folder or name of the model's tokenizer.")],
-    count: Annotated[int, typer.Option(help="Rows.")] = 600,
-    shortest: Annotated[int, typer.Option(help="Tokens of the shortest rows.")] = RowSettings.shortest,
+    count: Annotated[int, typer.Option(help="Rows: a training step each.")] = 600,
+    shortest: Annotated[
+        int, typer.Option(help="Tokens of the shortest texts; a row holds several.")
+    ] = RowSettings.shortest,
     longest: Annotated[int, typer.Option(help="Tokens of the longest; between them each length twice the last.")] = (
         RowSettings.longest
     ),
@@ -31,7 +33,7 @@ def reader_rows(  # noqa: PLR0913 - an option each
     ] = "",
     parallel: Annotated[float, typer.Option(help="Share of rows with 2 to 8 documents read apart.")] = 1 / 3,
     ordinary: Annotated[float, typer.Option(help="Share of plain text and ordinary conversations.")] = 0.2,
-    questions: Annotated[int, typer.Option(help="Of a row, at most.")] = RowSettings.questions,
+    questions: Annotated[int, typer.Option(help="About a text, at most.")] = RowSettings.questions,
     kinds: Annotated[str, typer.Option(help="Of questions.")] = ",".join(WEIGHTS),
     forms: Annotated[str, typer.Option(help="tags: as the environments ask; plain: as lift ask does.")] = ",".join(
         FORMS
