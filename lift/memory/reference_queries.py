@@ -58,8 +58,8 @@ class Shares(NamedTuple):
     def of(cls, rows: Sequence[ReferenceRow], most: int) -> "Shares":
         """Return shares with which about `most` tokens of the rows are kept, those that predict something first.
 
-        An answer is read out token by token, each by queries of its own. While two in five of all tokens were kept, digits and
-        words of answers had none (facts of a document of 2,048 tokens: 22 of 32, against 27).
+        An answer is read out token by token, each by queries of its own. While two in five of all tokens were kept, digits
+        and words of answers had none (facts of a document of 2,048 tokens: 22 of 32, against 27).
         """
         predicted = sum(len(row.predicted) for row in rows)
         others = sum(len(row.ids) - repeated(rows[0], row) for row in rows) - predicted
