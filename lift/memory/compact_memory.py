@@ -5,7 +5,7 @@ For the queries q of a key/value head's query heads, after RoPE and with the att
     s(q) = log sum_l exp(q k_l + b_l),   m(q) = softmax_l(q k_l + b_l) v_l                                               (1)
 
 are what (1) of `gated_memory` takes for LSE_C and m, so the gate is exact by construction. With every key of the document,
-b = 0 and its own values this is the document's attention itself; `compact` makes do with a thirtieth (arXiv 2602.16284).
+b = 0 and its own values this is the document's attention itself; `compact` makes do with few (arXiv 2602.16284).
 A document longer than the model's window has one such set for each of its segments; those that are not open are not seen.
 
 B: rows, L: tokens, H: query heads, K: key/value heads, S: slots of the head with the most, D: head dimension.
