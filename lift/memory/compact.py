@@ -130,13 +130,15 @@ class _Problem:
             return torch.ones_like(self.live_GS, dtype=torch.float32)
         groups, width = self.live_GS.shape
         a_GSS, b_GS = self.k_GSD.new_zeros(groups, width, width), self.k_GSD.new_zeros(groups, width)
+        keys_GSD = self._keys(torch.ones_like(b_GS))
         for g, n in pieces(groups, self.reference.q_GND.shape[1], width, self.k_GSD.device):
-            p, away, wanted = self._attention(g, n)
+            rows, away, wanted = self._attention(keys_GSD, g, n)
             distance = (self.document.memory_GND[g, n] - self.reference.window_GND[g, n].float()).norm(dim=-1)
             u = away * distance * self._root_weights(g, n)
-            rows = u[..., None] * p
-            a_GSS[g] += rows.transpose(1, 2) @ rows
+            rows *= u[..., None]
+            least_squares.add_gram(a_GSS[g], rows)
             b_GS[g] += (rows.transpose(1, 2) @ (u * wanted)[..., None])[..., 0]
+        a_GSS = least_squares.mirror(a_GSS)
         common_G = b_GS.sum(1) / a_GSS.sum((1, 2)).clamp(min=1e-30)
         prior_GS = common_G.clamp(*BOX)[:, None].expand_as(b_GS)
         w_GS = least_squares.bounded(a_GSS, b_GS, prior_GS, self.live_GS, BOX, self.how.bias_ridge)
@@ -148,24 +150,31 @@ class _Problem:
             return self.v_GSD
         groups, width, dim = self.v_GSD.shape
         a_GSS, b_GSD = self.k_GSD.new_zeros(groups, width, width), self.k_GSD.new_zeros(groups, width, dim)
+        keys_GSD = self._keys(w_GS)
         for g, n in pieces(groups, self.reference.q_GND.shape[1], width, self.k_GSD.device):
-            p, away, wanted = self._attention(g, n)
-            x = p * w_GS[g, None]
-            x = x / (x.sum(-1) + away).clamp(min=1e-30)[..., None]
+            x, away, wanted = self._attention(keys_GSD, g, n)
+            total = x.sum(-1)
+            whole = (total + away).clamp(min=1e-30)
             window, memory = self.reference.window_GND[g, n].float(), self.document.memory_GND[g, n]
-            output = window + wanted[..., None] * (memory - window)
-            target = output - (1 - x.sum(-1))[..., None] * window
-            root = self._root_weights(g, n)[..., None]
-            a_GSS[g] += (root * x).transpose(1, 2) @ (root * x)
-            b_GSD[g] += (root * x).transpose(1, 2) @ (root * target)
+            target = window + wanted[..., None] * (memory - window) - (1 - total / whole)[..., None] * window
+            root = self._root_weights(g, n)
+            x *= (root / whole)[..., None]
+            least_squares.add_gram(a_GSS[g], x)
+            b_GSD[g] += x.transpose(1, 2) @ (root[..., None] * target)
+        a_GSS = least_squares.mirror(a_GSS)
         return least_squares.ridge(a_GSS, b_GSD, self.v_GSD, self.live_GS, self.how.value_ridge)
 
-    def _attention(self, g: slice, n: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return, for a piece of the queries, p of the slots (0: padding), the window's share 1 - g, and the gate wanted."""
-        scores = self.reference.q_GND[g, n].float() @ self.k_GSD[g].transpose(1, 2)
+    def _keys(self, w_GS: Tensor) -> Tensor:
+        """Return keys whose product with a query and [-LSE, 1] is log(w p), (G, S, D + 2); that of padding is minus infinity."""
+        biases_GS = w_GS.log().masked_fill(~self.live_GS, -torch.inf)
+        return torch.cat([self.k_GSD, torch.ones_like(biases_GS)[..., None], biases_GS[..., None]], -1)
+
+    def _attention(self, keys_GSD: Tensor, g: slice, n: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return, for a piece of the queries, w p of the slots, the window's share 1 - g, and the gate wanted."""
         lse, lse_window = self.document.lse_GN[g, n], self.reference.lse_window_GN[g, n].float()
-        away = torch.sigmoid(lse_window - lse)
-        p = (scores - torch.logaddexp(lse, lse_window)[..., None]).exp().masked_fill(~self.live_GS[g, None], 0.0)
+        away, whole = torch.sigmoid(lse_window - lse), torch.logaddexp(lse, lse_window)
+        q = torch.cat([self.reference.q_GND[g, n].float(), -whole[..., None], torch.ones_like(whole)[..., None]], -1)
+        p = (q @ keys_GSD[g].transpose(1, 2)).exp_()
         return p, away, torch.sigmoid(lse - lse_window) * self.reference.heard_N[n]
 
     def _root_weights(self, g: slice, n: slice) -> Tensor:

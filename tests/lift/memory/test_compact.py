@@ -157,7 +157,22 @@ def test_heads_that_see_more_of_the_document_keep_more() -> None:
     assert select(scores, 2, 1).sum().item() == 2
 
 
-def test_bounded_least_squares_stay_in_their_box_and_padding_stays_nothing() -> None:
+@pytest.mark.parametrize("width", [1, 7, 8, 33])
+def test_half_of_a_gram_matrix_and_its_mirror_are_the_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(least_squares, "WIDE", 8)
+    rows = torch.randn(3, 20, width, generator=torch.Generator().manual_seed(0))
+    a = torch.zeros(4, width, width)
+    for part in rows.split(6, dim=1):
+        least_squares.add_gram(a[1:], part)
+    torch.testing.assert_close(least_squares.mirror(a)[1:], rows.transpose(1, 2) @ rows, atol=1e-4, rtol=1e-4)
+    assert not a[0].any()
+
+
+@pytest.mark.parametrize("sets", [least_squares.SETS, 0, 1], ids=["active set", "gradient", "both"])
+def test_bounded_least_squares_stay_in_their_box_and_padding_stays_nothing(
+    sets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(least_squares, "SETS", sets)
     g = torch.Generator().manual_seed(0)
     rows = torch.randn(3, 50, 8, generator=g)
     live = torch.tensor([[True] * 8, [True] * 5 + [False] * 3, [True] + [False] * 7])
