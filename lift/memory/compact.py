@@ -165,7 +165,7 @@ class _Problem:
         return least_squares.ridge(a_GSS, b_GSD, self.v_GSD, self.live_GS, self.how.value_ridge)
 
     def _keys(self, w_GS: Tensor) -> Tensor:
-        """Return keys whose product with a query and [-LSE, 1] is log(w p), (G, S, D + 2); of padding it is minus infinity."""
+        """Return keys whose product with a query and [-LSE, 1] is log(w p), (G, S, D + 2); padding: minus infinity."""
         biases_GS = w_GS.log().masked_fill(~self.live_GS, -torch.inf)
         return torch.cat([self.k_GSD, torch.ones_like(biases_GS)[..., None], biases_GS[..., None]], -1)
 
