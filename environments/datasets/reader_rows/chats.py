@@ -28,7 +28,7 @@ from longthread.errors import ConfigError, DataError
 from longthread.files import JsonLines
 
 REPLY_TOKENS = 256  # a reply that takes more is cut off, and left out
-BATCH = 32  # requests at a time
+AT_A_TIME = 32  # requests
 WANTED = 'a row is {"messages": [user, assistant, …]}, the roles in turn, with text in each'
 LEAST_KEPT = 0.25  # of the replies asked for: with fewer whole ones the model is not worth copying
 
@@ -80,29 +80,31 @@ def _end_with_a_line(path: Path) -> None:
 
 
 async def _ask(server: ServerAddress, wanted: list[str], path: Path, progress: bool) -> int:
-    endpoint = Endpoint(PlainServer(server), None)
-    left_out = 0
-    with path.open("a", encoding="utf-8") as file, tqdm(total=len(wanted), desc="chats", disable=not progress) as bar:
-        for start in range(0, len(wanted), BATCH):
-            batch = wanted[start : start + BATCH]
-            for prompt, completion in zip(
-                batch, await asyncio.gather(*(_reply(endpoint, prompt) for prompt in batch)), strict=True
-            ):
-                reply = without_thinking(completion.text).strip()
-                if reply and not completion.missing and ending(completion.finish_reason) is Ending.FINISHED:
-                    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+    endpoint, room = Endpoint(PlainServer(server), None), asyncio.Semaphore(AT_A_TIME)
+
+    async def reply(prompt: str) -> Completion:
+        async with room:
+            request = CompletionRequest([{"role": "user", "content": prompt}], [], REPLY_TOKENS, temperature=0.0)
+            [completion] = await request_group([endpoint], request, 1)
+            return completion
+
+    left_out, tasks = 0, [asyncio.create_task(reply(prompt)) for prompt in wanted]
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            for prompt, task in zip(tqdm(wanted, "chats", disable=not progress), tasks, strict=True):
+                completion = await task  # in the order of the questions, so that the same replies make the same file
+                text = without_thinking(completion.text).strip()
+                if text and not completion.missing and ending(completion.finish_reason) is Ending.FINISHED:
+                    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
                     file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+                    file.flush()
                 else:
                     left_out += 1
-            file.flush()
-            bar.update(len(batch))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return left_out
-
-
-async def _reply(endpoint: Endpoint, prompt: str) -> Completion:
-    request = CompletionRequest([{"role": "user", "content": prompt}], [], REPLY_TOKENS, temperature=0.0)
-    [completion] = await request_group([endpoint], request, 1)
-    return completion
 
 
 def read_chats(path: Path) -> list[tuple[Turn, ...]]:

@@ -24,7 +24,7 @@ class RowSettings:
     shortest: int = 2048
     longest: int = 32_768
     parallel: float = 1 / 3  # rows of several documents read apart
-    ordinary: float = 0.2  # rows of plain text and of ordinary conversations
+    ordinary: float = 0.1  # rows of plain text
     questions: int = 96  # of a piece, at most
     kinds: tuple[str, ...] = field(default=tuple(WEIGHTS))
     forms: tuple[str, ...] = FORMS
@@ -66,7 +66,7 @@ class RowSettings:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """One row to make. `kind`: "document", "parallel", "text" or "chat"."""
+    """One row to make. `kind`: "document", "parallel" or "text"."""
 
     number: int
     kind: str
@@ -84,17 +84,11 @@ def ladder(shortest: int, longest: int) -> list[int]:
     return [*lengths, longest]
 
 
-def plan(settings: RowSettings, chats: bool) -> list[RowPlan]:
-    """Return all rows in random order. Half of the ordinary ones are conversations where there are `chats`."""
+def plan(settings: RowSettings) -> list[RowPlan]:
+    """Return all rows in random order."""
     parallel, ordinary = (round(settings.count * share) for share in (settings.parallel, settings.ordinary))
     ordinary = min(ordinary, settings.count - parallel)
-    talk = ordinary // 2 if chats else 0
-    kinds = {
-        "document": settings.count - parallel - ordinary,
-        "parallel": parallel,
-        "text": ordinary - talk,
-        "chat": talk,
-    }
+    kinds = {"document": settings.count - parallel - ordinary, "parallel": parallel, "text": ordinary}
     lengths, forms = ladder(settings.shortest, settings.longest), settings.forms
     rows = [
         (kind, lengths[i % len(lengths)], forms[i // len(lengths) % len(forms)])
@@ -103,6 +97,6 @@ def plan(settings: RowSettings, chats: bool) -> list[RowPlan]:
     ]
     Random(f"reader rows {settings.seed}").shuffle(rows)
     return [
-        RowPlan(number, kind, length, form, 1 if kind == "chat" else min(MOST_PIECES, settings.longest // length))
+        RowPlan(number, kind, length, form, min(MOST_PIECES, settings.longest // length))
         for number, (kind, length, form) in enumerate(rows)
     ]

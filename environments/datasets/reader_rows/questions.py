@@ -1,8 +1,8 @@
 """Facts to state in documents, and questions about them with their answers, all of the training split.
 
-    single      one fact of a person
+    single      one fact of a person, or whom a link leads to
     multi_key   the same, where someone whose name is easily mistaken has another value
-    linked      a value two to four facts away from the person named
+    linked      a value two to four facts away from the person named, among others that lead astray
     absent      what no document says: of a person in it, of someone like them, or behind a missing link
     order       which of two people is named first
     count       how many people meet a condition
@@ -26,6 +26,8 @@ SPLIT = "train"
 WEIGHTS = {"single": 4, "multi_key": 3, "linked": 8, "absent": 5, "order": 1, "count": 1}
 WORDINGS = ("train", "environments")
 HOPS = {2: 3, 3: 1, 4: 1}  # facts from the person named to the value, and how often
+ASTRAY = 0.5  # of the questions over links, those with facts beside them that are easily taken for theirs
+LINK_ALONE = {"single": 0.25, "absent": 0.5}  # of these questions, those that ask for a link, where links are asked for
 MATCHES = (1, 4)  # people who meet a condition
 APART = 0.15  # of the document, at least, between two people whose order is asked for
 ORDERS = (
@@ -87,7 +89,10 @@ class FactDraw:
     wordings: str = "train"
     across: bool = False
     statements: list[Statement] = field(default_factory=list)
-    _known: list[tuple[Entity, str, int]] = field(default_factory=list)  # person, the one relation stated, document
+    _known: dict[str, tuple[Entity, int, set[str]]] = field(
+        default_factory=dict
+    )  # document, relations and links stated
+    _links_alone: bool = False
     _conditions: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -103,6 +108,8 @@ class FactDraw:
             "order": self._order,
             "count": self._count,
         }
+        # The environments ask for links on the way to a value alone.
+        self._links_alone = "linked" in kinds and self.wordings == SPLIT
         drawn = self.rng.choices(kinds, [WEIGHTS[kind] for kind in kinds], k=count)
         made = [make[kind]() for kind in drawn]
         self.rng.shuffle(made)
@@ -120,11 +127,17 @@ class FactDraw:
         """State a value of the person; return the claim."""
         [value] = self._draw.values(relation, 1)
         self._tell(state(Fact(person, relation, value), False, self.rng), document, depth)
-        self._known.append((person, relation, document))
-        return person.told, relation, value
+        return self._stated(person, relation, value, document)
+
+    def _stated(self, person: Entity, name: str, value: str, document: int) -> Claim:
+        self._known.setdefault(person.told, (person, document, set()))[2].add(name)
+        return person.told, name, value
 
     def _relation(self) -> str:
         return self.rng.choice(RELATIONS).name
+
+    def _asks_link(self, kind: str) -> bool:
+        return self._links_alone and self.rng.random() < LINK_ALONE[kind]
 
     # ---- the kinds of questions ----
 
@@ -134,9 +147,12 @@ class FactDraw:
         return question_wordings.ask(person, relation, SPLIT, self.rng)
 
     def _single(self) -> ReaderQuestion:
-        document, relation, person = self._document(), self._relation(), self._draw.person()
-        claim = self._fact(person, relation, document)
-        return ReaderQuestion("single", self._ask(person.told, relation), claim[2], document, claims=(claim,))
+        document, person = self._document(), self._draw.person()
+        if self._asks_link("single"):
+            claim = self._link((person, self._draw.person()), self.rng.choice(LINKS), document)
+        else:
+            claim = self._fact(person, self._relation(), document)
+        return ReaderQuestion("single", self._ask(person.told, claim[1]), claim[2], document, claims=(claim,))
 
     def _multi_key(self) -> ReaderQuestion:
         relation, person = self._relation(), self._draw.person()
@@ -153,6 +169,7 @@ class FactDraw:
         places = [self._document() if apart else home for _ in people]
         claims = [self._link(people[i : i + 2], link, places[i]) for i, link in enumerate(links)]
         value = self._fact(people[-1], relation, places[-1])
+        self._lead_astray(people, links, relation, places)
         text = self._ask_chain(people[0].told, links, relation)
         steps = tuple(person.told for person in people[1:])
         return ReaderQuestion("linked", text, value[2], places[-1], len(people), steps, (*claims, value))
@@ -163,7 +180,26 @@ class FactDraw:
 
     def _link(self, pair: Sequence[Entity], link: Link, document: int) -> Claim:
         self._tell(sentence(self.rng.choice(link.told), e=pair[0].told, v=pair[1].told), document)
-        return pair[0].told, link.name, pair[1].told
+        return self._stated(pair[0], link.name, pair[1].told, document)
+
+    def _lead_astray(
+        self, people: Sequence[Entity], links: Sequence[Link], relation: str, places: Sequence[int]
+    ) -> None:
+        """State, for some chains, what is easily taken for their facts, as the environments do.
+
+        Another link of someone on the way, to people who end in a value of the same relation: the kind of link alone tells
+        it from the chain. And a link of the same kind of someone whose name is easily mistaken.
+        """
+        if self.rng.random() >= ASTRAY:
+            return
+        fork = self.rng.randrange(len(links))
+        kinds = [self.rng.choice([link for link in LINKS if link is not links[fork]]), *links[fork + 1 :]]
+        others = [people[fork], *(self._draw.person() for _ in kinds)]
+        for i, kind in enumerate(kinds):
+            self._link(others[i : i + 2], kind, places[fork])
+        self._fact(others[-1], relation, places[fork])
+        near = self.rng.randrange(len(links))
+        self._link((self._draw.twin(people[near]), self._draw.person()), links[near], places[near])
 
     def _ask_chain(self, head: str, links: Sequence[Link], relation: str) -> str:
         """Return the question that follows the links from a person: step by step, or in one phrase inside another."""
@@ -184,15 +220,18 @@ class FactDraw:
         which = self.rng.randrange(3)
         if which == 2:
             return self._cut_chain()
-        if self._known and which:
-            person, relation, document = self.rng.choice(self._known)
-            relation = self.rng.choice([other.name for other in RELATIONS if other.name != relation])
+        names = [one.name for one in (LINKS if self._asks_link("absent") else RELATIONS)]
+        known = [*self._known.values()]
+        if known and which:
+            person, document, stated = self.rng.choice(known)
+            names = [name for name in names if name not in stated]
         else:
-            document, relation = self._document(), self._relation()
-            like = self.rng.choice(self._known)[0] if self._known and self.rng.random() < 0.5 else None
+            document = self._document()
+            like = self.rng.choice(known)[0] if known and self.rng.random() < 0.5 else None
             person = self._draw.twin(like) if like else self._draw.person()
-        unsaid = ((person.told, relation),)
-        return ReaderQuestion("absent", self._ask(person.told, relation), NONE, document, unsaid=unsaid)
+        name = self.rng.choice(names)
+        unsaid = ((person.told, name),)
+        return ReaderQuestion("absent", self._ask(person.told, name), NONE, document, unsaid=unsaid)
 
     def _cut_chain(self) -> ReaderQuestion:
         """Ask over links of which one fact is missing; the people passed before it can be named, as in a whole chain."""
@@ -201,6 +240,7 @@ class FactDraw:
         stated = {i: self._link(people[i : i + 2], link, document) for i, link in enumerate(links) if i != cut}
         if cut < len(links):
             self._fact(people[-1], relation, document)
+        self._lead_astray(people, links, relation, [document] * len(people))
         unsaid = ((people[cut].told, links[cut].name if cut < len(links) else relation),)
         passed = tuple(person.told for person in people[1 : cut + 1])
         claims = tuple(claim for i, claim in stated.items() if i < cut)

@@ -7,6 +7,7 @@ Where a drawn document does not give every question its answer, or does not fit,
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -35,11 +36,13 @@ FEWER = 0.7  # of the questions are left when they take too much of a row
 NAMELESS = 0.25  # of the questions name no document
 STEPWISE = 0.5  # of the questions about one fact ask for steps too, in tags, and have none: who asks cannot know
 TRIES = 60
-CHAT_TOKENS = 4096  # of a row of conversations, at most: one of them is short
+CHAT_TOKENS = (
+    1024  # of a row go to ordinary conversations, at most, in place of its first piece's, of which half are left
+)
 
 
 class RowMaker:
-    """Makes rows for one tokenizer. `texts`: a folder, "" for none; `chats`: conversations for the rows of kind "chat".
+    """Makes rows for one tokenizer. `texts`: a folder, "" for none; `chats`: conversations, some of which join every row.
 
     Raises `ConfigError` for a tokenizer, a folder or a length of which no rows can be made.
     """
@@ -56,22 +59,27 @@ class RowMaker:
         self.tokens.chat.prove()
         self.encoder = RowEncoder(self.tokens)
         self.fillers = Fillers(self.tokens, texts, settings.longest, settings.seed)
+        self._chat_tokens = min(CHAT_TOKENS, settings.shortest // 2) if chats else 0
         self._prompt = Prompt(self.tokens, Options(may_abstain="absent" in settings.kinds))
 
     def check(self) -> None:
         """Raise `ConfigError` unless the shortest rows can be made, in every form."""
         shortest = self.settings.shortest
         kinds = {"document": 1 - self.settings.parallel - self.settings.ordinary, "parallel": self.settings.parallel}
-        for kind in [kind for kind, share in kinds.items() if share > 0] + ["chat"] * bool(self.chats):
+        for kind in [kind for kind, share in kinds.items() if share > 0]:
             for form in self.settings.forms:
                 self.row(RowPlan(0, kind, shortest, form))
 
     def row(self, plan: RowPlan) -> Row:
-        """Return the row of a plan: of its pieces, each of at most `plan.length` tokens."""
-        make = {"document": self._reading, "parallel": self._reading, "text": self._text, "chat": self._chat}
-        pieces = [make[plan.kind](plan, f"{self.settings.seed} {plan.number} {piece}") for piece in range(plan.pieces)]
-        assert all(len(piece) <= plan.length for piece in pieces), (plan, [len(piece) for piece in pieces])
-        return joined(pieces)
+        """Return the row of a plan: its pieces, each of at most `plan.length` tokens, and conversations."""
+        make = self._text if plan.kind == "text" else self._reading
+        pieces = []
+        for number in range(plan.pieces):
+            length = plan.length if number else plan.length - self._chat_tokens
+            piece = make(replace(plan, length=length), f"{self.settings.seed} {plan.number} {number}")
+            assert len(piece) <= length, (plan, number, len(piece))
+            pieces.append(piece)
+        return joined([*pieces, self._chat(plan)] if self.chats else pieces)
 
     # ---- documents with questions ----
 
@@ -162,10 +170,10 @@ class RowMaker:
         pool = self.fillers.pool(rng.choice(self.fillers.sources), plan.number // POOL_ROWS)
         return self.encoder.text(stretch(pool, plan.length, rng), plan.length)
 
-    def _chat(self, plan: RowPlan, seed: str) -> Row:
+    def _chat(self, plan: RowPlan) -> Row:
         """Return conversations drawn at random, as many as fit."""
-        rng = Random(f"reader chat {seed}")
-        room, chosen = min(plan.length, CHAT_TOKENS), []
+        rng = Random(f"reader chat {self.settings.seed} {plan.number}")
+        room, chosen = self._chat_tokens, []
         for turns in rng.sample(self.chats, len(self.chats)):
             tokens = len(self.encoder.chat(turns))
             if tokens <= room:
@@ -175,8 +183,8 @@ class RowMaker:
                 break
         if not chosen:
             raise ConfigError(
-                f"no conversation has {min(plan.length, CHAT_TOKENS):,} tokens or fewer: give shorter ones",
-                setting="chat_rows",
+                f"no conversation has {self._chat_tokens:,} tokens or fewer: give shorter ones, or longer rows",
+                setting=("chat_rows", "shortest"),
             )
         return self.encoder.packed(chosen)
 

@@ -30,13 +30,14 @@ from environments.datasets.reader_rows.questions import (
     FactDraw,
     ReaderQuestion,
     Statement,
+    _read,
     answers_stand,
 )
 from environments.datasets.reader_rows.rows import RowMaker
 from environments.haystack import question_wordings
 from environments.haystack.facts import RELATION, in_split
 from environments.haystack.filler import prose
-from environments.haystack.tasks.linked_wordings import EVENTS
+from environments.haystack.tasks.linked_wordings import EVENTS, LINK
 from environments.haystack.tasks.task import NONE
 from environments.haystack.tokens import Tokens
 from environments.haystack.wording import reader, sentence
@@ -76,7 +77,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def maker(gpt2: Any, texts: Path) -> RowMaker:
-    return RowMaker(gpt2, RowSettings(12, LENGTH, LENGTH), str(texts), CONVERSATIONS)
+    return RowMaker(gpt2, RowSettings(12, LENGTH, LENGTH), str(texts))
 
 
 def documents_and_tail(row: Row) -> tuple[list[list[int]], list[int]]:
@@ -236,10 +237,8 @@ def test_short_rows_are_joined_to_long_ones(maker: RowMaker) -> None:
             3 if kind == "parallel" else 0
         )
         assert kind == "parallel" or positions.count(0) == 3
-    planned = plan(RowSettings(20, 2048, 32_768), chats=True)
-    pieces = {row.length: row.pieces for row in planned if row.kind != "chat"}
+    pieces = {row.length: row.pieces for row in plan(RowSettings(20, 2048, 32_768))}
     assert pieces == {2048: MOST_PIECES, 4096: 8, 8192: 4, 16_384: 2, 32_768: 1}
-    assert {row.pieces for row in planned if row.kind == "chat"} == {1}
 
 
 def test_a_cut_chain_names_whom_it_passes(gpt2: Any) -> None:
@@ -341,9 +340,9 @@ def test_a_row_depends_on_its_number_and_the_seed_alone(gpt2: Any, texts: Path, 
     row = RowPlan(3, "parallel", LENGTH, "tags")
     first = maker.row(row)
     maker.row(RowPlan(40, "document", LENGTH, "tags"))  # of another pool
-    again = RowMaker(gpt2, maker.settings, str(texts), CONVERSATIONS).row(row)
+    again = RowMaker(gpt2, maker.settings, str(texts)).row(row)
     assert all((a == b).all() for a, b in zip(vars(first).values(), vars(again).values(), strict=True))
-    other = RowMaker(gpt2, replace(maker.settings, seed=1), str(texts), CONVERSATIONS).row(row)
+    other = RowMaker(gpt2, replace(maker.settings, seed=1), str(texts)).row(row)
     assert first.input_ids.tolist() != other.input_ids.tolist()
 
 
@@ -382,11 +381,22 @@ def test_text_is_learnt_whole_from_the_folder_or_fiction(maker: RowMaker, texts:
     assert set(from_folder) == {True, False}
 
 
-def test_chats_fill_a_row_as_they_are(maker: RowMaker) -> None:
-    row = maker.row(RowPlan(6, "chat", LENGTH, "tags"))
-    assert sorted(learnt(row, maker.tokens)) == sorted(f"{a}<|im_end|>" for turns in CONVERSATIONS for _, a in turns)
-    with pytest.raises(ConfigError, match="no conversation has 9 tokens or fewer"):
-        maker.row(RowPlan(6, "chat", 9, "tags"))
+@pytest.mark.parametrize("kind", ["document", "parallel", "text"])
+def test_conversations_stand_in_every_row_and_do_not_see_it(gpt2: Any, texts: Path, maker: RowMaker, kind: str) -> None:
+    chatting = RowMaker(gpt2, maker.settings, str(texts), CONVERSATIONS)
+    row = chatting.row(RowPlan(6, kind, LENGTH, "tags", 2))
+    ends = [f"{reply}<|im_end|>" for turns in CONVERSATIONS for _, reply in turns]
+    chats = sum(len(maker.encoder.chat(turns)) for turns in CONVERSATIONS)
+    last = Row(*(column[len(row) - chats :] for column in vars(row).values()))
+    assert sorted(learnt(last, maker.tokens)) == sorted(ends)
+    assert not seen(row)[len(row) - chats :, : len(row) - chats].any()
+    assert LENGTH < len(row) <= 2 * LENGTH
+
+
+def test_a_conversation_longer_than_its_share_of_a_row_is_refused(gpt2: Any, maker: RowMaker) -> None:
+    long = RowMaker(gpt2, maker.settings, chats=[(("Tell me all.", "So be it. " * LENGTH),)])
+    with pytest.raises(ConfigError, match="no conversation has 1,024 tokens or fewer"):
+        long.check()
 
 
 def test_a_stretch_of_text_is_in_its_own_order(maker: RowMaker) -> None:
@@ -491,6 +501,43 @@ def test_links_lead_over_two_to_four_facts_and_into_other_documents_only_if_told
         assert (max(spread) > 1) == across
 
 
+def test_half_of_the_chains_have_facts_beside_them_that_lead_astray() -> None:
+    apart = named_alike = plain = 0
+    for seed in range(12):
+        draw, questions = drawn("linked", seed, documents=1)
+        stated = [fact for text in written(draw) for fact in _read(text)]
+        for question in questions:
+            heads = [claim[0] for claim in question.claims]
+            others = [fact for fact in stated if fact[0] in heads and fact not in question.claims]
+            assert len(others) <= 1 and all(fact[1] in LINK for fact in others)
+            apart += len(others)
+            plain += not others
+            links = {claim[1] for claim in question.claims[:-1]}
+            near = {fact for fact in stated if fact[1] in links and any(alike(fact[0], head) for head in heads)}
+            named_alike += bool(near)
+    assert min(apart, plain, named_alike) > 10
+
+
+def alike(person: str, other: str) -> bool:
+    """Whether two different people share one of two names."""
+    return person != other and len(set(person.split()) & set(other.split())) == 1
+
+
+def test_links_are_asked_for_alone_where_links_are_asked_for() -> None:
+    kinds = ("single", "absent", "linked")
+    asked: dict[tuple[str, ...], Counter[tuple[str, bool]]] = {}
+    for wordings, chosen in (("train", kinds), ("train", kinds[:2]), ("environments", kinds)):
+        names = asked.setdefault((wordings, *chosen[2:]), Counter())
+        for seed in range(12):
+            questions = FactDraw(Random(seed), 1, wordings).questions(12, chosen)
+            alone = [q for q in questions if q.hops == 1]
+            names.update((q.kind, (q.claims or q.unsaid)[-1][1] in LINK) for q in alone)
+    of_links = {how: {kind for kind, is_link in names if is_link} for how, names in asked.items()}
+    assert of_links == {("train", "linked"): {"single", "absent"}, ("train",): set(), ("environments", "linked"): set()}
+    every = {kind for names in asked.values() for kind, is_link in names if not is_link}
+    assert every == {"single", "absent"}
+
+
 def test_all_people_are_of_the_training_split() -> None:
     for kind in WEIGHTS:
         _, questions = drawn(kind, 5)
@@ -508,27 +555,24 @@ def test_all_people_are_of_the_training_split() -> None:
     count=st.integers(1, 300),
     parallel=st.floats(0, 1),
     part=st.floats(0, 1),
-    chats=st.booleans(),
     rungs=st.integers(1, 5),
 )
 @settings(max_examples=80, deadline=None)
-def test_shares_and_lengths_are_as_asked(count: int, parallel: float, part: float, chats: bool, rungs: int) -> None:
+def test_shares_and_lengths_are_as_asked(count: int, parallel: float, part: float, rungs: int) -> None:
     ordinary = (1 - parallel) * part
     given_settings = RowSettings(count, 512, 512 << (rungs - 1), parallel, ordinary)
     given_settings.check()
-    rows = plan(given_settings, chats)
+    rows = plan(given_settings)
     assert [row.number for row in rows] == list(range(count))
     kinds = Counter(row.kind for row in rows)
     assert abs(kinds["parallel"] - count * parallel) <= 0.5
-    assert abs(kinds["text"] + kinds["chat"] - count * ordinary) <= 1
-    assert 0 <= kinds["text"] - kinds["chat"] <= 1 or not chats
-    assert chats or not kinds["chat"]
+    assert abs(kinds["text"] - count * ordinary) <= 1
     for kind, number in kinds.items():
         lengths = Counter(row.length for row in rows if row.kind == kind)
         assert set(lengths) <= set(ladder(512, 512 << (rungs - 1))) and len(ladder(512, 512 << (rungs - 1))) == rungs
         assert max(lengths.values()) - min(lengths.values()) <= 1 or len(lengths) < rungs
         assert sum(lengths.values()) == number
-    assert rows == plan(given_settings, chats)
+    assert rows == plan(given_settings)
 
 
 def test_a_ladder_ends_at_the_longest() -> None:

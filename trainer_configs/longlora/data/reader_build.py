@@ -32,7 +32,7 @@ from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject, replacing, write_json
 from trainer_configs.longlora.data.run_folder import STATS, Run, begin, check_same, full_disk_explained, shards
 
-VERSION = 2  # of the rows: raised whenever the same command would write others
+VERSION = 3  # of the rows: raised whenever the same command would write others
 Totals = dict[str, dict[str, int]]  # by kind of row: how many rows, their tokens, and the tokens learnt
 
 
@@ -87,7 +87,7 @@ def build(job: Build, progress: bool = False) -> JsonObject:
         shutil.rmtree(state, ignore_errors=True)  # left if the run was killed as its last act
         return stats
     maker.check()
-    rows = plan(job.settings, bool(maker.chats))
+    rows = plan(job.settings)
     with full_disk_explained(job.out):
         begin(job.out, state, run)
         _write(job, maker, rows, progress)

@@ -32,7 +32,7 @@ def reader_rows(  # noqa: PLR0913 - an option each
         str, typer.Option(help="Folder of .txt/.md for half of the documents; fiction alone without.")
     ] = "",
     parallel: Annotated[float, typer.Option(help="Share of rows with 2 to 8 documents read apart.")] = 1 / 3,
-    ordinary: Annotated[float, typer.Option(help="Share of plain text and ordinary conversations.")] = 0.2,
+    ordinary: Annotated[float, typer.Option(help="Share of rows of plain text.")] = RowSettings.ordinary,
     questions: Annotated[int, typer.Option(help="About a text, at most.")] = RowSettings.questions,
     kinds: Annotated[str, typer.Option(help="Of questions.")] = ",".join(WEIGHTS),
     forms: Annotated[str, typer.Option(help="tags: as the environments ask; plain: as lift ask does.")] = ",".join(
@@ -41,7 +41,7 @@ def reader_rows(  # noqa: PLR0913 - an option each
     wordings: Annotated[str, typer.Option(help=f"{' or '.join(WORDINGS)}, which evaluations ask in too.")] = "train",
     chat: Annotated[str, typer.Option(help="URL, with /v1, of a server whose model answers ordinary questions.")] = "",
     chat_model: Annotated[str, typer.Option(help="Its name there: the base model.")] = "",
-    chats: Annotated[int, typer.Option(help="Questions to ask it.")] = 400,
+    chats: Annotated[int, typer.Option(help="Questions to ask it.")] = 1000,
     chat_rows: Annotated[Path | None, typer.Option(help="File of conversations: kept, reused, or your own.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     num_proc: Annotated[int, typer.Option(help="Processes.")] = 2,
@@ -58,7 +58,7 @@ def reader_rows(  # noqa: PLR0913 - an option each
         file = _conversations(chat, chat_model, chats, chat_rows, seed, out)
         stats = build(Build(settings, out, tokenizer, texts, file, num_proc), progress=True)
     Console().print(table(stats))
-    if ordinary and not file:
+    if not file:
         print("no ordinary conversations: give --chat or --chat-rows, or the reader may answer all questions with none")
     print(
         f"{out}/data; for Axolotl:\n  datasets: [{{path: {out}, type: {ROWS}}}]\n  sequence_len: {longest}\n"

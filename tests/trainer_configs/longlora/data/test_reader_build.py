@@ -28,7 +28,7 @@ from trainer_configs.longlora.data.run_folder import shards
 from trainer_configs.longlora.row_files import ROWS
 from trainer_configs.longlora.rows import load
 
-LENGTH, COUNT = 3000, 20  # tokens, which are bytes with the tiny tokenizer
+LENGTH, COUNT, CHATS = 3000, 20, 9  # tokens, which are bytes with the tiny tokenizer
 OPTIONS = ["--count", str(COUNT), "--shortest", str(LENGTH), "--longest", str(LENGTH), "--ordinary", "0.3"]
 
 
@@ -53,7 +53,7 @@ def made(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """By one process, with conversations of a served model."""
     out = tmp_path_factory.mktemp("made") / "rows"
     with ChatServer(said("Certainly.")).running() as server:
-        chat = ("--chat", server.url, "--chat-model", "m", "--chats", "9")
+        chat = ("--chat", server.url, "--chat-model", "m", "--chats", str(CHATS))
         result = run(out, model, "--num-proc", "1", *chat)
     assert result.exit_code == 0, result.output
     assert f"datasets: [{{path: {out}, type: {ROWS}}}]" in result.output
@@ -75,7 +75,7 @@ def test_rows_are_those_of_the_plan(made: Path) -> None:
     assert len(rows) == COUNT and not (made / ".state").exists()
     names = {"input_ids", "labels", "attention_mask", "position_ids"}
     counted: dict[str, list[int]] = {}
-    for row, planned in zip(rows, plan(RowSettings(COUNT, LENGTH, LENGTH, ordinary=0.3), chats=True), strict=True):
+    for row, planned in zip(rows, plan(RowSettings(COUNT, LENGTH, LENGTH, ordinary=0.3)), strict=True):
         assert row.keys() == names | {"length"}
         assert {len(row[name]) for name in names} == {row["length"]}
         assert row["length"] <= LENGTH and set(row["attention_mask"]) == {1}
@@ -83,14 +83,14 @@ def test_rows_are_those_of_the_plan(made: Path) -> None:
         jumps = sum(b > a + 1 for a, b in zip(positions, positions[1:], strict=False))
         restarts = sum(b <= a for a, b in zip(positions, positions[1:], strict=False))
         assert jumps == (planned.kind == "parallel")
-        assert (restarts > 0) == (planned.kind in ("parallel", "chat"))
+        assert (restarts > CHATS) == (planned.kind == "parallel")
         of_kind = counted.setdefault(planned.kind, [0, 0, 0])
         learnt = sum(label != IGNORED for label in row["labels"])
         counted[planned.kind] = [a + b for a, b in zip(of_kind, (1, row["length"], learnt), strict=True)]
     assert stats["rows"] == {
         kind: dict(zip(("rows", "tokens", "learnt"), totals, strict=True)) for kind, totals in counted.items()
     }
-    assert {kind: totals[0] for kind, totals in counted.items()} == {"document": 7, "parallel": 7, "text": 3, "chat": 3}
+    assert {kind: totals[0] for kind, totals in counted.items()} == {"document": 7, "parallel": 7, "text": 6}
 
 
 def test_a_finished_run_is_left_as_it_is_and_another_is_refused(made: Path, model: Path) -> None:
@@ -151,7 +151,6 @@ def test_a_folder_of_something_else_is_left_alone(model: Path, tmp_path: Path) -
 def test_without_conversations_the_command_says_what_is_missing(model: Path, tmp_path: Path) -> None:
     result = run(tmp_path / "rows", model)
     assert result.exit_code == 0 and "no ordinary conversations" in result.output
-    assert "chat" not in json.loads((tmp_path / "rows" / "stats.json").read_text())["rows"]
 
 
 def test_the_flagship_s_rows_ask_for_facts_in_the_environments_words(model: Path, tmp_path: Path) -> None:
