@@ -2,13 +2,15 @@
 
     python -m benchmarks.lift_switched OUT --model READER --documents 3,8 --open 2 --each 6 --seconds 240
 
-OUT is a folder of `benchmarks.lift run`, whose fits are taken; those that it does not hold are made. `alone`: facts asked in
+OUT is a folder of `benchmarks.lift run`, whose fits to this model are taken; those that it does not hold are made, beside those
+to another model. `alone`: facts asked in
 wordings not trained on, with the document's own memory on; `switched`: the switch opens what answers, out of all of them;
 `own open`: questions at which the document that they are about was open. `closed`: general questions, and questions about a
 document that is not there, at which none was; `base`: general questions of these at which the logits are the base model's,
 bit for bit.
 """
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,8 @@ from lift.inference.generate import chat
 from lift.inference.routing import Place
 from lift.inference.together import Session, Together
 from lift.library.attach import Attached
+from lift.library.base_model import fingerprint, recorded
+from lift.library.files import WEIGHTS
 from lift.library.library import Library
 from lift.tasks import Item, right, synthetic_document
 from lift.training.fit import FitOptions, fit
@@ -101,6 +105,24 @@ def logits(model: CausalLM, ids: Sequence[int]) -> torch.Tensor:
     ).logits.cpu()
 
 
+def fit_of(out: Path, tokens: int, method: str, seed: int, base: str) -> Path:
+    """Return the folder of a document's fit to the base model of this fingerprint, made or to be made."""
+    name = re.compile(rf"{tokens}-{re.escape(method)}(@[^-]+)?-{seed}")
+    made = [
+        folder for folder in sorted(out.glob(f"{tokens}-*-{seed}")) if name.fullmatch(folder.name) and fitted(folder)
+    ]
+    for folder in made:
+        if recorded(folder) == base:
+            return folder
+    plain = out / f"{tokens}-{method}-{seed}"
+    return out / f"{tokens}-{method}@{base[:12]}-{seed}" if plain in made else plain
+
+
+def fitted(folder: Path) -> bool:
+    """Return whether a fit has ended there."""
+    return (folder / WEIGHTS).exists()
+
+
 def fit_one(model: Path, tokens: int, method: str, seed: int, out: Path) -> float:
     """Fit the document of a seed into the folder `out`, and return the seconds."""
     free()
@@ -124,12 +146,12 @@ def main(
     """Fit what is missing, ask behind the switch, print the table."""
     ends = time.monotonic() + seconds
     known("method", [method], METHODS)
-    rows = {}
+    rows, of_model = {}, fingerprint(model)
     for count in numbers("documents", documents):
-        folders = [out / f"{tokens}-{method}-{seed}" for seed in range(count)]
+        folders = [fit_of(out, tokens, method, seed, of_model) for seed in range(count)]
         missing = {
             str(seed): (model, tokens, method, seed, folder)
-            for seed, folder in enumerate(folders) if not (folder / "adapter_model.safetensors").exists()
+            for seed, folder in enumerate(folders) if not fitted(folder)
         }  # fmt: skip
         for _, result in spread(fit_one, missing, torch.cuda.device_count(), ends - time.monotonic(), each):
             if isinstance(result, Exception):

@@ -27,7 +27,7 @@ from lift.document.document import Document
 from lift.inference.capacity import synchronize
 from lift.inference.generate import answers, chat
 from lift.library.attach import Attached
-from lift.library.base_model import fingerprint
+from lift.library.base_model import fingerprint, recorded
 from lift.library.library import Entry, Library
 from lift.tasks import right, synthetic_document
 from longthread.errors import ConfigError, exit_on_error
@@ -63,12 +63,17 @@ def rate(attached: Attached, tokenizer: Any, document: Document, on: list[str], 
 def shelf(
     model: Path, tokenizer: Any, tokens: int, method: str, fitted: Sequence[Path]
 ) -> Iterator[tuple[Library, dict[int, Document]]]:
-    """Give a library of the documents in the folders `fitted`, each named after its seed, and the documents by seed."""
+    """Give a library of the documents in the folders `fitted`, each named after its seed, and the documents by seed.
+
+    Raises `ConfigError` for a folder that states another base model than `model`, or none.
+    """
     base_fingerprint, documents = fingerprint(model), {}
     with TemporaryDirectory() as scratch:
         library = Library(Path(scratch) / "books")
         for folder in fitted:
             seed = int(folder.name.rpartition("-")[2])
+            if recorded(folder) is None:
+                raise ConfigError(f"{folder} does not state the base model that it was fitted to: fit it again")
             document, _ = synthetic_document.generate(tokenizer, tokens, seed)
             library.add(folder, Entry(
                 name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,

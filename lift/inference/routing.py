@@ -75,7 +75,7 @@ class Router:
             return [math.inf] * store.segments
         words_S = torch.zeros(store.segments)
         if switch.words is not None:
-            words_S = torch.from_numpy(segment_terms.scores(store.folder, question))
+            words_S = torch.from_numpy(segment_terms.matches(store.folder, question))
         found = (
             switch.score(gaps(heard, store, segment, switch.heads), words_S[segment])
             for segment in range(store.segments)

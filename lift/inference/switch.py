@@ -6,8 +6,8 @@ The base model reads the question once. In head h, a memory stands against the w
 
 with mean and deviation of d_h on questions about other things. The memory says something if z is above a threshold: the 95th
 percentile of other such questions (split conformal), so that one in twenty of these opens it. The heads are those whose gap
-tells the memory's own questions from others best (AUROC). A segment of a long text has its BM25 score for the question added,
-standardised as a head's gap: the highest of many segments' gaps is high for any question, a name stands in few of them.
+tells the memory's own questions from others best (AUROC). Heads tell what a question is like, words whom it names: `WORDS`
+times the text's match with the question (`segment_terms`) is added.
 
 N: tokens of a question, H: query heads, D: head dimension, S: slots, P: prompts, F: heads of all layers.
 """
@@ -32,17 +32,18 @@ from longthread.errors import DataError
 from longthread.files import write_text
 from longthread.language_model import AdaptedLM
 
-HEADS = 20
+HEADS = 8  # of more, most tell general questions from those about people, not these from each other
 FALSE_ALARMS = 0.05  # of other text, that open a memory
 LEAST_DEVIATION = 1e-3  # of a head's gap: a head that never moves says nothing
-LEAST_WORDS = 0.25  # deviation of BM25 scores: a rare word has a score of 1 or more
+WORDS = 4.0  # of a match from 0 to 1; a name's near-duplicates match by a tenth or two
 CLOSED = -1e3  # the least gap: a head without slots has none
 
 
 class Switch(BaseModel):
     """The calibrated switch of one memory: `heads` as (layer, head), and (1)'s constants.
 
-    `words` has mean and deviation of a text's highest BM25 score, over its segments; None for one of a single segment.
+    `words` has mean and deviation by which a segment's match with a question is standardised: 0 and 1 / `WORDS`. In a memory
+    that was fitted before texts had pieces they are those of BM25 scores over its segments, or None for a single segment.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +70,7 @@ class Switch(BaseModel):
             raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
 
     def score(self, gaps_PF: Tensor, words_P: Tensor | None = None) -> Tensor:
-        """Return z of (1) for the gaps of prompts in `heads`, (P,), with a segment's BM25 scores for them, if it has any."""
+        """Return z of (1) for the gaps of prompts in `heads`, (P,), with a segment's matches with them, if it has any."""
         mean, deviation = torch.tensor(self.mean), torch.tensor(self.deviation)
         z_P = ((gaps_PF.cpu() - mean) / deviation).mean(-1)
         return z_P if self.words is None or words_P is None else z_P + (words_P - self.words[0]) / self.words[1]

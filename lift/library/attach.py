@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import PeftType
 from peft.utils.other import AuxiliaryTrainingWrapper
 
-from lift.library.base_model import fingerprint
+from lift.library.base_model import check_recorded, fingerprint
 from lift.library.compact_store import CompactStore, is_compact
 from lift.library.files import CONFIG
 from lift.library.library import Entry, Library, check_files
@@ -169,6 +169,7 @@ class Attached:
                 f"this is another model ({self._fingerprint[:12]}): load that one"
             )
         check_files(self.library.path(entry), repr(entry.name))
+        check_recorded(self.library.path(entry), self._fingerprint, repr(entry.name))
         if (other := method(self.library, entry)) != self._method:
             raise ConfigError(
                 f"{entry.name!r} is of type {other.name}, the model has {self._method.name}: attach it to another copy"

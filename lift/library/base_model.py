@@ -13,8 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from lift.library import readers
-from longthread.errors import ConfigError
+from lift.library.files import BASE
+from longthread.errors import ConfigError, DataError
+from longthread.files import write_text
 from longthread.language_model import CausalLM, ChatTokenizer, ModelConfig
 
 if TYPE_CHECKING:  # commands that load no model start without torch
@@ -95,6 +99,46 @@ def _fingerprint(stated: ModelConfig, tensors: "Iterable[tuple[str, Tensor]]") -
     text = stated.get_text_config()
     shape = [getattr(text, key, None) for key in SHAPE]
     return hashlib.sha256(json.dumps([shape, sorted(digests)]).encode()).hexdigest()
+
+
+# ---- what an adapter was fitted to ------------------------------------------------------------------------------
+
+
+class _Record(BaseModel):
+    """The content of an adapter's `base.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    fingerprint: str
+
+
+def record(adapter: Path, fingerprint: str) -> None:
+    """State in an adapter's folder the fingerprint of the base model that it was fitted to."""
+    write_text(adapter / BASE, _Record(fingerprint=fingerprint).model_dump_json() + "\n")
+
+
+def recorded(adapter: Path) -> str | None:
+    """Return the fingerprint that an adapter's folder states; None for one that was fitted before it was stated.
+
+    Raises `DataError` for a damaged file.
+    """
+    path = adapter / BASE
+    if not path.is_file():
+        return None
+    try:
+        return _Record.model_validate_json(path.read_bytes()).fingerprint
+    except (OSError, ValidationError):
+        raise DataError(f"{path} is damaged: fit the document again", setting="replace") from None
+
+
+def check_recorded(adapter: Path, fingerprint: str, called: str) -> None:
+    """Raise `ConfigError` for an adapter that states another base model than the one with this fingerprint."""
+    stated = recorded(adapter)
+    if stated not in (None, fingerprint):
+        raise ConfigError(
+            f"{called} was fitted to another base model ({stated[:12]}) than this one ({fingerprint[:12]}): "
+            "give that model, or fit it again"
+        )
 
 
 # ---- from a folder or the hub -----------------------------------------------------------------------------------

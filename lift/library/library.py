@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from lift.document.document import encodable
+from lift.library.base_model import check_recorded
 from lift.library.files import CONFIG, FILES, WEIGHTS
 from longthread.errors import FULL_DISK, ConfigError, DataError, RunError
 from longthread.files import replacing, replacing_folder, write_text
@@ -199,8 +200,12 @@ class Library:
         )
 
     def add(self, adapter: Path, entry: Entry, replace: bool = False) -> Entry:
-        """Copy the adapter of a PEFT folder into the library under `entry.name`. Returns the entry as it is stored."""
+        """Copy the adapter of a PEFT folder into the library under `entry.name`. Returns the entry as it is stored.
+
+        Raises `ConfigError` if the adapter states another base model than the entry.
+        """
         check_files(adapter, repr(entry.name))
+        check_recorded(adapter, entry.fingerprint, repr(entry.name))
         with self._writing() as entries:
             self.check(entry, replace)
             stored = _filled_in(entry, adapter)

@@ -15,7 +15,7 @@ from lift.inference.capacity import read_tokens
 from lift.inference.generate import question_prompt
 from lift.inference.switch import (
     LEAST_DEVIATION,
-    LEAST_WORDS,
+    WORDS,
     Question,
     Switch,
     best_heads,
@@ -62,23 +62,20 @@ def calibrated(model: AdaptedLM, job: FitJob, store: CompactStore, own: Sequence
     heads = [every[column] for column in columns]
     seen_PF = other_PF[:, columns] if step == 1 else _highest(chosen, store, range(store.segments), heads)
     mean, deviation = seen_PF.mean(0), seen_PF.std(0).clamp(min=LEAST_DEVIATION)
-    chosen_PS, held_out_PS = (_words(store, questions) for questions in (others[::2], others[1::2]))
-    highest_P = chosen_PS.amax(-1)
-    words = (highest_P.mean().item(), highest_P.std().clamp(min=LEAST_WORDS).item()) if store.segments > 1 else None
-    switch = Switch(heads=heads, mean=mean.tolist(), deviation=deviation.tolist(), threshold=0.0, words=words)
+    words_PS = _words(store, others[1::2])
+    switch = Switch(
+        heads=heads, mean=mean.tolist(), deviation=deviation.tolist(), threshold=0.0, words=(0.0, 1 / WORDS)
+    )
     scores = [
-        switch.score(gaps(held_out, store, segment, heads), held_out_PS[:, segment])
-        for segment in range(store.segments)
+        switch.score(gaps(held_out, store, segment, heads), words_PS[:, segment]) for segment in range(store.segments)
     ]
     threshold = conformal_threshold(torch.stack(scores).amax(0).tolist())
     return switch.model_copy(update={"threshold": threshold})
 
 
 def _words(store: CompactStore, questions: Sequence[str]) -> Tensor:
-    """Return the BM25 score of each segment for each question, (P, S); 0 for a text of one segment."""
-    if store.segments == 1:
-        return torch.zeros(len(questions), 1)
-    return torch.stack([torch.from_numpy(segment_terms.scores(store.folder, question)) for question in questions])
+    """Return the match of each segment's words with each question, (P, S)."""
+    return torch.stack([torch.from_numpy(segment_terms.matches(store.folder, question)) for question in questions])
 
 
 def _highest(

@@ -91,9 +91,8 @@ def fit_compact(model: AdaptedLM, job: FitJob, spans: Sequence[range]) -> tuple[
         own += rows.questions(span)[: -(-OWN // len(spans))]
         stored.append(StoredSegment(span.start, span.stop, digest))
     _write(model, job, rows.encoder, files, stored)
-    if len(spans) > 1:
-        stretches = (spans_in_text.characters((span.start, span.stop)) for span in spans)
-        segment_terms.write(out, (job.document.text[start:end] for start, end in stretches))
+    stretches = (spans_in_text.characters((span.start, span.stop)) for span in spans)
+    segment_terms.write(out, (job.document.text[start:end] for start, end in stretches))
     if switch := calibrated(model, job, CompactStore(out), own):
         switch.save(out)
     return fits.steps, fits.losses

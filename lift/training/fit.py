@@ -21,6 +21,7 @@ from lift.document.document import Document, check_words
 from lift.document.repeats import read_once
 from lift.document.token_spans import TokenSpans
 from lift.inference.capacity import check_length, prefill_seconds, trained_tokens
+from lift.library.base_model import fingerprint, record
 from lift.memory.tuner import GatedMemoryConfig, check
 from lift.training import checkpoint
 from lift.training.batches import LONG
@@ -54,7 +55,7 @@ class Fitted:
 def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: Recipe, options: FitOptions) -> Fitted:
     """Fit one document, save its adapter to `options.out`, and return its cost.
 
-    `model` then has the adapter; with recipe `compact` an empty one.
+    `model` then has the adapter; with recipe `compact` an empty one. The adapter's folder states the model's fingerprint.
 
     A passage that stands twice is read once.
 
@@ -72,6 +73,7 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
     torch.manual_seed(options.seed)
     accelerator = Accelerator()
     model = _ready(model, accelerator.device)
+    base = fingerprint(model)
     prefill = prefill_seconds(model, ids)
     began = time.perf_counter()
     job = FitJob(document, ids, tokenizer, recipe, options)
@@ -86,6 +88,7 @@ def fit(document: Document, model: CausalLM, tokenizer: ChatTokenizer, recipe: R
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
         adapted.save_pretrained(out)
+        record(out, base)
         checkpoint.remove(out)
     accelerator.wait_for_everyone()
     size = (out / "adapter_model.safetensors").stat().st_size
@@ -102,12 +105,14 @@ def _compacted(model: CausalLM, job: FitJob) -> Fitted:
     torch.manual_seed(options.seed)
     accelerator = Accelerator()
     model = _ready(model, accelerator.device)
+    base = fingerprint(model)
     began = time.perf_counter()
     adapted = add_adapter(model, job.tokenizer, recipe, job.document)
     adapted.eval()
     steps, losses = 0, dict[str, float]()
     if accelerator.is_main_process:
         steps, losses = fit_compact(adapted, job, spans)
+        record(options.out, base)
         checkpoint.remove(options.out)
     accelerator.wait_for_everyone()
     seconds = time.perf_counter() - began

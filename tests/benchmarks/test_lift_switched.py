@@ -13,6 +13,7 @@ from lift import tasks
 from lift.document.document import Document
 from lift.inference import together
 from lift.inference.switch import Switch
+from lift.library.base_model import fingerprint, record, recorded
 from lift.tasks import synthetic_document
 from lift.training import calibration, closed_form
 from tests.environments.tiny_model import save_tiny
@@ -72,6 +73,29 @@ def test_every_figure_is_there_and_nothing_is_fitted_twice(tmp_path: Path, monke
     shut = json.loads((tmp_path / "switched-512-compact-2.json").read_text())
     assert shut["closed"] == [2, 2] and shut["base"] == [1, 1]  # bit for bit
     assert shut["own open"] == [[0, 2], [0, 2]] and shut["alone"] == two["alone"]
+
+
+def test_fits_to_another_model_are_left_alone_and_made_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_tiny(tmp_path / "base")
+    run(tmp_path, base, "--documents", "2")
+    of_model = fingerprint(base)
+    first, second = (tmp_path / f"512-compact-{seed}" for seed in range(2))
+    assert recorded(first) == recorded(second) == of_model
+    record(first, "f" * 64)
+    second.rename(tmp_path / "512-compact@reader-1")
+    (tmp_path / "512-compact+-1").mkdir()
+    kept = (first / "adapter_model.safetensors").stat().st_mtime_ns
+    run(tmp_path, base, "--documents", "2")
+    beside = tmp_path / f"512-compact@{of_model[:12]}-0"
+    fits = {path.name for path in tmp_path.glob("512-compact*")}
+    assert fits == {first.name, beside.name, "512-compact@reader-1", "512-compact+-1"}
+    assert recorded(beside) == of_model and (first / "adapter_model.safetensors").stat().st_mtime_ns == kept
+    monkeypatch.setattr(lift_switched, "fit_one", lambda *_: pytest.fail("fitted again"))
+    run(tmp_path, base, "--documents", "2")
+    (first / "base.json").unlink()  # fitted before it was stated
+    run(tmp_path, base, "--documents", "2")
 
 
 def test_a_method_without_a_switch_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from benchmarks import lift_together
 from benchmarks.lift_together import app
+from lift.library.base_model import fingerprint, record
 from lift.memory.tuner import GatedMemoryConfig, layers
 from tests.environments.tiny_model import save_tiny, tiny_model
 
@@ -25,6 +26,8 @@ def test_documents_on_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             layer.gm_memory["default"].share.data.fill_(0.5)
         model.save_pretrained(tmp_path / f"8192-lse-{seed}")
         get_peft_model(tiny_model(), GatedMemoryConfig(gate="query")).save_pretrained(tmp_path / f"8192-query-{seed}")
+        for method in ("lse", "query"):
+            record(tmp_path / f"8192-{method}-{seed}", fingerprint(tiny_model()))
     one = CliRunner().invoke(app, [*arguments, "--method", "query"])
     assert one.exit_code == 2 and one.output.startswith("error: 2 documents at once") and one.output.count("\n") == 1
     done = CliRunner().invoke(app, arguments)
@@ -34,3 +37,19 @@ def test_documents_on_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert all([asked for _, asked in found[how]] == [2, 2] for how in ("alone", "all", "another's"))
     assert found["switch_ms"] > 0 and found["load_ms"] > 0
     assert "chronicle-8192-1" in done.output
+
+
+def test_fits_to_another_base_model_are_refused(tmp_path: Path) -> None:
+    arguments = [str(tmp_path), "--model", str(save_tiny(tmp_path / "base")), "--tokens", "8192"]
+    for seed in (0, 1):
+        get_peft_model(tiny_model(), GatedMemoryConfig()).save_pretrained(tmp_path / f"8192-lse-{seed}")
+    silent = CliRunner().invoke(app, arguments)
+    assert silent.exit_code == 2 and "8192-lse-0 does not state the base model that it was fitted to" in silent.output
+    for seed in (0, 1):
+        record(tmp_path / f"8192-lse-{seed}", "0" * 64)
+    other = CliRunner().invoke(app, arguments)
+    assert (
+        other.exit_code == 2
+        and "was fitted to another base model (000000000000)" in other.output
+        and other.output.count("\n") == 1
+    )

@@ -18,7 +18,7 @@ from lift.inference.generate import answers, chat, question_prompt
 from lift.inference.hops import answered
 from lift.inference.routing import Place, Router, in_turn
 from lift.inference.switch import (
-    LEAST_WORDS,
+    WORDS,
     Question,
     Switch,
     best_heads,
@@ -177,7 +177,8 @@ def test_a_fit_leaves_a_calibrated_switch(adapters: list[Path]) -> None:
     assert abs(switch.threshold) < 100 and (adapters[0] / SWITCH).stat().st_size < 2000
     mean = torch.tensor([switch.mean])
     assert switch.score(mean).item() == pytest.approx(0, abs=1e-5)
-    assert switch.words is not None and switch.words[1] >= LEAST_WORDS  # it has several segments
+    assert switch.score(mean, torch.ones(1)).item() == pytest.approx(WORDS, abs=1e-5)
+    assert switch.words is not None
     assert switch.score(mean, torch.tensor([sum(switch.words)])).item() == pytest.approx(1, abs=1e-5)
 
 
@@ -192,7 +193,7 @@ def test_a_segment_that_names_who_is_asked_about_has_more_to_say(library: Librar
     )
     heard = listen(router.model, [Question(*question_prompt(tiny_tokenizer(), QUESTION))], 1000)
     with_words, without = (each._scores("mill", QUESTION, heard) for each in (router, wordless))
-    words = segment_terms.scores(together.stores["mill"].folder, QUESTION)
+    words = segment_terms.matches(together.stores["mill"].folder, QUESTION)
     assert [round(a - b, 3) for a, b in zip(with_words, without, strict=True)] == [
         round((float(score) - switch.words[0]) / switch.words[1], 3)  # type: ignore[index]
         for score in words

@@ -10,6 +10,7 @@ from peft import PeftModel, PrefixTuningConfig, TaskType
 from safetensors.torch import load_file, save_file
 
 from lift.library.attach import Attached, of_one_method
+from lift.library.base_model import record
 from lift.library.library import CONFIG, WEIGHTS, Library
 from lift.memory.tuner import GatedMemoryConfig
 from longthread.errors import LongthreadError
@@ -95,6 +96,17 @@ def test_another_base_model_is_refused_though_it_has_the_same_shape(library: Lib
     other.model.layers[1].mlp.up_proj.weight.data.add_(0.01)
     refused(lambda: Attached(library, other, ["a"]), "'a'", "another model", "tiny")
     refused(lambda: Attached(library, tiny_model(num_hidden_layers=3), ["a"]), "another model")
+
+
+def test_an_adapter_of_another_base_model_is_refused_though_the_index_names_this_one(library: Library) -> None:
+    memory = Attached(library, tiny_model(), ["a"])
+    record(library.path(library.get("b")), "f" * 64)
+    refused(lambda: memory.switch("b"), "'b'", "another base model (ffffffffffff)")
+    # As `lift serve` asks at each request:
+    refused(lambda: memory.check_fit(library.get("b")), "'b'", "another base model")
+    refused(lambda: Attached(library, tiny_model(), ["b"]), "'b'", "another base model")
+    refused(lambda: Attached(library, tiny_model(), ["b"], closed=True), "'b'", "another base model")
+    assert memory.model.active_adapters == [library.get("a").folder]
 
 
 def test_no_document_and_a_model_that_has_one_are_refused(library: Library) -> None:

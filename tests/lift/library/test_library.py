@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from lift.library.base_model import record
+from lift.library.files import BASE
 from lift.library.library import CONFIG, INDEX, PREVIOUS, VERSION, WEIGHTS, Library
 from tests.lift.shelf import entry_for, refused
 
@@ -69,6 +71,21 @@ def test_a_library_is_for_one_base_model(library: Library, adapters: list[Path])
     other = entry_for("f" * 64, "d")
     refused(lambda: library.check(other), "base model tiny", "weights differ", "(library)")
     refused(lambda: library.add(adapters[3], other), "(library)")
+
+
+def test_an_adapter_that_states_another_base_model_is_not_added(
+    library: Library, adapters: list[Path], base: str, tmp_path: Path
+) -> None:
+    adapter = shutil.copytree(adapters[3], tmp_path / "adapter")
+    record(adapter, "f" * 64)
+    before = library.entries()
+    refused(lambda: library.add(adapter, entry_for(base, "d")), "'d'", "another base model (ffffffffffff)", base[:12])
+    assert library.entries() == before
+    record(adapter, base)
+    entry = library.add(adapter, entry_for(base, "d"))
+    assert (library.path(entry) / BASE).read_bytes() == (adapter / BASE).read_bytes()
+    (adapter / BASE).write_text("{}")
+    refused(lambda: library.add(adapter, entry_for(base, "e")), "base.json is damaged", "fit the document again")
 
 
 def test_an_unknown_name_is_told_what_is_near(

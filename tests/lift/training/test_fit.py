@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig
 
 from lift import tasks
 from lift.document.document import Document
+from lift.library.base_model import fingerprint, recorded
 from lift.tasks import Item
 from lift.training import batches, fit, gradients, job, loop, losses, regularization, teacher_targets
 from lift.training.job import FitJob, FitOptions, TrainingRows
@@ -104,6 +105,7 @@ def test_every_recipe_leaves_an_adapter_that_says_something(name: str, tmp_path:
     assert done.seconds > 0 and done.prefill_seconds > 0
     assert {file.suffix for file in tmp_path.iterdir()} <= {".json", ".safetensors", ".md"}
     assert not list(tmp_path.glob("checkpoint*"))
+    assert recorded(tmp_path) == fingerprint(tiny_model())
     base, row = tiny_model(), torch.arange(40)[None]
     with torch.no_grad():
         before = base(row).logits
