@@ -2,8 +2,8 @@
 
     python -m benchmarks.lift_switched OUT --model READER --documents 3,8 --open 2 --each 6 --seconds 240
 
-OUT is a folder of `benchmarks.lift run`, whose fits to this model are taken; those that it does not hold are made, beside those
-to another model. `alone`: facts asked in
+OUT is a folder of `benchmarks.lift run`, whose fits to this model are taken; those that it does not hold are made, beside
+those to another model. `alone`: facts asked in
 wordings not trained on, with the document's own memory on; `switched`: the switch opens what answers, out of all of them;
 `own open`: questions at which the document that they are about was open. `closed`: general questions, and questions about a
 document that is not there, at which none was; `base`: general questions of these at which the logits are the base model's,

@@ -6,11 +6,12 @@ and numbers stand in it is: the file is as sensitive as the text.
 A name is two rare words beside each other. So a piece matches a question by the rarest two words that are neighbours in the
 question and both stand in the piece:
 
-    match(question, piece) = max over neighbours a, b of idf(a) idf(b) / idf_1^2,   idf(a) = log((N + 1) / (n_a + 1/2))    (1)
+    match(question, piece) = max over neighbours a, b of idf(a) idf(b) / idf_1^2 - CHANCE log n,   at least 0
+    idf(a) = log((N + 1) / (n_a + 1/2))                                                                                (1)
 
-with N pieces in the document, of which n_a hold the word a, and idf_1 that of a word in one of them. It is 1 where both words
-stand there alone, in a text of any length, and near 0 where one is common. Sums over all words, as BM25's, rise with the length
-of a question.
+with N pieces in the document, of which n_a hold the word a, idf_1 that of a word in one of them, and n neighbours in the
+question. The first term is 1 where both words stand there alone, in a text of any length, and near 0 where one is common; of
+the many neighbours in a long question some match by chance. (Sums over all words, as BM25's, rise with its length.)
 """
 
 import math
@@ -32,6 +33,7 @@ from longthread.files import write_json
 
 OPENED = 3  # segments of a document, at a question
 KEPT = 64  # documents whose index stays in memory: to build that of a million tokens takes as long as a reply
+CHANCE = 0.1  # of a match, for each e-fold of neighbours: a sentence of 27 words loses 0.1 more than a question of 9
 PIECE = 64  # words, or letters of a script without blanks: two or three sentences
 Piece = dict[str, int]
 # A dict for a segment, of before there were pieces.
@@ -93,13 +95,15 @@ class Pieces:
     def matches(self, question: str) -> np.ndarray:
         """Return (1) of the best piece of each segment, (segments,)."""
         asked, found = terms(question), np.zeros(self._segments, np.float32)
-        for pair in set(pairwise(asked)) or {(word, word) for word in asked}:
+        pairs = set(pairwise(asked)) or {(word, word) for word in asked}
+        chance = CHANCE * math.log(max(1, len(pairs)))
+        for pair in pairs:
             if not all(word in self._holding for word in pair):
                 continue
             first, second = (self._holding[word] for word in pair)
             rarity = self._rarity(len(first)) * self._rarity(len(second))
             segments = self._segment_of[np.intersect1d(first, second, assume_unique=True)]
-            found[segments] = np.maximum(found[segments], rarity)
+            found[segments] = np.maximum(found[segments], rarity - chance)
         return found
 
     def _rarity(self, pieces: int) -> float:
