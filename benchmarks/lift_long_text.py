@@ -30,7 +30,7 @@ from lift.inference.together import Together
 from lift.library.attach import Attached
 from lift.library.base_model import fingerprint
 from lift.library.library import Entry, Library
-from lift.memory.compact import Slots
+from lift.memory.compact import Slots, slots
 from lift.memory.tuner import layers
 from lift.training import compaction
 from lift.training.fit import fit
@@ -74,9 +74,9 @@ def random_memory(model: Any, job: FitJob, rows: ReferenceRows, span: range) -> 
     """A memory of one segment with the slots of a fit, whose questions are made, but which the model has not read."""
     rows.asked(span, 1000)
     rows.quiet(span, 1000)
-    slots = int(job.recipe.share * len(span))
+    kept = slots(job.recipe.share, 1, len(span), 16)
     heads = [
-        Slots(torch.randn(slots, 16), torch.zeros(slots), torch.randn(slots, 16), torch.arange(slots))
+        Slots(torch.randn(kept, 16), torch.zeros(kept), torch.randn(kept, 16), torch.arange(kept))
         for _ in range(2 * len(layers(model)))
     ]
     return SegmentMemory.of(heads, len(layers(model)), span.start, torch.bfloat16)

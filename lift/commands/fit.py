@@ -75,7 +75,16 @@ def fit(
             working_folder.finish(out, done)
             added = shelf.add(out, done, replace)
             shutil.rmtree(out, ignore_errors=True)
-            Console().print(tables.fitted(added))
+            kept = _kept(shelf.path(added)) if chosen.method == "compact" else ""
+            Console().print(tables.fitted(added, kept))
+
+
+def _kept(folder: Path) -> str:
+    """Return how many slots the compact memory in a folder has, and by what rule."""
+    from lift.library.compact_store import CompactStore
+    from lift.memory.compact import RULE
+
+    return f"{CompactStore(folder).slots_per_head:,.0f} a head on average ({RULE})"
 
 
 def _earlier(document: Document, shelf: Library, recipe: str) -> Path:

@@ -64,6 +64,12 @@ class CompactStore:
         """Return how many segments the text has."""
         return len(next(iter(self.slots.values())))
 
+    @property
+    def slots_per_head(self) -> float:
+        """Return how many slots a key/value head has in a segment, on average."""
+        counts = [count for of_layer in self.slots.values() for of_segment in of_layer for count in of_segment]
+        return sum(counts) / max(1, len(counts))
+
     def read(self, part: str, layer: int, segment: int, head: int | None = None) -> Tensor:
         """Return the keys, biases or values of one segment in a layer, or of one of its key/value heads: (S, ...)."""
         first, last = self.rows(layer, segment, head)

@@ -8,13 +8,15 @@ from rich.table import Table
 from lift.library.library import Entry
 
 
-def fitted(entry: Entry) -> Table:
-    """Return the table of a finished fit: its document, size, time and losses."""
+def fitted(entry: Entry, kept: str = "") -> Table:
+    """Return the table of a finished fit: its document, size, what a compact memory has `kept`, time and losses."""
     table = Table("", "", title=escape(shown(entry.name)), show_header=False)
     table.add_row("recipe", entry.recipe)
     table.add_row("document", f"{entry.tokens:,} tokens, {entry.words:,} words")
     ratio = f", {of_cache(entry)} its keys and values" if entry.kv_bytes else ""
     table.add_row("adapter", size(entry.bytes) + ratio)
+    if kept:
+        table.add_row("slots", kept)
     seconds = entry.seconds or 0.0
     times = f", {seconds / entry.prefill_seconds:,.1f} × prefill" if entry.prefill_seconds else ""
     table.add_row("time to fit", f"{seconds:,.1f} s{times}")

@@ -5,7 +5,7 @@ For the queries q of a key/value head's query heads, after RoPE and with the att
     s(q) = log sum_l exp(q k_l + b_l),   m(q) = softmax_l(q k_l + b_l) v_l                                               (1)
 
 are what (1) of `gated_memory` takes for LSE_C and m, so the gate is exact by construction. With every key of the document,
-b = 0 and its own values this is the document's attention itself; `compact` makes do with a thirtieth (arXiv 2602.16284).
+b = 0 and its own values this is the document's attention itself; `compact` makes do with few (arXiv 2602.16284).
 A document longer than the model's window has one such set for each of its segments; those that are not open are not seen.
 
 B: rows, L: tokens, H: query heads, K: key/value heads, S: slots of the head with the most, D: head dimension.
@@ -38,7 +38,7 @@ class CompactMemory(nn.Module):
         self.keys = nn.Parameter(torch.zeros(total, dim, dtype=dtype))
         self.values = nn.Parameter(torch.zeros(total, dim, dtype=dtype))
         self.biases = nn.Parameter(torch.full((total,), NOTHING))
-        self._views: dict[tuple[tuple[int, ...], torch.device], tuple[Tensor, Tensor]] = {}
+        self._views: dict[tuple[tuple[int, ...], torch.device], list[tuple[Tensor, Tensor]]] = {}
         self.open(range(len(self.slots)))
 
     def keep_dtype(self) -> None:
@@ -50,8 +50,12 @@ class CompactMemory(nn.Module):
         """Let queries see the slots of these segments alone. A new memory has all segments open."""
         self._open = tuple(segments)
 
-    def _view(self, segments: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return the indices of the segments' slots for each key/value head, (K, S), and which of them are no padding."""
+    def _view(self, segments: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+        """Return the indices of the segments' slots for each key/value head, (K, S), and which of them are no padding.
+
+        On a CPU for one head after the other, without padding: the longest of a layer has often ten times the slots of
+        the shortest. A GPU takes all heads at once.
+        """
         device = self.keys.device
         if (segments, device) in self._views:
             return self._views[segments, device]
@@ -64,11 +68,14 @@ class CompactMemory(nn.Module):
                     of_head[head].append(torch.arange(first, first + count))
                 first += count
         rows = [torch.cat(slots) for slots in of_head]
-        slots_KS = pad_sequence(rows, batch_first=True)
-        seen_KS = torch.arange(slots_KS.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        view = []
+        for together in [[row] for row in rows] if device.type == "cpu" else [rows]:
+            slots_KS = pad_sequence(together, batch_first=True)
+            seen_KS = torch.arange(slots_KS.shape[1]) < torch.tensor([len(row) for row in together])[:, None]
+            view.append((slots_KS.to(device), seen_KS.to(device)))
         if len(self._views) == VIEWS:
             self._views.clear()
-        self._views[segments, device] = view = (slots_KS.to(device), seen_KS.to(device))
+        self._views[segments, device] = view
         return view
 
     def forward(self, q_BLHD: Tensor, segments: tuple[int, ...] | None = None) -> Recalled:
@@ -77,25 +84,28 @@ class CompactMemory(nn.Module):
         `segments`: those that these queries see, instead of the open ones.
         """
         rows, length, heads, _ = q_BLHD.shape
-        share_H = torch.ones(heads, device=q_BLHD.device)
-        slots_KS, seen_KS = self._view(self._open if segments is None else segments)
+        view = self._view(self._open if segments is None else segments)
+        kv_heads = sum(len(slots_KS) for slots_KS, _ in view)
+        q_KND = q_BLHD.float().unflatten(2, (kv_heads, -1)).permute(2, 0, 1, 3, 4).flatten(1, 3)
+        found = [self._of(q, *slots) for q, slots in zip(q_KND.split([len(x) for x, _ in view]), view, strict=True)]
+        memory_KND, score_KN = (torch.cat(parts) for parts in zip(*found, strict=True))
+        shape = (rows, length, heads // kv_heads)
+        memory_BLKRD = memory_KND.unflatten(1, shape).permute(1, 2, 0, 3, 4)
+        score_BLKR = score_KN.unflatten(1, shape).permute(1, 2, 0, 3)
+        return Recalled(memory_BLKRD.flatten(2, 3), score_BLKR.flatten(2, 3), torch.ones(heads, device=q_BLHD.device))
+
+    def _of(self, q_KND: Tensor, slots_KS: Tensor, seen_KS: Tensor) -> tuple[Tensor, Tensor]:
+        """Return memory and score of some key/value heads, (K, N, D) and (K, N); `NOTHING` without slots."""
         if not slots_KS.numel():
-            return Recalled(
-                torch.zeros_like(q_BLHD, dtype=torch.float32), share_H.expand(rows, length, -1) * NOTHING, share_H
-            )
+            return torch.zeros_like(q_KND), torch.full_like(q_KND[..., 0], NOTHING)
         k_KSD, v_KSD = self.keys[slots_KS].float(), self.values[slots_KS].float()
         b_KS = self.biases[slots_KS].masked_fill(~seen_KS, NOTHING)
-        kv_heads, slots, _ = k_KSD.shape
-        q_KND = q_BLHD.float().unflatten(2, (kv_heads, -1)).permute(2, 0, 1, 3, 4).flatten(1, 3)
         memory, score = [], []
-        for q_part in q_KND.split(max(1, SCORES // (kv_heads * slots)), dim=1):
+        for q_part in q_KND.split(max(1, SCORES // slots_KS.numel()), dim=1):
             scores_KNS = torch.baddbmm(b_KS[:, None], q_part, k_KSD.transpose(1, 2))
             score.append(scores_KNS.logsumexp(-1))
             memory.append(scores_KNS.softmax(-1) @ v_KSD)
-        shape = (rows, length, heads // kv_heads)
-        memory_BLKRD = torch.cat(memory, 1).unflatten(1, shape).permute(1, 2, 0, 3, 4)
-        score_BLKR = torch.cat(score, 1).unflatten(1, shape).permute(1, 2, 0, 3)
-        return Recalled(memory_BLKRD.flatten(2, 3), score_BLKR.flatten(2, 3), share_H)
+        return torch.cat(memory, 1), torch.cat(score, 1)
 
 
 def reference_recall(memory: CompactMemory, q_BLHD: Tensor, segments: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lift.memory.log_sum_exp import document_attention
 
 ELEMENTS = {"cuda": 1 << 27}  # attention scores in memory at a time
-ELEMENTS_ELSEWHERE = 1 << 19  # what stays near a CPU
+ELEMENTS_ELSEWHERE = 1 << 20  # what stays near a CPU
 LOG_2 = math.log(2)
 
 

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from lift.inference.capacity import read_tokens, synchronize, trained_tokens
 from lift.inference.generate import before_text
-from lift.memory.compact import Compaction, compact
+from lift.memory.compact import Compaction, compact, slots
 from lift.memory.compact_memory import CompactMemory
 from lift.memory.document_cache import KeysValues, keys_and_values
 from lift.memory.reference_queries import ExactMemory, Queries, Recall, Shares, by_head, observe
@@ -45,7 +44,7 @@ def closed_form(model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range)
         k_GTD = torch.cat([scale * each.k_KTD for scale, each in zip(scales, document, strict=True)]).to(dtype)
         v_GTD = torch.cat([each.v_KTD for each in document]).to(dtype)
         how = Compaction(
-            _slots(recipe.share, k_GTD),
+            slots(recipe.share, *k_GTD.shape),
             recipe.bias_ridge,
             recipe.value_ridge,
             recipe.quiet_weight,
@@ -81,10 +80,3 @@ def _observed(
             seen = observe(model, row_batches(part, most), beside, share, job.options.seed, recipe.weighted)
             queries.append((seen, heard))
     return queries
-
-
-def _slots(share: float, k_GTD: Tensor) -> int:
-    """Return how many slots take this share of the bytes of the keys and values: a slot has a bias in fp32 beside both."""
-    heads, tokens, dim = k_GTD.shape
-    of_token, of_slot = 4 * dim, 4 * dim + 4
-    return heads * tokens if share >= 1 else max(heads, int(share * heads * tokens * of_token / of_slot))

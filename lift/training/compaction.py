@@ -53,9 +53,9 @@ def check_positions(config: ModelConfig) -> None:
         )
 
 
-def check_share(share: float) -> None:
+def check_share(share: float | None) -> None:
     """Raise `ConfigError` for a memory that would be larger than the document's keys and values, or have nothing in it."""
-    if not 0 < share <= 1:
+    if share is not None and not 0 < share <= 1:
         raise ConfigError(
             f"share must be above 0 and at most 1, all of the document's keys and values (got {share:g})",
             setting="share",

@@ -59,7 +59,7 @@ class Recipe:
     kl_rows: int = 0  # of other text in each optimizer step: two thirds questions, a sixth readings, a sixth prose
     neutral_budget: float | None = None  # nats a token that held-out prose may lose; halfway through, twice as many
     # compact
-    share: float = 1 / 30  # of the bytes of the document's keys and values in bf16
+    share: float | None = None  # of the bytes of the document's keys and values in bf16; None: see `compact.slots`
     queries: int = 6000  # reference tokens of each kind, at most
     quiet_weight: float = 0.1  # of a query that the document should leave alone, against 1 of any other; not tuned
     # the document as text alone, as a reader's rows have texts side by side; else behind the first tokens of a prompt

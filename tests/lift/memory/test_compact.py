@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lift.memory import least_squares, selection
-from lift.memory.compact import BOX, Compaction, compact
+from lift.memory.compact import BOX, LEAST_AVERAGE, SHARE, Compaction, compact, slots
 from lift.memory.compact_reference import ReferenceHead
 from lift.memory.selection import Given, Reference, attend, select
 from longthread.errors import LongthreadError
@@ -50,6 +50,26 @@ def test_it_is_its_reference_head_by_head(groups: int, rows: int, tokens: int, s
         torch.testing.assert_close(head.b_S.exp().double(), right[h].weights(kept), atol=2e-2, rtol=2e-2)
         fitted = right[h].values(kept, head.b_S.exp())
         torch.testing.assert_close(head.v_SD.double(), fitted, atol=2e-3, rtol=2e-3)
+
+
+SHAPE = {"heads": st.integers(1, 200), "tokens": st.integers(1, 40_000), "dim": st.sampled_from([16, 64, 128])}
+
+
+@given(**SHAPE)
+def test_a_short_text_keeps_slots_enough_and_a_long_one_a_share_of_the_bytes(heads: int, tokens: int, dim: int) -> None:
+    kept = slots(None, heads, tokens, dim)
+    least, every = heads * min(LEAST_AVERAGE, tokens), heads * tokens
+    share = SHARE * every * 4 * dim  # of the bytes of keys and values in bf16
+    assert least <= kept <= every
+    assert kept == least or share - (4 * dim + 4) < kept * (4 * dim + 4) <= share
+    assert slots(None, heads, tokens + 1, dim) >= kept
+
+
+@given(**SHAPE, share=st.floats(1e-4, 1.0))
+def test_a_share_that_is_asked_for_stays_as_it_is(heads: int, tokens: int, dim: int, share: float) -> None:
+    kept, asked = slots(share, heads, tokens, dim), share * heads * tokens * 4 * dim
+    assert kept == heads * tokens if share == 1 else asked - (4 * dim + 4) < kept * (4 * dim + 4)
+    assert kept <= heads or share == 1 or kept * (4 * dim + 4) <= asked
 
 
 @settings(max_examples=6, deadline=None)
@@ -137,7 +157,22 @@ def test_heads_that_see_more_of_the_document_keep_more() -> None:
     assert select(scores, 2, 1).sum().item() == 2
 
 
-def test_bounded_least_squares_stay_in_their_box_and_padding_stays_nothing() -> None:
+@pytest.mark.parametrize("width", [1, 7, 8, 33])
+def test_half_of_a_gram_matrix_and_its_mirror_are_the_whole(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(least_squares, "WIDE", 8)
+    rows = torch.randn(3, 20, width, generator=torch.Generator().manual_seed(0))
+    a = torch.zeros(4, width, width)
+    for part in rows.split(6, dim=1):
+        least_squares.add_gram(a[1:], part)
+    torch.testing.assert_close(least_squares.mirror(a)[1:], rows.transpose(1, 2) @ rows, atol=1e-4, rtol=1e-4)
+    assert not a[0].any()
+
+
+@pytest.mark.parametrize("sets", [least_squares.SETS, 0, 1], ids=["active set", "gradient", "both"])
+def test_bounded_least_squares_stay_in_their_box_and_padding_stays_nothing(
+    sets: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(least_squares, "SETS", sets)
     g = torch.Generator().manual_seed(0)
     rows = torch.randn(3, 50, 8, generator=g)
     live = torch.tensor([[True] * 8, [True] * 5 + [False] * 3, [True] + [False] * 7])

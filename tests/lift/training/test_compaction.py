@@ -17,6 +17,8 @@ from transformers import LlamaConfig
 from lift.document.document import Document
 from lift.inference.generate import before_text, chat
 from lift.library import segment_terms
+from lift.library.compact_store import CompactStore
+from lift.memory.compact import LEAST_AVERAGE
 from lift.memory.compact_memory import CompactMemory
 from lift.memory.reference_queries import ExactMemory, ReferenceRow
 from lift.memory.tuner import layers
@@ -91,6 +93,14 @@ def test_a_memory_is_of_the_bytes_that_were_asked_for_and_knows_more_the_larger_
     assert gaps[0] > gaps[1] > gaps[2] - bf16, gaps
     off = logits(tiny_model(), question).log_softmax(-1)
     assert gaps[2] < 0.5 * (exact.exp() * (exact - off)).sum(-1).mean().item()
+
+
+@pytest.mark.parametrize("length", [300, 200])
+def test_a_short_text_keeps_slots_enough_unless_a_share_is_asked_for(tmp_path: Path, length: int) -> None:
+    done = fitted(tmp_path, Document("mill", DOCUMENT.text[:length]), toy(share=None))
+    store = CompactStore(done.folder)
+    assert done.tokens == length and store.slots_per_head == min(length, LEAST_AVERAGE)
+    assert sum(len(store.read("biases", layer, 0)) for layer in store.layers) == 4 * store.slots_per_head
 
 
 def test_a_second_round_asks_beside_the_memory_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
