@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import json
 import math
 import os
@@ -16,7 +15,6 @@ import pytest
 
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test may reach the network
 
-import axolotl.core.builders  # noqa: F401 (here, or each of the forks would import it)
 import torch
 import yaml
 from axolotl.cli.config import load_cfg, prepare_plugins
@@ -228,15 +226,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     small = parsed(SMOKE)
     shrunk(MODELS["HuggingFaceTB/SmolLM2-135M-Instruct"]).save_pretrained(models / small["base_model"])
     (models / "trainer_configs").symlink_to(FOLDER)  # for the DeepSpeed recipe's second file
-    gc.collect()
-    gc.freeze()  # Axolotl collects after every phase, and a child need not look through all that was imported
     started = {"": (models, start(models, lambda: loaded(models)))}
     for name, recipe in RUN.items():
         folder = tmp_path_factory.mktemp("run")
         save_model(folder / "model", MODELS[parsed(name)["base_model"]])
         save_rows(folder, recipe["sequence_len"])
         started[name] = folder, start(folder, lambda recipe=recipe: run(recipe))
-    gc.unfreeze()
     return {name: outcome(pid, folder) for name, (folder, pid) in started.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import pytest
 
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test may reach the network
 
+import axolotl.core.builders  # noqa: F401 (here, or each of the forks would import it)
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,7 +62,9 @@ NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
 
 def start(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
     """Forks, so that Axolotl is imported once; what `work` returns is in result.json, what it prints in log."""
+    gc.freeze()  # Axolotl collects after every phase, and a child need not look through all that was imported
     if pid := os.fork():
+        gc.unfreeze()
         return pid
     code = 1
     try:
