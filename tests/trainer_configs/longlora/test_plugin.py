@@ -62,10 +62,9 @@ NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
 
 def start(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
     """Forks, so that Axolotl is imported once; what `work` returns is in result.json, what it prints in log."""
-    gc.freeze()  # Axolotl collects after every phase, and a child need not look through all that was imported
     if pid := os.fork():
-        gc.unfreeze()
         return pid
+    gc.freeze()  # Axolotl collects after every phase, and need not look through all that was imported
     code = 1
     try:
         torch.set_num_threads(1)  # OpenMP's threads did not come along
