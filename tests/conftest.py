@@ -147,7 +147,7 @@ def _a_tokenizer_is_hashed_once() -> Iterator[None]:
     take = Tokens.fingerprint.func
 
     def fingerprint(self: Tokens) -> str:
-        parts = (self._backend.to_str(), self.tokenizer.chat_template, repr(self.chat.variables))
+        parts = (self._backend.to_str(), repr(self.tokenizer.chat_template), repr(self.chat.variables))
         if parts not in known:
             known[parts] = take(self)
         return known[parts]
