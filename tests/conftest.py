@@ -1,6 +1,7 @@
 """Tokenizers and haystacks that every test shares: three real tokenizers and two built to be awkward."""
 
 import gc
+import hashlib
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the network
@@ -28,28 +29,31 @@ from environments.haystack.tokens import Tokens
 REAL = reference_tokenizers.NAMES
 TOKENIZERS = (*REAL, "cl100k-like", "crossing")
 POOL = 65_536  # tokens: enough for haystacks of 32,768
+KEPT = 64  # pools, and what is drawn for them, of a few megabytes each
 # Files that take longest, begun first: with `--dist loadfile` a long one begun last would leave the other process idle.
 LONGEST = (
     "trainer_configs/longlora/extend/test_run.py",
-    "trainer_configs/longlora/test_plugin.py",
-    "lift/training/test_fit.py",
-    "trainer_configs/test_recipes.py",
     "environments/haystack/test_sample.py",
+    "lift/training/test_fit.py",
     "trainer_configs/atropos_rl/test_run.py",
-    "environments/haystack/tasks/test_linked.py",
     "benchmarks/test_adversaries.py",
+    "environments/haystack/tasks/test_linked.py",
     "trainer_configs/longlora/data/test_build.py",
-    "environments/inference/embedded/test_server.py",
-    "environments/inference/embedded/test_engine.py",
-    "environments/haystack/test_golden.py",
+    "trainer_configs/test_recipes.py",
+    "environments/reports/test_report.py",
     "environments/rollouts/test_scoring.py",
-    "environments/test_needle_env.py",
+    "benchmarks/test_lift_benchmark.py",
+    "benchmarks/test_memory_benchmark.py",
     "environments/datasets/test_collect.py",
-    "test_examples.py",
-    "environments/haystack/test_corpora_of_any_shape.py",
+    "trainer_configs/longlora/test_plugin.py",
+    "test_startup.py",
+    "environments/test_needle_env.py",
+    "environments/haystack/test_golden.py",
+    "environments/haystack/tasks/test_whole_text.py",
     "trainer_configs/longlora/attention/test_transformers_hook.py",
     "trainer_configs/longlora/attention/test_parallel_documents.py",
-    "benchmarks/test_lift_measured.py",
+    "environments/curriculum/test_policy.py",
+    "test_examples.py",
 )
 # cl100k's pre-tokenizer: "." swallows the blank line behind it, so the end of a paragraph costs less than its pieces.
 CL100K = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -129,7 +133,10 @@ def _endless_text_is_written_once() -> Iterator[None]:
                 return make(self, *which)
             key = (method, self.tokens.fingerprint, *which)
             if key not in kept:
-                kept[key] = make(self, *which)
+                made = make(self, *which)  # a bank asks for its pool
+                if len(kept) >= KEPT:
+                    del kept[next(iter(kept))]
+                kept[key] = made
             return kept[key]
 
         return once
@@ -143,11 +150,12 @@ def _endless_text_is_written_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _a_tokenizer_is_hashed_once() -> Iterator[None]:
     """A tenth of a second for each of the many `Tokens` of one tokenizer: its parts are sorted, and written anew."""
-    known: dict[tuple[str, ...], str] = {}
+    known: dict[tuple[bytes, str, str], str] = {}
     take = Tokens.fingerprint.func
 
     def fingerprint(self: Tokens) -> str:
-        parts = (self._backend.to_str(), repr(self.tokenizer.chat_template), repr(self.chat.variables))
+        whole = hashlib.sha256(self._backend.to_str().encode()).digest()
+        parts = (whole, repr(self.tokenizer.chat_template), repr(self.chat.variables))
         if parts not in known:
             known[parts] = take(self)
         return known[parts]
