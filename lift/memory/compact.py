@@ -164,7 +164,7 @@ class _Problem:
         return least_squares.ridge(a_GSS, b_GSD, self.v_GSD, self.live_GS, self.how.value_ridge)
 
     def _attention(self, w_GS: Tensor, g: slice, n: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return, for a piece of queries, w p of the slots (0: padding), the share 1 - g of the window, and the gate wanted."""
+        """Return, for a piece of queries, w p of the slots (0: padding), the window's share 1 - g, and the gate wanted."""
         lse, lse_window = self.document.lse_GN[g, n], self.reference.lse_window_GN[g, n].float()
         away, whole = torch.sigmoid(lse_window - lse), torch.logaddexp(lse, lse_window)
         biases_GS = w_GS[g].log().masked_fill(~self.live_GS[g], -torch.inf)
