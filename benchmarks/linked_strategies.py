@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 
 from benchmarks.strategies import Strategy, abstain, echo_question, empty, passages, reply, wanted
@@ -42,13 +42,15 @@ def linked_facts(sample: Sample) -> list[tuple[str, str, dict[str, str]]]:
             *zip(sample.decoys.token_starts, sample.decoys.texts, strict=True),
         ],
     )
-    facts = []
-    for _, text in texts:
-        for kind, name, pattern in _readers():
-            if match := pattern.fullmatch(text) or pattern.fullmatch(text[0].lower() + text[1:]):
-                facts.append((kind, name, match.groupdict()))
-                break
-    return facts
+    return [fact for _, text in texts if (fact := _fact_in(text))]
+
+
+@lru_cache(maxsize=2**16)  # every strategy reads every sample, in several draws
+def _fact_in(text: str) -> tuple[str, str, dict[str, str]] | None:
+    for kind, name, pattern in _readers():
+        if match := pattern.fullmatch(text) or pattern.fullmatch(text[0].lower() + text[1:]):
+            return kind, name, match.groupdict()
+    return None
 
 
 def named_in(sample: Sample, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from random import Random
 
 from environments.haystack.facts import BY_KIND, VALUE_KINDS, parse
@@ -16,8 +16,13 @@ def stated(sample: Sample) -> list[str]:
     """The values of the asked relation, in the order of the text."""
     text = sample.messages[0]["content"]
     relation = BY_KIND[sample.answer.value_kind].name
-    values = {value for _, name, value in parse(text) if name == relation}
+    values = {value for _, name, value in _facts_in(text) if name == relation}
     return sorted(values, key=text.index)
+
+
+@lru_cache(maxsize=4096)  # every strategy reads every sample, in several draws
+def _facts_in(text: str) -> list[tuple[str, str, str]]:
+    return parse(text)
 
 
 def wanted(sample: Sample) -> int:

@@ -1,5 +1,7 @@
 """Tokenizers and haystacks that every test shares: three real tokenizers and two built to be awkward."""
 
+import gc
+import hashlib
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported: no test may reach the network
@@ -8,7 +10,7 @@ os.environ["TTY_COMPATIBLE"] = "0"  # what tests read is plain text of the width
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,33 +21,39 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks import reference_tokenizers
 from environments.haystack.filler import prose
+from environments.haystack.filler.sources import SOURCES, Text
+from environments.haystack.pools import Pools
 from environments.haystack.sample import Haystacks, Options
+from environments.haystack.tokens import Tokens
 
 REAL = reference_tokenizers.NAMES
 TOKENIZERS = (*REAL, "cl100k-like", "crossing")
 POOL = 65_536  # tokens: enough for haystacks of 32,768
+KEPT = 64  # pools, and what is drawn for them, of a few megabytes each
 # Files that take longest, begun first: with `--dist loadfile` a long one begun last would leave the other process idle.
 LONGEST = (
     "trainer_configs/longlora/extend/test_run.py",
-    "trainer_configs/longlora/test_plugin.py",
-    "lift/training/test_fit.py",
-    "trainer_configs/test_recipes.py",
     "environments/haystack/test_sample.py",
+    "lift/training/test_fit.py",
     "trainer_configs/atropos_rl/test_run.py",
-    "environments/haystack/tasks/test_linked.py",
     "benchmarks/test_adversaries.py",
+    "environments/haystack/tasks/test_linked.py",
     "trainer_configs/longlora/data/test_build.py",
-    "environments/inference/embedded/test_server.py",
-    "environments/inference/embedded/test_engine.py",
-    "environments/haystack/test_golden.py",
+    "trainer_configs/test_recipes.py",
+    "environments/reports/test_report.py",
     "environments/rollouts/test_scoring.py",
-    "environments/test_needle_env.py",
+    "benchmarks/test_lift_benchmark.py",
+    "benchmarks/test_memory_benchmark.py",
     "environments/datasets/test_collect.py",
-    "test_examples.py",
-    "environments/haystack/test_corpora_of_any_shape.py",
+    "trainer_configs/longlora/test_plugin.py",
+    "test_startup.py",
+    "environments/test_needle_env.py",
+    "environments/haystack/test_golden.py",
+    "environments/haystack/tasks/test_whole_text.py",
     "trainer_configs/longlora/attention/test_transformers_hook.py",
     "trainer_configs/longlora/attention/test_parallel_documents.py",
-    "benchmarks/test_lift_measured.py",
+    "environments/curriculum/test_policy.py",
+    "test_examples.py",
 )
 # cl100k's pre-tokenizer: "." swallows the blank line behind it, so the end of a paragraph costs less than its pieces.
 CL100K = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -111,6 +119,54 @@ def make_haystacks(name: str, **options: Any) -> Haystacks:
     return base.variant(replace(base.options, **options))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _endless_text_is_written_once() -> Iterator[None]:
+    """Haystacks of one process share their pools of endless text, and what is drawn for these: most of what they cost."""
+    kept: dict[tuple[object, ...], Any] = {}
+
+    def shared(method: str) -> Callable[..., Any]:
+        make = getattr(Pools, method)
+
+        def once(self: Pools, *which: Any) -> Any:
+            texts = [text for text in which if isinstance(text, Text)]
+            if not all(SOURCES[text.filler].endless for text in texts):  # its folder may have changed
+                return make(self, *which)
+            key = (method, self.tokens.fingerprint, *which)
+            if key not in kept:
+                made = make(self, *which)  # a bank asks for its pool
+                if len(kept) >= KEPT:
+                    del kept[next(iter(kept))]
+                kept[key] = made
+            return kept[key]
+
+        return once
+
+    with pytest.MonkeyPatch.context() as patch:
+        for method in ("_make_pool", "_make_items", "_make_bank"):
+            patch.setattr(Pools, method, shared(method))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_tokenizer_is_hashed_once() -> Iterator[None]:
+    """A tenth of a second for each of the many `Tokens` of one tokenizer: its parts are sorted, and written anew."""
+    known: dict[tuple[bytes, str, str], str] = {}
+    take = Tokens.fingerprint.func
+
+    def fingerprint(self: Tokens) -> str:
+        whole = hashlib.sha256(self._backend.to_str().encode()).digest()
+        parts = (whole, repr(self.tokenizer.chat_template), repr(self.chat.variables))
+        if parts not in known:
+            known[parts] = take(self)
+        return known[parts]
+
+    prop = cached_property(fingerprint)
+    prop.__set_name__(Tokens, "fingerprint")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tokens, "fingerprint", prop)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _one_environment() -> Iterator[None]:
     """After a `map` in several processes, datasets leaves a copy as `os.environ`; rich goes on reading the first one,
@@ -118,6 +174,17 @@ def _one_environment() -> Iterator[None]:
     first = os.environ
     yield
     os.environ = first  # noqa: B003
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> None:
+    """A collection of garbage need not look through all that was imported; an environment that ran took it out again."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # what is frozen outlives the interpreter, and Triton reports it as leaks
 
 
 @pytest.fixture(scope="session")

@@ -1,20 +1,26 @@
-"""Every example runs as a user runs it, with a toy model, and says what it is there to show."""
+"""Every example runs as a user runs it, with a toy model, and says what it is there to show.
+
+Those that load a model are forked, since most of their time would be imports.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import peft  # noqa: F401 (here, or a fork would import it)
 import pytest
 
 from tests.environments.patience import PATIENCE
 from tests.environments.tiny_model import save_tiny
+from tests.forked import forked
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROGRAMS = sorted(EXAMPLES.glob("0*.py"))
@@ -26,6 +32,7 @@ SAID = {
     "05_document_to_memory": "mill",
     "06_own_task": "What do friends call",
 }
+WITH_MODEL = ("03_evaluate", "05_document_to_memory")
 MOST_BYTES = 200_000  # of the notebook, pictures included
 
 
@@ -39,27 +46,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("examples")
 
 
+def run_program(arguments: Sequence[str]) -> None:
+    folder, program, model = arguments
+    os.chdir(folder)
+    sys.argv = [program, model]
+    runpy.run_path(program, run_name="__main__")
+
+
 @pytest.fixture(scope="module")
-def output(model: Path, folder: Path) -> Iterator[dict[str, str]]:
-    """What each program prints; they start together, since most of their time is imports."""
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
-    running = {
-        program.stem: subprocess.Popen(
-            [sys.executable, str(program), str(model)],
-            cwd=folder,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for program in PROGRAMS
-    }
-    try:
-        yield {name: process.communicate(timeout=PATIENCE)[0] for name, process in running.items()}
-        assert not {name: process.returncode for name, process in running.items() if process.returncode}
-    finally:
-        for process in running.values():
-            process.kill()
+def output(model: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What each program prints."""
+    environment = {"PYTHONPATH": str(EXAMPLES.parent), "OMP_NUM_THREADS": "1"}
+    said = {}
+    with forked(run_program, len(WITH_MODEL), tmp_path_factory.mktemp("forked")) as waiting:
+        for name, one in zip(WITH_MODEL, waiting, strict=True):
+            one.begin(str(folder), str(EXAMPLES / f"{name}.py"), str(model), **environment)
+        for program in PROGRAMS:
+            if program.stem not in WITH_MODEL:
+                line = [sys.executable, str(program), str(model)]
+                done = subprocess.run(
+                    line, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE
+                )
+                assert done.returncode == 0, done.stdout + done.stderr
+                said[program.stem] = done.stdout + done.stderr
+        for name, one in zip(WITH_MODEL, waiting, strict=True):
+            one.process.join(PATIENCE)
+            said[name] = one.out.read_text() + one.err.read_text()
+            assert one.process.exitcode == 0, said[name]
+        yield said
 
 
 @pytest.mark.parametrize("name", SAID)

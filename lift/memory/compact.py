@@ -130,9 +130,9 @@ class _Problem:
             return torch.ones_like(self.live_GS, dtype=torch.float32)
         groups, width = self.live_GS.shape
         a_GSS, b_GS = self.k_GSD.new_zeros(groups, width, width), self.k_GSD.new_zeros(groups, width)
-        keys_GSD = self._keys(torch.ones_like(b_GS))
+        unit_GS = torch.ones_like(b_GS)
         for g, n in pieces(groups, self.reference.q_GND.shape[1], width, self.k_GSD.device):
-            rows, away, wanted = self._attention(keys_GSD, g, n)
+            rows, away, wanted = self._attention(unit_GS, g, n)
             distance = (self.document.memory_GND[g, n] - self.reference.window_GND[g, n].float()).norm(dim=-1)
             u = away * distance * self._root_weights(g, n)
             rows *= u[..., None]
@@ -150,9 +150,8 @@ class _Problem:
             return self.v_GSD
         groups, width, dim = self.v_GSD.shape
         a_GSS, b_GSD = self.k_GSD.new_zeros(groups, width, width), self.k_GSD.new_zeros(groups, width, dim)
-        keys_GSD = self._keys(w_GS)
         for g, n in pieces(groups, self.reference.q_GND.shape[1], width, self.k_GSD.device):
-            x, away, wanted = self._attention(keys_GSD, g, n)
+            x, away, wanted = self._attention(w_GS, g, n)
             total = x.sum(-1)
             whole = (total + away).clamp(min=1e-30)
             window, memory = self.reference.window_GND[g, n].float(), self.document.memory_GND[g, n]
@@ -164,18 +163,14 @@ class _Problem:
         a_GSS = least_squares.mirror(a_GSS)
         return least_squares.ridge(a_GSS, b_GSD, self.v_GSD, self.live_GS, self.how.value_ridge)
 
-    def _keys(self, w_GS: Tensor) -> Tensor:
-        """Return keys whose product with a query and [-LSE, 1] is log(w p), (G, S, D + 2); padding: minus infinity."""
-        biases_GS = w_GS.log().masked_fill(~self.live_GS, -torch.inf)
-        return torch.cat([self.k_GSD, torch.ones_like(biases_GS)[..., None], biases_GS[..., None]], -1)
-
-    def _attention(self, keys_GSD: Tensor, g: slice, n: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return, for a piece of the queries, w p of the slots, the window's share 1 - g, and the gate wanted."""
+    def _attention(self, w_GS: Tensor, g: slice, n: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return, for a piece of queries, w p of the slots (0: padding), the window's share 1 - g, and the gate wanted."""
         lse, lse_window = self.document.lse_GN[g, n], self.reference.lse_window_GN[g, n].float()
         away, whole = torch.sigmoid(lse_window - lse), torch.logaddexp(lse, lse_window)
-        q = torch.cat([self.reference.q_GND[g, n].float(), -whole[..., None], torch.ones_like(whole)[..., None]], -1)
-        p = (q @ keys_GSD[g].transpose(1, 2)).exp_()
-        return p, away, torch.sigmoid(lse - lse_window) * self.reference.heard_N[n]
+        biases_GS = w_GS[g].log().masked_fill(~self.live_GS[g], -torch.inf)
+        scores = torch.baddbmm(biases_GS[:, None], self.reference.q_GND[g, n].float(), self.k_GSD[g].transpose(1, 2))
+        scores -= whole[..., None]  # not a column of the product, which a GPU may round to TF32
+        return scores.exp_(), away, torch.sigmoid(lse - lse_window) * self.reference.heard_N[n]
 
     def _root_weights(self, g: slice, n: slice) -> Tensor:
         """Return the square root of each query's weight, (g, n)."""

@@ -4,43 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from environments.haystack.filler.pool import Pool
-from environments.haystack.filler.sources import SOURCES
-from environments.haystack.listing import Items
-from environments.haystack.pools import Pools
 from longthread import secrets
 from tests.environments.loopback import ChatServer, no_waiting, tokenizer_folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _endless_text_is_written_once() -> Iterator[None]:
-    """Environments of one process share their pools of endless text: writing one is most of what a new environment costs."""
-    kept: dict[tuple[object, ...], Pool] = {}
-    banks: dict[tuple[object, ...], Items] = {}
-    make_pool, make_items = Pools._make_pool, Pools._make_items
-
-    def shared(self: Pools, source: Any) -> Pool:
-        if not SOURCES[source.filler].endless:  # its folder may have changed
-            return make_pool(self, source)
-        key = (self.tokens.fingerprint, source)
-        if key not in kept:
-            kept[key] = make_pool(self, source)
-        return kept[key]
-
-    def shared_items(self: Pools, *which: Any) -> Items:
-        key = (self.tokens.fingerprint, *which)
-        if key not in banks:
-            banks[key] = make_items(self, *which)
-        return banks[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pools, "_make_pool", shared)
-        patch.setattr(Pools, "_make_items", shared_items)
-        yield
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from lift.library.library import WEIGHTS, Entry, Library
 from lift.library.tables import shown
 from lift.memory.compact import RULE
 from lift.memory.tuner import GatedMemoryConfig
+from lift.training import calibration
 from lift.training.fit import FitOptions
 from lift.training.recipes import RECIPES
 from longthread.errors import LongthreadError
@@ -301,6 +302,8 @@ def test_fit_and_ask_without_any_stand_in(
     """A text of several segments: asked with its switch closed and open, cited, appended to, forgotten."""
     small = {"compact": replace(RECIPES["compact"], queries=100, items=4, segment=300)}
     monkeypatch.setattr(lift.training.recipes, "RECIPES", small)
+    monkeypatch.setattr(calibration, "OWN", 24)  # what the switch is set on, `test_together` tests
+    monkeypatch.setattr(calibration, "OTHER", 48)
     monkeypatch.setenv("LONGTHREAD_CACHE", str(tmp_path / "cache"))
     code, out, err = run("fit", book, "--model", base, "--library", tmp_path / "books", "--device", "cpu")
     assert (code, out) == (2, "") and "error: the model answers 0 of 12 questions" in err and "--anyway)" in err

@@ -15,8 +15,6 @@ from environments.retrieval.lance_store import LanceStore
 from longthread.errors import ConfigError, DataError
 from tests.environments.retrieval.embedders import hashed
 
-pytest.importorskip("lancedb")
-
 SUBJECTS = "miller baker mayor abbot widow".split()
 THINGS = "key boat letter lamp coin bell saddle".split()
 TEXTS = [
@@ -25,6 +23,12 @@ TEXTS = [
 TEXTS += ["她的密码是七三九一。", "天气很好，我们去公园散步。"]
 CHUNKS = [Chunk(text, 10 * i, 10 * i + 9, i, f"book {i % 2}") for i, text in enumerate(TEXTS)]
 QUESTIONS = ["Where did the widow hide the bell?", "密码", "village 17"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _lancedb() -> None:
+    """Imported when a test wants it: its 4 s are not spent on every process that collects tests."""
+    pytest.importorskip("lancedb")
 
 
 @pytest.mark.parametrize("embedder", [None, hashed()], ids=["terms", "vectors"])

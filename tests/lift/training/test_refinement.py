@@ -1,6 +1,6 @@
 """Recipe `compact+` at toy size: what it learns, a killed fit, and what it refuses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,32 @@ from safetensors.torch import load_file
 
 from lift.document.document import Document
 from lift.memory.tuner import layers
-from lift.training import checkpoint, closed_form, refinement
+from lift.training import calibration, checkpoint, closed_form, refinement
 from lift.training.recipes import RECIPES, Recipe
 from longthread.errors import ConfigError, RunError
 from tests.lift.training.test_compaction import DOCUMENT, SHORT, fitted, loaded
 
 
-@pytest.fixture(autouse=True)
-def little_other_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A toy's tokens are bytes, and its rows of prose would be most of a step."""
-    monkeypatch.setattr(refinement, "TALK_ROWS", 3)
-    monkeypatch.setattr(refinement, "LONG", 400)
+@pytest.fixture(scope="module", autouse=True)
+def little_other_text() -> Iterator[None]:
+    """A toy's tokens are bytes: its rows of prose would be most of a step, and what the switch is set on most of a fit.
+
+    The same model's replies are made once: that they are the same each time is `test_regularization`'s.
+    """
+    make, made = refinement.Refinement._other_text, dict[int, Any]()
+
+    def once(self: Any) -> Any:
+        if self.tokens not in made:
+            made[self.tokens] = make(self)
+        return made[self.tokens]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(refinement, "TALK_ROWS", 3)
+        patch.setattr(refinement, "LONG", 400)
+        patch.setattr(refinement.Refinement, "_other_text", once)
+        patch.setattr(calibration, "OWN", 8)
+        patch.setattr(calibration, "OTHER", 40)
+        yield
 
 
 def toy(**changes: Any) -> Recipe:
@@ -31,6 +46,12 @@ def toy(**changes: Any) -> Recipe:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, little_other_text: None) -> Any:
+    """The fit of the short text without a step."""
+    return fitted(tmp_path_factory.mktemp("plain"), SHORT, toy(steps=0))
 
 
 @pytest.fixture
@@ -48,11 +69,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     return taken
 
 
-def test_steps_teach_the_answers_and_leave_a_compact_memory(tmp_path: Path, steps: list[Any]) -> None:
+def test_steps_teach_the_answers_and_leave_a_compact_memory(tmp_path: Path, plain: Any, steps: list[Any]) -> None:
     done = fitted(tmp_path / "plus", SHORT, toy(steps=12, learning_rate=0.1))
     assert done.steps == len(steps) == 12 and done.losses == {"loss": steps[-1][0], "KL": steps[-1][1]}
     assert min(loss for loss, _ in steps[-3:]) < steps[0][0] - 0.5, steps
-    plain = fitted(tmp_path / "plain", SHORT, toy(steps=0))
     one, other = weights(done.folder), weights(plain.folder)
     assert {name: (x.shape, x.dtype) for name, x in one.items()} == {
         name: (x.shape, x.dtype) for name, x in other.items()
@@ -62,9 +82,9 @@ def test_steps_teach_the_answers_and_leave_a_compact_memory(tmp_path: Path, step
     assert plain.steps == 0 and not list(done.folder.glob("checkpoint*"))
 
 
-def test_frozen_keys_stay(tmp_path: Path) -> None:
+def test_frozen_keys_stay(tmp_path: Path, plain: Any) -> None:
     one = weights(fitted(tmp_path / "plus", SHORT, toy(steps=1, key_rate=0.0)).folder)
-    other = weights(fitted(tmp_path / "plain", SHORT, toy(steps=0)).folder)
+    other = weights(plain.folder)
     assert all(torch.equal(one[name], other[name]) == name.endswith("keys") for name in one)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import json
 import math
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -18,6 +20,8 @@ import pytest
 
 os.environ["AXOLOTL_DO_NOT_TRACK"] = "1"  # before Axolotl is imported: no test may reach the network
 
+import axolotl.core.builders  # noqa: F401 (here, or each of the forks would import it)
+import axolotl.utils.config
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +33,7 @@ from axolotl.cli.merge_lora import do_cli as merge_lora
 from axolotl.cli.preprocess import do_preprocess
 from axolotl.cli.train import do_train
 from axolotl.integrations.base import PluginManager
+from axolotl.integrations.config import merge_input_args
 from axolotl.integrations.expert_parallel import shard
 from axolotl.telemetry.manager import TelemetryManager
 from axolotl.utils.config import validate_config
@@ -58,10 +63,20 @@ NORMS = ("input_layernorm", "post_attention_layernorm", "norm")
 # ---- whole runs: each in a process of its own, since Axolotl keeps one set of plugins a process ------------------
 
 
+@cache
+def config_classes(input_args: tuple[str, ...]) -> Any:
+    """Axolotl's configuration with the keys of these plugins, which takes a second to make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManager, "get_input_args", lambda _: list(input_args))
+        return merge_input_args()
+
+
 def start(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
     """Forks, so that Axolotl is imported once; what `work` returns is in result.json, what it prints in log."""
+    config_classes((LongLoRAPlugin().get_input_args(),))  # here, or each of the forks would make them
     if pid := os.fork():
         return pid
+    gc.freeze()  # Axolotl collects after every phase, and need not look through all that was imported
     code = 1
     try:
         torch.set_num_threads(1)  # OpenMP's threads did not come along
@@ -70,6 +85,9 @@ def start(folder: Path, work: Callable[[], dict[str, Any]]) -> int:
         sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)
         save = datasets.Dataset.save_to_disk  # by itself it starts Python again, for half a minute
         datasets.Dataset.save_to_disk = lambda self, path, **named: save(self, path, **named | {"num_proc": None})
+        axolotl.utils.config.merge_input_args = lambda: config_classes(
+            tuple(PluginManager.get_instance().get_input_args())
+        )
         Path("result.json").write_text(json.dumps(work()))
         code = 0
     except BaseException:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from environments.reports.metrics import Record
 from longthread.files import JsonObject, read_jsonl, write_json
-from trainer_configs.longlora.extend.plan import LINK, REPLY_TOKENS, Plan
+from trainer_configs.longlora.extend.plan import LINK, REPLY_TOKENS, Plan, held_out_texts
 
 ASKED: dict[str, JsonObject] = {  # settings of the evaluation of either kind
     "needles": {"tasks": "single"},
@@ -68,14 +68,14 @@ def _done(out: Path, kind: str, name: str) -> Path:
 def measure_perplexity(plan: Plan, out: Path, name: str, model: Path) -> None:
     """Write the perplexity by position of a model whose window is the run's, on the held-out texts, if there are any."""
     from trainer_configs.longlora.by_position import by_position
-    from trainer_configs.longlora.perplexity import Source, read_text
+    from trainer_configs.longlora.perplexity import Source
     from trainer_configs.longlora.token_nll import windows
 
     path = out / "evaluation" / "perplexity" / f"{name}.json"
-    if not plan.settings.held_out or path.is_file():
+    texts = held_out_texts(plan.settings)
+    if not texts or path.is_file():
         return
     source = Source(str(model))
-    texts = [read_text(file) for file in sorted(Path(plan.settings.held_out).rglob("*.txt"))]
     rows_NL = windows(source.token_ids(texts), plan.settings.to, PERPLEXITY_ROWS)
     write_json(path, [asdict(bucket) for bucket in by_position(source.load(), rows_NL)])
     free_memory()

@@ -24,6 +24,7 @@ from environments.haystack.sample import Haystacks
 from environments.haystack.tokens import load_tokenizer
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
+from trainer_configs.longlora.perplexity import Source, read_text
 from trainer_configs.longlora.rope.extension import plan as plan_rope
 from trainer_configs.longlora.section import LongLoRA
 
@@ -148,8 +149,14 @@ def make_plan(settings: ExtendSettings) -> Plan:
         if stage.kind != "dpo":
             plan.row_settings(stage).check()
     _check_lengths(plan)
+    _check_held_out(plan)
     LongLoRA.model_validate(recipe.get("longlora") or {})
     return plan
+
+
+def held_out_texts(settings: ExtendSettings) -> list[str]:
+    """Return the texts on which perplexity is measured. Raises `DataError` for one that cannot be read."""
+    return [read_text(file) for file in sorted(Path(settings.held_out).rglob("*.txt"))] if settings.held_out else []
 
 
 def read_recipe(path: Path, setting: str) -> JsonObject:
@@ -178,6 +185,17 @@ def _check_values(settings: ExtendSettings) -> None:
             raise ConfigError(f"{folder} is not a folder with .txt files", setting=name)
     if find_spec("axolotl") is None:
         raise ConfigError("Axolotl is not installed, which trains: install longthread[train]")
+
+
+def _check_held_out(plan: Plan) -> None:
+    if texts := held_out_texts(plan.settings):
+        longest = max(map(len, Source(str(plan.model)).token_ids(texts)))
+        if longest < plan.settings.to:
+            raise ConfigError(
+                f"the longest text of {plan.settings.held_out} has {longest} tokens, which is less than the window of "
+                f"{plan.settings.to}: give a longer one",
+                setting="held_out",
+            )
 
 
 def _model(name: str) -> tuple[Path, PretrainedConfig]:

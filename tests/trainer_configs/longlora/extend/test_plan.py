@@ -98,6 +98,16 @@ def test_what_cannot_work_is_refused(
     assert message in refusal.value.message and "\n" not in refusal.value.line()
 
 
+def test_a_held_out_text_is_as_long_as_the_window(settings: ExtendSettings, tmp_path: Path) -> None:
+    """Perplexity is measured behind the first evaluations, which take minutes: too short a text is refused before."""
+    (tmp_path / "short.txt").write_text("a" * (TO - 100))
+    with pytest.raises(ConfigError, match="which is less than the window of 16384: give a longer one") as refusal:
+        make_plan(replace(settings, held_out=str(tmp_path)))
+    assert "(held_out)" in refusal.value.line()
+    (tmp_path / "long.txt").write_text("a" * TO)
+    assert make_plan(replace(settings, held_out=str(tmp_path))).settings.held_out == str(tmp_path)
+
+
 def test_the_command_says_it_in_one_line_and_writes_nothing(model: Path, tmp_path: Path) -> None:
     arguments = ["extend", str(tmp_path / "out"), "--model", str(model), "--to"]
     for change, message in ((["100"], "--to"), ([str(TO), "--lengths", "a"], "whole numbers with commas")):

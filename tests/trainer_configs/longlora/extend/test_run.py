@@ -54,6 +54,7 @@ def out(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "out"
     patch = pytest.MonkeyPatch()
     patch.setattr(evaluation, "REPLY_TOKENS", 8)
+    patch.setattr(evaluation, "PERPLEXITY_ROWS", 2)
     patch.setattr(running, "PAIR_TOKENS", 1600)
     patch.setattr(Options, "pool_tokens", 2**15)  # a pool of the usual size takes seconds to write
     assert ExtendRun(plan, folder).run() == folder / STAGE / "merged"
