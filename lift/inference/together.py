@@ -81,7 +81,7 @@ class Session:
         start, end = found.characters
         return (
             f"[{shown(name)}: segment {segment + 1} of {self.router.stores[name].segments}, sentence {found.sentence + 1}, "
-            f"characters {start:,} to {end:,}, {100 * found.share:.0f} % of the attention to the memory]"
+            f"characters {start:,} to {end:,}, {100 * found.share:.0f} % of what the answer attends to]"
         )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from lift.inference.citation import cite, reference_slot_weights, slot_weights
+from lift.inference.citation import CitingLayer, cite, reference_slot_weights, slot_weights
 from lift.inference.generate import answers, chat, question_prompt
 from lift.inference.hops import answered
 from lift.inference.routing import Place, Router, in_turn
@@ -34,6 +34,7 @@ from lift.library.compact_store import CompactStore
 from lift.library.files import SOURCES, SWITCH
 from lift.library.library import Library
 from lift.memory.compact_memory import CompactMemory
+from lift.memory.document_cache import standing_in
 from lift.memory.tuner import layers
 from longthread.errors import LongthreadError
 from tests.environments.tiny_model import tiny_model, tiny_tokenizer
@@ -333,6 +334,28 @@ def test_an_answer_is_cited_where_the_memory_was_read(library: Library) -> None:
     before = logits(attached.model, prompt)
     cite(attached, stores, places, prompt, [5])
     assert torch.equal(logits(attached.model, prompt), before)
+
+
+def test_what_the_prompt_attends_to_as_well_is_taken_off(library: Library) -> None:
+    """A text's first tokens take attention from every query: what counts is what the answer attends to more."""
+    attached, tokenizer = opened(library, "mill"), tiny_tokenizer()
+    attached.open_segments("mill", [1, 2])
+    prompt, reply = chat(tokenizer, "mill", QUESTION), [5, 6, 7]
+    seen: list[torch.Tensor] = []
+
+    class Recording(CitingLayer):
+        def _parts(self, x_L: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            seen.append(x_L)
+            return super()._parts(x_L)
+
+    citing = [Recording(layer, len(prompt)) for layer in layers(attached.model)]
+    with standing_in(attached.model, citing), torch.no_grad():
+        attached.model(torch.tensor([[*prompt, *reply]]), use_cache=False)
+    for layer, q, gate in zip(citing, seen[::2], seen[1::2], strict=True):
+        memory, first = layer.layer.gm_memory[attached.key("mill")], len(prompt) - 1
+        answer = reference_slot_weights(memory, q[first:-1], gate[first:-1]) / len(reply)
+        before = reference_slot_weights(memory, q[:first], gate[:first]) / first
+        torch.testing.assert_close(layer.weights[attached.key("mill")], answer - before, atol=1e-5, rtol=1e-4)
 
 
 def test_a_memory_that_does_not_know_where_it_stands_says_so(
