@@ -82,7 +82,7 @@ def seconds(run: Callable[[], None], times: int) -> float:
 @app.command()
 @exit_on_error()
 def main(  # noqa: PLR0913
-    model: Annotated[Path, typer.Option(help="Folder of the model.")],
+    model: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Folder of the model.")],
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 8192,
     groups: Annotated[int, typer.Option(min=1, help="Groups of a step.")] = 8,
     group_size: Annotated[int, typer.Option(min=2, help="Completions of a prompt.")] = 8,
