@@ -89,9 +89,8 @@ class FactDraw:
     wordings: str = "train"
     across: bool = False
     statements: list[Statement] = field(default_factory=list)
-    _known: dict[str, tuple[Entity, int, set[str]]] = field(
-        default_factory=dict
-    )  # document, relations and links stated
+    # By name: the person, a document about them, and the relations and links stated.
+    _known: dict[str, tuple[Entity, int, set[str]]] = field(default_factory=dict)
     _links_alone: bool = False
     _conditions: set[tuple[str, str]] = field(default_factory=set)
 

@@ -36,9 +36,7 @@ FEWER = 0.7  # of the questions are left when they take too much of a row
 NAMELESS = 0.25  # of the questions name no document
 STEPWISE = 0.5  # of the questions about one fact ask for steps too, in tags, and have none: who asks cannot know
 TRIES = 60
-CHAT_TOKENS = (
-    1024  # of a row go to ordinary conversations, at most, in place of its first piece's, of which half are left
-)
+CHAT_TOKENS = 1024  # of a row's first piece give way to ordinary conversations, or half of it where it is shorter
 
 
 class RowMaker:

@@ -72,8 +72,7 @@ def measure_perplexity(plan: Plan, out: Path, name: str, model: Path) -> None:
     from trainer_configs.longlora.token_nll import windows
 
     path = out / "evaluation" / "perplexity" / f"{name}.json"
-    texts = held_out_texts(plan.settings)
-    if not texts or path.is_file():
+    if path.is_file() or not (texts := held_out_texts(plan.settings)):
         return
     source = Source(str(model))
     rows_NL = windows(source.token_ids(texts), plan.settings.to, PERPLEXITY_ROWS)
