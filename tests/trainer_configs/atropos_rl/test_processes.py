@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +51,17 @@ def train(settings: dict[str, Any]) -> Trained:
     return Trained(trainer.processes.count, weights, rows)
 
 
+@pytest.fixture
+def signals_restored() -> Iterator[None]:
+    """torchrun's handlers raise where a signal finds them. A fork of a later test that is told to end, as the pools of
+    `datasets` are, could catch that like any other error, and would never end."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
 def by_torchrun(settings: dict[str, Any], processes: int) -> dict[int, Trained]:
     """What each has at the end, started as `torchrun --standalone` does, but forked: they have all that is imported."""
     start = "spawn" if torch.cuda.is_initialized() else "fork"
@@ -59,6 +72,7 @@ def by_torchrun(settings: dict[str, Any], processes: int) -> dict[int, Trained]:
     return results
 
 
+@pytest.mark.usefixtures("signals_restored")
 def test_two_processes_take_the_steps_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     folder = save_tiny(tmp_path / "model")
