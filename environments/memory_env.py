@@ -4,8 +4,8 @@
     memory-env documents --env.tokenizer_name DIR --env.modes weights,hybrid   # then lift fit and lift serve, docs/memory.md
 
 Modes: `context` (the text in the prompt), `retrieval` (passages of it), `weights` (a memory behind `lift serve`, chosen by
-its name in each request) and `hybrid` (passages, asked of the memory). Questions are those of generated haystacks, of a file,
-or of a text about itself (`memory/questions.py`).
+its name in each request) and `hybrid` (the memory proposes, passages confirm: `memory/hybrid.py`). Questions are those of
+generated haystacks, of a file, or of a text about itself (`memory/questions.py`).
 """
 
 import asyncio
@@ -24,13 +24,23 @@ from environments.inference.endpoint import Endpoint
 from environments.inference.errors import RequestRejected
 from environments.inference.preflight import WINDOWS, served_models
 from environments.memory import questions as sources
-from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, MemoryEnvConfig, check_memory
+from environments.memory.config import (
+    CONTEXT,
+    HYBRID,
+    LOOKED_UP,
+    REMEMBERED,
+    RETRIEVAL,
+    WEIGHTS,
+    MemoryEnvConfig,
+    check_memory,
+)
+from environments.memory.hybrid import POLICY, Ask, following, opening, stated
 from environments.memory.memories import Memory, check_names, check_text, served_memories
 from environments.memory.passages import Passages
 from environments.memory.prompts import Prompts
 from environments.memory.questions import Document, Question
 from environments.memory.report import write_report
-from environments.memory.rollout import MemoryRequest, Posed, group_of, mode_of
+from environments.memory.rollout import Exchange, MemoryRequest, Posed, answer_of, group_of, mode_of
 from environments.presets import task_of
 from environments.retrieval.ranking import Hit
 from environments.rollouts import row_log
@@ -128,7 +138,8 @@ class MemoryEnv(HaystackEnv):
         """Return hex digits that name a run by the settings and the questions that shape its rows."""
         own = [(q.document.digest, q.asked, q.sample.answer.values) for q in self.questions]
         memories = sorted((m.name, m.digest, m.stored_bytes, m.seconds) for m in self.memories.values())
-        return row_log.digest({"settings": super().run_digest(), "questions": own, "memories": memories})
+        named = {"settings": super().run_digest(), "questions": own, "memories": memories}
+        return row_log.digest({**named, "hybrid": POLICY} if HYBRID in self.modes else named)
 
     # ---- questions ----
 
@@ -168,31 +179,43 @@ class MemoryEnv(HaystackEnv):
     # ---- rollouts ----
 
     def build(self, request: RolloutRequest) -> tuple[Sample, list[int]]:
-        """Return the request's sample with the messages of its mode, and its prompt's token ids. Runs in worker threads."""
-        posed = self._posed(request)
+        """Return the request's sample with the messages of its first prompt, and that prompt's token ids."""
+        question, memory = self._asked(request)
+        posed = self._posed(question, opening(mode_of(request)), memory)
         return posed.sample, posed.prepared.tokens
 
     async def rollout(self, request: RolloutRequest, n: int) -> RolloutGroup:
         """Ask the request's question in its mode, and return it with `n` scored completions. Raises `CompletionError`."""
-        posed = await asyncio.to_thread(self._posed, request)
-        endpoints = self.memory_endpoints if posed.memory else self.endpoints
-        model, started = posed.memory.name if posed.memory else "", time.monotonic()
-        completions = await self._complete(endpoints, posed.sample, posed.prepared.tokens, request.split, n, model)
-        seconds = posed.seconds + time.monotonic() - started
-        scores = await asyncio.to_thread(self._scores, posed.question, completions)
-        return group_of(request, posed, completions, scores, seconds)
+        question, memory = await asyncio.to_thread(self._asked, request)
+        exchanges, replies = list[Exchange](), list[str]()
+        while ask := following(mode_of(request), replies):
+            exchanges.append(await self._exchange(question, ask, memory, request.split, n))
+            replies.append(stated([self.scorer.said(completion) for completion in exchanges[-1].completions]))
+        scores = await asyncio.to_thread(self._scores, question, answer_of(exchanges).completions)
+        return group_of(request, exchanges, scores, memory)
 
-    def _posed(self, request: RolloutRequest) -> Posed:
-        """Return the request's question as it is asked in its mode. Raises `RequestRejected` for a memory of another text."""
-        question, mode = self.question(request), mode_of(request)
-        memory = self._memory(question.document) if mode in REMEMBERED else None
+    def _asked(self, request: RolloutRequest) -> tuple[Question, Memory | None]:
+        """Return a request's question, and the memory its mode needs. Raises `RequestRejected` for one of another text."""
+        question = self.question(request)
+        return question, self._memory(question.document) if mode_of(request) in REMEMBERED else None
+
+    async def _exchange(self, question: Question, ask: Ask, memory: Memory | None, split: str, n: int) -> Exchange:
+        """Ask a question once, the model itself or the memory. Raises `CompletionError`."""
+        posed = await asyncio.to_thread(self._posed, question, ask, memory)
+        model = memory.name if memory and ask.mode == WEIGHTS else ""
+        endpoints, started = self.memory_endpoints if model else self.endpoints, time.monotonic()
+        completions = await self._complete(endpoints, posed.sample, posed.prepared.tokens, split, n, model)
+        return Exchange(posed, completions, model, posed.seconds + time.monotonic() - started)
+
+    def _posed(self, question: Question, ask: Ask, memory: Memory | None) -> Posed:
+        """Return a question with its prompt. Runs in worker threads."""
         index, hits, started = None, list[Hit](), time.monotonic()
-        if self.passages and mode in LOOKED_UP:
+        if self.passages and ask.mode in LOOKED_UP:
             index, started = self.passages.index(question.document), time.monotonic()
-            hits = self.passages.find(question, index)
+            hits = self.passages.find(question, index, ask.proposed)
         searched = time.monotonic() - started
-        prepared = self.prompts.prepare(question, mode, self.window, hits, memory)
-        return Posed(question, mode, prepared, index, memory, searched)
+        prepared = self.prompts.prepare(question, ask.mode, self.window, hits, memory)
+        return Posed(question, ask, prepared, index, searched)
 
     def _memory(self, document: Document) -> Memory:
         memory = self.memories.get(document.name) or Memory(document.name)

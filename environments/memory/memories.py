@@ -9,20 +9,19 @@ from longthread.errors import ConfigError
 from longthread.files import JsonObject
 
 NAMED = 5  # names that a refusal lists
-TEXT, QUESTION = "{text}", "{question}"  # in the frames that a server states
+QUESTION = "{question}"  # in the frame that a server states
 
 
 @dataclass(frozen=True)
 class Memory:
-    """A document's memory as its server states it: the model's name, the frames of questions, and what it cost.
+    """A document's memory as its server states it: the model's name, the frame of questions, and what it cost.
 
-    A frame is the message that asks a question, of the memory alone or beside a text; empty where the server states none.
+    The frame is the message that asks the memory a question; empty where the server states none.
     `digest`: SHA-256 of the text that was remembered. What the server does not state is empty or None.
     """
 
     name: str
     frame: str = ""
-    frame_with_text: str = ""
     digest: str = ""
     stored_bytes: int | None = None
     seconds: float | None = None  # to make it
@@ -31,30 +30,23 @@ class Memory:
     def of(cls, card: JsonObject) -> "Memory":
         """Return the memory of a model's entry in the server's list."""
 
-        def text(name: str, *needed: str) -> str:
+        def text(name: str, needed: str = "") -> str:
             value = card.get(name)
-            return value if isinstance(value, str) and all(part in value for part in needed) else ""
+            return value if isinstance(value, str) and needed in value else ""
 
         size, seconds = card.get("bytes"), card.get("seconds")
         return cls(
             str(card.get("id")),
             text("ask_frame", QUESTION),
-            text("ask_frame_with_text", TEXT, QUESTION),
             text("digest"),
             size if isinstance(size, int) and size > 0 else None,
             float(seconds) if isinstance(seconds, int | float) else None,
         )
 
-    def message(self, question: str, text: str = "") -> str:
-        """Return the message that asks a question, beside a text where there is one. Empty where there is no frame for it."""
-        if not text:
-            before, _, after = self.frame.rpartition(QUESTION)
-            return f"{before}{question}{after}" if self.frame else ""
-        if not self.frame_with_text:
-            return ""
-        before, _, rest = self.frame_with_text.partition(TEXT)
-        between, _, after = rest.rpartition(QUESTION)
-        return f"{before}{text}{between}{question}{after}"
+    def message(self, question: str) -> str:
+        """Return the message that asks a question. Empty where there is no frame."""
+        before, _, after = self.frame.rpartition(QUESTION)
+        return f"{before}{question}{after}" if self.frame else ""
 
 
 async def served_memories(url: str, api_key: str | None) -> dict[str, Memory]:

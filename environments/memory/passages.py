@@ -65,10 +65,10 @@ class Passages:
         embedder = None if settings.ranking == "bm25" else Embedder.load(settings.embedding_model)
         return cls(settings, tokens, embedder)
 
-    def find(self, question: Question, index: Index) -> list[Hit]:
-        """Return the passages of a document's index for a question, best first."""
+    def find(self, question: Question, index: Index, proposed: str = "") -> list[Hit]:
+        """Return the passages of a document's index for a question, best first; with an answer that was `proposed`."""
         settings = self.settings
-        asked, k = question.sample.question, settings.passages
+        asked, k = f"{question.sample.question} {proposed}".strip(), settings.passages
         if settings.search_hops:
             return search_in_hops(index.ranking, asked, k, settings.search_hops)
         return index.ranking.search(asked, k)

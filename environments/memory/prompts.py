@@ -1,4 +1,4 @@
-"""What the model is shown of a document in each mode: the text, passages of it, nothing, or passages beside a memory."""
+"""What the model is shown of a document in each single mode: the text, passages of it, or nothing beside a memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from environments.haystack.options import Options
 from environments.haystack.prompt import Prompt
 from environments.haystack.tokens import BREAK, Tokens
-from environments.memory.config import CONTEXT, RETRIEVAL, WEIGHTS
+from environments.memory.config import CONTEXT, WEIGHTS
 from environments.memory.memories import Memory
 from environments.memory.questions import Document, Question
 from environments.retrieval.chunking import Chunk, Span
@@ -50,7 +50,7 @@ class Prompts:
     def prepare(
         self, question: Question, mode: str, window: int, hits: Sequence[Hit] = (), memory: Memory | None = None
     ) -> Prepared:
-        """Return the prompt of a question. `window`: tokens of prompt and reply at most; 0: any number.
+        """Return the prompt of a question in a single mode. `window`: tokens of prompt and reply at most; 0: any number.
 
         A text that does not fit is cut in its middle, and the prompt says so. Of the hits, best first, those that do not fit
         are left out, the worst first. Raises `ConfigError` where not even the question fits.
@@ -62,7 +62,7 @@ class Prompts:
         kept = len(hits)
         while True:
             passages = tuple(hit.chunk for hit in ordered(hits[:kept], self.order))
-            prepared = self._encoded(self._with_passages(question, mode, passages, memory))
+            prepared = self._encoded(self._with_passages(question, passages))
             if not window or len(prepared.tokens) + self.reply <= window or not kept:
                 return replace(self._checked(prepared, window), passages=passages)
             kept -= 1
@@ -113,10 +113,8 @@ class Prompts:
 
     # ---- passages, and memories ----
 
-    def _with_passages(self, question: Question, mode: str, passages: Sequence[Chunk], memory: Memory | None) -> str:
+    def _with_passages(self, question: Question, passages: Sequence[Chunk]) -> str:
         text = BETWEEN.join(chunk.text.strip() for chunk in passages) or "(No passage was found.)"
-        if memory and mode != RETRIEVAL and (message := memory.message(_request(question), text)):
-            return message
         return BREAK.join([self.looked_up, text, question.asked])
 
     @staticmethod

@@ -1,4 +1,7 @@
-"""Requests and groups of MemoryEnv: what the others have, with the mode, and what the question cost in it."""
+"""Requests and groups of MemoryEnv: what the others have, with the mode, and what the question cost in it.
+
+In mode `hybrid` a question may take several exchanges (`hybrid.py`); in the others it takes one.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from environments.haystack.sample import Sample
 from environments.inference.contracts import Completion
 from environments.memory.config import CONTEXT
+from environments.memory.hybrid import Ask, answering
 from environments.memory.memories import Memory
 from environments.memory.passages import Index
 from environments.memory.prompts import Prepared
@@ -37,8 +41,9 @@ class MemoryRequest(RolloutRequest):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one question took in its mode: seconds of retrieval and reply, tokens of the prompt, and the document's share.
+    """What one question took in its mode: seconds of search and reply, tokens of the prompts, and the document's share.
 
+    Seconds and tokens are those of all requests that were made for it, each prompt counted once for a group.
     `stored_bytes` and `prepare_seconds` are of the document, whatever number of questions is asked; None: not known.
     """
 
@@ -52,13 +57,15 @@ class Cost:
 class MemoryGroup(RolloutGroup):
     """A question's completions in one mode.
 
-    `memory`: name of the memory that was asked, if one was. `passages` stood in the prompt; `recall` says how much of the
-    evidence they hold, None where that is not known. `cut_tokens`: of the text, left out of the prompt.
+    `memory`: name of the memory that was asked, if one was; `proposed`: what it stated, where that was looked up for the
+    prompt. `passages` stood in the prompt; `recall` says how much of the evidence they hold, None where that is not known.
+    `cut_tokens`: of the text, left out of the prompt.
     """
 
     document: str
     cost: Cost
     memory: str = ""
+    proposed: str = ""
     passages: Sequence[Chunk] = ()
     recall: EvidenceRecall | None = None
     cut_tokens: int = 0
@@ -83,6 +90,7 @@ class MemoryGroup(RolloutGroup):
             "mode": self.mode,
             "document": self.document,
             **({"memory": self.memory} if self.memory else {}),
+            **({"proposed": self.proposed} if self.proposed else {}),
             "cost": asdict(self.cost),
             "cut_tokens": self.cut_tokens,
             "passages": [[chunk.start, chunk.end] for chunk in self.passages],
@@ -92,31 +100,18 @@ class MemoryGroup(RolloutGroup):
 
 @dataclass(frozen=True)
 class Posed:
-    """A question as it is asked in one mode: its prompt, what it was made with, and the seconds of the search."""
+    """A question as one request asks it: its prompt, what it was made with, and the seconds of the search."""
 
     question: Question
-    mode: str
+    ask: Ask
     prepared: Prepared
     index: Index | None
-    memory: Memory | None
     seconds: float
 
     @property
     def sample(self) -> Sample:
         """The question's sample with the messages of the prompt."""
         return replace(self.question.sample, messages=self.prepared.messages)
-
-    def cost(self, seconds: float) -> Cost:
-        """Return what the question took, with so many seconds for search and reply."""
-        parts: list[tuple[int | None, float | None]] = []
-        if self.mode == CONTEXT:
-            parts.append((len(self.question.document.text.encode()), 0.0))
-        if self.index:
-            parts.append((self.index.stored_bytes, self.index.seconds))
-        if self.memory:
-            parts.append((self.memory.stored_bytes, self.memory.seconds))
-        stored, prepared = (None if None in column else sum(column) for column in zip(*parts, strict=True))
-        return Cost(seconds, len(self.prepared.tokens), stored, prepared)
 
     @property
     def recall(self) -> EvidenceRecall | None:
@@ -127,23 +122,58 @@ class Posed:
         return evidence_recall(self.question.evidence, self.prepared.passages)
 
 
+@dataclass(frozen=True)
+class Exchange:
+    """A question as one request asked it, the completions, the memory asked, if any, and the seconds of search and reply."""
+
+    posed: Posed
+    completions: list[Completion]
+    memory: str
+    seconds: float
+
+
+def answer_of(exchanges: Sequence[Exchange]) -> Exchange:
+    """Return the exchange of a question that gave its answer."""
+    return exchanges[answering([exchange.posed.ask for exchange in exchanges])]
+
+
 def group_of(
-    request: RolloutRequest, posed: Posed, completions: list[Completion], scores: list[Score], seconds: float
+    request: RolloutRequest, exchanges: Sequence[Exchange], scores: list[Score], memory: Memory | None
 ) -> MemoryGroup:
-    """Return the group of a question's completions."""
+    """Return the group of a question: the completions that answer it, scored, and the cost of all that was asked for it.
+
+    `memory`: of its document, in modes that need one.
+    """
+    answer = answer_of(exchanges)
+    posed = answer.posed
     return MemoryGroup(
         request,
         posed.sample,
         posed.prepared.tokens,
-        completions,
+        answer.completions,
         scores,
         document=posed.question.document.name,
-        cost=posed.cost(seconds),
-        memory=posed.memory.name if posed.memory else "",
+        cost=_cost(exchanges, memory),
+        memory=next((exchange.memory for exchange in exchanges if exchange.memory), ""),
+        proposed=posed.ask.proposed,
         passages=posed.prepared.passages,
         recall=posed.recall,
         cut_tokens=posed.prepared.cut_tokens,
     )
+
+
+def _cost(exchanges: Sequence[Exchange], memory: Memory | None) -> Cost:
+    first = exchanges[0].posed  # its index is that of all
+    parts: list[tuple[int | None, float | None]] = []
+    if first.ask.mode == CONTEXT:
+        parts.append((len(first.question.document.text.encode()), 0.0))
+    if first.index:
+        parts.append((first.index.stored_bytes, first.index.seconds))
+    if memory:
+        parts.append((memory.stored_bytes, memory.seconds))
+    stored, prepared = (None if None in column else sum(column) for column in zip(*parts, strict=True))
+    tokens_read = sum(len(exchange.posed.prepared.tokens) for exchange in exchanges)
+    return Cost(sum(exchange.seconds for exchange in exchanges), tokens_read, stored, prepared)
 
 
 def mode_of(request: RolloutRequest) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ def written(tokenizer: Path, folder: Path) -> dict[str, str]:
 def cards(documents: dict[str, str], **changes: Any) -> Any:
     listed = [
         {"id": name, "ask_frame": f"On {name}: {{question}} Reply.", "bytes": 1000, "seconds": 2.5,
-         "ask_frame_with_text": f"Text: {{text}}\n\nOn {name}: {{question}} Reply.",
          "digest": hashlib.sha256(text.encode()).hexdigest()} | changes
         for name, text in documents.items()
     ]  # fmt: skip
@@ -52,13 +52,15 @@ def test_each_question_names_its_memory_in_its_frame(server: ChatServer, tokeniz
     documents = written(tokenizer, tmp_path / "documents")
     server.models, server.reply = cards(documents), said("none")
     assert run("evaluate", tokenizer, server.url, env_modes=ALL, env_data_dir_to_save_evals=tmp_path / "out") == 0
-    assert len(documents) == 2 and len(server.requests) == 8
+    assert len(documents) == 2 and len(server.requests) == 10
     asked = {name: [r for r in server.requests if r["model"] == name] for name in ("m", *documents)}
-    assert len(asked["m"]) == 4 and all(len(asked[name]) == 2 for name in documents)
+    assert len(asked["m"]) == 6 and all(len(asked[name]) == 2 for name in documents)
     for name in documents:
-        alone, beside = sorted((r["messages"][0]["content"] for r in asked[name]), key=len)
+        alone, in_hybrid = (r["messages"][0]["content"] for r in asked[name])
         assert alone.startswith(f"On {name}: ") and alone.endswith(" Reply.") and len(alone) < 400
-        assert beside.startswith("Text: ") and f"\n\n{alone}" in beside and len(beside) > 400
+        assert in_hybrid == alone
+    prompts = Counter(r["messages"][0]["content"] for r in asked["m"])
+    assert sorted(prompts.values()) == [1, 1, 2, 2], "the model is asked alike in retrieval and in hybrid"
     records = {(r["document"], r["mode"]): r for r in rows_of(tmp_path / "out" / "samples.jsonl")}
     for name, text in documents.items():
         context, found, weights, hybrid = (records[name, mode]["cost"] for mode in ALL.split(","))
@@ -66,6 +68,7 @@ def test_each_question_names_its_memory_in_its_frame(server: ChatServer, tokeniz
         assert (weights["stored_bytes"], weights["prepare_seconds"]) == (1000, 2.5)
         assert hybrid["stored_bytes"] == found["stored_bytes"] + 1000 and found["stored_bytes"] > len(text.encode())
         assert weights["tokens_read"] < hybrid["tokens_read"] < context["tokens_read"] == 3000
+        assert hybrid["tokens_read"] == found["tokens_read"] + weights["tokens_read"]
         assert records[name, "weights"]["recall"] is None and records[name, "hybrid"]["recall"] is not None
         assert records[name, "weights"]["passages"] == []
     page = (tmp_path / "out" / "memory.html").read_text()

@@ -216,7 +216,6 @@ def test_what_cannot_work_is_one_line(
 
 
 def test_a_frame_takes_texts_that_look_like_its_marks() -> None:
-    memory = Memory.of({"id": "{question}", "ask_frame": 'About "{question}": {question}\nGo.',
-                        "ask_frame_with_text": 'Text:\n{text}\n\nAbout "{question}": {question}\nGo.'})  # fmt: skip
+    memory = Memory.of({"id": "{question}", "ask_frame": 'About "{question}": {question}\nGo.'})
     assert memory.message("Q?") == 'About "{question}": Q?\nGo.'
-    assert memory.message("Q?", "a {question} {text}") == 'Text:\na {question} {text}\n\nAbout "{question}": Q?\nGo.'
+    assert memory.message("Which {question}?") == 'About "{question}": Which {question}?\nGo.'
