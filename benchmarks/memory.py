@@ -32,7 +32,8 @@ import typer
 from benchmarks import memory_tables
 from benchmarks.lift_measure import free
 from benchmarks.lift_options import known, numbers
-from benchmarks.memory_measure import MODES, STEPS, WAYS, Asked, Bench
+from benchmarks.memory_cells import MODES, STEPS, WAYS, Asked, outdated
+from benchmarks.memory_measure import Bench
 from environments.memory.config import CONTEXT, REMEMBERED, RETRIEVAL, MemoryEnvConfig
 from environments.memory.results import Results, advice, results
 from environments.memory.tables import Table, tables_of, to_json
@@ -176,8 +177,11 @@ def _print(out: Path) -> list[tuple[str, Results]]:
     cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     if not cells:
         raise ConfigError(f"{out} has no cells: begin with the command run", setting="out")
+    earlier = [cell for cell in cells if outdated(cell)]
+    if earlier:
+        print(f"{len(earlier)} cells of an earlier hybrid are left out: run measures them anew")
     found = []
-    for name, of_model, beside in _apart(cells):
+    for name, of_model, beside in _apart([cell for cell in cells if cell not in earlier]):
         measured = results([record for cell in of_model if cell["way"] in MODES for record in cell["records"]])
         found.append((name, measured))
         tables = [*tables_of(replace(measured, modes=MODES)), *memory_tables.ways(of_model), *beside]

@@ -1,7 +1,8 @@
 """What `benchmarks.memory` measures: a document's questions asked in one way, batched, by a model in this process.
 
 A question asks for the answer alone, as memory-env asks, or step by step: then its prompt is that of `lift ask --steps` in
-every mode, with the text, the passages or nothing before the question.
+every mode, with the text, the passages or nothing before the question. In mode `hybrid` (`environments/memory/hybrid.py`)
+all questions are asked with their passages, then the memory those that got none, then with new passages what it proposes.
 """
 
 import hashlib
@@ -19,22 +20,20 @@ from typing import Any
 
 from benchmarks.lift_measure import free
 from benchmarks.lift_store import code
+from benchmarks.memory_cells import FORMS, Asked, Exchange, policy, record
 from benchmarks.memory_documents import MadeQuestion, counts_of, generate
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
-from environments.haystack.options import Options
 from environments.haystack.prompt import instruction
 from environments.haystack.tasks.task import Quiz
 from environments.haystack.tokens import BREAK, Tokens
-from environments.memory.config import CONTEXT, HYBRID, LOOKED_UP, REMEMBERED, RETRIEVAL, MemoryEnvConfig
-from environments.memory.config import MODES as MODES
+from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, WEIGHTS, MemoryEnvConfig
+from environments.memory.hybrid import Ask, following, stated
 from environments.memory.memories import Memory
 from environments.memory.passages import Index, Passages
 from environments.memory.prompts import LOOKED_UP_INSTRUCTION, Prepared, Prompts
 from environments.memory.questions import Document, Question, made_question
-from environments.retrieval.hops import HOPS
-from environments.retrieval.recall import evidence_recall
-from environments.rollouts.scoring import score
+from environments.retrieval.ranking import Hit
 from lift.document.document import Document as Fitted
 from lift.inference import steps
 from lift.library import base_model
@@ -45,46 +44,6 @@ from longthread.errors import ConfigError
 from longthread.files import JsonObject
 from longthread.model_shape import kv_bytes
 
-# Ways of asking beside the environment's defaults: the mode, and what each changes of its settings.
-WAYS: dict[str, tuple[str, dict[str, Any]]] = {
-    "hops": (RETRIEVAL, {"search_hops": HOPS}),
-    "hybrid_hops": (HYBRID, {"search_hops": HOPS}),
-    "reverse_rank": (RETRIEVAL, {"order": "reverse_rank"}),
-    "both_ends": (RETRIEVAL, {"order": "both_ends"}),
-    "document": (RETRIEVAL, {"order": "document"}),
-    "semantic": (RETRIEVAL, {"chunking": "semantic"}),
-}
-STEPS = "steps"  # in names of what was asked step by step
-FORMS = {False: Options(answer_format="plain"), True: Options(answer_format="tags")}  # by whether it is asked in steps
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A cell: the document of a seed and length, asked in one way: a mode, or one of `WAYS`."""
-
-    model: str
-    length: int
-    seed: int
-    way: str
-    recipe: str = ""  # of the memory, in the modes that have one
-    steps: bool = False  # whether the questions are asked step by step
-
-    @property
-    def key(self) -> str:
-        """The name of the cell's file."""
-        parts = [self.model, str(self.length), str(self.seed), self.way, self.recipe, STEPS if self.steps else ""]
-        return "-".join(filter(None, parts))
-
-    @property
-    def mode(self) -> str:
-        """The mode of memory-env."""
-        return WAYS[self.way][0] if self.way in WAYS else self.way
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What is changed of the environment's settings."""
-        return WAYS[self.way][1] if self.way in WAYS else {}
-
 
 @dataclass(frozen=True)
 class Text:
@@ -93,6 +52,16 @@ class Text:
     document: Document
     questions: Sequence[Question]
     digest: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a document's questions are asked of in one mode: a memory, and passages with their index, where it needs them."""
+
+    text: Text
+    entry: Entry | None
+    passages: Passages | None
+    index: Index | None
 
 
 class Bench:
@@ -153,8 +122,8 @@ class Bench:
         """Return all that a cell's records depend on: one of anything else is measured anew."""
         remembered = {"recipe": _constants(asked.recipe), "code": self.code} if asked.recipe else {}
         lookup = {"lookup": self.lookup} if self.lookup and asked.mode in LOOKED_UP else {}
-        text = self._text_of(asked).digest
-        return {"base": self.fingerprint, "text": text, "replies": self.replies.tokens, **remembered, **lookup}
+        named = {"base": self.fingerprint, "text": self._text_of(asked).digest, "replies": self.replies.tokens}
+        return {**named, **remembered, **lookup, **policy(asked.way)}
 
     def _text_of(self, asked: Asked) -> Text:
         return self.text(asked.length, asked.seed, asked.steps)
@@ -193,38 +162,62 @@ class Bench:
         the fit, the index, or in mode `context` the reading of the text, whose keys and values are kept. What a process
         waits for once, the loading of weights, of a memory and of kernels, is in neither.
         """
+        source = self.source(asked)
+        exchanges, stored, read = self.exchanges(asked, source)
+        if source.entry:
+            stored += source.entry.bytes
+            read += source.entry.seconds or 0.0
+        if source.index:
+            stored += source.index.stored_bytes
+            read += source.index.seconds or 0.0
+        pairs = zip(source.text.questions, exchanges, strict=True)
+        return [record(asked, question, made, round(stored), read) for question, made in pairs]
+
+    def source(self, asked: Asked) -> Source:
+        """Return what a cell's questions are asked of; the memory is fitted where it is not there yet."""
         text = self._text_of(asked)
         entry = self.memory(text, asked.recipe) if asked.mode in REMEMBERED else None
         passages, index = self._index(asked, text) if asked.mode in LOOKED_UP else (None, None)
-        prepared, searched = self._prepared(asked, text, entry, passages, index)
-        ids = [each.tokens for each in prepared]
-        read = stored = 0.0
-        if entry:
-            questions = self._searched_for(asked, text, prepared)
-            replies, took = self.replies.remembered(self.library(asked.recipe), entry, ids, questions)
-            stored += entry.bytes
-            read += entry.seconds or 0.0
-        elif asked.mode == CONTEXT:
+        return Source(text, entry, passages, index)
+
+    def exchanges(self, asked: Asked, source: Source) -> tuple[list[list[Exchange]], int, float]:
+        """Return each question's exchanges, in order; then the bytes that were kept for them, and the seconds to read these.
+
+        All questions that are asked in one mode are asked together; only `hybrid` asks some of them again.
+        """
+        made: list[list[Exchange]] = [[] for _ in source.text.questions]
+        replies: list[list[str]] = [[] for _ in made]
+        kept, read = 0, 0.0
+        while asks := {i: ask for i, said in enumerate(replies) if (ask := following(asked.mode, said))}:
+            together, kept, read = self._together(asked, source, asks)
+            for i, exchange in zip(asks, together, strict=True):
+                made[i].append(exchange)
+                replies[i].append(stated([steps.value(exchange.reply) if asked.steps else exchange.reply]))
+        return made, kept, read
+
+    def _together(self, asked: Asked, source: Source, asks: Mapping[int, Ask]) -> tuple[list[Exchange], int, float]:
+        """Ask these questions, all in the same single mode. Returns as `exchanges` does, one exchange for each."""
+        [mode] = {ask.mode for ask in asks.values()}
+        prepared, searched = self._prepared(asked, source, asks)
+        ids, kept, read = [each.tokens for each in prepared], 0, 0.0
+        if mode == WEIGHTS and source.entry:
+            questions = self._searched_for(asked, [source.text.questions[i] for i in asks], prepared)
+            replies, took = self.replies.remembered(self.library(asked.recipe), source.entry, ids, questions)
+        elif mode == CONTEXT:
             replies, took, read, shared = self.replies.behind_one_text(ids)
             dtype = self.replies.model.dtype.itemsize
-            stored += len(text.document.text.encode()) + kv_bytes(self.replies.model.config, shared, dtype)
+            kept = len(source.text.document.text.encode()) + kv_bytes(self.replies.model.config, shared, dtype)
         else:
             replies, took = self.replies.bare(ids)
-        if index:
-            stored += index.stored_bytes
-            read += index.seconds or 0.0
-        cost = {
-            "seconds": (took + searched) / len(ids), "tokens_read": 0, "stored_bytes": round(stored),
-            "prepare_seconds": read,
-        }  # fmt: skip
-        pairs = zip(text.questions, prepared, replies, strict=True)
-        return [_record(asked, question, one, reply, cost) for question, one, reply in pairs]
+        seconds = (took + searched) / len(ids)
+        answered = zip(asks.values(), prepared, replies, strict=True)
+        return [Exchange(ask, one, reply, seconds) for ask, one, reply in answered], kept, read
 
     @staticmethod
-    def _searched_for(asked: Asked, text: Text, prepared: Sequence[Prepared]) -> list[str]:
+    def _searched_for(asked: Asked, questions: Sequence[Question], prepared: Sequence[Prepared]) -> list[str]:
         """Return what segments are ranked for: the question, as `lift ask --steps` or `lift serve` takes it from a prompt."""
         if asked.steps:
-            return [question.sample.question for question in text.questions]
+            return [question.sample.question for question in questions]
         return [document_prompt.question_in(each.messages[-1]["content"]) for each in prepared]
 
     def _index(self, asked: Asked, text: Text) -> tuple[Passages, Index]:
@@ -235,24 +228,30 @@ class Bench:
             self.indices[key] = passages.index(text.document)
         return passages, self.indices[key]
 
-    def _prepared(
-        self, asked: Asked, text: Text, entry: Entry | None, passages: Passages | None, index: Index | None
-    ) -> tuple[list[Prepared], float]:
-        """Return the prompts of all questions, by memory-env's own code, and the seconds of all searches."""
+    def _prepared(self, asked: Asked, source: Source, asks: Mapping[int, Ask]) -> tuple[list[Prepared], float]:
+        """Return the prompts of these questions, by memory-env's own code, and the seconds of all searches."""
         order = str(asked.settings.get("order", "rank"))
         before = instruction(FORMS[True]) if asked.steps else LOOKED_UP_INSTRUCTION
         prompts = Prompts(self.tokens, FORMS[asked.steps], self.replies.tokens, order, before)
         if asked.mode == CONTEXT:
-            return self._whole(prompts, text), 0.0
+            return self._whole(prompts, source.text), 0.0
         memory = None
-        if entry and not asked.steps:
-            frame = document_prompt.request(entry.name, "{question}")
-            memory = Memory(entry.name, frame, document_prompt.behind_text("{text}", frame))
+        if source.entry and not asked.steps:
+            memory = Memory(source.entry.name, document_prompt.request(source.entry.name, "{question}"))
+        pairs = [(source.text.questions[i], ask) for i, ask in asks.items()]
         began = time.perf_counter()
-        found = [passages.find(question, index) if passages and index else [] for question in text.questions]
+        found = [self._found(source, question, ask) for question, ask in pairs]
         searched = time.perf_counter() - began
-        pairs = zip(text.questions, found, strict=True)
-        return [prompts.prepare(each, asked.mode, self.window, hits, memory) for each, hits in pairs], searched
+        return [
+            prompts.prepare(question, ask.mode, self.window, hits, memory)
+            for (question, ask), hits in zip(pairs, found, strict=True)
+        ], searched
+
+    @staticmethod
+    def _found(source: Source, question: Question, ask: Ask) -> list[Hit]:
+        if ask.mode == RETRIEVAL and source.passages and source.index:
+            return source.passages.find(question, source.index, ask.proposed)
+        return []
 
     def _whole(self, prompts: Prompts, text: Text) -> list[Prepared]:
         """Return the prompts with the text. It is cut, where it must be, for the longest question, so that all have one."""
@@ -272,18 +271,3 @@ class Bench:
 
 def _constants(recipe: str) -> JsonObject:
     return json.loads(json.dumps(asdict(RECIPES[recipe])))
-
-
-def _record(asked: Asked, question: Question, one: Prepared, reply: str, cost: JsonObject) -> JsonObject:
-    """Return the line of a question. The score is that of the environments (`environments.rollouts.scoring`)."""
-    sample = question.sample
-    scored = score(steps.value(reply) if asked.steps else reply, sample.answer, "plain")
-    parted = asked.mode in LOOKED_UP or one.cut_tokens > 0
-    recall = evidence_recall(question.evidence, one.passages) if parted and question.evidence else None
-    return {
-        "task": sample.recipe["task"], "length": asked.length, "mode": asked.mode, "question": sample.question,
-        "question_key": f"{question.document.name}/{sample.recipe['seed']}", "document": question.document.name,
-        "reply": reply, "answer": list(sample.answer.values), "score": scored.score, "correct": scored.correct,
-        "cut_tokens": one.cut_tokens, "recall": recall._asdict() if recall else None,
-        "cost": {**cost, "tokens_read": len(one.tokens)},
-    }  # fmt: skip

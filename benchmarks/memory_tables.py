@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from benchmarks.memory_measure import MODES, WAYS
+from benchmarks.memory_cells import MODES, WAYS
 from environments.memory.config import HYBRID, RETRIEVAL
 from environments.memory.results import difference
 from environments.memory.tables import Table

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +14,17 @@ from typer.testing import CliRunner
 
 from benchmarks import memory_measure
 from benchmarks.memory import FIRST, LOOKED_UP, MODEL, OTHERS, READER, app, order
+from benchmarks.memory_cells import MODES, WAYS, Asked
 from benchmarks.memory_documents import Counts
-from benchmarks.memory_measure import MODES, WAYS, Asked, Bench
+from benchmarks.memory_measure import Bench
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
+from environments.memory.hybrid import POLICY, Ask
 from lift.inference import steps
 from lift.inference.generate import answers
 from lift.library import base_model, segment_terms
 from lift.library.attach import Attached
+from lift.library.library import Entry
 from lift.memory.tuner import OpenMemory, layers, open_rows
 from lift.training import calibration
 from lift.training.recipes import RECIPES
@@ -31,6 +34,7 @@ from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
 REPLY = 30  # tokens: the longest values have no more
 IN_STEPS = 100  # tokens, with a name before the value
 LENGTH, WINDOW = 1800, 1400  # tokens of a document, which a token a byte makes short, and of the model
+SINGLE = ("context", "retrieval", "weights")
 SMALL = Counts(singles=2, groups=1, chains=1, asked=(2, 2, 1, 2))
 
 
@@ -85,22 +89,22 @@ def test_replies_behind_one_text_are_those_of_whole_prompts() -> None:
 
 def test_a_memory_of_several_segments_is_asked_as_lift_serve_asks_it(base: Path, libraries: Path) -> None:
     bench = Bench(base, libraries, REPLY, 0)
-    asked = Asked(READER, LENGTH, 0, "hybrid", "compact")
-    records = bench.records(asked)
+    asked = Asked(READER, LENGTH, 0, "weights", "compact")
+    source = bench.source(asked)
+    made, _, _ = bench.exchanges(asked, source)
     text, library = bench.text(LENGTH, 0), bench.library("compact")
     [entry] = library.entries()
     assert entry.digest == text.document.digest and entry.constants["segment"] == 500
     folder = library.path(entry)
     attached = Attached(library, base_model.load(base, base_model.device("cpu")), [entry.name])
     assert len(layers(attached.model)[0].gm_memory[entry.folder].slots) > segment_terms.OPENED  # type: ignore[arg-type]
-    prepared, _ = bench._prepared(asked, text, entry, *bench._index(asked, text))
-    for record, question, one in zip(records, text.questions, prepared, strict=True):
-        alone = document_prompt.question_in(one.messages[0]["content"])
-        assert alone.startswith(question.sample.question) and "* * *" not in alone
+    for [exchange], question in zip(made, text.questions, strict=True):
+        alone = document_prompt.question_in(exchange.prepared.messages[0]["content"])
+        assert alone.startswith(question.sample.question)
         best = segment_terms.best(folder, alone, segment_terms.OPENED)
         assert best is not None
         with open_rows(layers(attached.model), [(OpenMemory(entry.folder, tuple(best)),)]):
-            assert record["reply"] == answers(attached.model, bench.tokenizer, [one.tokens], REPLY)[0]
+            assert exchange.reply == answers(attached.model, bench.tokenizer, [exchange.prepared.tokens], REPLY)[0]
 
 
 def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libraries: Path) -> None:
@@ -110,7 +114,9 @@ def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libra
     assert all(of_way == keys["context"] for of_way in keys.values())
     first = {way: records[0] for way, records in cells.items()}
     assert first["context"]["cut_tokens"] > 0 and first["context"]["recall"] is not None
-    assert first["weights"]["recall"] is None and first["hybrid"]["recall"] == first["retrieval"]["recall"]
+    assert first["weights"]["recall"] is None and first["hybrid"]["recall"] is not None
+    once = [of for way, cell in cells.items() if not way.startswith("hybrid") for of in cell]
+    assert all(record["requests"] == 1 and not record["proposed"] for record in once)
     [entry] = bench.library("compact").entries()
     assert first["weights"]["cost"]["stored_bytes"] == entry.bytes
     assert first["weights"]["cost"]["prepare_seconds"] == entry.seconds
@@ -122,6 +128,72 @@ def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libra
     assert all(record["cost"]["seconds"] > 0 for record in first.values())
 
 
+# ---- the memory proposes, the text confirms ----
+
+
+def text_of(prompt: Sequence[int]) -> str:
+    return str(tiny_tokenizer().decode(prompt))
+
+
+class Scripted:
+    """Replies in place of a model's: those of each stage by question, and a second for each prompt of what was asked."""
+
+    def __init__(self, *stages: dict[str, str]):
+        self.stages, self.asked = list(stages), list[tuple[str, list[Sequence[int]]]]()
+
+    def bare(self, prompts: list[Sequence[int]]) -> tuple[list[str], float]:
+        return self._replies("model", prompts)
+
+    def remembered(self, _: object, entry: Entry, prompts: list[Sequence[int]], __: object) -> tuple[list[str], float]:
+        return self._replies(entry.name, prompts)
+
+    def _replies(self, who: str, prompts: list[Sequence[int]]) -> tuple[list[str], float]:
+        replies = self.stages[len(self.asked)]
+        self.asked.append((who, prompts))
+        said = [next(reply for question, reply in replies.items() if question in text_of(p)) for p in prompts]
+        return said, float(len(prompts))
+
+
+@pytest.mark.parametrize("stepwise", [False, True], ids=["plain", "in steps"])
+@pytest.mark.parametrize("way", ["hybrid", "hybrid_hops"])
+def test_only_what_the_passages_lack_is_asked_of_the_memory_and_only_what_it_proposes_is_looked_up(
+    base: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch, way: str, stepwise: bool
+) -> None:
+    bench = Bench(base, libraries, IN_STEPS if stepwise else REPLY, 0)
+    bench.window = 4000
+    asked = Asked(READER, LENGTH, 0, way, "compact", stepwise)
+    source = bench.source(asked)
+    name, questions = source.text.document.name, [question.sample.question for question in source.text.questions]
+    assert len(questions) == len(set(questions)) == 7
+
+    def said(*values: str) -> dict[str, str]:
+        form = "<steps>Ann Lee</steps>\n<answer>{}</answer>" if stepwise else "{}"
+        return {question: form.format(value) for question, value in zip(questions, values, strict=True) if value}
+
+    proposed = ["", "", "", "", "Ochre Lantern", "none", "52518"]
+    scripted = Scripted(
+        said("11111", "22222", "33333", "44444", "none", "The text does not say.", "none"),
+        said("", "", "", "", "Ochre Lantern", "none", "52518"),
+        said("", "", "", "", "Ochre Lantern", "", "none"),
+    )
+    for method in ("bare", "remembered"):
+        monkeypatch.setattr(bench.replies, method, getattr(scripted, method))
+    records = bench.records(asked)
+    assert [(who, len(prompts)) for who, prompts in scripted.asked] == [("model", 7), (name, 3), ("model", 2)]
+    answers_ = [steps.value(record["reply"]) for record in records]
+    assert answers_ == ["11111", "22222", "33333", "44444", "Ochre Lantern", "The text does not say.", "none"]
+    assert [record["requests"] for record in records] == [1, 1, 1, 1, 3, 2, 3]
+    assert [record["proposed"] for record in records] == [p if p != "none" else "" for p in proposed]
+    read = [sum(len(p) for _, prompts in scripted.asked for p in prompts if q in text_of(p)) for q in questions]
+    assert [record["cost"]["tokens_read"] for record in records] == read
+    assert all(record["cost"]["seconds"] >= record["requests"] for record in records)
+    made = {i: Ask("retrieval", proposal) for i, proposal in enumerate(proposed) if i in (4, 6)}
+    assert scripted.asked[2][1] == [one.tokens for one in bench._prepared(asked, source, made)[0]]
+    single = replace(asked, way="hops" if way == "hybrid_hops" else "retrieval", recipe="")
+    everything = {i: Ask("retrieval") for i in range(7)}
+    assert scripted.asked[0][1] == [one.tokens for one in bench._prepared(single, bench.source(single), everything)[0]]
+
+
 # ---- step by step ----
 
 
@@ -130,16 +202,17 @@ def test_steps_are_asked_for_in_the_prompt_of_lift_ask_in_every_mode(base: Path,
     bench.window = 4000  # the text stands whole in the prompt
     for way in (*MODES, "hybrid_hops"):
         asked = Asked(READER, LENGTH, 0, way, "compact", steps=True)
-        text = bench.text(LENGTH, 0, True)
-        passages, index = bench._index(asked, text) if asked.mode in ("retrieval", "hybrid") else (None, None)
-        entry = bench.memory(text, "compact") if asked.mode in ("weights", "hybrid") else None
-        prepared, _ = bench._prepared(asked, text, entry, passages, index)
-        for question, one in zip(text.questions, prepared, strict=True):
-            shown = {"context": text.document.text, "weights": ""}.get(
-                way, "\n\n* * *\n\n".join(chunk.text.strip() for chunk in one.passages)
-            )
-            assert one.tokens == steps.chat(bench.tokenizer, question.sample.question, shown), way
-        assert bench._searched_for(asked, text, prepared) == [q.sample.question for q in text.questions]
+        source = bench.source(asked)
+        every = range(len(source.text.questions))
+        for ask in [Ask(way)] if way in SINGLE else [Ask("retrieval"), Ask("weights"), Ask("retrieval", "52518")]:
+            prepared, _ = bench._prepared(asked, source, dict.fromkeys(every, ask))
+            for question, one in zip(source.text.questions, prepared, strict=True):
+                shown = {"context": source.text.document.text, "weights": ""}.get(
+                    ask.mode, "\n\n* * *\n\n".join(chunk.text.strip() for chunk in one.passages)
+                )
+                assert one.tokens == steps.chat(bench.tokenizer, question.sample.question, shown), (way, ask)
+            searched_for = bench._searched_for(asked, source.text.questions, prepared)
+            assert searched_for == [q.sample.question for q in source.text.questions]
 
 
 def test_of_a_reply_in_steps_the_answer_counts(base: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,6 +285,15 @@ def test_partial_results_are_reported_and_gone_on_with(base: Path, libraries: Pa
     again = CliRunner().invoke(app, run)
     assert again.exit_code == 0 and again.output.count(" right, ") == 2, again.output
     assert all((cells / name).exists() for name in written)
+    hybrid = cells / f"reader-{LENGTH}-0-hybrid-compact.json"
+    earlier = json.loads(hybrid.read_text())
+    del earlier["made_of"]["hybrid"]
+    hybrid.write_text(json.dumps(earlier))
+    report = CliRunner().invoke(app, ["report", str(tmp_path / "out")])
+    assert report.exit_code == 0 and "1 cells of an earlier hybrid are left out" in report.output, report.output
+    assert {cell["mode"] for cell in json.loads(numbers.read_text())["cells"]} == {*MODES} - {"hybrid"}
+    anew = CliRunner().invoke(app, run)
+    assert anew.output.count(" right, ") == 1 and "earlier hybrid" not in anew.output, anew.output
 
 
 def test_cells_of_other_weights_or_another_recipe_are_measured_anew(base: Path, tmp_path: Path) -> None:
@@ -220,6 +302,8 @@ def test_cells_of_other_weights_or_another_recipe_are_measured_anew(base: Path, 
     mine, bare = bench.made_of(weights), bench.made_of(Asked(READER, LENGTH, 0, "context"))
     assert mine == bench.made_of(weights)
     assert bench.made_of(replace(weights, recipe="compact+")) != mine
+    hybrid = bench.made_of(Asked(READER, LENGTH, 0, "hybrid_hops", "compact"))
+    assert mine.items() < hybrid.items() and POLICY in hybrid.values() and POLICY not in mine.values()
     assert "recipe" not in bare and bare["base"] == mine["base"] == base_model.fingerprint(base)
     assert bench.made_of(Asked(READER, LENGTH, 1, "context")) != bare
     other = deepcopy(bench.replies.model)
