@@ -15,9 +15,8 @@ from typing import NamedTuple
 from environments.memory.config import HYBRID, RETRIEVAL, WEIGHTS
 from environments.rollouts.values import denies, normalise
 
-POLICY = (
-    "the memory proposes, the text confirms"  # names hybrid's rows and cells: an earlier hybrid asked the memory alone
-)
+# Names the rows and cells of hybrid: an earlier one asked the memory with the passages in its prompt.
+POLICY = "the memory proposes, the text confirms"
 
 
 class Ask(NamedTuple):
