@@ -33,7 +33,7 @@ from environments.datasets.reader_rows.questions import (
     _read,
     answers_stand,
 )
-from environments.datasets.reader_rows.rows import RowMaker
+from environments.datasets.reader_rows.rows import ROOM, SHORT_TOKENS, RowMaker
 from environments.haystack import question_wordings
 from environments.haystack.facts import RELATION, in_split
 from environments.haystack.filler import prose
@@ -393,9 +393,24 @@ def test_conversations_stand_in_every_row_and_do_not_see_it(gpt2: Any, texts: Pa
     assert LENGTH < len(row) <= 2 * LENGTH
 
 
+@pytest.mark.parametrize("kind", ["document", "parallel", "text"])
+def test_long_rows_have_a_short_text_which_does_not_see_them(gpt2: Any, texts: Path, kind: str) -> None:
+    length = ROOM * SHORT_TOKENS[1]
+    maker = RowMaker(gpt2, RowSettings(count=1, shortest=length, longest=length), str(texts), CONVERSATIONS)
+    plan = RowPlan(6, kind, length, "plain")
+    row, short = maker.row(plan), maker._short_text(plan, "0 6 short")
+    chats = sum(len(maker.encoder.chat(turns)) for turns in CONVERSATIONS)
+    begins, ends = len(row) - chats - len(short), len(row) - chats
+    assert SHORT_TOKENS[0] / 2 < len(short) <= SHORT_TOKENS[1] and len(row) <= length
+    for whole, part in zip(vars(row).values(), vars(short).values(), strict=True):
+        assert (whole[begins:ends] == part).all()
+    assert not seen(row)[begins:ends, :begins].any() and not seen(row)[ends:, begins:ends].any()
+    assert learnt(short, maker.tokens) and maker.tokens.decode(short.input_ids.tolist()).count("Text:") == 1
+
+
 def test_a_conversation_longer_than_its_share_of_a_row_is_refused(gpt2: Any, maker: RowMaker) -> None:
     long = RowMaker(gpt2, maker.settings, chats=[(("Tell me all.", "So be it. " * LENGTH),)])
-    with pytest.raises(ConfigError, match="no conversation has 1,024 tokens or fewer"):
+    with pytest.raises(ConfigError, match="no conversation has 256 tokens or fewer"):
         long.check()
 
 
