@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from environments.haystack.options import Options
-from environments.memory.config import HYBRID, LOOKED_UP, RETRIEVAL
+from environments.memory.config import HYBRID, RETRIEVAL
 from environments.memory.config import MODES as MODES
-from environments.memory.hybrid import POLICY, Ask, answering
+from environments.memory.hybrid import POLICY
 from environments.memory.prompts import Prepared
 from environments.memory.questions import Question
 from environments.retrieval.hops import HOPS
@@ -76,27 +76,36 @@ def outdated(cell: JsonObject) -> bool:
 class Exchange:
     """A question as it was asked once, the reply, and its share of the seconds of search and replies."""
 
-    ask: Ask
+    mode: str  # one of those that ask once
     prepared: Prepared
     reply: str
     seconds: float
 
 
+@dataclass(frozen=True)
+class Answered:
+    """All exchanges of a question, which of them is its answer, and what its memory proposed in `hybrid`."""
+
+    exchanges: Sequence[Exchange]
+    answer: Exchange
+    proposed: str = ""
+
+
 def record(
-    asked: Asked, question: Question, made: Sequence[Exchange], stored_bytes: int, prepare_seconds: float
+    asked: Asked, question: Question, answered: Answered, stored_bytes: int, prepare_seconds: float
 ) -> JsonObject:
     """Return the line of a question. The score is that of the environments (`environments.rollouts.scoring`)."""
-    sample, answer = question.sample, made[answering([exchange.ask for exchange in made])]
-    one, reply = answer.prepared, answer.reply
+    sample, made = question.sample, answered.exchanges
+    one, reply = answered.answer.prepared, answered.answer.reply
     scored = score(steps.value(reply) if asked.steps else reply, sample.answer, "plain")
-    parted = asked.mode in LOOKED_UP or one.cut_tokens > 0
+    parted = answered.answer.mode == RETRIEVAL or one.cut_tokens > 0
     recall = evidence_recall(question.evidence, one.passages) if parted and question.evidence else None
     return {
         "task": sample.recipe["task"], "length": asked.length, "mode": asked.mode, "question": sample.question,
         "question_key": f"{question.document.name}/{sample.recipe['seed']}", "document": question.document.name,
         "reply": reply, "answer": list(sample.answer.values), "score": scored.score, "correct": scored.correct,
         "cut_tokens": one.cut_tokens, "recall": recall._asdict() if recall else None,
-        "requests": len(made), "proposed": answer.ask.proposed,
+        "requests": len(made), "proposed": answered.proposed,
         "cost": {
             "seconds": sum(exchange.seconds for exchange in made), "stored_bytes": stored_bytes,
             "tokens_read": sum(len(exchange.prepared.tokens) for exchange in made), "prepare_seconds": prepare_seconds,

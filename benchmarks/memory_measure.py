@@ -2,7 +2,7 @@
 
 A question asks for the answer alone, as memory-env asks, or step by step: then its prompt is that of `lift ask --steps` in
 every mode, with the text, the passages or nothing before the question. In mode `hybrid` (`environments/memory/hybrid.py`)
-all questions are asked with their passages, then the memory those that got none, then with new passages what it proposes.
+all questions are asked with their passages, then the memory those that got none.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.lift_measure import free
 from benchmarks.lift_store import code
-from benchmarks.memory_cells import FORMS, Asked, Exchange, policy, record
+from benchmarks.memory_cells import FORMS, Answered, Asked, Exchange, policy, record
 from benchmarks.memory_documents import MadeQuestion, counts_of, generate
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
@@ -28,7 +28,7 @@ from environments.haystack.prompt import instruction
 from environments.haystack.tasks.task import Quiz
 from environments.haystack.tokens import BREAK, Tokens
 from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, WEIGHTS, MemoryEnvConfig
-from environments.memory.hybrid import Ask, following, stated
+from environments.memory.hybrid import following, stated
 from environments.memory.memories import Memory
 from environments.memory.passages import Index, Passages
 from environments.memory.prompts import LOOKED_UP_INSTRUCTION, Prepared, Prompts
@@ -171,7 +171,20 @@ class Bench:
             stored += source.index.stored_bytes
             read += source.index.seconds or 0.0
         pairs = zip(source.text.questions, exchanges, strict=True)
-        return [record(asked, question, made, round(stored), read) for question, made in pairs]
+        return [
+            record(asked, each, self._answered(asked, source, each, made), round(stored), read) for each, made in pairs
+        ]
+
+    @staticmethod
+    def _answered(asked: Asked, source: Source, question: Question, made: Sequence[Exchange]) -> Answered:
+        """Return a question with its answer: the memory's, if it was asked second and the text confirms it."""
+        if len(made) == 1 or not source.passages or not source.index:
+            return Answered(made, made[0])
+        proposed, passed = value_of(asked, made[1].reply), steps.passed(made[1].reply) if asked.steps else []
+        began = time.perf_counter()
+        confirmed = source.passages.confirm(question, source.index, proposed, passed)
+        second = replace(made[1], seconds=made[1].seconds + time.perf_counter() - began)
+        return Answered([made[0], second], second if confirmed else made[0], proposed)
 
     def source(self, asked: Asked) -> Source:
         """Return what a cell's questions are asked of; the memory is fitted where it is not there yet."""
@@ -188,20 +201,23 @@ class Bench:
         made: list[list[Exchange]] = [[] for _ in source.text.questions]
         replies: list[list[str]] = [[] for _ in made]
         kept, read = 0, 0.0
-        while asks := {i: ask for i, said in enumerate(replies) if (ask := following(asked.mode, said))}:
-            together, kept, read = self._together(asked, source, asks)
-            for i, exchange in zip(asks, together, strict=True):
+        while modes := {i: mode for i, said in enumerate(replies) if (mode := following(asked.mode, said))}:
+            [mode] = set(modes.values())
+            together, kept, read = self._together(asked, source, mode, [*modes])
+            for i, exchange in zip(modes, together, strict=True):
                 made[i].append(exchange)
-                replies[i].append(stated([steps.value(exchange.reply) if asked.steps else exchange.reply]))
+                replies[i].append(value_of(asked, exchange.reply))
         return made, kept, read
 
-    def _together(self, asked: Asked, source: Source, asks: Mapping[int, Ask]) -> tuple[list[Exchange], int, float]:
-        """Ask these questions, all in the same single mode. Returns as `exchanges` does, one exchange for each."""
-        [mode] = {ask.mode for ask in asks.values()}
-        prepared, searched = self._prepared(asked, source, asks)
+    def _together(
+        self, asked: Asked, source: Source, mode: str, numbers: Sequence[int]
+    ) -> tuple[list[Exchange], int, float]:
+        """Ask the questions of these numbers in a single mode. Returns as `exchanges` does, one exchange for each."""
+        asking = [source.text.questions[i] for i in numbers]
+        prepared, searched = self._prepared(asked, source, mode, asking)
         ids, kept, read = [each.tokens for each in prepared], 0, 0.0
         if mode == WEIGHTS and source.entry:
-            questions = self._searched_for(asked, [source.text.questions[i] for i in asks], prepared)
+            questions = self._searched_for(asked, asking, prepared)
             replies, took = self.replies.remembered(self.library(asked.recipe), source.entry, ids, questions)
         elif mode == CONTEXT:
             replies, took, read, shared = self.replies.behind_one_text(ids)
@@ -210,8 +226,7 @@ class Bench:
         else:
             replies, took = self.replies.bare(ids)
         seconds = (took + searched) / len(ids)
-        answered = zip(asks.values(), prepared, replies, strict=True)
-        return [Exchange(ask, one, reply, seconds) for ask, one, reply in answered], kept, read
+        return [Exchange(mode, one, reply, seconds) for one, reply in zip(prepared, replies, strict=True)], kept, read
 
     @staticmethod
     def _searched_for(asked: Asked, questions: Sequence[Question], prepared: Sequence[Prepared]) -> list[str]:
@@ -228,30 +243,25 @@ class Bench:
             self.indices[key] = passages.index(text.document)
         return passages, self.indices[key]
 
-    def _prepared(self, asked: Asked, source: Source, asks: Mapping[int, Ask]) -> tuple[list[Prepared], float]:
-        """Return the prompts of these questions, by memory-env's own code, and the seconds of all searches."""
+    def _prepared(
+        self, asked: Asked, source: Source, mode: str, questions: Sequence[Question]
+    ) -> tuple[list[Prepared], float]:
+        """Return the prompts of these questions in a single mode, by memory-env's own code, and the seconds of searches."""
         order = str(asked.settings.get("order", "rank"))
         before = instruction(FORMS[True]) if asked.steps else LOOKED_UP_INSTRUCTION
         prompts = Prompts(self.tokens, FORMS[asked.steps], self.replies.tokens, order, before)
-        if asked.mode == CONTEXT:
+        if mode == CONTEXT:
             return self._whole(prompts, source.text), 0.0
         memory = None
         if source.entry and not asked.steps:
             memory = Memory(source.entry.name, document_prompt.request(source.entry.name, "{question}"))
-        pairs = [(source.text.questions[i], ask) for i, ask in asks.items()]
         began = time.perf_counter()
-        found = [self._found(source, question, ask) for question, ask in pairs]
+        found: list[list[Hit]] = [[] for _ in questions]
+        if mode == RETRIEVAL and source.passages and source.index:
+            found = [source.passages.find(question, source.index) for question in questions]
         searched = time.perf_counter() - began
-        return [
-            prompts.prepare(question, ask.mode, self.window, hits, memory)
-            for (question, ask), hits in zip(pairs, found, strict=True)
-        ], searched
-
-    @staticmethod
-    def _found(source: Source, question: Question, ask: Ask) -> list[Hit]:
-        if ask.mode == RETRIEVAL and source.passages and source.index:
-            return source.passages.find(question, source.index, ask.proposed)
-        return []
+        pairs = zip(questions, found, strict=True)
+        return [prompts.prepare(question, mode, self.window, hits, memory) for question, hits in pairs], searched
 
     def _whole(self, prompts: Prompts, text: Text) -> list[Prepared]:
         """Return the prompts with the text. It is cut, where it must be, for the longest question, so that all have one."""
@@ -267,6 +277,11 @@ class Bench:
 
         with ThreadPoolExecutor() as pool:  # a hundred times the text: tokenizers let other threads run
             return list(pool.map(with_question, text.questions))
+
+
+def value_of(asked: Asked, reply: str) -> str:
+    """Return what a reply to a cell's question states; "" where it says none."""
+    return stated([steps.value(reply) if asked.steps else reply])
 
 
 def _constants(recipe: str) -> JsonObject:

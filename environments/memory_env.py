@@ -4,8 +4,8 @@
     memory-env documents --env.tokenizer_name DIR --env.modes weights,hybrid   # then lift fit and lift serve, docs/memory.md
 
 Modes: `context` (the text in the prompt), `retrieval` (passages of it), `weights` (a memory behind `lift serve`, chosen by
-its name in each request) and `hybrid` (the memory proposes, passages confirm: `memory/hybrid.py`). Questions are those of
-generated haystacks, of a file, or of a text about itself (`memory/questions.py`).
+its name in each request) and `hybrid` (passages, and a memory where they say none: `memory/hybrid.py`). Questions are those
+of generated haystacks, of a file, or of a text about itself (`memory/questions.py`).
 """
 
 import asyncio
@@ -34,13 +34,13 @@ from environments.memory.config import (
     MemoryEnvConfig,
     check_memory,
 )
-from environments.memory.hybrid import POLICY, Ask, following, opening, stated
+from environments.memory.hybrid import POLICY, following, opening, stated
 from environments.memory.memories import Memory, check_names, check_text, served_memories
 from environments.memory.passages import Passages
 from environments.memory.prompts import Prompts
 from environments.memory.questions import Document, Question
 from environments.memory.report import write_report
-from environments.memory.rollout import Exchange, MemoryRequest, Posed, answer_of, group_of, mode_of
+from environments.memory.rollout import Exchange, MemoryRequest, Posed, group_of, mode_of
 from environments.presets import task_of
 from environments.retrieval.ranking import Hit
 from environments.rollouts import row_log
@@ -188,34 +188,44 @@ class MemoryEnv(HaystackEnv):
         """Ask the request's question in its mode, and return it with `n` scored completions. Raises `CompletionError`."""
         question, memory = await asyncio.to_thread(self._asked, request)
         exchanges, replies = list[Exchange](), list[str]()
-        while ask := following(mode_of(request), replies):
-            exchanges.append(await self._exchange(question, ask, memory, request.split, n))
+        while mode := following(mode_of(request), replies):
+            exchanges.append(await self._exchange(question, mode, memory, request.split, n))
             replies.append(stated([self.scorer.said(completion) for completion in exchanges[-1].completions]))
-        scores = await asyncio.to_thread(self._scores, question, answer_of(exchanges).completions)
-        return group_of(request, exchanges, scores, memory)
+        answer, proposed = exchanges[0], ""
+        if len(exchanges) > 1:
+            proposed, started = replies[1], time.monotonic()
+            confirmed = await asyncio.to_thread(self._confirms, answer.posed, proposed)
+            exchanges[1] = replace(exchanges[1], seconds=exchanges[1].seconds + time.monotonic() - started)
+            answer = exchanges[confirmed]
+        scores = await asyncio.to_thread(self._scores, question, answer.completions)
+        return group_of(request, exchanges, answer, scores, memory, proposed)
+
+    def _confirms(self, posed: Posed, proposed: str) -> bool:
+        """Return whether the document of a question confirms what its memory proposes. Runs in worker threads."""
+        return bool(self.passages and posed.index and self.passages.confirm(posed.question, posed.index, proposed))
 
     def _asked(self, request: RolloutRequest) -> tuple[Question, Memory | None]:
         """Return a request's question, and the memory its mode needs. Raises `RequestRejected` for one of another text."""
         question = self.question(request)
         return question, self._memory(question.document) if mode_of(request) in REMEMBERED else None
 
-    async def _exchange(self, question: Question, ask: Ask, memory: Memory | None, split: str, n: int) -> Exchange:
+    async def _exchange(self, question: Question, mode: str, memory: Memory | None, split: str, n: int) -> Exchange:
         """Ask a question once, the model itself or the memory. Raises `CompletionError`."""
-        posed = await asyncio.to_thread(self._posed, question, ask, memory)
-        model = memory.name if memory and ask.mode == WEIGHTS else ""
+        posed = await asyncio.to_thread(self._posed, question, mode, memory)
+        model = memory.name if memory and mode == WEIGHTS else ""
         endpoints, started = self.memory_endpoints if model else self.endpoints, time.monotonic()
         completions = await self._complete(endpoints, posed.sample, posed.prepared.tokens, split, n, model)
         return Exchange(posed, completions, model, posed.seconds + time.monotonic() - started)
 
-    def _posed(self, question: Question, ask: Ask, memory: Memory | None) -> Posed:
+    def _posed(self, question: Question, mode: str, memory: Memory | None) -> Posed:
         """Return a question with its prompt. Runs in worker threads."""
         index, hits, started = None, list[Hit](), time.monotonic()
-        if self.passages and ask.mode in LOOKED_UP:
+        if self.passages and mode in LOOKED_UP:
             index, started = self.passages.index(question.document), time.monotonic()
-            hits = self.passages.find(question, index, ask.proposed)
+            hits = self.passages.find(question, index)
         searched = time.monotonic() - started
-        prepared = self.prompts.prepare(question, ask.mode, self.window, hits, memory)
-        return Posed(question, ask, prepared, index, searched)
+        prepared = self.prompts.prepare(question, mode, self.window, hits, memory)
+        return Posed(question, mode, prepared, index, searched)
 
     def _memory(self, document: Document) -> Memory:
         memory = self.memories.get(document.name) or Memory(document.name)

@@ -5,11 +5,13 @@ import json
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from environments.haystack.tokens import Tokens
+from environments.memory.hybrid import confirms
 from environments.memory.questions import Document, Question
 from environments.retrieval.chunking import Chunk, fixed_chunks, semantic_chunks
 from environments.retrieval.dense import Dense, Embedder
@@ -65,13 +67,17 @@ class Passages:
         embedder = None if settings.ranking == "bm25" else Embedder.load(settings.embedding_model)
         return cls(settings, tokens, embedder)
 
-    def find(self, question: Question, index: Index, proposed: str = "") -> list[Hit]:
-        """Return the passages of a document's index for a question, best first; with an answer that was `proposed`."""
+    def find(self, question: Question, index: Index) -> list[Hit]:
+        """Return the passages of a document's index for a question, best first."""
         settings = self.settings
-        asked, k = f"{question.sample.question} {proposed}".strip(), settings.passages
+        asked, k = question.sample.question, settings.passages
         if settings.search_hops:
             return search_in_hops(index.ranking, asked, k, settings.search_hops)
         return index.ranking.search(asked, k)
+
+    def confirm(self, question: Question, index: Index, proposed: str, passed: Sequence[str] = ()) -> bool:
+        """Return whether the document confirms what a memory proposes for a question (`hybrid.confirms`)."""
+        return confirms(index.ranking, question.sample.question, proposed, self.settings.passages, passed)
 
     def index(self, document: Document) -> Index:
         """Return the index of a document, made where it is not among the last ones asked for."""

@@ -1,6 +1,6 @@
 """Requests and groups of MemoryEnv: what the others have, with the mode, and what the question cost in it.
 
-In mode `hybrid` a question may take several exchanges (`hybrid.py`); in the others it takes one.
+In mode `hybrid` a question may take two exchanges (`hybrid.py`); in the others it takes one.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from environments.haystack.sample import Sample
 from environments.inference.contracts import Completion
 from environments.memory.config import CONTEXT
-from environments.memory.hybrid import Ask, answering
 from environments.memory.memories import Memory
 from environments.memory.passages import Index
 from environments.memory.prompts import Prepared
@@ -57,9 +56,9 @@ class Cost:
 class MemoryGroup(RolloutGroup):
     """A question's completions in one mode.
 
-    `memory`: name of the memory that was asked, if one was; `proposed`: what it stated, where that was looked up for the
-    prompt. `passages` stood in the prompt; `recall` says how much of the evidence they hold, None where that is not known.
-    `cut_tokens`: of the text, left out of the prompt.
+    `memory`: name of the memory that was asked, if one was; `proposed`: what it stated in `hybrid`. `passages` stood in the
+    prompt; `recall` says how much of the evidence they hold, None where that is not known. `cut_tokens`: of the text, left
+    out of the prompt.
     """
 
     document: str
@@ -103,7 +102,7 @@ class Posed:
     """A question as one request asks it: its prompt, what it was made with, and the seconds of the search."""
 
     question: Question
-    ask: Ask
+    mode: str  # one of those that ask once
     prepared: Prepared
     index: Index | None
     seconds: float
@@ -132,19 +131,18 @@ class Exchange:
     seconds: float
 
 
-def answer_of(exchanges: Sequence[Exchange]) -> Exchange:
-    """Return the exchange of a question that gave its answer."""
-    return exchanges[answering([exchange.posed.ask for exchange in exchanges])]
-
-
 def group_of(
-    request: RolloutRequest, exchanges: Sequence[Exchange], scores: list[Score], memory: Memory | None
+    request: RolloutRequest,
+    exchanges: Sequence[Exchange],
+    answer: Exchange,
+    scores: list[Score],
+    memory: Memory | None,
+    proposed: str = "",
 ) -> MemoryGroup:
-    """Return the group of a question: the completions that answer it, scored, and the cost of all that was asked for it.
+    """Return the group of a question: the completions of its `answer`, scored, and the cost of all that was asked for it.
 
-    `memory`: of its document, in modes that need one.
+    `memory`: of its document, in modes that need one; `proposed`: what it stated in `hybrid`.
     """
-    answer = answer_of(exchanges)
     posed = answer.posed
     return MemoryGroup(
         request,
@@ -155,7 +153,7 @@ def group_of(
         document=posed.question.document.name,
         cost=_cost(exchanges, memory),
         memory=next((exchange.memory for exchange in exchanges if exchange.memory), ""),
-        proposed=posed.ask.proposed,
+        proposed=proposed,
         passages=posed.prepared.passages,
         recall=posed.recall,
         cut_tokens=posed.prepared.cut_tokens,
@@ -165,7 +163,7 @@ def group_of(
 def _cost(exchanges: Sequence[Exchange], memory: Memory | None) -> Cost:
     first = exchanges[0].posed  # its index is that of all
     parts: list[tuple[int | None, float | None]] = []
-    if first.ask.mode == CONTEXT:
+    if first.mode == CONTEXT:
         parts.append((len(first.question.document.text.encode()), 0.0))
     if first.index:
         parts.append((first.index.stored_bytes, first.index.seconds))

@@ -74,10 +74,11 @@ def _names(sentence: str) -> Iterator[str]:
 
 def _holding(ranking: Ranking, lead: str, k: int) -> Sequence[Chunk]:
     """Return the chunks that hold a lead word for word, up to one more than `k`."""
-    return [hit.chunk for hit in ranking.search(lead, k + 1) if _stands_in(lead, hit.chunk.text)]
+    return [hit.chunk for hit in ranking.search(lead, k + 1) if stands_in(lead, hit.chunk.text)]
 
 
-def _stands_in(lead: str, text: str) -> bool:
+def stands_in(lead: str, text: str) -> bool:
+    """Return whether a lead stands in a text as whole words, in upper or lower case."""
     words = r"\s+".join(map(re.escape, lead.split()))
     bounds = ("", "") if UNSPACED.search(lead) else (r"(?<!\w)", r"(?!\w)")
     return re.search(f"{bounds[0]}{words}{bounds[1]}", text, re.IGNORECASE) is not None
@@ -85,4 +86,4 @@ def _stands_in(lead: str, text: str) -> bool:
 
 def _sentences_with(lead: str, chunk: Chunk) -> Iterator[str]:
     sentences = (chunk.text[start:end] for start, end in sentence_spans(chunk.text))
-    return (sentence for sentence in sentences if _stands_in(lead, sentence))
+    return (sentence for sentence in sentences if stands_in(lead, sentence))

@@ -19,7 +19,7 @@ from benchmarks.memory_documents import Counts
 from benchmarks.memory_measure import Bench
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
-from environments.memory.hybrid import POLICY, Ask
+from environments.memory.hybrid import POLICY
 from lift.inference import steps
 from lift.inference.generate import answers
 from lift.library import base_model, segment_terms
@@ -156,7 +156,7 @@ class Scripted:
 
 @pytest.mark.parametrize("stepwise", [False, True], ids=["plain", "in steps"])
 @pytest.mark.parametrize("way", ["hybrid", "hybrid_hops"])
-def test_only_what_the_passages_lack_is_asked_of_the_memory_and_only_what_it_proposes_is_looked_up(
+def test_only_what_the_passages_lack_is_asked_of_the_memory_and_counts_only_if_the_text_confirms_it(
     base: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch, way: str, stepwise: bool
 ) -> None:
     bench = Bench(base, libraries, IN_STEPS if stepwise else REPLY, 0)
@@ -164,34 +164,36 @@ def test_only_what_the_passages_lack_is_asked_of_the_memory_and_only_what_it_pro
     asked = Asked(READER, LENGTH, 0, way, "compact", stepwise)
     source = bench.source(asked)
     name, questions = source.text.document.name, [question.sample.question for question in source.text.questions]
+    kinds = [question.sample.recipe["task"] for question in source.text.questions]
     assert len(questions) == len(set(questions)) == 7
+    [known, else_], [unknown, other] = ([i for i, k in enumerate(kinds) if k == kind] for kind in ("single", "absent"))
+    value, elses = (source.text.questions[i].sample.answer.values[0] for i in (known, else_))
 
-    def said(*values: str) -> dict[str, str]:
-        form = "<steps>Ann Lee</steps>\n<answer>{}</answer>" if stepwise else "{}"
-        return {question: form.format(value) for question, value in zip(questions, values, strict=True) if value}
+    def said(values: dict[int, str]) -> dict[str, str]:
+        form = "<steps></steps>\n<answer>{}</answer>" if stepwise else "{}"
+        return {questions[i]: form.format(said) for i, said in values.items()}
 
-    proposed = ["", "", "", "", "Ochre Lantern", "none", "52518"]
-    scripted = Scripted(
-        said("11111", "22222", "33333", "44444", "none", "The text does not say.", "none"),
-        said("", "", "", "", "Ochre Lantern", "none", "52518"),
-        said("", "", "", "", "Ochre Lantern", "", "none"),
-    )
+    passages = dict.fromkeys(range(7), "11111") | {known: "none", unknown: "none", other: "The text does not say."}
+    memory = {known: value, unknown: elses, other: "none"}  # one value is that of somebody else
+    scripted = Scripted(said(passages), said(memory))
     for method in ("bare", "remembered"):
         monkeypatch.setattr(bench.replies, method, getattr(scripted, method))
     records = bench.records(asked)
-    assert [(who, len(prompts)) for who, prompts in scripted.asked] == [("model", 7), (name, 3), ("model", 2)]
-    answers_ = [steps.value(record["reply"]) for record in records]
-    assert answers_ == ["11111", "22222", "33333", "44444", "Ochre Lantern", "The text does not say.", "none"]
-    assert [record["requests"] for record in records] == [1, 1, 1, 1, 3, 2, 3]
-    assert [record["proposed"] for record in records] == [p if p != "none" else "" for p in proposed]
+    assert [(who, len(prompts)) for who, prompts in scripted.asked] == [("model", 7), (name, 3)]
+    assert [steps.value(r["reply"]) for r in records] == [(passages | {known: value})[i] for i in range(7)]
+    assert records[known]["correct"] and records[unknown]["correct"]
+    assert [record["requests"] for record in records] == [2 if i in memory else 1 for i in range(7)]
+    proposed = {known: value, unknown: elses}
+    assert [record["proposed"] for record in records] == [proposed.get(i, "") for i in range(7)]
+    assert [record["recall"] is None for record in records] == [i == known or not q.evidence for i, q in
+                                                                enumerate(source.text.questions)]  # fmt: skip
     read = [sum(len(p) for _, prompts in scripted.asked for p in prompts if q in text_of(p)) for q in questions]
     assert [record["cost"]["tokens_read"] for record in records] == read
     assert all(record["cost"]["seconds"] >= record["requests"] for record in records)
-    made = {i: Ask("retrieval", proposal) for i, proposal in enumerate(proposed) if i in (4, 6)}
-    assert scripted.asked[2][1] == [one.tokens for one in bench._prepared(asked, source, made)[0]]
     single = replace(asked, way="hops" if way == "hybrid_hops" else "retrieval", recipe="")
-    everything = {i: Ask("retrieval") for i in range(7)}
-    assert scripted.asked[0][1] == [one.tokens for one in bench._prepared(single, bench.source(single), everything)[0]]
+    everything = source.text.questions
+    found, _ = bench._prepared(single, bench.source(single), "retrieval", everything)
+    assert scripted.asked[0][1] == [one.tokens for one in found]
 
 
 # ---- step by step ----
@@ -203,14 +205,13 @@ def test_steps_are_asked_for_in_the_prompt_of_lift_ask_in_every_mode(base: Path,
     for way in (*MODES, "hybrid_hops"):
         asked = Asked(READER, LENGTH, 0, way, "compact", steps=True)
         source = bench.source(asked)
-        every = range(len(source.text.questions))
-        for ask in [Ask(way)] if way in SINGLE else [Ask("retrieval"), Ask("weights"), Ask("retrieval", "52518")]:
-            prepared, _ = bench._prepared(asked, source, dict.fromkeys(every, ask))
+        for mode in [way] if way in SINGLE else ["retrieval", "weights"]:
+            prepared, _ = bench._prepared(asked, source, mode, source.text.questions)
             for question, one in zip(source.text.questions, prepared, strict=True):
                 shown = {"context": source.text.document.text, "weights": ""}.get(
-                    ask.mode, "\n\n* * *\n\n".join(chunk.text.strip() for chunk in one.passages)
+                    mode, "\n\n* * *\n\n".join(chunk.text.strip() for chunk in one.passages)
                 )
-                assert one.tokens == steps.chat(bench.tokenizer, question.sample.question, shown), (way, ask)
+                assert one.tokens == steps.chat(bench.tokenizer, question.sample.question, shown), (way, mode)
             searched_for = bench._searched_for(asked, source.text.questions, prepared)
             assert searched_for == [q.sample.question for q in source.text.questions]
 

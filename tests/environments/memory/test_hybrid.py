@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from environments.datasets.process_rows import parse_row
 from environments.haystack.sample import rebuild
 from environments.inference.errors import CompletionError
-from environments.memory.hybrid import Ask, answering, following, stated
+from environments.memory.hybrid import confirms, following, stated
 from environments.memory.memories import Memory
 from environments.memory.rollout import group_of
 from environments.memory_env import MemoryEnv
+from environments.retrieval.chunking import Chunk
+from environments.retrieval.ranking import BM25
 from longthread.errors import DataError
 from tests.environments.loopback import ChatServer, choice, make_env
 
@@ -46,21 +48,18 @@ def tokens_of(env: Any, body: dict[str, Any]) -> list[int]:
 # ---- what is asked next ----
 
 
-@given(st.lists(st.sampled_from(["", "one", "two"]), min_size=3, max_size=3))
-def test_the_memory_is_asked_only_where_the_text_says_none_and_never_has_the_last_word(replies: list[str]) -> None:
-    asks: list[Ask] = []
-    while ask := following("hybrid", replies[: len(asks)]):
-        asks.append(ask)
-    first, proposed, _ = replies
-    expected = [Ask("retrieval"), Ask("weights"), Ask("retrieval", proposed)]
-    assert asks == expected[: 1 if first else 3 if proposed else 2]
-    assert answering(asks) == (2 if len(asks) == 3 else 0)
+@pytest.mark.parametrize("first", ["", "one"])
+@pytest.mark.parametrize("second", ["", "two"])
+def test_the_memory_is_asked_only_where_the_passages_say_none(first: str, second: str) -> None:
+    assert following("hybrid", []) == "retrieval"
+    assert following("hybrid", [first]) == (None if first else "weights")
+    assert following("hybrid", [first, second]) is None
 
 
 @pytest.mark.parametrize("mode", SINGLE)
 @pytest.mark.parametrize("reply", ["", "one"])
 def test_the_other_modes_ask_once(mode: str, reply: str) -> None:
-    assert following(mode, []) == Ask(mode) and following(mode, [reply]) is None and answering([Ask(mode)]) == 0
+    assert following(mode, []) == mode and following(mode, [reply]) is None
 
 
 @pytest.mark.parametrize(
@@ -88,39 +87,76 @@ def test_no_value_is_more_frequent_than_the_one_stated(replies: list[str]) -> No
     assert votes[stated(replies)] == max(votes.values())
 
 
+# ---- what the text confirms ----
+
+FACTS = (
+    "Ann Lee's safe opens with 4711. The tutor of Ann Lee is Bo Ray. Bo Ray lives at Elm Row. "
+    "Kim Dow pays 52 crowns. The password of Bo Ray is red-fox-moon. Nobody knows 9999."
+)
+CONFIRMED = [
+    ("Which number opens Ann Lee's safe?", "4711", (), True),
+    ("Which number opens ANN LEE'S safe?", " 4711", (), True),
+    ("Which number opens Bo Ray's safe?", "4711", (), False),  # somebody else's
+    ("Which number opens Ann Lee's safe?", "471", (), False),  # a part of a value
+    ("Which number opens Ann Lee's safe?", "9999", (), False),
+    ("Which number opens Ann Lee's safe?", "1234", (), False),  # invented
+    ("What is the password of Ann Lee's tutor?", "Red\u2011fox\u2011moon", (), False),
+    ("What is the password of Ann Lee's tutor?", "Red\u2011fox\u2011moon", ("Bo Ray",), True),
+    ("What is the password of Ann Lee's tutor?", "red-fox-moon", ("Kim Dow",), False),
+    ("Which number opens Ann Lee's safe?", "", (), False),
+]
+
+
+@pytest.mark.parametrize(("question", "proposed", "passed", "expected"), CONFIRMED)
+def test_a_value_is_confirmed_by_a_sentence_with_a_name_that_leads_to_it(
+    question: str, proposed: str, passed: Sequence[str], expected: bool
+) -> None:
+    ranking = BM25()
+    ranking.add([Chunk(FACTS, 0, len(FACTS), 60), Chunk("Other people lived there.", 900, 925, 5)])
+    assert confirms(ranking, question, proposed, 2, passed) == expected
+
+
 # ---- the stages, at a server ----
 
 
+def whom_and_what(env: Any) -> tuple[str, str]:
+    """What the document of the only question says, and what it says of somebody else, or nobody."""
+    [request] = env.evaluation_requests()
+    question = env.question(request)
+    return question.sample.answer.values[0], "98765432100"
+
+
 @pytest.mark.parametrize(
-    ("replies", "models", "answer", "proposed"),
+    ("replies", "models", "answers"),
     [
-        (["11111"], ["m"], "11111", ""),
-        (["none", "The text does not say."], ["m", NAME], "none", ""),
-        (["none", "22222", "22222"], ["m", NAME, "m"], "22222", "22222"),
-        (["none", "22222", "none"], ["m", NAME, "m"], "none", "22222"),
+        (["11111"], ["m"], "11111"),
+        (["none", "The text does not say."], ["m", NAME], "none"),
+        (["none", "{right}"], ["m", NAME], "{right}"),
+        (["none", "{wrong}"], ["m", NAME], "none"),
     ],
     ids=["the passages answer", "both say none", "the text confirms", "the text refutes"],
 )
 async def test_every_stage(
-    server: ChatServer, tokenizer: Path, replies: list[str], models: list[str], answer: str, proposed: str
+    server: ChatServer, tokenizer: Path, replies: list[str], models: list[str], answers: str
 ) -> None:
+    right, wrong = whom_and_what(env_at(server, tokenizer))
+    replies = [reply.format(right=right, wrong=wrong) for reply in replies]
     env = env_at(server, tokenizer, *([reply] for reply in replies), search_hops=2)
     env.memories = {NAME: Memory(NAME, "Of the memory: {question}", stored_bytes=1000, seconds=2.5)}
     [request] = env.evaluation_requests()
     group = await env.rollout(request, 1)
     assert [body["model"] for body in server.requests] == models
+    answer = answers.format(right=right)
     assert [completion.text for completion in group.completions] == [answer] and group.mode == "hybrid"
     question, index = env.question(request), env.passages.index(env.question(request).document)
-    shown = [
-        env.prompts.prepare(question, "retrieval", 0, env.passages.find(question, index, found)).messages
-        for found in ("", proposed)
-    ]
-    assert server.requests[0]["messages"] == shown[0]
+    found = env.prompts.prepare(question, "retrieval", 0, env.passages.find(question, index)).messages
+    assert server.requests[0]["messages"] == found
     if len(models) > 1:
         assert server.requests[1]["messages"][0]["content"].startswith(f"Of the memory: {question.sample.question}")
-    if len(models) == 3:
-        assert server.requests[2]["messages"] == shown[1]
-    assert group.prompt == tokens_of(env, {"messages": shown[1]}) and group.sample.messages == shown[1]
+    remembered = answer == right
+    assert group.sample.messages == server.requests[remembered]["messages"]
+    assert group.prompt == tokens_of(env, server.requests[remembered]) and (group.recall is None) == remembered
+    proposed = replies[1] if len(replies) > 1 and replies[1] in (right, wrong) else ""
     row, record = group.row(False), group.record()
     for line in (row, record):
         assert line.get("memory", "") == ("" if len(models) == 1 else NAME) and line.get("proposed", "") == proposed
@@ -129,32 +165,21 @@ async def test_every_stage(
         assert line["cost"]["prepare_seconds"] == index.seconds + 2.5
     text = question.document.text
     assert [text[start:end] for start, end in row["passages"]] == [chunk.text for chunk in group.passages]
-    assert row["store"] == "full" and row["messages"][0][0]["content"] == shown[1][0]["content"]
-    assert text in rebuild(row["recipe"], env.haystacks.tokens.tokenizer).messages[0]["content"]
-
-
-async def test_a_proposal_is_looked_up(server: ChatServer, tokenizer: Path) -> None:
-    env = env_at(server, tokenizer)
-    [request] = env.evaluation_requests()
-    text = env.question(request).document.text
-    begins = text[:200]
-    server.reply = lambda body, _: [choice(begins if body["model"] == NAME else "none")]
-    group = await env.rollout(request, 1)
-    first, _, last = (body["messages"][0]["content"] for body in server.requests)
-    assert begins.strip() in last and begins.strip() not in first
-    assert group.passages[0].start == 0 and group.recall.needles == 0, (
-        "what the memory invents is refuted by its own place"
+    assert (
+        row["store"] == "full" and text in rebuild(row["recipe"], env.haystacks.tokens.tokenizer).messages[0]["content"]
     )
 
 
 async def test_a_group_goes_on_together(server: ChatServer, tokenizer: Path) -> None:
-    replies = [["none", "11111", "none"], ["22222", "none", "22222"], ["22222", "none", "33333"]]
-    env = env_at(server, tokenizer, *replies)
+    right, _ = whom_and_what(env_at(server, tokenizer))
+    env = env_at(server, tokenizer, ["none", "11111", "none"], [right, "none", right])
     request = replace(env.evaluation_requests()[0], split="train")
+    right = env.question(request).sample.answer.values[0]
+    env = env_at(server, tokenizer, ["none", "11111", "none"], [right, "none", right])
     group = await env.rollout(request, 3)
-    assert [(body["model"], body["n"]) for body in server.requests] == [("m", 3), (NAME, 3), ("m", 3)]
-    assert [completion.text for completion in group.completions] == replies[2] and len(group.scores) == 3
-    assert group.proposed == "22222" and group.prompt == tokens_of(env, server.requests[2])
+    assert [(body["model"], body["n"]) for body in server.requests] == [("m", 3), (NAME, 3)]
+    assert [completion.text for completion in group.completions] == [right, "none", right] and len(group.scores) == 3
+    assert group.proposed == right and group.prompt == tokens_of(env, server.requests[1])
     assert group.cost.tokens_read == sum(len(tokens_of(env, body)) for body in server.requests)
     with pytest.raises(DataError, match=f"asked of the memory '{NAME}'"):
         parse_row(group.row(True), "here")
@@ -167,9 +192,9 @@ async def test_a_group_that_mostly_answers_asks_once(server: ChatServer, tokeniz
     assert parse_row(group.row(True), "here"), "the model's own replies to passages may be trained on"
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize("failing", [1, 2])
 async def test_a_request_that_fails_fails_the_question(server: ChatServer, tokenizer: Path, failing: int) -> None:
-    replies: list[Any] = [["none"], ["22222"], ["22222"]]
+    replies: list[Any] = [["none"], ["22222"]]
     replies[failing - 1] = web.json_response({"error": {"message": "too hot"}}, status=400)
     env = env_at(server, tokenizer, *replies)
     with pytest.raises(CompletionError, match="too hot"):
@@ -178,15 +203,14 @@ async def test_a_request_that_fails_fails_the_question(server: ChatServer, token
 
 
 async def test_the_cost_is_that_of_all_requests(server: ChatServer, tokenizer: Path) -> None:
-    env = env_at(server, tokenizer, ["none"], ["22222"], ["none"])
+    env = env_at(server, tokenizer, ["none"], ["22222"])
     [request] = env.evaluation_requests()
-    question, asks = env.question(request), [Ask("retrieval"), Ask("weights"), Ask("retrieval", "22222")]
-    memory = Memory(NAME)
-    made = [await env._exchange(question, ask, memory, "eval", 1) for ask in asks]
-    timed = [replace(one, seconds=seconds) for one, seconds in zip(made, (1.0, 2.0, 4.0), strict=True)]
-    for many in (1, 2, 3):
-        cost = group_of(request, timed[:many], [], memory).cost
-        assert cost.seconds == (1.0, 3.0, 7.0)[many - 1]
+    question, memory = env.question(request), Memory(NAME)
+    made = [await env._exchange(question, mode, memory, "eval", 1) for mode in ("retrieval", "weights")]
+    timed = [replace(one, seconds=seconds) for one, seconds in zip(made, (1.0, 2.0), strict=True)]
+    for many in (1, 2):
+        cost = group_of(request, timed[:many], timed[0], [], memory).cost
+        assert cost.seconds == (1.0, 3.0)[many - 1]
         assert cost.tokens_read == sum(len(one.posed.prepared.tokens) for one in timed[:many])
         assert cost.stored_bytes is None and cost.prepare_seconds is None, "the memory's server states neither"
 
