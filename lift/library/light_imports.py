@@ -2,13 +2,15 @@
 
 In an environment with bitsandbytes, SciPy, scikit-learn and torchao they are a third of the time in which `lift ask` starts,
 and torchao writes warnings. A process that goes on to use one of them must not leave it out: PEFT and transformers remember
-that it was missing. So the command `lift` allows it for its own process, and a quantised model has all packages.
+that it was missing. So the command `lift` allows it for its own process, and a quantised model has all packages. Torch's
+compiler and DTensors, another third, are left until something needs them.
 """
 
 import json
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from longthread.without_compiler import import_undistributed, without_compiler
 from longthread.without_packages import without
 
 UNUSED = ("bitsandbytes", "scipy", "sklearn", "torchao")
@@ -23,8 +25,21 @@ def allow() -> None:
 
 def import_for(folder: Path) -> None:
     """Import PEFT and transformers' models, and no package that the model in the folder does not need."""
-    with without(*UNUSED) if _allowed and not _quantised(folder) else nullcontext():
+    if not _light(folder):
         _import()
+        return
+    with without(*UNUSED), without_compiler():
+        import_undistributed()
+        _import()
+
+
+def loading(folder: Path) -> AbstractContextManager[None]:
+    """Return a context in which the model in the folder is loaded: laying out its tensors imports torch's compiler too."""
+    return without_compiler() if _light(folder) else nullcontext()
+
+
+def _light(folder: Path) -> bool:
+    return _allowed and not _quantised(folder)
 
 
 def _import() -> None:
