@@ -12,16 +12,9 @@ from lift.library import light_imports
 from lift.library.base_model import fingerprint
 from tests.environments.tiny_model import save_tiny
 from tests.lift.compact_shelf import compact_library
+from tests.longthread.test_without_compiler import DTENSORS
 
-SPARED = (
-    *light_imports.UNUSED,
-    "torch._dynamo",
-    "torch.distributed.tensor",
-    "triton",
-    "pandas",
-    "datasets",
-    "matplotlib",
-)
+SPARED = (*light_imports.UNUSED, "torch._dynamo", *DTENSORS, "triton", "pandas", "datasets", "matplotlib")
 PLAIN, QUANTISED = {"model_type": "llama"}, {"quantization_config": {"quant_method": "bitsandbytes"}}
 
 
