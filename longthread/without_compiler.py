@@ -35,21 +35,19 @@ def without_compiler() -> Iterator[None]:
         _step_aside()
 
 
-def import_undistributed() -> None:
-    """Import transformers as where torch has no `torch.distributed`, so that it defines nothing for DTensors.
+@contextmanager
+def undistributed() -> Iterator[None]:
+    """Let torch say in a `with` block that it has no `torch.distributed`, unless this is one of several processes.
 
-    Not in one of several processes. Torch and accelerate are what they were, and transformers 4 has no such question.
+    What is imported there for the first time then does nothing for DTensors, as on a machine whose torch was built without.
     """
     import torch
-    from transformers.utils import import_utils
 
-    asks = getattr(import_utils, "is_torch_distributed_available", None)
-    if asks is None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return
     available = torch.distributed.is_available
-    torch.distributed.is_available = lambda: False
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        torch.distributed.is_available = lambda: False
     try:
-        asks()  # which remembers the answer
+        yield
     finally:
         torch.distributed.is_available = available
 

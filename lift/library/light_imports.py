@@ -7,10 +7,11 @@ compiler and DTensors, another third, are left until something needs them.
 """
 
 import json
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from longthread.without_compiler import import_undistributed, without_compiler
+from longthread.without_compiler import undistributed, without_compiler
 from longthread.without_packages import without
 
 UNUSED = ("bitsandbytes", "scipy", "sklearn", "torchao")
@@ -29,13 +30,23 @@ def import_for(folder: Path) -> None:
         _import()
         return
     with without(*UNUSED), without_compiler():
-        import_undistributed()
-        _import()
+        import accelerate  # noqa: F401  # before: it counts the processes of a fit
+
+        with undistributed():
+            _import()
 
 
-def loading(folder: Path) -> AbstractContextManager[None]:
-    """Return a context in which the model in the folder is loaded: laying out its tensors imports torch's compiler too."""
-    return without_compiler() if _light(folder) else nullcontext()
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Load the model in the folder and attach adapters to it in a `with` block, without what both would import by themselves.
+
+    To lay out empty tensors asks for torch's compiler, and PEFT looks for every package that could have quantised a layer.
+    """
+    if not _light(folder):
+        yield
+        return
+    with without(*UNUSED), without_compiler():
+        yield
 
 
 def _light(folder: Path) -> bool:

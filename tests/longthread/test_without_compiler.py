@@ -4,22 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import version
 from typing import Any
 
 import pytest
 
-# Transformers 4 imports DTensors wherever torch has them, and these SymPy.
-DTENSORS = (
-    ("torch.distributed.tensor", "torch.distributed.fsdp") if int(version("transformers").split(".")[0]) > 4 else ()
-)
-SPARED = ("torch._dynamo", "triton", *(DTENSORS and (*DTENSORS, "sympy")))
+SPARED = ("torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "triton", "sympy")
 IMPORT = """
 import json, sys
-from longthread.without_compiler import import_undistributed, without_compiler
+from longthread.without_compiler import undistributed, without_compiler
 from longthread.without_packages import without
-with without("bitsandbytes", "scipy", "sklearn", "torchao"), without_compiler():  # of these some import the compiler
-    import_undistributed()
+# of these packages some import the compiler
+with without("bitsandbytes", "scipy", "sklearn", "torchao"), without_compiler(), undistributed():
     import peft
     from transformers import AutoModelForCausalLM, masking_utils
 """
