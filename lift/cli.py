@@ -46,7 +46,7 @@ def evaluate(
     questions: Annotated[int, typer.Option(min=1, help="Questions of each kind about the document.")] = 50,
     window_tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens of text beside the memory [default: 2,048, or what the model reads]."),
+        typer.Option(help="Tokens of text beside the memory.", show_default="2,048, or what the model reads"),
     ] = None,
     model: ModelAt = None,
     device: Device = "auto",

@@ -89,7 +89,7 @@ def _of_adapter(adapter: Path, base: str | None, name: str | None) -> Reader:
 def install_command(
     source: Annotated[Path, typer.Argument(metavar="FILE_OR_FOLDER", help="A packed reader, or an adapter's folder.")],
     base: BaseAt = None,
-    name: Annotated[str | None, typer.Option(help="What it is called here [default: its own name].")] = None,
+    name: Annotated[str | None, typer.Option(help="What it is called here.", show_default="its own name")] = None,
     strength: Annotated[
         float, typer.Option(help="Share of what training changed: less of it keeps more of the base model.")
     ] = 1.0,
@@ -119,7 +119,7 @@ def pack_command(
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.")],
     base: BaseAt = None,
-    name: Annotated[str | None, typer.Option(help="The reader's name [default: the file's].")] = None,
+    name: Annotated[str | None, typer.Option(help="The reader's name.", show_default="the file's")] = None,
 ) -> None:
     """Pack what a LongLoRA run trained into one file of at most 60 MB."""
     size = reader_file.pack(adapter, out, name or out.stem, base)

@@ -81,7 +81,7 @@ def _served(library: Library, documents: Sequence[str]) -> list[Entry]:
 def command(
     library: Annotated[Path, typer.Argument(metavar="LIBRARY", help="Folder of the library.")],
     document: Annotated[
-        list[str] | None, typer.Option(help="Name of a document to serve; repeat for several [default: all].")
+        list[str] | None, typer.Option(help="Name of a document to serve; repeat for several.", show_default="all")
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="The base model, if it has moved.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 9001,

@@ -9,7 +9,7 @@ import typer
 
 from lift.commands.base import Device, LibraryAt, ModelAt, attach, base_folder, context
 from lift.document.document import encodable, read_text
-from lift.library import base_model, tables
+from lift.library import base_model, readers, tables
 from lift.library.library import Library
 from longthread.errors import ConfigError, exit_on_error, option
 
@@ -33,8 +33,13 @@ def ask(
     open_: Annotated[int, typer.Option("--open", help="Documents of recipe compact to open together, at most.")] = 2,
     hops: Annotated[int, typer.Option(min=0, help="Searches for names that replies name, at most.")] = 2,
     steps: Annotated[
-        bool, typer.Option("--steps", help="For a question over several facts: name who is passed on the way first.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--steps/--no-steps",
+            help="For questions over several facts: name who is passed on the way first.",
+            show_default="steps of a reader with memories of recipe compact",
+        ),
+    ] = None,
     cite: Annotated[bool, typer.Option("--cite", help="Say where in its text the answer stands.")] = False,
     model: ModelAt = None,
     device: Device = "auto",
@@ -55,10 +60,14 @@ def ask(
 
         before += passages(read_text(source), question, retrieve)
     target, folder = base_model.device(device), base_folder(shelf, names, model)
-    asked = _Asked(question, "\n\n".join(before), base_model.tokenizer(folder), steps)
+    together, tokenizer = _together(shelf, names, open_, cite, chosen=bool(document)), base_model.tokenizer(folder)
+    if (
+        steps is None
+    ):  # readers were taught steps, and not with memories of other recipes, which are made with the other form
+        steps = together is not None and readers.is_reader(folder) and bool(tokenizer.chat_template)
+    asked = _Asked(question, "\n\n".join(before), tokenizer, steps)
     settings = [setting for setting, on in (("window", window), ("retrieve", retrieve)) if on]
     _check_room(asked, context(folder, shelf, names), names, tuple(settings))
-    together = _together(shelf, names, open_, cite, chosen=bool(document))
     attached = attach(shelf, names, folder, target, closed=together is not None)
     if together is None:
         from lift.inference.generate import answers
@@ -72,7 +81,7 @@ def ask(
 
     session = together.session(attached, asked.tokenizer, asked.window, steps)
     result = answered(session, question, hops if together.segments > 1 else 0)
-    _say(result.reply, steps)
+    _say(result.reply, session.in_steps(result.places))
     if not result.places:
         typer.echo(SILENT, err=True)
     elif len(names) > 1:
@@ -137,7 +146,7 @@ def _together(shelf: Library, names: Sequence[str], most: int, cite: bool, chose
 
 def _check_room(asked: _Asked, limit: int | None, names: Sequence[str], settings: tuple[str, ...]) -> None:
     """Raise `ConfigError` for a prompt that the model cannot read together with its reply."""
-    longest = max(len(asked.prompt(name)) for name in names)
+    longest = max(len(asked.prompt(name)) for name in names)  # a prompt that names no document is shorter
     if limit and longest + asked.new_tokens > limit:
         raise ConfigError(
             f"the prompt has {longest:,} tokens and the reply up to {asked.new_tokens}, the model reads {limit:,}: "

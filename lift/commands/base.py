@@ -45,7 +45,8 @@ def attach(
     """Return the base model with the documents attached and the first of them active."""
     from lift.library.attach import LOADED, Attached
 
-    return Attached(library, base_model.load(folder, device), names, LOADED, closed)
+    with light_imports.loading(folder):
+        return Attached(library, base_model.load(folder, device), names, LOADED, closed)
 
 
 def context(folder: Path, library: Library, names: Sequence[str]) -> int | None:

@@ -69,7 +69,8 @@ def fit(
             if chosen.method == "compact" and not anyway:
                 reading_check.check(loaded, tokenizer, entry.fingerprint)
             more = study.items(read_once(document), STUDIED, seed, "train") if study else []
-            fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more, earlier=earlier))
+            options = FitOptions(out, seed, more, earlier=earlier, fingerprint=entry.fingerprint)
+            fitted = fit_document(document, loaded, tokenizer, chosen, options)
             done = entry.model_copy(update={key: getattr(fitted, key) for key in FIGURES})
         if main:
             working_folder.finish(out, done)

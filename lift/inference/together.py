@@ -18,7 +18,10 @@ from longthread.language_model import ChatTokenizer
 
 @dataclass(frozen=True)
 class Session:
-    """A question with the model that answers it: the `Reader` of `hops`. `stepwise`: questions are asked step by step."""
+    """A question with the model that answers it: the `Reader` of `hops`.
+
+    `stepwise`: questions are asked step by step where a memory is open. Where none is, the prompt is the base model's own.
+    """
 
     router: Router
     attached: Attached
@@ -43,11 +46,15 @@ class Session:
     def answers(self, questions: Sequence[str], places: Sequence[Place], new_tokens: int | None = None) -> list[str]:
         """Return the replies to several questions with the same segments open, of at most `new_tokens` tokens."""
         prompts = [self.prompt(question, places) for question in questions]
-        return self._replies(prompts, places, new_tokens or steps.reply_tokens(self.stepwise))
+        return self._replies(prompts, places, new_tokens or steps.reply_tokens(self.in_steps(places)))
 
     def prompt(self, question: str, places: Sequence[Place]) -> list[int]:
         """Return the prompt: step by step, or with the names of the documents that are open."""
-        return self._asked(question, places, self.stepwise)
+        return self._asked(question, places, self.in_steps(places))
+
+    def in_steps(self, places: Sequence[Place]) -> bool:
+        """Return whether a question is asked step by step with these segments open."""
+        return self.stepwise and bool(places)
 
     def _asked(self, question: str, places: Sequence[Place], stepwise: bool) -> list[int]:
         names = dict.fromkeys(place.document for place in places)

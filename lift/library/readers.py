@@ -53,6 +53,11 @@ def installed() -> list[Reader]:
     return [read_record(path.parent) for path in sorted(folder().glob(f"*/{RECORD}"))]
 
 
+def is_reader(folder: Path) -> bool:
+    """Return whether the model in a folder is a reader, as `lift reader install` puts it there."""
+    return folder.name == MODEL and (folder.parent / RECORD).is_file()
+
+
 def check_name(name: str) -> str:
     """Return the name. Raises `ConfigError` for one that cannot be a folder's."""
     if not re.fullmatch(NAME, name):

@@ -44,7 +44,8 @@ class FitOptions:
     """Options of a fit. `out` is the folder of the adapter.
 
     `questions` are learnt beside those that tasks make; they may come from self-study. `earlier` is the folder of an
-    adapter whose segments are taken over where the text has not changed (recipe `compact`).
+    adapter whose segments are taken over where the text has not changed (recipe `compact`). `fingerprint` is the model's,
+    where it is known: else the fit takes it.
     """
 
     out: Path
@@ -52,6 +53,7 @@ class FitOptions:
     questions: Sequence[Item] = ()
     progress: bool = True
     earlier: Path | None = None
+    fingerprint: str | None = None
 
 
 @dataclass

@@ -21,7 +21,7 @@ from lift.evaluation.results import load
 from lift.inference import steps
 from lift.inference.generate import answers, chat
 from lift.inference.switch import Switch
-from lift.library import base_model
+from lift.library import base_model, readers
 from lift.library.attach import Attached
 from lift.library.base_model import fingerprint
 from lift.library.files import FILES
@@ -35,7 +35,8 @@ from lift.training.recipes import RECIPES
 from longthread.errors import LongthreadError
 from tests.environments.loopback import ChatServer
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
-from tests.lift.shelf import make_adapter
+from tests.lift.compact_shelf import compact_library
+from tests.lift.shelf import entry_for, make_adapter
 
 TEXT = " ".join(f"Keeper {i} of the tower by the sea wrote {i * 7919 % 9973} into the logbook." for i in range(30))
 WIDE = {"COLUMNS": "160"}
@@ -136,6 +137,7 @@ def test_fit_puts_a_document_into_the_library_and_prints_one_table(
         assert part in out
     [call] = fake_fit
     assert call["seed"] == 3 and call["document"].name == "the log" and not call["out"].exists()
+    assert call["fingerprint"] == entry.fingerprint
     assert Library(tmp_path / "books").verify() == []
 
 
@@ -371,18 +373,98 @@ def test_ask_prints_the_reply_of_the_model_that_remembers(library: Library) -> N
     assert out != plain + "\n"
 
 
-def test_ask_step_by_step_prints_the_answer_alone(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny model writes no steps: of a reply that has some, the names go to standard error."""
-    asked: list[list[int]] = []
+REPLY = "<steps>Lisa Kord; Timo\x1b Varga</steps> <answer>4829</answer>"
+
+
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The prompts that a model hears which answers in steps, as the tiny one cannot."""
+    prompts_heard: list[list[int]] = []
 
     def replied(model: Any, tokenizer: Any, prompts: list[list[int]], new_tokens: int) -> list[str]:
-        asked.extend(prompts)
-        return ["<steps>Lisa Kord; Timo\x1b Varga</steps> <answer>4829</answer>"] * len(prompts)
+        prompts_heard.extend(prompts)
+        return [REPLY] * len(prompts)
 
-    monkeypatch.setattr("lift.inference.generate.answers", replied)
+    for module in ("generate", "together"):
+        monkeypatch.setattr(f"lift.inference.{module}.answers", replied)
+    return prompts_heard
+
+
+def test_ask_step_by_step_prints_the_answer_alone(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a reply that has steps, the names go to standard error."""
+    asked = heard(monkeypatch)
     code, out, err = run(*asking(library, "--document", "logbook", "--steps", "Who?"))
     assert (code, out) == (0, "4829\n") and "by way of: Lisa Kord; Timo" in err and "\x1b" not in err
     assert asked == [steps.chat(tiny_tokenizer(), "Who?")]
+
+
+@pytest.fixture
+def remembering(tmp_path: Path) -> Library:
+    """Memories of recipe `compact` of an installed reader: `a`, whose switch is closed, and `b`, which has none."""
+    reader = save_tiny(tmp_path / "tiny" / readers.MODEL)
+    record = readers.Reader(name="tiny", base_model="tiny", fingerprint="f" * 64)
+    (tmp_path / "tiny" / readers.RECORD).write_text(record.model_dump_json())
+    made = compact_library(tmp_path, fingerprint(reader), str(reader))
+    Switch(heads=[(0, 0)], mean=[0.0], deviation=[1.0], threshold=1e6).save(made.path(made.get("a")))
+    return made
+
+
+IN_STEPS, PLAIN = steps.chat(tiny_tokenizer(), "Who?"), chat(tiny_tokenizer(), "b", "Who?")
+
+
+@pytest.mark.parametrize(("more", "stepwise"), [((), True), (("--steps",), True), (("--no-steps",), False)], ids=str)
+def test_a_reader_is_asked_step_by_step_unless_told_otherwise(
+    remembering: Library, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], stepwise: bool
+) -> None:
+    asked = heard(monkeypatch)
+    code, out, err = run(*asking(remembering, "--document", "b", *more, "Who?"))
+    assert (code, out) == (0, "4829\n" if stepwise else f"{shown(REPLY)}\n")
+    assert asked == [IN_STEPS if stepwise else PLAIN] and ("by way of: Lisa Kord" in err) == stepwise
+
+
+@pytest.mark.parametrize("more", [(), ("--steps",)], ids=str)
+def test_where_no_memory_has_something_to_say_a_reader_is_asked_as_its_base_model(
+    remembering: Library, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    remembering.remove("b")
+    remembering.remove("long")
+    asked = heard(monkeypatch)
+    code, out, err = run(*asking(remembering, *more, "Who?"))
+    assert (code, out, asked) == (0, f"{shown(REPLY)}\n", [chat(tiny_tokenizer(), "", "Who?")])
+    assert "no memory has something to say" in err and "by way of" not in err
+
+
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        (("ask",), "steps of a reader with memories of recipe compact"),
+        (("evaluate",), "2,048, or what the model reads"),
+        (("serve",), "all"),
+        (("reader", "install"), "its own name"),
+        (("reader", "pack"), "the file's"),
+    ],
+)
+def test_help_says_what_holds_where_nothing_is_given(command: tuple[str, ...], default: str) -> None:
+    """Rich takes square brackets within the text for markup, and shows nothing of them."""
+    _, out, _ = run(*command, "--help")
+    assert f"[default: ({default})]" in re.sub(r"[│\s]+", " ", out)
+
+
+def test_another_model_is_asked_for_the_answer_alone(
+    remembering: Library, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is a reader with memories of another recipe, and one without a chat format, in which steps are asked for."""
+    asked = heard(monkeypatch)
+    assert run(*asking(remembering, "--document", "b", "--model", base, "Who?"))[0] == 0
+    reader = tmp_path / "tiny" / readers.MODEL
+    shelf = Library(tmp_path / "others")
+    make_adapter(tmp_path / "lora", 1)
+    shelf.add(tmp_path / "lora", entry_for(fingerprint(reader), "b", base_model=str(reader)))
+    assert run(*asking(shelf, "Who?"))[0] == 0
+    (reader / "chat_template.jinja").unlink()
+    assert run(*asking(remembering, "--document", "b", "Who?"))[0] == 0
+    bare = tiny_tokenizer()
+    bare.chat_template = None
+    assert asked == [PLAIN, PLAIN, chat(bare, "b", "Who?")]
 
 
 BOTH = ("--document", "logbook", "--document", "other")

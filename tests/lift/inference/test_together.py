@@ -204,14 +204,16 @@ def test_a_segment_that_names_who_is_asked_about_has_more_to_say(library: Librar
     ).search(QUESTION)]  # fmt: skip
 
 
-def test_a_closed_switch_leaves_the_base_model_bit_for_bit(library: Library) -> None:
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_a_closed_switch_leaves_the_base_model_bit_for_bit(library: Library, stepwise: bool) -> None:
     together = switched(Together.read(library, ["mill", "port"], 2), 1e6)
-    session = together.session(opened(library, "mill", "port"), tiny_tokenizer(), "a page")
+    session = together.session(opened(library, "mill", "port"), tiny_tokenizer(), "a page", stepwise)
     result = answered(session, QUESTION, 2)
     plain = answers(tiny_model(), tiny_tokenizer(), [chat(tiny_tokenizer(), "", QUESTION, "a page")])[0]
     assert result.places == () and result.reply == plain
     with session.attached.model.disable_adapter():
         ids = session.prompt(QUESTION, ())
+        assert ids == chat(tiny_tokenizer(), "", QUESTION, "a page")
         assert torch.equal(logits(session.attached.model, ids), logits(tiny_model(), ids))
     assert session.citation(QUESTION, result) == ""
 
@@ -261,6 +263,21 @@ def test_a_memory_without_a_switch_is_always_open(library: Library) -> None:
     places = session.search(QUESTION)
     assert {place.document for place in places} == {"mill"}
     assert any(MILL.text[at.start : at.stop].count("Timo Varga") for at in _segments(library, places))
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["named", "no switch"])
+def test_the_model_does_not_listen_where_nothing_hangs_on_it(
+    library: Library, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    """A single document that is open whatever is asked, and all of whose segments are."""
+    together = Together.read(library, ["mill"], 1, chosen=named)
+    store, switches = together.stores["mill"], together.switches if named else {"mill": None}
+    monkeypatch.setattr("lift.inference.routing.listen", None)
+    router = Router(opened(library, "mill").model, tiny_tokenizer(), together.stores, switches, always=named)
+    places = replace(router, segments=store.segments).search(QUESTION)
+    assert places == [Place("mill", segment) for segment in range(store.segments)]
+    with pytest.raises(TypeError):
+        replace(router, segments=store.segments - 1).search(QUESTION)
 
 
 def _segments(library: Library, places: list[Place]) -> list[Any]:

@@ -2,13 +2,28 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from lift.library import light_imports
+from lift.library.base_model import fingerprint
+from lift.library.library import Library
+from tests.environments.tiny_model import save_tiny
+from tests.lift.compact_shelf import compact_library
+from tests.lift.shelf import entry_for, make_adapter
 
+SPARED = (
+    *light_imports.UNUSED,
+    "torch._dynamo",
+    "torch.distributed.tensor",
+    "triton",
+    "pandas",
+    "datasets",
+    "matplotlib",
+)
 PLAIN, QUANTISED = {"model_type": "llama"}, {"quantization_config": {"quant_method": "bitsandbytes"}}
 
 
@@ -52,3 +67,24 @@ def test_what_is_imported_already_stays(seen: list[bool], tmp_path: Path, monkey
     package = importlib.import_module("heavy_package")
     light_imports.import_for(tmp_path)
     assert seen == [True] and sys.modules["heavy_package"] is package
+
+
+@pytest.mark.parametrize("recipe", ["compact", "raw-lora"])
+def test_a_question_is_answered_without_what_few_models_need(tmp_path: Path, recipe: str) -> None:
+    base = save_tiny(tmp_path / "base")
+    if recipe == "compact":
+        compact_library(tmp_path, fingerprint(base), str(base))
+    else:
+        entry = entry_for(fingerprint(base), "a", base_model=str(base))
+        Library(tmp_path / "books").add(make_adapter(tmp_path / "lora", 0), entry)
+    program = f"""
+import json, sys
+sys.argv[1:] = ["ask", "--library", {str(tmp_path / "books")!r}, "--document", "a", "--device", "cpu", "Who?"]
+from lift.cli import main
+try:
+    main()
+finally:
+    print(json.dumps([name for name in {SPARED} if name in sys.modules]), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and json.loads(done.stderr.splitlines()[-1]) == [], done.stderr
