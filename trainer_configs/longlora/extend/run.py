@@ -27,7 +27,13 @@ from trainer_configs.longlora.adapter import TEMPLATES, TOKENIZER
 from trainer_configs.longlora.config import configure
 from trainer_configs.longlora.data.reader_build import Build, build
 from trainer_configs.longlora.data.run_folder import check_same
-from trainer_configs.longlora.extend.axolotl_run import StageConfig, Training, pairs_of, rows_of
+from trainer_configs.longlora.extend.axolotl_run import (
+    StageConfig,
+    Training,
+    drop_cut_checkpoints,
+    pairs_of,
+    rows_of,
+)
 from trainer_configs.longlora.extend.evaluation import evaluate, free_memory, measure_perplexity
 from trainer_configs.longlora.extend.plan import LINK, Plan, Stage, read_recipe
 from trainer_configs.longlora.extend.report import write_report
@@ -140,6 +146,8 @@ class ExtendRun:
             datasets = pairs_of(folder / "pairs.jsonl")
         config = self._config(stage._replace(rows=count), base, datasets)
         made = config.of(self._recipe(stage))
+        for name in drop_cut_checkpoints(folder / "adapter"):
+            print(f"{stage.name}: {name} was cut off while it was written, and is removed", flush=True)
         print(f"{stage.name}: {made['max_steps']} steps, see {folder / 'train.log'}", flush=True)
         training = Training(config.write(self._recipe(stage)), folder / "train.log").start()
         if error := training.wait():
