@@ -61,7 +61,10 @@ def test_further_stages_come_behind(settings: ExtendSettings) -> None:
 
 
 def test_evaluations_go_up_to_the_window_less_a_reply(settings: ExtendSettings) -> None:
-    assert make_plan(settings).lengths == (1024, 2048, 4096, 8192, TO - REPLY_TOKENS)
+    plan = make_plan(replace(settings, gradual=True))
+    assert plan.lengths == tuple(window - REPLY_TOKENS for window in (2048, 4096, 8192, TO))
+    for window in (plan.native, *(stage.length for stage in plan.stages)):
+        assert window - REPLY_TOKENS in plan.lengths  # the longest that it can be asked: a heatmap's last column
     assert make_plan(replace(settings, lengths=(1500, 3000))).lengths == (1500, 3000)
 
 
