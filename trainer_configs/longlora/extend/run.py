@@ -138,9 +138,9 @@ class ExtendRun:
             return base if reason else merged
         datasets, count = rows_of(folder / "rows"), stage.rows
         if stage.kind == "dpo":
-            count = self._make_pairs(stage, base)
+            count, reason = self._make_pairs(stage, base)
             if not count:
-                self.skipped[stage.name] = "no two replies to a prompt differed enough in score"
+                self.skipped[stage.name] = reason
                 write_json(folder / STAGE, {**stage._asdict(), "skipped": self.skipped[stage.name]})
                 return base
             datasets = pairs_of(folder / "pairs.jsonl")
@@ -182,16 +182,19 @@ class ExtendRun:
             return read_recipe(settings.dpo_recipe, "dpo_recipe")
         return read_recipe(settings.recipe, "recipe")
 
-    def _make_pairs(self, stage: Stage, model: Path) -> int:
-        """Write rollouts of the model and pairs of its good and bad replies; return how many pairs there are."""
+    def _make_pairs(self, stage: Stage, model: Path) -> tuple[int, str]:
+        """Write rollouts of the model and pairs of its good and bad replies; return how many pairs, or why there is none."""
         folder = self.out / stage.name
         rollouts, pairs = folder / "rollouts.jsonl", folder / "pairs.jsonl"
         if not pairs.is_file():
             if not rollouts.is_file() or sum(1 for _ in read_jsonl(rollouts)) < stage.rows:
                 self._write_rollouts(stage, model, rollouts)
             rules = SelectionRules(per_sample=1, min_margin=MIN_MARGIN, seed=self.plan.settings.seed)
-            export(ExportJob(Kind.DPO, (rollouts,), pairs, rules, load_tokenizer(str(model))))
-        return sum(1 for _ in read_jsonl(pairs)) if pairs.is_file() else 0
+            outcome = export(ExportJob(Kind.DPO, (rollouts,), pairs, rules, load_tokenizer(str(model))))
+            if not outcome.written:
+                dropped = ", ".join(f"{count} {reason}" for reason, count in outcome.dropped.items() if count)
+                return 0, f"no two replies to a prompt made a pair: of {outcome.read} replies {dropped} were dropped"
+        return sum(1 for _ in read_jsonl(pairs)), ""
 
     def _write_rollouts(self, stage: Stage, model: Path, path: Path) -> None:
         from environments.cli import Command
