@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import logging
 import random
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -57,6 +58,7 @@ def questions(model: str, task: str, length: int, samples: int, chat: bool) -> l
             )
         )  # fmt: skip
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it advises to set the lengths, which are set, for every cell
     random.seed(SEEDS[0])
     np.random.seed(SEEDS[1])
     with contextlib.redirect_stdout(io.StringIO()), _first(samples):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ruler import exact, table
-from benchmarks.ruler_documents import Question, check_installed
+from benchmarks.ruler_documents import Question, check_installed, metric, questions
+from tests.environments.tiny_model import save_tiny
 
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 OTHER = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -70,3 +71,16 @@ def test_results_of_another_run_are_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.ruler", str(tmp_path), "--model", "b"]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode == 2 and "another model" in ran.stderr
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs longthread[ruler]")
+def test_a_question_is_of_the_length_that_is_asked_and_nothing_advises_otherwise(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_tiny(tmp_path / "model")
+    [asked] = questions(str(folder), "niah_single_1", 2048, 1, chat=False)
+    assert 1024 < len(asked.prompt) <= 2048  # one token a byte
+    [value] = asked.document["outputs"]
+    assert value in asked.prompt and metric(asked, f"It is {value}.") == 1.0 and metric(asked, "No.") == 0.0
+    printed = capfd.readouterr()
+    assert "--metadata" not in printed.out + printed.err

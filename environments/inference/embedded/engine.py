@@ -75,9 +75,9 @@ class Engine:
             if slots
             else GrowingDecoder(model, call, self.eos_ids, limits)
         )
-        together = limits.together if slots else 0
+        limits = limits if slots else replace(limits, together=0)
         layers = model.config.num_hidden_layers
-        self.prefill = Prefill(call, layers, model.device, limits.chunk, together, keep_prefix=not rope_by_length)
+        self.prefill = Prefill(call, layers, model.device, limits, keep_prefix=not rope_by_length)
         self.waiting: deque[Request] = deque()
         self.policy_version = 0  # of the weights: 0 as loaded
         self.swaps: deque[tuple[Mapping[str, torch.Tensor], int, Future[None]]] = deque()

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from environments.inference.embedded.batch import Columns, as_cache
+from environments.inference.embedded.limits import Limits
 from environments.inference.embedded.request import Request
 from environments.inference.embedded.variants import Forward
 
@@ -36,16 +37,15 @@ class Prefix:
 class Prefill:
     """Reads prompts with a model that has `layers` layers, on `device`.
 
-    `chunk`: tokens of a prompt run at a time. `together`: tokens of whole prompts run at a time, padding included; 0 reads
-    each prompt alone. `keep_prefix`: whether a prompt's keys and values serve the next prompt that begins alike.
-    `dropped`: called between chunks; true for a request that nobody waits for.
+    Of the limits, `chunk`: tokens of a prompt run at a time, but for a prompt of up to `whole` tokens that no prefix serves.
+    `together`: tokens of whole prompts run at a time, padding included; 0 reads each prompt alone. `keep_prefix`: whether a
+    prompt's keys and values serve the next prompt that begins alike. `dropped`: called between chunks; true for a request
+    that nobody waits for.
     """
 
-    def __init__(
-        self, forward: Forward, layers: int, device: torch.device, chunk: int, together: int, keep_prefix: bool
-    ) -> None:
+    def __init__(self, forward: Forward, layers: int, device: torch.device, limits: Limits, keep_prefix: bool) -> None:
         self.forward, self.layers, self.device = forward, layers, device
-        self.chunk, self.together, self.keep_prefix = chunk, together, keep_prefix
+        self.limits, self.together, self.keep_prefix = limits, limits.together, keep_prefix
         self.prefix: Prefix | None = None
 
     def read(self, requests: Sequence[Request], dropped: Callable[[Request], bool]) -> Iterator[Prompt]:
@@ -114,13 +114,14 @@ class Prefill:
                 for layer, (keys, values) in zip(layers, self.prefix.layers, strict=True):
                     layer.update(keys[:, :, :start], values[:, :, :start])
             cache = as_cache(layers)
+            step = self.limits.chunk if start or len(ids_K) > self.limits.whole else len(ids_K)
             while start < len(ids_K):
                 if dropped(request):
                     return
-                chunk_1Q = ids_K[None, start : start + self.chunk].to(self.device)
+                chunk_1Q = ids_K[None, start : start + step].to(self.device)
                 inputs = {"input_ids": chunk_1Q, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
                 out = self.forward([request.variant], **inputs)
-                start += self.chunk
+                start += step
             if self.keep_prefix:
                 # Later columns are only ever written behind the prompt's, so views will do.
                 self.prefix = Prefix(request.variant, ids_K, [layer.first(len(ids_K)) for layer in layers])

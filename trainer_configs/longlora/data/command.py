@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from longthread.errors import exit_on_error, option
+from longthread.errors import RunError, exit_on_error, option
 from longthread.files import JsonObject
 from trainer_configs.longlora.data.quality import LANGUAGES, Checks
 from trainer_configs.longlora.row_files import ROWS
@@ -64,6 +64,9 @@ def data(
         settings = Settings(place, out, tokenizer, length, mode, overlap, limit, seed, remember, checks, num_proc)
         stats, written = build(settings, progress=True)
     Console().print(table(stats, written * length / (time.perf_counter() - started)))
+    with exit_on_error(option):
+        if not stats["rows"]:
+            raise RunError(f"no row of {length:,} tokens came out of {source}: give more text, or a check less (above)")
     print(f"{'written' if written else 'already there'}: {out}/data; for Axolotl:")
     if stats["config"]["version"] == MASKED:
         print("# rows of an earlier version, with a mask: trained without the plugin, their documents see each other")

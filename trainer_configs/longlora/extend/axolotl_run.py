@@ -1,7 +1,9 @@
 """Axolotl for one stage: the recipe with the stage's model, rows and rates, and `axolotl train` in a process of its own."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -135,6 +137,24 @@ class StageConfig:
         path = self.out / "recipe.yaml"
         write_text(path, yaml.safe_dump(self.of(recipe), sort_keys=False))
         return path
+
+
+def drop_cut_checkpoints(adapter: Path) -> list[str]:
+    """Remove the checkpoints that a kill cut off while they were written, and return their names.
+
+    The trainer writes its state last. Axolotl goes on from the checkpoint of the highest number, and fails without it.
+    """
+    cut = [path for path in sorted(adapter.glob("checkpoint-*")) if not _has_state(path)]
+    for path in cut:
+        shutil.rmtree(path)
+    return [path.name for path in cut]
+
+
+def _has_state(checkpoint: Path) -> bool:
+    try:
+        return bool(json.loads((checkpoint / "trainer_state.json").read_text()))
+    except (OSError, ValueError):
+        return False
 
 
 def rows_of(folder: Path) -> list[JsonObject]:

@@ -34,7 +34,7 @@ def extend(  # noqa: PLR0913 - an option each
     dpo: Annotated[int, typer.Option(help="Groups of 8 rollouts for a further stage of DPO.")] = 0,
     dpo_recipe: Annotated[Path | None, typer.Option(help="YAML of DPO; smollm2-135m-32k-dpo.yaml.")] = None,
     held_out: Annotated[str, typer.Option(help="Folder of .txt that is not trained on, for the perplexity.")] = "",
-    lengths: Annotated[str, typer.Option(help="Of evaluations; doubling up to the window.")] = "",
+    lengths: Annotated[str, typer.Option(help="Of evaluations; as windows that double up to TO hold.")] = "",
     depths: Annotated[int, typer.Option(help="Depths of the evaluation grid.")] = 11,
     repeats: Annotated[int, typer.Option(help="Questions a cell.")] = 3,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,

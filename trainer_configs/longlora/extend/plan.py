@@ -96,13 +96,16 @@ class Plan:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Return the lengths of an evaluation's prompts: those asked for, else a ladder that ends with the window."""
+        """Return the lengths of an evaluation's prompts: those asked for, else what each of the windows up to `to` holds.
+
+        A reply has its room in each, so that the base model and every stage are asked at their own windows too.
+        """
         if self.settings.lengths:
             return self.settings.lengths
         ladder = [self.settings.to]
-        while ladder[0] // 2 >= max(1024, self.native // 2):
+        while ladder[0] // 2 >= max(1024 + REPLY_TOKENS, self.native // 2):
             ladder.insert(0, ladder[0] // 2)
-        return (*ladder[:-1], self.settings.to - REPLY_TOKENS)
+        return tuple(window - REPLY_TOKENS for window in ladder)
 
     def row_settings(self, stage: Stage) -> RowSettings:
         """Return what the rows of an extension or SFT stage are."""

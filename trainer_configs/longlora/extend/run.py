@@ -27,7 +27,13 @@ from trainer_configs.longlora.adapter import TEMPLATES, TOKENIZER
 from trainer_configs.longlora.config import configure
 from trainer_configs.longlora.data.reader_build import Build, build
 from trainer_configs.longlora.data.run_folder import check_same
-from trainer_configs.longlora.extend.axolotl_run import StageConfig, Training, pairs_of, rows_of
+from trainer_configs.longlora.extend.axolotl_run import (
+    StageConfig,
+    Training,
+    drop_cut_checkpoints,
+    pairs_of,
+    rows_of,
+)
 from trainer_configs.longlora.extend.evaluation import evaluate, free_memory, measure_perplexity
 from trainer_configs.longlora.extend.plan import LINK, Plan, Stage, read_recipe
 from trainer_configs.longlora.extend.report import write_report
@@ -132,14 +138,16 @@ class ExtendRun:
             return base if reason else merged
         datasets, count = rows_of(folder / "rows"), stage.rows
         if stage.kind == "dpo":
-            count = self._make_pairs(stage, base)
+            count, reason = self._make_pairs(stage, base)
             if not count:
-                self.skipped[stage.name] = "no two replies to a prompt differed enough in score"
+                self.skipped[stage.name] = reason
                 write_json(folder / STAGE, {**stage._asdict(), "skipped": self.skipped[stage.name]})
                 return base
             datasets = pairs_of(folder / "pairs.jsonl")
         config = self._config(stage._replace(rows=count), base, datasets)
         made = config.of(self._recipe(stage))
+        for name in drop_cut_checkpoints(folder / "adapter"):
+            print(f"{stage.name}: {name} was cut off while it was written, and is removed", flush=True)
         print(f"{stage.name}: {made['max_steps']} steps, see {folder / 'train.log'}", flush=True)
         training = Training(config.write(self._recipe(stage)), folder / "train.log").start()
         if error := training.wait():
@@ -174,16 +182,19 @@ class ExtendRun:
             return read_recipe(settings.dpo_recipe, "dpo_recipe")
         return read_recipe(settings.recipe, "recipe")
 
-    def _make_pairs(self, stage: Stage, model: Path) -> int:
-        """Write rollouts of the model and pairs of its good and bad replies; return how many pairs there are."""
+    def _make_pairs(self, stage: Stage, model: Path) -> tuple[int, str]:
+        """Write rollouts of the model and pairs of its good and bad replies; return how many pairs, or why there is none."""
         folder = self.out / stage.name
         rollouts, pairs = folder / "rollouts.jsonl", folder / "pairs.jsonl"
         if not pairs.is_file():
             if not rollouts.is_file() or sum(1 for _ in read_jsonl(rollouts)) < stage.rows:
                 self._write_rollouts(stage, model, rollouts)
             rules = SelectionRules(per_sample=1, min_margin=MIN_MARGIN, seed=self.plan.settings.seed)
-            export(ExportJob(Kind.DPO, (rollouts,), pairs, rules, load_tokenizer(str(model))))
-        return sum(1 for _ in read_jsonl(pairs)) if pairs.is_file() else 0
+            outcome = export(ExportJob(Kind.DPO, (rollouts,), pairs, rules, load_tokenizer(str(model))))
+            if not outcome.written:
+                dropped = ", ".join(f"{count} {reason}" for reason, count in outcome.dropped.items() if count)
+                return 0, f"no two replies to a prompt made a pair: of {outcome.read} replies {dropped} were dropped"
+        return sum(1 for _ in read_jsonl(pairs)), ""
 
     def _write_rollouts(self, stage: Stage, model: Path, path: Path) -> None:
         from environments.cli import Command

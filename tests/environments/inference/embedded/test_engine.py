@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from environments.inference.embedded.batch import ATTENTION, grouped_attention  # noqa: E402
 from environments.inference.embedded.engine import Engine  # noqa: E402
-from environments.inference.embedded.limits import Limits  # noqa: E402
+from environments.inference.embedded.limits import Limits, whole_prompt  # noqa: E402
 from environments.inference.embedded.prefill import common_prefix  # noqa: E402
 from environments.inference.embedded.protocol import Sampling  # noqa: E402
 from environments.inference.embedded.sampling import Choice, draw  # noqa: E402
@@ -306,6 +306,34 @@ def test_n_completions_take_one_prefill_and_only_the_last_logits(model: Any) -> 
     engine.close()
     hook.remove()
     assert spy.tokens == 50 and shapes == [1, 1, 1, 1]
+
+
+def test_a_prompt_within_the_limit_is_read_in_one_pass_unless_a_prefix_serves_it(model: Any, reference: Any) -> None:
+    widths: list[int] = []
+
+    def forward(variants: Any, **inputs: Any) -> Any:
+        widths.append(inputs["input_ids"].shape[1])
+        return model(**inputs)
+
+    engine = Engine(model, {EOS}, Limits(chunk=16, whole=50), forward=forward)
+    for ids, passes in (
+        (prompt(50), [50]),
+        (prompt(51, 1), [16, 16, 16, 3]),
+        (prompt(51, 1)[:20] + prompt(20, 2), [16, 4]),
+    ):
+        widths.clear()
+        one = Sampling(temperature=0, max_tokens=1)
+        assert engine.submit(ids, one).result(PATIENCE)[0].ids == generated(reference, ids, 1)
+        assert widths == passes
+    engine.close()
+
+
+def test_no_whole_prompt_is_read_where_attention_wants_a_mask_for_it() -> None:
+    sizes = {kind: whole_prompt(tiny_model(attn_implementation=kind), 2**30) for kind in ("sdpa", "eager")}
+    assert sizes == {"sdpa": 2**28 // (4 * (18 * 64 + 4 * 128)), "eager": 0}  # a quarter of it, fp32
+    model = tiny_model()
+    model.config.sliding_window = 32
+    assert whole_prompt(model, 2**30) == 0
 
 
 def test_a_failing_model_fails_the_request_and_not_the_engine(model: Any) -> None:

@@ -448,6 +448,12 @@ def test_command(corpus, tmp_path, gpt2_folder):
     assert result.exit_code == 0 and "kept" in result.output and "near_duplicate" in result.output
     assert "tokens/s" in result.output.replace("\n", " ") and "sequence_len: 512" in result.output
     assert "already there" in runner.invoke(app, [*arguments, "--length", "512"]).output
+    for _ in range(2):  # made, and there already
+        result = runner.invoke(
+            app, ["data", str(corpus), str(tmp_path / "none"), *arguments[3:], "--length", "4194304"]
+        )
+        assert result.exit_code == 1 and "no row of 4,194,304 tokens" in result.stderr
+        assert "for Axolotl" not in result.output  # it would fail to load them
     result = runner.invoke(app, [*arguments, "--length", "7"])
     assert result.exit_code == 2 and result.stderr.startswith("error: length 7 must lie between 16 and")
     assert result.stderr.endswith("(--length)\n") and result.stderr.count("\n") == 1

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from longthread.errors import ConfigError
 from tests.environments.tiny_model import save_tiny
 from trainer_configs.longlora.config import section
-from trainer_configs.longlora.extend.axolotl_run import StageConfig, pairs_of, rows_of
+from trainer_configs.longlora.extend.axolotl_run import StageConfig, drop_cut_checkpoints, pairs_of, rows_of
 from trainer_configs.longlora.extend.command import app
 from trainer_configs.longlora.extend.plan import (
     DPO_RECIPE,
@@ -61,7 +61,10 @@ def test_further_stages_come_behind(settings: ExtendSettings) -> None:
 
 
 def test_evaluations_go_up_to_the_window_less_a_reply(settings: ExtendSettings) -> None:
-    assert make_plan(settings).lengths == (1024, 2048, 4096, 8192, TO - REPLY_TOKENS)
+    plan = make_plan(replace(settings, gradual=True))
+    assert plan.lengths == tuple(window - REPLY_TOKENS for window in (2048, 4096, 8192, TO))
+    for window in (plan.native, *(stage.length for stage in plan.stages)):
+        assert window - REPLY_TOKENS in plan.lengths  # the longest that it can be asked: a heatmap's last column
     assert make_plan(replace(settings, lengths=(1500, 3000))).lengths == (1500, 3000)
 
 
@@ -134,3 +137,16 @@ def test_a_stage_is_its_recipe_with_model_rows_and_rates_changed(tmp_path: Path,
     assert {name: made.get(name) for name in kept} == {name: recipe.get(name) for name in kept}
     assert section(made).attention == ("shifted" if kind == "extend" else "full")
     assert json.dumps(made["datasets"]) == json.dumps(datasets)
+
+
+def test_a_stage_goes_on_from_its_last_whole_checkpoint(tmp_path: Path) -> None:
+    """One that a kill cut off would be taken for the last, and the same command could never go on."""
+    states = {"checkpoint-50": '{"global_step": 50}', "checkpoint-100": '{"global_', "checkpoint-150": None}
+    for name, state in states.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(b"half")
+        if state:
+            (tmp_path / name / "trainer_state.json").write_text(state)
+    assert drop_cut_checkpoints(tmp_path) == ["checkpoint-100", "checkpoint-150"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-50"]
+    assert drop_cut_checkpoints(tmp_path) == drop_cut_checkpoints(tmp_path / "none") == []
