@@ -3,14 +3,6 @@
 Rows that the document should answer are read with all of it beside the window, exactly, by (1) of `gated_memory`; rows of
 other things without it. The document ends where the window begins: it is read at positions below 0.
 
-What a query of a head counts is how much the model's predictions hang on what the head puts out there: with z the log-odds
-of the token that the model prefers,
-
-    weight_ih = sum_t |d z_t / d o_ih|^2,   over the places t where the row predicts something                           (1)
-
-so an error of the memory counts, in every head alike, by what it does to the answers (the diagonal of a Gauss-Newton matrix).
-One backward pass with random signs gives it in expectation: E |d (sum_t e_t z_t) / d o|^2 with e_t = 1 or -1 is (1).
-
 B: rows, L: tokens, N: tokens that are kept, H: query heads, K: key/value heads, T: tokens of the document, D: head dimension.
 """
 
@@ -73,7 +65,7 @@ def repeated(first: ReferenceRow, row: ReferenceRow) -> int:
 
 
 class Queries(NamedTuple):
-    """Queries of one layer after RoPE, their attention over the window, its log-sum-exp, and their weights.
+    """Queries of one layer after RoPE, their attention over the window, its log-sum-exp, and for how many each one stands.
 
     `memory_NHD` and `lse_NH` are what they were given of the document, in fp32: 0 where it was not there.
     """
@@ -107,10 +99,7 @@ class Kept:
 
 
 class ReferenceLayer(nn.Module):
-    """A layer that stands in for a memory's layer, keeps queries, and recalls a document, if any.
-
-    `output_BLHD` is added to what its heads put out: zeros, whose gradient is the output's.
-    """
+    """A layer that stands in for a memory's layer, keeps queries, and recalls a document, if any."""
 
     needs_lse = True
 
@@ -119,7 +108,6 @@ class ReferenceLayer(nn.Module):
         self.base_layer, self.probe, self.heads = layer.get_base_layer(), layer.probe, layer.heads
         self.recall, self.kept = recall, kept
         self.queries: list[Queries] = []
-        self.output_BLHD = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the document into the attention output `x`, (batch, length, heads * dim), and project it."""
@@ -138,37 +126,28 @@ class ReferenceLayer(nn.Module):
             given = recalled.memory_BLHD[kept_BL].detach(), recalled.score_BLH[kept_BL].detach()
             mixed_BLHD = mix(o_BLHD, [recalled], "lse", lse_BLH)
         self.queries.append(Queries(q_BLHD[kept_BL].detach(), window_NHD, lse_NH, times_NH, *given))
-        if torch.is_grad_enabled():
-            self.output_BLHD = torch.zeros_like(mixed_BLHD, requires_grad=True)
-            mixed_BLHD = mixed_BLHD + self.output_BLHD
         return self.base_layer(mixed_BLHD.flatten(-2))
 
-    def weigh(self, gradient_BLHD: Tensor) -> None:
-        """Give the queries of the last batch the weights that follow from the gradient of the output."""
-        weight_NH = gradient_BLHD[self.kept.times_BL].float().square().sum(-1)
-        self.queries[-1] = self.queries[-1]._replace(weight_NH=weight_NH)
 
-
+@torch.no_grad()
 def observe(
     model: AdaptedLM,
     batches: Iterable[Sequence[ReferenceRow]],
     recalls: Sequence[Recall] | None,
     share: Shares,
     seed: int,
-    weighted: bool = False,
 ) -> list[Queries]:
     """Read batches of rows and return each layer's queries: of a random `share` of the tokens.
 
     `recalls` gives what the document says in each layer; None: it is not there. The first token of a row sees no document
-    and is never kept, nor are those with which a row begins as the first row does. Weights are 1, or with `weighted` those
-    of (1). Tokens that all rows of a batch begin with may be read once: their queries then stand once for all rows, with
-    the number of rows that keep them as weight.
+    and is never kept, nor are those with which a row begins as the first row does. Tokens that all rows of a batch begin with
+    may be read once: their queries then stand once for all rows, with the number of rows that keep them as weight.
     """
     kept = Kept()
     of_layers: Sequence[Recall | None] = recalls or [None] * len(layers(model))
     recording = [ReferenceLayer(layer, each, kept) for layer, each in zip(layers(model), of_layers, strict=True)]
     rng, first = torch.Generator().manual_seed(seed), None
-    with standing_in(model, recording), torch.set_grad_enabled(weighted):
+    with standing_in(model, recording):
         for rows in batches:
             first = first or rows[0]
             ids_BL, present_BL = _padded(rows)
@@ -176,12 +155,7 @@ def observe(
                 present_BL[i, : max(1, repeated(first, row))] = False
             chosen_BL = torch.rand(ids_BL.shape, generator=rng) < _shares(rows, ids_BL, share)
             kept.times_BL = (present_BL & chosen_BL).to(model.device)
-            signs_BL = _signs(rows, ids_BL, rng)
-            if weighted:
-                out = model(input_ids=ids_BL.to(model.device), use_cache=False)
-                _weigh(recording, out.logits, signs_BL.to(model.device))
-            else:
-                _read(model, ids_BL, shared_tokens([row.ids for row in rows]), kept)
+            _read(model, ids_BL, shared_tokens([row.ids for row in rows]), kept)
     return [Queries(*map(torch.cat, zip(*layer.queries, strict=True))) for layer in recording]
 
 
@@ -194,19 +168,6 @@ def _read(model: AdaptedLM, ids_BL: Tensor, shared: int, kept: Kept) -> None:
     kept.times_BL = times_BL[:, shared:]
     rest_BL = ids_BL[:, shared:].to(model.device)
     model(input_ids=rest_BL, past_key_values=cache, use_cache=bool(shared), **nothing_predicted(model))
-
-
-def _weigh(recording: Sequence[ReferenceLayer], logits_BLV: Tensor, signs_BL: Tensor) -> None:
-    """Give the queries of all layers their weights, from one backward pass."""
-    at_BL = signs_BL != 0
-    logits_NV = logits_BLV[at_BL].float()
-    preferred_N1 = logits_NV.argmax(-1, keepdim=True)
-    others_N = logits_NV.scatter(-1, preferred_N1, -torch.inf).logsumexp(-1)
-    log_odds_N = logits_NV.gather(-1, preferred_N1)[:, 0] - others_N
-    outputs = [layer.output_BLHD for layer in recording]
-    gradients = torch.autograd.grad((signs_BL[at_BL] * log_odds_N).sum(), outputs, allow_unused=True)
-    for layer, output_BLHD, gradient_BLHD in zip(recording, outputs, gradients, strict=True):
-        layer.weigh(torch.zeros_like(output_BLHD) if gradient_BLHD is None else gradient_BLHD)
 
 
 def _padded(rows: Sequence[ReferenceRow]) -> tuple[Tensor, Tensor]:
@@ -224,19 +185,10 @@ def _shares(rows: Sequence[ReferenceRow], ids_BL: Tensor, share: Shares) -> Tens
     return shares_BL
 
 
-def _signs(rows: Sequence[ReferenceRow], ids_BL: Tensor, rng: torch.Generator) -> Tensor:
-    """Return 1 or -1 at random where the rows predict something, 0 elsewhere."""
-    predicts_BL = torch.zeros(ids_BL.shape)
-    for i, row in enumerate(rows):
-        predicts_BL[i, list(row.predicted)] = 1
-    return predicts_BL * (2 * torch.randint(2, ids_BL.shape, generator=rng) - 1)
-
-
-def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int, exact: bool = False) -> Reference:
+def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int) -> Reference:
     """Return the queries of all layers by key/value head, those of its query heads one behind the other.
 
-    `parts` holds queries of each layer, and whether these queries should hear the document. `exact`: those that should
-    were read beside all of it.
+    `parts` holds queries of each layer, and whether these queries should hear the document: then they were read beside it.
     """
     first = parts[0][0][0]
     repeats = first.q_NHD.shape[1] // kv_heads
@@ -254,7 +206,5 @@ def by_head(parts: Sequence[tuple[list[Queries], bool]], kv_heads: int, exact: b
 
     heard_N = torch.cat([torch.full((count,), heard) for (_, heard), count in zip(parts, counts, strict=True)])
     heard_N = heard_N.repeat(repeats).to(first.q_NHD.device)
-    q_GND, window_GND, lse_GN, weight_GN, *given = (grouped(field) for field in range(6 if exact else 4))
-    return Reference(
-        q_GND, window_GND, lse_GN, weight_GN, heard_N, Given(given[0], given[1], heard_N) if exact else None
-    )
+    q_GND, window_GND, lse_GN, weight_GN, memory_GND, given_GN = map(grouped, range(6))
+    return Reference(q_GND, window_GND, lse_GN, weight_GN, heard_N, Given(memory_GND, given_GN, heard_N))

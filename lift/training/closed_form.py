@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 
-from lift.inference.capacity import read_tokens, synchronize, trained_tokens
+from lift.inference.capacity import read_tokens, synchronize
 from lift.inference.generate import before_text
 from lift.memory.compact import Compaction, compact, slots
 from lift.memory.compact_memory import CompactMemory
@@ -21,7 +21,6 @@ from longthread.language_model import AdaptedLM
 
 LEAST_QUERIES = 2048  # reference tokens of each kind, where the document has fewer itself
 ASKED = 2.5  # tokens of questions that are read, for each that is kept
-WEIGHED_TOKENS = 4096  # of a batch whose queries are weighed: it has logits at every token, and a backward pass
 
 
 @torch.no_grad()
@@ -38,31 +37,28 @@ def closed_form(model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range)
     job.reading.tokens += len(ids)
     document = [KeysValues(read.k_KTD[:, len(prefix) :], read.v_KTD[:, len(prefix) :]) for read in whole]
     recalls: list[Recall] = [ExactMemory(*each) for each in zip(document, layers(model), strict=True)]
-    for number in range(recipe.rounds):
-        queries = _observed(model, job, rows, span, recalls, exact=number == 0)
-        scales = [layer.probe.scale for layer in layers(model)]  # which the first pass has found
-        k_GTD = torch.cat([scale * each.k_KTD for scale, each in zip(scales, document, strict=True)]).to(dtype)
-        v_GTD = torch.cat([each.v_KTD for each in document]).to(dtype)
-        how = Compaction(
-            slots(recipe.share, *k_GTD.shape),
-            recipe.bias_ridge,
-            recipe.value_ridge,
-            recipe.quiet_weight,
-            recipe.biases,
-            recipe.values,
-        )
-        heads = compact(by_head(queries, document[0].k_KTD.shape[0], exact=number == 0), k_GTD, v_GTD, how)
-        memory = SegmentMemory.of(heads, len(scales), span.start, dtype)
-        recalls = [memory.in_layer(model, i) for i in range(len(scales))]
-    return memory
+    queries = _observed(model, job, rows, span, recalls)
+    scales = [layer.probe.scale for layer in layers(model)]  # which the first pass has found
+    k_GTD = torch.cat([scale * each.k_KTD for scale, each in zip(scales, document, strict=True)]).to(dtype)
+    v_GTD = torch.cat([each.v_KTD for each in document]).to(dtype)
+    how = Compaction(
+        slots(recipe.share, *k_GTD.shape),
+        recipe.bias_ridge,
+        recipe.value_ridge,
+        recipe.quiet_weight,
+        recipe.biases,
+        recipe.values,
+    )
+    heads = compact(by_head(queries, document[0].k_KTD.shape[0]), k_GTD, v_GTD, how)
+    return SegmentMemory.of(heads, len(scales), span.start, dtype)
 
 
 def _observed(
-    model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range, recalls: Sequence[Recall], exact: bool
+    model: AdaptedLM, job: FitJob, rows: ReferenceRows, span: range, recalls: Sequence[Recall]
 ) -> list[tuple[list[Queries], bool]]:
     """Return the queries of each kind of reference rows, and whether they should hear the document.
 
-    What should not hear it is read without it while it is `exact`, and beside a memory of it later.
+    What should not hear it is read without it.
     """
     recipe = job.recipe
     kept = min(recipe.queries, max(LEAST_QUERIES, len(span)))
@@ -71,12 +67,9 @@ def _observed(
         (rows.again(span), True),
         (rows.quiet(span, kept) if recipe.quiet_weight else [], False),
     ]
-    most = min(WEIGHED_TOKENS, trained_tokens(model)) if recipe.weighted else read_tokens(model)
     queries = []
     for part, heard in kinds:
         if part:
-            beside = recalls if heard or not exact else None
-            share = Shares.of(part, kept)
-            seen = observe(model, row_batches(part, most), beside, share, job.options.seed, recipe.weighted)
-            queries.append((seen, heard))
+            batches, share = row_batches(part, read_tokens(model)), Shares.of(part, kept)
+            queries.append((observe(model, batches, recalls if heard else None, share, job.options.seed), heard))
     return queries

@@ -65,8 +65,6 @@ class Recipe:
     # the document as text alone, as a reader's rows have texts side by side; else behind the first tokens of a prompt
     read_alone: bool = False
     stepwise: bool = True  # every second question about facts is asked step by step, where there is a chat template
-    weighted: bool = False  # queries by what the model's predictions hang on; not measured yet
-    rounds: int = 1  # of compaction; from the second on, queries are those beside the memory of the round before
     biases: bool = True
     values: bool = True
     bias_ridge: float = 1e-3  # of the mean diagonal of the normal equations

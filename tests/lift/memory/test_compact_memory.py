@@ -12,12 +12,10 @@ from torch import Tensor
 
 from lift.memory import compact_memory
 from lift.memory.compact_memory import CompactMemory, reference_recall
-from lift.memory.document_cache import KeysValues, keys_and_values, shared_tokens, standing_in
+from lift.memory.document_cache import keys_and_values, shared_tokens
 from lift.memory.log_sum_exp import NOTHING
 from lift.memory.reference_queries import (
     ExactMemory,
-    Kept,
-    ReferenceLayer,
     ReferenceRow,
     Shares,
     by_head,
@@ -198,7 +196,7 @@ def test_queries_are_those_of_the_model_that_reads_beside_the_document() -> None
             torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
     alone = observe(model, [rows], None, Shares(1, 1), 0)
     assert torch.equal(alone[0].q_NHD, together[0].q_NHD) and not torch.allclose(alone[1].q_NHD, together[1].q_NHD)
-    reference = by_head([(together, True), (alone, False)], 2, exact=True)
+    reference = by_head([(together, True), (alone, False)], 2)
     assert reference.given and torch.equal(reference.given.known_N, reference.heard_N)
     assert torch.equal(reference.given.lse_GN[3, 26:39], together[1].lse_NH[:, 3])
     assert reference.q_GND.shape == (4, 2 * 26, 8) and reference.heard_N.tolist() == 2 * ([True] * 13 + [False] * 13)
@@ -259,54 +257,6 @@ def test_what_predicts_something_is_kept_first(sizes: list[tuple[int, int]], sha
     assert share.predicted == 1 or share.others == 0 or not predicted
     kept = share.predicted * predicted + share.others * others
     assert kept == pytest.approx(min(most, predicted + others))
-
-
-@pytest.mark.parametrize("beside", [True, False])
-def test_a_query_counts_what_predictions_hang_on_its_heads_output(beside: bool) -> None:
-    """Against numeric derivatives; over both signs the mean of two places is the sum of each alone."""
-    model, document, (row, _) = reading()
-    model = model.double()
-    document = [ExactMemory(KeysValues(*(x.double() for x in each.document)), each.layer) for each in document]
-    recalls = document if beside else None
-
-    def weights(predicted: list[int], seed: int = 0) -> Tensor:  # (layers, N, H)
-        found = observe(model, [[ReferenceRow(row.ids, predicted)]], recalls, Shares(1, 1), seed, weighted=True)
-        return torch.stack([layer.weight_NH for layer in found])
-
-    alone = {at: weights([at]) for at in (5, 7)}
-    for at, found in alone.items():
-        assert not found[:, at:].any() and found[:, : at - 1].any()  # the last layer sees no other token's output
-        torch.testing.assert_close(found, weights([at], seed=1))
-        for i, t, h in ((0, 0, 0), (0, 3, 2), (0, at - 1, 1), (1, at - 1, 3)):  # layer, token behind the first, head
-            slow = slow_weight(model, recalls, row.ids, at, (i, t + 1, h))
-            assert found[i, t, h].item() == pytest.approx(slow, rel=2e-2, abs=2e-6)
-    pairs = torch.stack([weights([5, 7], seed) for seed in range(12)])
-    unlike = next(pair for pair in pairs if not torch.allclose(pair, pairs[0]))
-    torch.testing.assert_close((pairs[0] + unlike) / 2, alone[5] + alone[7])
-
-
-def slow_weight(
-    model: Any, recalls: list[ExactMemory] | None, row: list[int], at: int, place: tuple[int, int, int]
-) -> float:
-    """The weight, for the prediction at `at`, of one layer, token and head: by central differences of its output."""
-    of_layers = recalls or [None] * len(layers(model))
-    recording = [ReferenceLayer(layer, each, Kept(torch.zeros(1, len(row), dtype=torch.bool)))
-                 for layer, each in zip(layers(model), of_layers, strict=True)]  # fmt: skip
-    i, t, h = place
-    shift = torch.zeros(1, len(row), recording[i].heads, 8, dtype=torch.float64)
-
-    @torch.no_grad()
-    def log_odds(d: int, step: float) -> float:
-        shift[0, t, h, d] = step
-        with standing_in(model, recording):
-            p = model(torch.tensor([row]), use_cache=False).logits[0, at].softmax(-1)
-        shift[0, t, h, d] = 0
-        return torch.log(p.max() / (1 - p.max())).item()
-
-    hook = recording[i].base_layer.register_forward_pre_hook(lambda _, args: (args[0] + shift.flatten(-2),))
-    total = sum(((log_odds(d, 3e-3) - log_odds(d, -3e-3)) / 6e-3) ** 2 for d in range(8))
-    hook.remove()
-    return total
 
 
 @pytest.mark.parametrize(

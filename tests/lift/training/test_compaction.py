@@ -21,7 +21,6 @@ from lift.inference.generate import before_text, chat
 from lift.library import segment_terms
 from lift.library.compact_store import CompactStore
 from lift.memory.compact import LEAST_AVERAGE
-from lift.memory.compact_memory import CompactMemory
 from lift.memory.reference_queries import ExactMemory, ReferenceRow
 from lift.memory.tuner import layers
 from lift.tasks import Item, synthetic_document
@@ -105,7 +104,7 @@ def test_a_short_text_keeps_slots_enough_unless_a_share_is_asked_for(tmp_path: P
     assert sum(len(store.read("biases", layer, 0)) for layer in store.layers) == 4 * store.slots_per_head
 
 
-def test_a_second_round_asks_beside_the_memory_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_should_not_hear_the_document_is_read_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     beside, observe = [], closed_form.observe
 
     def noted(model: Any, batches: Any, recalls: Any, *rest: Any) -> Any:
@@ -113,10 +112,9 @@ def test_a_second_round_asks_beside_the_memory_of_the_first(tmp_path: Path, monk
         return observe(model, batches, recalls, *rest)
 
     monkeypatch.setattr(closed_form, "observe", noted)
-    once, twice = (fitted(tmp_path / str(n), SHORT, toy(rounds=n, weighted=n == 2, read_alone=n == 2)) for n in (1, 2))
-    exact, memory = {ExactMemory}, {CompactMemory}
-    assert beside == [exact, exact, set(), exact, exact, set(), memory, memory, memory]
-    one, two = (load_file(done.folder / "adapter_model.safetensors") for done in (once, twice))
+    behind, alone = (fitted(tmp_path / str(alone), SHORT, toy(read_alone=alone)) for alone in (False, True))
+    assert beside == [{ExactMemory}, {ExactMemory}, set()] * 2
+    one, two = (load_file(done.folder / "adapter_model.safetensors") for done in (behind, alone))
     assert one.keys() == two.keys() and any(not torch.equal(one[name], two[name]) for name in one)
 
 
