@@ -61,9 +61,7 @@ def ask(
         before += passages(read_text(source), question, retrieve)
     target, folder = base_model.device(device), base_folder(shelf, names, model)
     together, tokenizer = _together(shelf, names, open_, cite, chosen=bool(document)), base_model.tokenizer(folder)
-    if (
-        steps is None
-    ):  # readers were taught steps, and not with memories of other recipes, which are made with the other form
+    if steps is None:  # readers were taught steps; memories of other recipes are made with the other form
         steps = together is not None and readers.is_reader(folder) and bool(tokenizer.chat_template)
     asked = _Asked(question, "\n\n".join(before), tokenizer, steps)
     settings = [setting for setting, on in (("window", window), ("retrieve", retrieve)) if on]

@@ -69,8 +69,7 @@ def fit(
             if chosen.method == "compact" and not anyway:
                 reading_check.check(loaded, tokenizer, entry.fingerprint)
             more = study.items(read_once(document), STUDIED, seed, "train") if study else []
-            options = FitOptions(out, seed, more, earlier=earlier, fingerprint=entry.fingerprint)
-            fitted = fit_document(document, loaded, tokenizer, chosen, options)
+            fitted = fit_document(document, loaded, tokenizer, chosen, FitOptions(out, seed, more, earlier=earlier))
             done = entry.model_copy(update={key: getattr(fitted, key) for key in FIGURES})
         if main:
             working_folder.finish(out, done)

@@ -44,8 +44,7 @@ class FitOptions:
     """Options of a fit. `out` is the folder of the adapter.
 
     `questions` are learnt beside those that tasks make; they may come from self-study. `earlier` is the folder of an
-    adapter whose segments are taken over where the text has not changed (recipe `compact`). `fingerprint` is the model's,
-    where it is known: else the fit takes it.
+    adapter whose segments are taken over where the text has not changed (recipe `compact`).
     """
 
     out: Path
@@ -53,7 +52,6 @@ class FitOptions:
     questions: Sequence[Item] = ()
     progress: bool = True
     earlier: Path | None = None
-    fingerprint: str | None = None
 
 
 @dataclass

@@ -95,16 +95,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Straight:
     return of
 
 
-@pytest.mark.parametrize("name", ["raw-lora", "compact"])
-def test_a_fingerprint_that_is_known_is_not_taken_again(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = fingerprint(tiny_model())
-    monkeypatch.setattr(fit, "fingerprint", None)
-    fitted(toy(name), tmp_path, fingerprint=known)
-    assert recorded(tmp_path) == known
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_leaves_an_adapter_that_says_something(name: str, tmp_path: Path) -> None:
     done = fitted(toy(name), tmp_path)
