@@ -42,11 +42,13 @@ def main(
         str, typer.Option(help="auto (float32 on CPU, bfloat16 on CUDA), float32, bfloat16, float16")
     ] = "auto",
     max_batch: Annotated[int, typer.Option(min=1, help="requests decoded together")] = 8,
-    model_name: Annotated[str | None, typer.Option(help="what clients call it [default: the folder's name]")] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="what clients call it", show_default="the folder's name")
+    ] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LONGTHREAD_API_KEY", show_default=False, help="the Bearer token to ask for")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="torch threads [default: one a core]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="torch threads", show_default="one a core")] = None,
 ) -> None:
     """Serve a small local model to Atropos; SIGTERM and SIGINT end it."""
     named: JsonObject = {
