@@ -20,10 +20,9 @@ import numpy as np
 import torch
 from peft import get_peft_model
 
-from benchmarks.lift_measure import REPLY, WINDOW, free, load, made, step_by_step
+from benchmarks.lift_measure import REPLY, STEPWISE, WINDOW, free, load, made, step_by_step
 from lift.document.token_spans import TokenSpans
 from lift.evaluation.evaluate import auroc, nll
-from lift.inference import steps
 from lift.inference.generate import answers, before_text, chat
 from lift.memory.compact_memory import CompactMemory
 from lift.memory.document_cache import keys_and_values
@@ -55,7 +54,7 @@ def ceilings(folder: Path, given: None, tokens: int, seeds: Sequence[int], out: 
         document, items = made(tokenizer, tokens, seed)
         spans = TokenSpans.encode(tokenizer, document.text)
         add_exact(adapted, document.name, [*before_text(tokenizer)], spans.ids)
-        documents.append(Read(document.name, [item for item in items if item.kind in steps.KINDS], spans))
+        documents.append(Read(document.name, [item for item in items if item.kind in STEPWISE], spans))
     names = [each.name for each in documents]
     found: dict[str, Any] = {"documents": names, "neutral": _neutral(adapted, tokenizer, names)}
     for how in ("exact", "in steps", "at once", "evidence", "around"):
@@ -104,7 +103,7 @@ def _neutral(model: Any, tokenizer: Any, names: Sequence[str]) -> list[float]:
 
 def _shares(model: Any, tokenizer: Any, documents: Sequence[Read], how: str) -> dict[str, list[int]]:
     """Right answers and questions of each kind, over all documents."""
-    shares = {kind: [0, 0] for kind in steps.KINDS}
+    shares = {kind: [0, 0] for kind in STEPWISE}
     for name, items, spans in documents:
         if how == "in steps":
             switch(model, [name])

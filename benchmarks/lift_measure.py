@@ -32,6 +32,7 @@ OF_TEXT = 32  # questions of each kind about a real text
 OTHER_TOKENS = 2048  # of the other document
 WINDOW = 1024  # tokens of a text before a question
 REPLY = 40  # tokens, at most
+STEPWISE = ("needle", "linked", "absent")  # kinds of questions that have a form with steps
 
 
 class Made(NamedTuple):
@@ -130,10 +131,10 @@ def measured(folder: Path, given: Recipe | None, tokens: int, source: int | Path
 
 def step_by_step(model: Any, tokenizer: Any, items: Sequence[Item], window: str = "") -> dict[str, list[int]]:
     """Right answers and questions of each kind, each asked step by step (`lift ask --steps`), the text `window` before it."""
-    asked = [item for item in items if item.kind in steps.KINDS]
+    asked = [item for item in items if item.kind in STEPWISE]
     prompts = [steps.chat(tokenizer, item.question, window) for item in asked]
     replies = answers(model, tokenizer, prompts, steps.NEW_TOKENS)
-    shares = {kind: [0, 0] for kind in steps.KINDS}
+    shares = {kind: [0, 0] for kind in STEPWISE}
     for item, reply in zip(asked, replies, strict=True):
         shares[item.kind][0] += right(item, steps.value(reply))
         shares[item.kind][1] += 1

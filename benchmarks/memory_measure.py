@@ -24,7 +24,7 @@ from benchmarks.memory_cells import FORMS, Answered, Asked, Exchange, policy, re
 from benchmarks.memory_documents import MadeQuestion, counts_of, generate
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
-from environments.haystack.prompt import instruction, tagged_reply
+from environments.haystack.prompt import instruction
 from environments.haystack.tasks.task import Quiz
 from environments.haystack.tokens import BREAK, Tokens
 from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, WEIGHTS, MemoryEnvConfig
@@ -108,7 +108,7 @@ class Bench:
     def _check_replies(self, questions: Sequence[MadeQuestion], stepwise: bool) -> None:
         """Raise `ConfigError` where the longest right reply takes more tokens than a reply may have."""
         right = [
-            tagged_reply(value, question.passed) if stepwise else value
+            f"<steps>{'; '.join(question.passed)}</steps>\n<answer>{value}</answer>" if stepwise else value
             for question in questions
             for value in question.answer.values
         ]

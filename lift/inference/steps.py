@@ -17,7 +17,6 @@ from lift.inference import generate
 from longthread.errors import ConfigError
 from longthread.language_model import ChatTokenizer
 
-KINDS = ("needle", "linked", "absent")  # of questions that lift makes, those that readers are asked step by step
 NEW_TOKENS = 96  # of a reply, at most: four names and a value
 _OPTIONS = Options(may_abstain=True)
 _VALUE, _STEPS = re.compile(r"<answer>(.*?)(?:</answer>|$)", re.S), re.compile(r"<steps>(.*?)</steps>", re.S)

@@ -31,8 +31,7 @@ class Item:
     """A question about a document, made by a task of this `kind`.
 
     `answer` is the exact reply to learn, `NO_ANSWER` if the document has no answer; `alternatives` are right too.
-    `evidence` holds the character spans that state the answer, () if there are none. `passed` are the people whom a question
-    over links passes on the way to its answer, in order.
+    `evidence` holds the character spans that state the answer, () if there are none.
     """
 
     kind: str
@@ -40,7 +39,6 @@ class Item:
     answer: str
     evidence: tuple[Span, ...]
     alternatives: tuple[str, ...] = ()
-    passed: tuple[str, ...] = ()
 
 
 class Task(ABC):

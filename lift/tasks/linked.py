@@ -39,8 +39,7 @@ class Linked(Task):
             for _ in range(TRIES):
                 if (question := ask(path, split, rng)) not in questions:
                     questions.add(question)
-                    spans, passed = (tuple(fact.span for fact in path), tuple(fact.value for fact in path[:-1]))
-                    yield Item(self.kind, question, path[-1].value, spans, passed=passed)
+                    yield Item(self.kind, question, path[-1].value, tuple(fact.span for fact in path))
                     break
 
 

@@ -11,12 +11,10 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from environments.haystack.prompt import tagged_reply
 from lift.document import segments
 from lift.document.document import Document
 from lift.document.segments import IGNORED
 from lift.document.token_spans import TokenSpans
-from lift.inference import steps
 from lift.inference.generate import chat, index_batches, stop_token_ids
 from lift.memory.reference_queries import ReferenceRow
 from lift.tasks import Item
@@ -107,17 +105,8 @@ class AnswerEncoder:
 
     def row(self, item: Item, window: str = "") -> SupervisedRow:
         """Return the training row of a question, with the text `window` before it, and its answer."""
-        return self._row(chat(self.tokenizer, self.name, item.question, window), item.answer)
-
-    def stepwise_row(self, item: Item) -> SupervisedRow:
-        """Return the row of a question that is asked step by step, with whom it passes and its answer.
-
-        Raises `ConfigError` for a tokenizer without a chat template.
-        """
-        return self._row(steps.chat(self.tokenizer, item.question), tagged_reply(item.answer, item.passed))
-
-    def _row(self, prompt: list[int], reply: str) -> SupervisedRow:
-        answer = [*self.tokenizer(reply, add_special_tokens=False)["input_ids"], *self._stop]
+        prompt = chat(self.tokenizer, self.name, item.question, window)
+        answer = [*self.tokenizer(item.answer, add_special_tokens=False)["input_ids"], *self._stop]
         return SupervisedRow([*prompt, *answer], [IGNORED] * len(prompt) + answer)
 
 

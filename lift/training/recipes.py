@@ -64,7 +64,7 @@ class Recipe:
     quiet_weight: float = 0.1  # of a query that the document should leave alone, against 1 of any other; not tuned
     # the document as text alone, as a reader's rows have texts side by side; else behind the first tokens of a prompt
     read_alone: bool = False
-    stepwise: bool = True  # every second question about facts is asked step by step, where there is a chat template
+    again_weight: float = 0.1  # of a query that reads the text again
     biases: bool = True
     values: bool = True
     bias_ridge: float = 1e-3  # of the mean diagonal of the normal equations

@@ -13,7 +13,6 @@ from random import Random
 
 from lift import tasks
 from lift.document.document import Document, Span
-from lift.inference import steps
 from lift.inference.generate import chat
 from lift.memory.reference_queries import ReferenceRow
 from lift.tasks import Item
@@ -82,17 +81,8 @@ class ReferenceRows:
         return _up_to(tokens, (row for row in chain.from_iterable(zip_longest(*kinds)) if row))
 
     def _rows(self, items: Iterable[Item], tokens: int) -> list[ReferenceRow]:
-        """Return rows of questions, of each kind about facts every second step by step, as readers are asked."""
-        encoder, counts = self.encoder, Counter[str]()
-        stepwise = steps.KINDS if self.job.recipe.stepwise and self.job.tokenizer.chat_template else ()
-
-        def row(item: Item) -> ReferenceRow:
-            counts[item.kind] += 1
-            in_steps = item.kind in stepwise and counts[item.kind] % 2 == 0
-            made = encoder.stepwise_row(item) if in_steps else encoder.row(item)
-            return ReferenceRow(made.ids, made.predicted_at)
-
-        return _up_to(tokens, map(row, items))
+        rows = (self.encoder.row(item) for item in items)
+        return _up_to(tokens, (ReferenceRow(row.ids, row.predicted_at) for row in rows))
 
     def _spans(self, item: Item) -> list[Span]:
         return [self.encoder.spans.span(span) for span in item.evidence]

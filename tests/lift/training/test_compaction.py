@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +15,13 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from lift.document.document import Document
-from lift.inference import steps
 from lift.inference.generate import before_text, chat
 from lift.library import segment_terms
 from lift.library.compact_store import CompactStore
 from lift.memory.compact import LEAST_AVERAGE
 from lift.memory.reference_queries import ExactMemory, ReferenceRow
 from lift.memory.tuner import layers
-from lift.tasks import Item, synthetic_document
+from lift.tasks import Item
 from lift.training import calibration, closed_form, compaction, fit, reference_rows, segment_memory
 from lift.training.batches import AnswerEncoder
 from lift.training.compaction import check_positions, spans_of
@@ -297,30 +295,6 @@ def test_rows_ask_about_the_segment_and_are_quiet_about_others() -> None:
     assert [row.ids[t + 1] for row in again for t in row.predicted] == ids[: half.stop]
     few = rows.asked(half, 300)
     assert sum(len(row.ids) for row in few[:-1]) < 300 <= sum(len(row.ids) for row in few)
-
-
-def test_every_second_question_about_facts_is_asked_step_by_step() -> None:
-    tokenizer = tiny_tokenizer()
-    document, _ = synthetic_document.generate(tokenizer, 4000, 0)
-    ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
-    kinds = ("needle", "linked", "absent", "cloze")
-    job = FitJob(document, ids, tokenizer, toy(tasks=kinds, items=8), FitOptions(Path("unused")))
-    encoder, whole = AnswerEncoder(document, tokenizer, tiny_model()), range(len(ids))
-    rows, items = ReferenceRows(job, encoder, [whole]), ReferenceRows(job, encoder, [whole]).questions(whole)
-    counts, passing = Counter[str](), 0
-    for item, row in zip(items, rows.asked(whole, 10**6), strict=True):
-        counts[item.kind] += 1
-        in_steps = item.kind != "cloze" and counts[item.kind] % 2 == 0
-        prompt = steps.chat(tokenizer, item.question) if in_steps else chat(tokenizer, document.name, item.question)
-        assert row.ids[: len(prompt)] == prompt and [*row.predicted] == [*range(len(prompt) - 1, len(row.ids) - 1)]
-        reply = tokenizer.decode(row.ids[len(prompt) : -1])
-        assert (steps.value(reply), steps.passed(reply)) == (item.answer, list(item.passed) if in_steps else [])
-        passing += in_steps and bool(item.passed)
-    assert {*counts} == {*kinds} and passing
-    plain = ReferenceRows(replace(job, recipe=replace(job.recipe, stepwise=False)), encoder, [whole])
-    assert "<answer>" not in decoded(plain.asked(whole, 10**6))
-    tokenizer.chat_template = None
-    assert "<answer>" not in decoded(rows.asked(whole, 10**6))
 
 
 def test_kinds_of_questions_keep_their_proportion_from_the_first_on() -> None:
