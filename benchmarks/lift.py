@@ -62,6 +62,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "compact,no-quiet-rows": {"quiet_weight": 0.0},
     "compact,quieter": {"quiet_weight": 1.0},
     "compact,no-questions": {"tasks": ()},
+    "compact,again-as-much": {"again_weight": 1.0},
+    "compact,not-again": {"again_weight": 0.0},
     "compact,fewer-queries": {"queries": 2000},
     "compact,more-queries": {"queries": 18_000},
     "compact,read-alone": {"read_alone": True},

@@ -62,14 +62,17 @@ def _observed(
     """
     recipe = job.recipe
     kept = min(recipe.queries, max(LEAST_QUERIES, len(span)))
+    asked = rows.asked(span, int(ASKED * kept))
+    again_weight = recipe.again_weight if asked else 1.0  # all that is known of a text without questions
     kinds = [
-        (rows.asked(span, int(ASKED * kept)), True),
-        (rows.again(span), True),
-        (rows.quiet(span, kept) if recipe.quiet_weight else [], False),
+        (asked, True, 1.0),
+        (rows.again(span) if again_weight else [], True, again_weight),
+        (rows.quiet(span, kept) if recipe.quiet_weight else [], False, 1.0),  # `compact` weighs these
     ]
     queries = []
-    for part, heard in kinds:
+    for part, heard, weight in kinds:
         if part:
             batches, share = row_batches(part, read_tokens(model)), Shares.of(part, kept)
-            queries.append((observe(model, batches, recalls if heard else None, share, job.options.seed), heard))
+            seen = observe(model, batches, recalls if heard else None, share, job.options.seed)
+            queries.append(([each._replace(weight_NH=weight * each.weight_NH) for each in seen], heard))
     return queries

@@ -116,6 +116,30 @@ def test_what_should_not_hear_the_document_is_read_without_it(tmp_path: Path, mo
     assert one.keys() == two.keys() and any(not torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "weights"),
+    [
+        (toy(), [1.0, RECIPES["compact"].again_weight, 1.0]),
+        (toy(again_weight=0.0), [1.0, 1.0]),
+        (toy(tasks=()), [1.0, 1.0]),  # no questions: the text read again is all that is known of it
+    ],
+    ids=["as it is", "not read again", "no questions"],
+)
+def test_reading_again_counts_less_than_questions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, weights: list[float]
+) -> None:
+    seen, by_head = [], closed_form.by_head
+
+    def noted(parts: Any, heads: int) -> Any:
+        seen.append([queries[0].weight_NH.unique().tolist() for queries, _ in parts])
+        return by_head(parts, heads)
+
+    monkeypatch.setattr(closed_form, "by_head", noted)
+    fitted(tmp_path, SHORT, recipe)
+    [of_parts] = seen
+    assert [pytest.approx(weight) for weight in weights] == [max(of_part) for of_part in of_parts]
+
+
 @pytest.fixture
 def segmented(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Fits the document in segments of 150 tokens."""
