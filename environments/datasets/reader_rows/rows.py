@@ -36,10 +36,10 @@ FEWER = 0.7  # of the questions are left when they take too much of a row
 NAMELESS = 0.25  # of the questions name no document
 STEPWISE = 0.5  # of the questions about one fact ask for steps too, in tags, and have none: who asks cannot know
 TRIES = 60
-# Tokens of a row's first piece that give way to what is short: conversations, and a text with questions. With conversations
-# alone (1,024 tokens of them a row) a reader took a short prompt for one: it found 43 % of facts in their sentence alone.
+# Tokens of a row's first piece that give way to conversations, if there are any, and to a short text with questions. With
+# conversations alone (1,024 tokens a row) a reader took short prompts for these: it found 43 % of facts in their sentence.
 CHAT_TOKENS, SHORT_TOKENS = 256, (320, 768)
-ROOM = 4  # times the most of a short text has the shortest piece from which on rows have one
+ROOM = 2  # times the most of a short text has the shortest piece from which on rows have one
 
 
 class RowMaker:
@@ -61,7 +61,7 @@ class RowMaker:
         self.encoder = RowEncoder(self.tokens)
         self.fillers = Fillers(self.tokens, texts, settings.longest, settings.seed)
         self._chat_tokens = min(CHAT_TOKENS, settings.shortest // 2) if chats else 0
-        self._short = settings.shortest >= ROOM * SHORT_TOKENS[1]
+        self._short = bool(chats) and settings.shortest >= ROOM * SHORT_TOKENS[1]
         self._prompt = Prompt(self.tokens, Options(may_abstain="absent" in settings.kinds))
 
     def check(self) -> None:
@@ -73,10 +73,10 @@ class RowMaker:
                 self.row(RowPlan(0, kind, shortest, form))
 
     def row(self, plan: RowPlan) -> Row:
-        """Return the row of a plan: its pieces, each of at most `plan.length` tokens, a short text and conversations."""
+        """Return the row of a plan: its pieces, each of at most `plan.length` tokens, and conversations with a short text."""
         make = self._text if plan.kind == "text" else self._reading
         name = f"{self.settings.seed} {plan.number}"
-        short = [self._short_text(plan, f"{name} short")] if self._short else []
+        short = self._short_text(plan, f"{name} short") if self._short else []
         pieces = []
         for number in range(plan.pieces):
             length = plan.length - (0 if number else self._chat_tokens + sum(map(len, short)))
@@ -88,6 +88,15 @@ class RowMaker:
     # ---- documents with questions ----
 
     def _reading(self, plan: RowPlan, seed: str) -> Row:
+        if row := self._tried(plan, seed):
+            return row
+        raise ConfigError(
+            f"no row of {plan.length} tokens with a question came out in {TRIES} tries: ask for longer rows",
+            setting="shortest",
+        )
+
+    def _tried(self, plan: RowPlan, seed: str) -> Row | None:
+        """Return a row of a document or of parallel ones; None if none came out."""
         room = plan.length
         for attempt in range(TRIES):
             rng = Random(f"reader row {seed} {attempt}")
@@ -100,10 +109,7 @@ class RowMaker:
             if len(row) <= plan.length:
                 return row
             room -= len(row) - plan.length  # this tokenizer's counts do not add up
-        raise ConfigError(
-            f"no row of {plan.length} tokens with a question came out in {TRIES} tries: ask for longer rows",
-            setting="shortest",
-        )
+        return None
 
     def _drawn(self, plan: RowPlan, room: int, rng: Random) -> Row | None:
         """Return a row of about `room` tokens.
@@ -167,9 +173,11 @@ class RowMaker:
         answer = Answer("one", (question.answer,), "text", question.steps)
         return self._prompt.question(Quiz((), (), question.text, answer, 2 if stepwise else 1))
 
-    def _short_text(self, plan: RowPlan, seed: str) -> Row:
+    def _short_text(self, plan: RowPlan, seed: str) -> list[Row]:
+        """Return one short text with questions, or none where this tokenizer has no room for it in so few tokens."""
         length = Random(f"reader row {seed}").randint(*SHORT_TOKENS)
-        return self._reading(replace(plan, kind="document", length=length), seed)
+        row = self._tried(replace(plan, kind="document", length=length), seed)
+        return [row] if row else []
 
     # ---- other text ----
 

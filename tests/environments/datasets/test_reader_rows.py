@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from environments.datasets.other_prompts import general_prompts
+from environments.datasets.reader_rows import rows
 from environments.datasets.reader_rows.chats import ask, prompts, read_chats
 from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder, joined
 from environments.datasets.reader_rows.fillers import Fillers, stretch
@@ -398,7 +399,7 @@ def test_long_rows_have_a_short_text_which_does_not_see_them(gpt2: Any, texts: P
     length = ROOM * SHORT_TOKENS[1]
     maker = RowMaker(gpt2, RowSettings(count=1, shortest=length, longest=length), str(texts), CONVERSATIONS)
     plan = RowPlan(6, kind, length, "plain")
-    row, short = maker.row(plan), maker._short_text(plan, "0 6 short")
+    row, [short] = maker.row(plan), maker._short_text(plan, "0 6 short")
     chats = sum(len(maker.encoder.chat(turns)) for turns in CONVERSATIONS)
     begins, ends = len(row) - chats - len(short), len(row) - chats
     assert SHORT_TOKENS[0] / 2 < len(short) <= SHORT_TOKENS[1] and len(row) <= length
@@ -406,6 +407,19 @@ def test_long_rows_have_a_short_text_which_does_not_see_them(gpt2: Any, texts: P
         assert (whole[begins:ends] == part).all()
     assert not seen(row)[begins:ends, :begins].any() and not seen(row)[ends:, begins:ends].any()
     assert learnt(short, maker.tokens) and maker.tokens.decode(short.input_ids.tolist()).count("Text:") == 1
+
+
+def test_short_texts_come_with_conversations_and_only_where_there_is_room_for_one(
+    gpt2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length = ROOM * SHORT_TOKENS[1]
+    settings, plan = RowSettings(count=1, shortest=length, longest=length), RowPlan(6, "document", length, "tags")
+    bare = RowMaker(gpt2, settings).row(plan)
+    assert (np.diff(bare.position_ids) == 1).all()  # one document, as some kinds of attention ask for
+    monkeypatch.setattr(rows, "SHORT_TOKENS", (60, 60))
+    maker = RowMaker(gpt2, settings, chats=CONVERSATIONS)
+    starts = 1 + (np.diff(maker.row(plan).position_ids) != 1).sum()
+    assert maker._short_text(plan, "0 6 short") == [] and starts == 1 + len(CONVERSATIONS)
 
 
 def test_a_conversation_longer_than_its_share_of_a_row_is_refused(gpt2: Any, maker: RowMaker) -> None:
