@@ -177,11 +177,11 @@ def _print(out: Path) -> list[tuple[str, Results]]:
     cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     if not cells:
         raise ConfigError(f"{out} has no cells: begin with the command run", setting="out")
-    earlier = [cell for cell in cells if outdated(cell)]
-    if earlier:
-        print(f"{len(earlier)} cells of an earlier hybrid are left out: run measures them anew")
+    current = [cell for cell in cells if not outdated(cell)]
+    if earlier := len(cells) - len(current):
+        print(f"{earlier} cells of an earlier hybrid are left out: run measures them anew")
     found = []
-    for name, of_model, beside in _apart([cell for cell in cells if cell not in earlier]):
+    for name, of_model, beside in _apart(current):
         measured = results([record for cell in of_model if cell["way"] in MODES for record in cell["records"]])
         found.append((name, measured))
         tables = [*tables_of(replace(measured, modes=MODES)), *memory_tables.ways(of_model), *beside]

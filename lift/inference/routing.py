@@ -57,8 +57,6 @@ class Router:
 
     def search(self, question: str) -> list[Place]:
         """Return the segments to open, those of the best document first; none where no memory has something to say."""
-        if (only := self._only()) is not None:
-            return only
         asked = Question(*question_prompt(self.tokenizer, question))
         heard = listen(self.model, [asked], replied_tokens(self.model))
         scores = {name: self._scores(name, question, heard) for name in self.stores}
@@ -69,13 +67,6 @@ class Router:
             for name in best[: self.documents]
             for segment in self._best_segments(name, question, scores[name])
         ]
-
-    def _only(self) -> list[Place] | None:
-        """Return all segments of a single document that no score can close or leave out; None where scores decide."""
-        name, store = next(iter(self.stores.items()))
-        if len(self.stores) > 1 or store.segments > self.segments or not (self.always or self.switches[name] is None):
-            return None
-        return [Place(name, segment) for segment in range(store.segments)]
 
     def _scores(self, name: str, question: str, heard: Sequence[Sequence[Queries]]) -> list[float]:
         """Return how far each segment of a document is above the threshold of its switch."""

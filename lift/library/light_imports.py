@@ -8,7 +8,7 @@ compiler and DTensors, another third, are left until something needs them.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from longthread.without_compiler import undistributed, without_compiler
@@ -26,13 +26,10 @@ def allow() -> None:
 
 def import_for(folder: Path) -> None:
     """Import PEFT and transformers' models, and no package that the model in the folder does not need."""
-    if not _light(folder):
-        _import()
-        return
-    with without(*UNUSED), without_compiler():
+    with loading(folder):
         import accelerate  # noqa: F401  # before: it counts the processes of a fit
 
-        with undistributed():
+        with undistributed() if _light(folder) else nullcontext():
             _import()
 
 

@@ -45,7 +45,7 @@ class Prefill:
 
     def __init__(self, forward: Forward, layers: int, device: torch.device, limits: Limits, keep_prefix: bool) -> None:
         self.forward, self.layers, self.device = forward, layers, device
-        self.limits, self.together, self.keep_prefix = limits, limits.together, keep_prefix
+        self.limits, self.keep_prefix = limits, keep_prefix
         self.prefix: Prefix | None = None
 
     def read(self, requests: Sequence[Request], dropped: Callable[[Request], bool]) -> Iterator[Prompt]:
@@ -64,7 +64,9 @@ class Prefill:
     def _groups(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
         """Yield requests to be read together: of similar length, and without a prefix in memory."""
         alone = [
-            request for request in requests if not self.together or self._shared(request) * 2 > len(request.prompt)
+            request
+            for request in requests
+            if not self.limits.together or self._shared(request) * 2 > len(request.prompt)
         ]
         yield from ([request] for request in alone)
         group: list[Request] = []
@@ -73,7 +75,7 @@ class Prefill:
             distinct = {tuple(other.prompt) for other in [*group, request]}
             # Sorted: this one is the longest, so the others are padded to it, by half of their own length at most.
             padded_too_far = group and len(request.prompt) > 1.5 * len(group[0].prompt) + 256
-            if group and (padded_too_far or len(distinct) * len(request.prompt) > self.together):
+            if group and (padded_too_far or len(distinct) * len(request.prompt) > self.limits.together):
                 yield group
                 group = []
             group.append(request)

@@ -22,6 +22,7 @@ from environments.memory.rollout import group_of
 from environments.memory_env import MemoryEnv
 from environments.retrieval.chunking import Chunk
 from environments.retrieval.ranking import BM25
+from environments.rollouts.rollout import RolloutRequest
 from longthread.errors import DataError
 from tests.environments.loopback import ChatServer, choice, make_env
 
@@ -119,11 +120,12 @@ def test_a_value_is_confirmed_by_a_sentence_with_a_name_that_leads_to_it(
 # ---- the stages, at a server ----
 
 
-def whom_and_what(env: Any) -> tuple[str, str]:
-    """What the document of the only question says, and what it says of somebody else, or nobody."""
-    [request] = env.evaluation_requests()
-    question = env.question(request)
-    return question.sample.answer.values[0], "98765432100"
+WRONG = "98765432100"  # which no document says
+
+
+def right_value(env: Any, request: RolloutRequest) -> str:
+    """What the document says."""
+    return str(env.question(request).sample.answer.values[0])
 
 
 @pytest.mark.parametrize(
@@ -139,11 +141,12 @@ def whom_and_what(env: Any) -> tuple[str, str]:
 async def test_every_stage(
     server: ChatServer, tokenizer: Path, replies: list[str], models: list[str], answers: str
 ) -> None:
-    right, wrong = whom_and_what(env_at(server, tokenizer))
-    replies = [reply.format(right=right, wrong=wrong) for reply in replies]
+    env = env_at(server, tokenizer, search_hops=2)
+    [request] = env.evaluation_requests()
+    right = right_value(env, request)
+    replies = [reply.format(right=right, wrong=WRONG) for reply in replies]
     env = env_at(server, tokenizer, *([reply] for reply in replies), search_hops=2)
     env.memories = {NAME: Memory(NAME, "Of the memory: {question}", stored_bytes=1000, seconds=2.5)}
-    [request] = env.evaluation_requests()
     group = await env.rollout(request, 1)
     assert [body["model"] for body in server.requests] == models
     answer = answers.format(right=right)
@@ -156,7 +159,7 @@ async def test_every_stage(
     remembered = answer == right
     assert group.sample.messages == server.requests[remembered]["messages"]
     assert group.prompt == tokens_of(env, server.requests[remembered]) and (group.recall is None) == remembered
-    proposed = replies[1] if len(replies) > 1 and replies[1] in (right, wrong) else ""
+    proposed = replies[1] if len(replies) > 1 and replies[1] in (right, WRONG) else ""
     row, record = group.row(False), group.record()
     for line in (row, record):
         assert line.get("memory", "") == ("" if len(models) == 1 else NAME) and line.get("proposed", "") == proposed
@@ -171,10 +174,9 @@ async def test_every_stage(
 
 
 async def test_a_group_goes_on_together(server: ChatServer, tokenizer: Path) -> None:
-    right, _ = whom_and_what(env_at(server, tokenizer))
-    env = env_at(server, tokenizer, ["none", "11111", "none"], [right, "none", right])
+    env = env_at(server, tokenizer)
     request = replace(env.evaluation_requests()[0], split="train")
-    right = env.question(request).sample.answer.values[0]
+    right = right_value(env, request)
     env = env_at(server, tokenizer, ["none", "11111", "none"], [right, "none", right])
     group = await env.rollout(request, 3)
     assert [(body["model"], body["n"]) for body in server.requests] == [("m", 3), (NAME, 3)]

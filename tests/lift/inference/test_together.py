@@ -265,21 +265,6 @@ def test_a_memory_without_a_switch_is_always_open(library: Library) -> None:
     assert any(MILL.text[at.start : at.stop].count("Timo Varga") for at in _segments(library, places))
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["named", "no switch"])
-def test_the_model_does_not_listen_where_nothing_hangs_on_it(
-    library: Library, monkeypatch: pytest.MonkeyPatch, named: bool
-) -> None:
-    """A single document that is open whatever is asked, and all of whose segments are."""
-    together = Together.read(library, ["mill"], 1, chosen=named)
-    store, switches = together.stores["mill"], together.switches if named else {"mill": None}
-    monkeypatch.setattr("lift.inference.routing.listen", None)
-    router = Router(opened(library, "mill").model, tiny_tokenizer(), together.stores, switches, always=named)
-    places = replace(router, segments=store.segments).search(QUESTION)
-    assert places == [Place("mill", segment) for segment in range(store.segments)]
-    with pytest.raises(TypeError):
-        replace(router, segments=store.segments - 1).search(QUESTION)
-
-
 def _segments(library: Library, places: list[Place]) -> list[Any]:
     sources = CompactStore(library.path(library.get("mill"))).sources
     assert sources is not None
