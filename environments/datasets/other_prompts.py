@@ -8,8 +8,9 @@ from itertools import islice
 from random import Random
 from typing import NamedTuple
 
+from environments.datasets.general_questions import GENERAL
 from environments.haystack.document_prompt import behind_text, request
-from environments.haystack.facts import BY_KIND, WORDS, Fact, draw_entity, draw_value, state
+from environments.haystack.facts import BY_KIND, Fact, draw_entity, draw_value, state
 from environments.haystack.filler import prose
 
 
@@ -25,22 +26,6 @@ class OtherPrompt(NamedTuple):
         """Return the prompt as a user's message."""
         asked = request(self.name, self.question)
         return behind_text(self.text, asked) if self.text else asked
-
-
-GENERAL = (
-    ("sums", lambda rng: f"What is {rng.randrange(2, 60)} plus {rng.randrange(2, 60)}?"),
-    ("numbers", lambda rng: f"Which number comes after {rng.randrange(10, 1000)}?"),
-    ("words", lambda rng: f"Use the word {rng.choice(WORDS)} in a sentence."),
-    ("spelling", lambda rng: f"With which letter does the word {rng.choice(WORDS)} begin?"),
-    ("rhymes", lambda rng: f"Name a word that rhymes with {rng.choice(WORDS)}."),
-    ("everyday things", lambda rng: f"What is {rng.choice(WORDS)} used for?"),
-    ("kinds of things", lambda rng: f"What kind of thing is {rng.choice(WORDS)}?"),
-    ("languages", lambda rng: f"What is the French word for {rng.choice(WORDS)}?"),
-    ("the world", lambda rng: f"Where would one find {rng.choice(WORDS)}?"),
-    ("trade", lambda rng: f"Which country is known for {rng.choice(WORDS)}?"),
-    ("work", lambda rng: f"Who needs {rng.choice(WORDS)} at work?"),
-    ("stories", lambda rng: f"What could a story about {rng.choice(WORDS)} be called?"),
-)
 
 
 def general_prompts(rng: Random) -> Iterator[OtherPrompt]:

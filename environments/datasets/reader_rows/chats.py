@@ -28,7 +28,7 @@ from longthread.errors import ConfigError, DataError
 from longthread.files import JsonLines
 
 REPLY_TOKENS = 256  # a reply that takes more is cut off, and left out
-AT_A_TIME = 32  # requests
+AT_A_TIME = 64  # requests
 WANTED = 'a row is {"messages": [user, assistant, …]}, the roles in turn, with text in each'
 LEAST_KEPT = 0.25  # of the replies asked for: with fewer whole ones the model is not worth copying
 

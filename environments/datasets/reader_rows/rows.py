@@ -38,7 +38,7 @@ STEPWISE = 0.5  # of the questions about one fact ask for steps too, in tags, an
 TRIES = 60
 # Tokens of a row's first piece that give way to conversations, if there are any, and to a short text with questions. With
 # conversations alone (1,024 tokens a row) a reader took short prompts for these: it found 43 % of facts in their sentence.
-CHAT_TOKENS, SHORT_TOKENS = 256, (320, 768)
+CHAT_TOKENS, SHORT_TOKENS = 512, (320, 768)
 ROOM = 2  # times the most of a short text has the shortest piece from which on rows have one
 
 

@@ -47,6 +47,7 @@ from lift.document.document import Document
 from lift.inference.generate import before_text, chat
 from lift.tasks import Item, right
 from lift.tasks.reading import read_statements
+from lift.tasks.synthetic_document import unrelated
 from longthread.errors import ConfigError, DataError
 from tests.environments.loopback import ChatServer, choice
 from tests.environments.tiny_model import tiny_tokenizer
@@ -424,7 +425,7 @@ def test_short_texts_come_with_conversations_and_only_where_there_is_room_for_on
 
 def test_a_conversation_longer_than_its_share_of_a_row_is_refused(gpt2: Any, maker: RowMaker) -> None:
     long = RowMaker(gpt2, maker.settings, chats=[(("Tell me all.", "So be it. " * LENGTH),)])
-    with pytest.raises(ConfigError, match="no conversation has 256 tokens or fewer"):
+    with pytest.raises(ConfigError, match="no conversation has 512 tokens or fewer"):
         long.check()
 
 
@@ -697,6 +698,12 @@ def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, messages: objec
     path.write_text(json.dumps(good) + "\n" + json.dumps({"messages": messages}) + "\n")
     with pytest.raises(DataError, match=r"own.jsonl:2: not a conversation"):
         read_chats(path)
+
+
+def test_general_questions_are_none_of_those_that_measure_general_knowledge() -> None:
+    drawn = {prompt.question for prompt in islice(general_prompts(Random(0)), 30_000)}
+    assert len(drawn) > 5_000
+    assert not drawn & {item.question for item in unrelated()}
 
 
 def test_general_prompts_are_those_that_lift_asks(gpt2: Any) -> None:
