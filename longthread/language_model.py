@@ -36,7 +36,6 @@ class ModelOutput(Protocol):
     """What a forward pass returns."""
 
     logits: "Tensor"  # (B, L, V)
-    past_key_values: Any
 
 
 class CausalLM(Protocol):

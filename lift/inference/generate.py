@@ -12,6 +12,7 @@ import torch
 from environments.haystack import document_prompt
 from lift.inference.capacity import replied_tokens
 from lift.memory.document_cache import before_each, beginning, shared_tokens
+from longthread.cache_argument import CACHE
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM, ChatTokenizer
 
@@ -184,7 +185,7 @@ def continued(
     out_BL = model.generate(
         input_ids=ids_BL.to(model.device),
         attention_mask=mask_BL.to(model.device),
-        past_key_values=before_each(begun, len(prompts)),
+        **{CACHE: before_each(begun, len(prompts))},
         max_new_tokens=new_tokens,
         eos_token_id=stops or None,
         pad_token_id=filler,

@@ -28,6 +28,7 @@ from lift.library.files import SWITCH
 from lift.memory.document_cache import before_each, beginning, nothing_predicted, standing_in
 from lift.memory.reference_queries import Kept, Queries, ReferenceLayer
 from lift.memory.tuner import layers
+from longthread.cache_argument import CACHE
 from longthread.errors import DataError
 from longthread.files import write_text
 from longthread.language_model import AdaptedLM
@@ -105,7 +106,7 @@ def listen(model: AdaptedLM, questions: Sequence[Question], batch_tokens: int) -
         cache = before_each(before, len(batch))
         with standing_in(model, recording):
             inputs = {"input_ids": ids_BL.to(model.device), **nothing_predicted(model)}
-            model(past_key_values=cache, use_cache=bool(shared), **inputs)
+            model(**{CACHE: cache}, use_cache=bool(shared), **inputs)
         lengths = [len(questions[i].tokens) for i in batch]
         of_layers = [zip(*(x.split(lengths) for x in layer.queries[0]), strict=True) for layer in recording]
         for i, of_prompt in zip(batch, zip(*of_layers, strict=True), strict=True):

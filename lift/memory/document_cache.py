@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from lift.memory.tuner import layers
 from lift.memory.tuner.model import attention_modules
+from longthread.cache_argument import CACHE
 from longthread.language_model import AdaptedLM, CausalLM
 
 LEAST_SAVED = 0.2  # of the rows' tokens, for what they begin with to be read once: it takes a pass, and a mask, more
@@ -42,13 +43,14 @@ def keys_and_values(model: AdaptedLM, ids: Sequence[int], first: int = 0) -> lis
     row = torch.tensor([list(ids)], device=model.device)
     positions = torch.arange(first, first + len(ids), device=model.device)[None]
     with model.disable_adapter():
-        cache = model(
+        out = model(
             input_ids=row,
             position_ids=positions,
-            past_key_values=_whole(model),
+            **{CACHE: _whole(model)},
             use_cache=True,
             **nothing_predicted(model),
-        ).past_key_values
+        )
+    cache = getattr(out, CACHE)
     cached = [cache.layers[layer.index] for layer in layers(model)]
     return [KeysValues(each.keys[0], each.values[0]) for each in cached]
 
@@ -67,8 +69,8 @@ def shared_tokens(rows: Sequence[Sequence[int]]) -> int:
 def beginning(model: CausalLM, ids: Sequence[int]) -> Any:
     """Read what rows begin with in common, and return its cache; `before_each` gives it to a batch of them."""
     row = torch.tensor([list(ids)], device=model.device)
-    out = model(input_ids=row, past_key_values=_whole(model), use_cache=True, **nothing_predicted(model))
-    return out.past_key_values
+    out = model(input_ids=row, **{CACHE: _whole(model)}, use_cache=True, **nothing_predicted(model))
+    return getattr(out, CACHE)
 
 
 def before_each(cache: Any, rows: int) -> Any:

@@ -26,6 +26,7 @@ from lift.memory.gated_memory import Recalled, mix
 from lift.memory.log_sum_exp import document_attention
 from lift.memory.selection import Given, Reference
 from lift.memory.tuner import GatedMemoryLayer, layers
+from longthread.cache_argument import CACHE
 from longthread.language_model import AdaptedLM
 
 WIDTH = 8  # rows are padded to a multiple: at odd lengths cuDNN 9.19 (torch 2.11) computes wrong gradients of attention
@@ -167,7 +168,7 @@ def _read(model: AdaptedLM, ids_BL: Tensor, shared: int, kept: Kept) -> None:
         cache = before_each(beginning(model, ids_BL[0, :shared].tolist()), len(ids_BL))
     kept.times_BL = times_BL[:, shared:]
     rest_BL = ids_BL[:, shared:].to(model.device)
-    model(input_ids=rest_BL, past_key_values=cache, use_cache=bool(shared), **nothing_predicted(model))
+    model(input_ids=rest_BL, **{CACHE: cache}, use_cache=bool(shared), **nothing_predicted(model))
 
 
 def _padded(rows: Sequence[ReferenceRow]) -> tuple[Tensor, Tensor]:

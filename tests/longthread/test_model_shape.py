@@ -6,6 +6,7 @@ from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lift.memory.tuner import GatedMemoryConfig
+from longthread.cache_argument import CACHE
 from longthread.model_shape import activation_bytes, head_size, kv_bytes
 from tests.environments.tiny_model import tiny_model
 
@@ -13,7 +14,7 @@ from tests.environments.tiny_model import tiny_model
 def test_bytes_of_keys_and_values() -> None:
     model = tiny_model()  # 2 layers, 2 key/value heads of 16
     assert kv_bytes(model.config, 10) == 2 * 2 * 2 * 16 * 10 * 2
-    cache = model(input_ids=torch.arange(10)[None], use_cache=True).past_key_values
+    cache = getattr(model(input_ids=torch.arange(10)[None], use_cache=True), CACHE)
     held = sum(x.numel() for layer in cache.layers for x in (layer.keys, layer.values))
     assert kv_bytes(model.config, 10) == 2 * held  # two bytes each in bf16
 

@@ -22,6 +22,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from environments.inference.embedded.limits import Limits
 from environments.inference.embedded.request import Branch, Request, advance
 from environments.inference.embedded.variants import Forward
+from longthread.cache_argument import CACHE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,7 +146,7 @@ class Batch:
             input_ids=tokens_BQ.to(model.device),
             position_ids=positions_BQ.to(model.device),
             attention_mask=mask_BQK[:, None].to(model.device),
-            past_key_values=as_cache(self.layers),
+            **{CACHE: as_cache(self.layers)},
             use_cache=True,
         ).logits
         branches = [Branch(self.requests[b], i) for b, indices in enumerate(running) for i in indices]
@@ -197,7 +198,7 @@ def merge(batches: Sequence[Batch]) -> Batch | None:
 
 
 def as_cache(layers: Sequence[DynamicLayer]) -> Cache:
-    """Return the layers as a cache object of transformers, which models take as `past_key_values`."""
+    """Return the layers as a cache object of transformers, which models take by the name `CACHE`."""
     return Cache(layers=list(layers))
 
 

@@ -13,6 +13,7 @@ from environments.inference.embedded.batch import Columns, as_cache
 from environments.inference.embedded.limits import Limits
 from environments.inference.embedded.request import Request
 from environments.inference.embedded.variants import Forward
+from longthread.cache_argument import CACHE
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Prefill:
         out = self.forward(
             [requests[0].variant] * len(distinct),
             input_ids=ids_BQ,
-            past_key_values=as_cache(layers),
+            **{CACHE: as_cache(layers)},
             use_cache=True,
             logits_to_keep=torch.tensor(ends, device=self.device),
         )
@@ -121,7 +122,7 @@ class Prefill:
                 if dropped(request):
                     return
                 chunk_1Q = ids_K[None, start : start + step].to(self.device)
-                inputs = {"input_ids": chunk_1Q, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+                inputs = {"input_ids": chunk_1Q, CACHE: cache, "use_cache": True, "logits_to_keep": 1}
                 out = self.forward([request.variant], **inputs)
                 start += step
             if self.keep_prefix:

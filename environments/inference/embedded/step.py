@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from environments.inference.embedded.batch import DEAD, SHARED, Columns, as_cache
 from environments.inference.embedded.sampling import Choice, draw
+from longthread.cache_argument import CACHE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -157,7 +158,7 @@ class Step:
             input_ids=token_BQ,
             position_ids=position_BQ,
             attention_mask=visible_BQK[:, None],
-            past_key_values=as_cache(layers),
+            **{CACHE: as_cache(layers)},
             use_cache=True,
         ).logits
         self.logits_RV = logits_BQV.flatten(0, 1).float()

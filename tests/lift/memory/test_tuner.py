@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lift.memory.log_sum_exp import attention_and_log_sum_exp
 from lift.memory.tuner import GatedMemoryConfig, GatedMemoryLayer, attention, check, gate, layers, right_padded
 from lift.memory.tuner.attention import PROBED
+from longthread.cache_argument import CACHE
 from longthread.errors import LongthreadError
 
 SHAPE = {
@@ -166,7 +167,7 @@ def test_the_window_s_log_sum_exp_is_that_of_its_attention_pattern() -> None:
         cache, seen = None, []
         for at in range(12):
             with torch.no_grad():
-                cache = model(ids(1)[:, at : at + 1], past_key_values=cache, use_cache=True).past_key_values
+                cache = getattr(model(ids(1)[:, at : at + 1], **{CACHE: cache}, use_cache=True), CACHE)
             seen.append([layer.recorded_BLH for layer in layers(model)])
         for i, gates in enumerate(whole):
             torch.testing.assert_close(torch.cat([step[i] for step in seen], dim=1), gates, atol=1e-5, rtol=1e-4)
@@ -194,7 +195,7 @@ def test_a_static_cache_s_empty_places_are_not_counted() -> None:
     model = adapted("Llama")
     cache = transformers.StaticCache(config=model.config, max_cache_len=40)
     with torch.no_grad():
-        found = model(ids(), past_key_values=cache, use_cache=True).logits
+        found = model(ids(), **{CACHE: cache}, use_cache=True).logits
     torch.testing.assert_close(found, logits(model, input_ids=ids()))
 
 

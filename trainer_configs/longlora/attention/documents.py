@@ -22,6 +22,7 @@ from transformers.masking_utils import (
     packed_sequence_mask_function,
 )
 
+from longthread.cache_argument import CACHE
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM
 from trainer_configs.longlora.attention.kernels import by_segment
@@ -87,7 +88,7 @@ class DocumentMask:
         skipping = bool((positions.diff(dim=1) != 1).any()) if self.packed or mask is None else False
         if self.packed:
             return args, self._packed(kwargs, positions)
-        if skipping and kwargs.get("past_key_values") is None:
+        if skipping and kwargs.get(CACHE) is None:
             kwargs["attention_mask"] = _ones(positions, kwargs)  # or transformers would cut at every skip
         return args, kwargs
 
