@@ -40,6 +40,7 @@ from environments.memory.tables import Table, tables_of, to_json
 from lift.inference import steps as stepwise
 from lift.library import base_model
 from lift.training.recipes import RECIPES
+from longthread.counts import counted
 from longthread.errors import ConfigError, exit_on_error
 from longthread.files import JsonObject, write_json
 
@@ -100,7 +101,7 @@ def run(  # noqa: PLR0913
     _print(out)
     for what, keys in (("failed", failed), ("not reached", left)):
         if keys:
-            print(f"\n{len(keys)} cells {what}: {', '.join(keys)}")
+            print(f"\n{counted(len(keys), 'cell')} {what}: {', '.join(keys)}")
 
 
 def _documents(lengths: Sequence[int], documents: Sequence[int]) -> dict[int, int]:
@@ -179,7 +180,8 @@ def _print(out: Path) -> list[tuple[str, Results]]:
         raise ConfigError(f"{out} has no cells: begin with the command run", setting="out")
     current = [cell for cell in cells if not outdated(cell)]
     if earlier := len(cells) - len(current):
-        print(f"{earlier} cells of an earlier hybrid are left out: run measures them anew")
+        left_out = counted(earlier, "cell of an earlier hybrid is", "cells of an earlier hybrid are")
+        print(f"{left_out} left out: run measures what they held anew")
     found = []
     for name, of_model, beside in _apart(current):
         measured = results([record for cell in of_model if cell["way"] in MODES for record in cell["records"]])

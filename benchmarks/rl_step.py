@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from longthread.counts import counted
 from longthread.errors import exit_on_error
 from trainer_configs.atropos_rl.config import Batch, Environment, Lora, RLConfig
 from trainer_configs.atropos_rl.groups import Group
@@ -99,7 +100,8 @@ def main(  # noqa: PLR0913
     tokens = sum(group.all_tokens for group in made)
     learn(policy, made[:1], pass_tokens)  # warm
     taken = {name: seconds(lambda road=road: learn(policy, *road), times) for name, road in roads.items()}  # type: ignore[misc]
-    table = Table("step", "seconds", "tokens/s", "times", title=f"{groups} groups of {group_size} x {prompt:,} tokens")
+    title = f"{counted(groups, 'group')} of {group_size} x {prompt:,} tokens"
+    table = Table("step", "seconds", "tokens/s", "times", title=title)
     slowest = max(taken.values())
     for name, each in taken.items():
         table.add_row(name, f"{each:.2f}", f"{tokens / each:,.0f}", f"{slowest / each:.2f}")

@@ -9,6 +9,7 @@ from environments.atropos.environment import Environment
 from environments.reports import report, wandb_run
 from environments.rollouts.row_log import RowLog
 from environments.rollouts.runner import Progress, Runner
+from longthread.counts import counted
 from longthread.files import read_jsonl
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ async def process(env: Environment) -> None:
                     report.write_rollouts_html(read_jsonl(rows.path), page, title=f"{env.name}: rollouts")
                     print(f"viewer    {page}")
         whole = _counted(rows.path, progress.failed)
-        print(f"{len(rows.done)} of {len(requests)} groups; {whole.summary()}")
+        print(f"{len(rows.done)} of {counted(len(requests), 'group')}; {whole.summary()}")
         exit_if_unfinished(progress, len(requests), len(rows.done))
 
 

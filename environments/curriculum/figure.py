@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from environments.curriculum.policy import Rule
+from longthread.counts import counted
 from longthread.errors import ConfigError
 
 
@@ -48,7 +49,8 @@ def curve(history: Iterable[Step], rule: Rule | None = None) -> Figure:
             axes.spines[["top", "right"]].set_visible(False)
             axes.tick_params(labelsize=8, colors="#4a5057")
     rows[0][0].set_title("level", loc="right", fontsize=9, color="#4a5057")
-    rows[0][1].set_title(f"pass rate, mean of {rule.window} groups", loc="right", fontsize=9, color="#4a5057")
+    rate = f"pass rate, mean of {counted(rule.window, 'group')}"
+    rows[0][1].set_title(rate, loc="right", fontsize=9, color="#4a5057")
     for axes in rows[-1]:
         axes.set_xlabel("groups", fontsize=9)
     handles = {label: h for _, r in rows for h, label in zip(*r.get_legend_handles_labels(), strict=True)}

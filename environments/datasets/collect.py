@@ -41,6 +41,7 @@ from environments.datasets.atropos_processes import (
     RunApi,
 )
 from environments.datasets.progress import Progress
+from longthread.counts import counted
 from longthread.errors import ConfigError, RunError, exit_on_error, option
 from longthread.secrets import unmask_key
 
@@ -165,7 +166,7 @@ def collect(plan: CollectionPlan) -> None:
     shutil.rmtree(folder)
     if problem:
         raise RunError(f"{problem}; {outcome}; go on into another file, with another --env.seed")
-    print(f"rows  {plan.out} ({progress.rows} rows of {progress.groups} groups)")
+    print(f"rows  {plan.out} ({counted(progress.rows, 'row')} of {counted(progress.groups, 'group')})")
 
 
 def run(progress: Progress, processes: Processes, limits: Limits, stopped: threading.Event) -> str | None:

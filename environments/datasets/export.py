@@ -56,6 +56,7 @@ from environments.datasets.select import (
 from environments.haystack.sample import fingerprint, rebuild
 from environments.haystack.tasks import TASKS
 from environments.haystack.tokens import load_tokenizer
+from longthread.counts import counted
 from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
 from longthread.files import JsonLines, JsonObject, replacing
 from longthread.language_model import PromptTokenizer
@@ -245,13 +246,13 @@ def export(job: ExportJob, progress: bool = False) -> Outcome:
 def table(kind: Kind, outcome: Outcome) -> Table:
     """Return a table of how many completions were kept, and how many were dropped for each reason."""
     unit = "rows" if kind == Kind.PRETRAIN else "completions"
-    grid = Table(unit, "count", "share", title=f"{outcome.written:,} {kind} rows", min_width=48)
+    grid = Table(unit, "count", "share", title=counted(outcome.written, f"{kind} row"), min_width=48)
     for name, count in (("kept", outcome.kept), *((reason, outcome.dropped.get(reason, 0)) for reason in REASONS)):
         if count or name == "kept":
             grid.add_row(name, f"{count:,}", f"{count / max(1, outcome.read):.1%}")
     grid.add_section()
     grid.add_row("read", f"{outcome.read:,}", "")
-    grid.caption = f"{outcome.rows:,} rollout rows of {outcome.samples:,} samples"
+    grid.caption = f"{counted(outcome.rows, 'rollout row')} of {counted(outcome.samples, 'sample')}"
     return grid
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from environments.memory.config import CONTEXT, HYBRID, MODES
 from environments.reports.metrics import Record, is_failure
+from longthread.counts import counted
 from longthread.statistics import Estimate, estimate
 
 RESAMPLES = 10_000
@@ -236,7 +237,8 @@ def _advice_at(found: Results, length: int) -> list[str]:
     if len(scores) < 2:
         return [f"At {length:,} tokens only {next(iter(scores))} was asked, so there is nothing to choose between."]
     if n < ENOUGH:
-        return [f"At {length:,} tokens {n} questions are too few to choose by ({ENOUGH} are needed)."]
+        few = counted(n, "question is", "questions are")
+        return [f"At {length:,} tokens {few} too few to choose by ({ENOUGH} are needed)."]
     means = {mode: estimate(scores[mode].values()) for mode in found.modes if mode in scores}
     best = max(means, key=lambda mode: means[mode].mean)
     alike = [m for m in means if m == best or not difference(scores[m], scores[best]).told_apart]

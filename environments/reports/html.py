@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from environments.reports.colours import SCORE_COLOURS
 from environments.reports.metrics import Record
+from longthread.counts import counted
 from longthread.secrets import redact
 
 LONGEST_TEXT = 4_000  # characters of one text that a page shows whole; beyond, its head and its tail
@@ -123,7 +124,7 @@ TEMPLATES = Environment(
     keep_trailing_newline=True,
 )
 TEMPLATES.filters |= {
-    function.__name__: function for function in (cut, short, number, percent, shade, link, answer_text)
+    function.__name__: function for function in (cut, short, number, counted, percent, shade, link, answer_text)
 }
 TEMPLATES.filters |= {"base64": _base64, "sha256": _sha256}
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from longthread.counts import counted
 from longthread.files import write_json
 from longthread.statistics import Estimate, estimate
 
@@ -287,14 +288,15 @@ def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
     reach, failed = effective_length(records), failures(records)
     if without_text(records):
         yield "no context", "every question was asked without its text: this is what guessing earns"
-    yield "mean score", f"{estimate(r['score'] for r in scored)} of {len(scored):,} samples whose fact is in the text"
+    samples = counted(len(scored), "sample")
+    yield "mean score", f"{estimate(r['score'] for r in scored)} of {samples} whose fact is in the text"
     tasks = by(scored, "task")
     if len(tasks) > 1:
         yield "by task", ", ".join(f"{one_line(str(task), 40)} {score}" for task, score in tasks.items())
     yield "effective length", f"{reach.label}: {reach.reason}" if reach else "–: no sample scored with its text"
     yield (
         "false answers",
-        f"answered {wrong.invented} of {wrong.invented.n:,} samples whose fact is absent; "
+        f"answered {wrong.invented} of {counted(wrong.invented.n, 'sample')} whose fact is absent; "
         f"abstained on {wrong.withheld} of {wrong.withheld.n:,} whose fact is there",
     )
     if looked := {name: count.mean for name, count in reading(records).items()}:
@@ -304,12 +306,9 @@ def _facts(records: Sequence[Record]) -> Iterator[tuple[str, str]]:
             "of the text), {tool_errors:.1f} tool errors a sample".format(**looked),
         )
     errors = "; ".join(f"{count}× {one_line(error, 60)}" for error, count in list(failed.items())[:3])
-    more = f"; and {len(failed) - 3} other errors" if len(failed) > 3 else ""
-    total = sum(failed.values())
-    yield (
-        "failures",
-        f"{total:,} of {len(records):,} records, excluded from means" + (f": {errors}{more}" if total else ""),
-    )
+    more = f"; and {counted(len(failed) - 3, 'other error')}" if len(failed) > 3 else ""
+    of_records = f"{sum(failed.values()):,} of {counted(len(records), 'record')}"
+    yield "failures", f"{of_records}, excluded from means" + (f": {errors}{more}" if failed else "")
 
 
 def one_line(text: str, limit: int) -> str:

@@ -36,6 +36,7 @@ from environments.reports.metrics import (
     without_text,
 )
 from environments.reports.viewer import write_rollouts_html
+from longthread.counts import counted
 from longthread.errors import DataError, exit_on_error, option
 from longthread.files import JsonLines, replacing, write_text
 from longthread.statistics import Estimate, estimate
@@ -68,16 +69,17 @@ class Report:
         scored, wrong, reach = present(self.records), false_answers(self.records), effective_length(self.records)
         failed = sum(failures(self.records).values())
         mean = str(estimate(record["score"] for record in scored))
+        absent, known = counted(wrong.invented.n, "sample"), counted(wrong.withheld.n, "sample")
         return [
             Fact(
                 "Effective length",
                 reach.label if reach else "–",
                 reach.reason if reach else "no sample scored with its text",
             ),
-            Fact("Mean score", mean, f"{len(scored):,} samples whose fact is in the text"),
-            Fact("False answers", _share(wrong.invented), f"of {wrong.invented.n:,} samples whose fact is absent"),
-            Fact("False silence", _share(wrong.withheld), f"of {wrong.withheld.n:,} samples whose fact is there"),
-            Fact("Failures", f"{failed:,}", f"of {len(self.records):,} records, excluded from means"),
+            Fact("Mean score", mean, f"{counted(len(scored), 'sample')} whose fact is in the text"),
+            Fact("False answers", _share(wrong.invented), f"of {absent} whose fact is absent"),
+            Fact("False silence", _share(wrong.withheld), f"of {known} whose fact is there"),
+            Fact("Failures", f"{failed:,}", f"of {counted(len(self.records), 'record')}, excluded from means"),
         ]
 
     @property

@@ -19,6 +19,7 @@ from environments.reports.metrics import MISSING, READING, Record, depth_of, gri
 from environments.reports.report import Report
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest, finite
 from environments.rollouts.scoring import Score
+from longthread.counts import counted
 from longthread.secrets import redact_text
 
 if TYPE_CHECKING:
@@ -209,7 +210,8 @@ def _text(text: str) -> str:
 def _heatmap(scores: Collection[Record]) -> Image:
     from environments.reports.figures import heatmap, png
 
-    return _image(png(heatmap(grid(scores), f"Score of {len(scores):,} rollouts by needle depth and context length")))
+    title = f"Score of {counted(len(scores), 'rollout')} by needle depth and context length"
+    return _image(png(heatmap(grid(scores), title)))
 
 
 def _image(png: bytes) -> Image:

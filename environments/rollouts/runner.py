@@ -15,6 +15,7 @@ from environments.inference.completions import failure_reason
 from environments.inference.errors import CompletionError, RequestRejected
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.row_log import Key, RowLog
+from longthread.counts import counted
 from longthread.errors import RunError
 from longthread.files import JsonObject
 
@@ -49,7 +50,8 @@ class Progress:
 
     def summary(self) -> str:
         """Return mean score, completions and failures in one line."""
-        scores = f"mean score {self.mean_score:.2f} of {self.completions} completions, " if self.completions else ""
+        completions = counted(self.completions, "completion")
+        scores = f"mean score {self.mean_score:.2f} of {completions}, " if self.completions else ""
         missing = f"{self.missing} without content, " if self.missing else ""
         return f"{scores}{missing}{self.failed} failed"
 

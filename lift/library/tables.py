@@ -6,13 +6,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from lift.library.library import Entry
+from longthread.counts import counted
 
 
 def fitted(entry: Entry, kept: str = "") -> Table:
     """Return the table of a finished fit: its document, size, what a compact memory has `kept`, time and losses."""
     table = Table("", "", title=escape(shown(entry.name)), show_header=False)
     table.add_row("recipe", entry.recipe)
-    table.add_row("document", f"{entry.tokens:,} tokens, {entry.words:,} words")
+    table.add_row("document", f"{counted(entry.tokens, 'token')}, {counted(entry.words, 'word')}")
     ratio = f", {of_cache(entry)} its keys and values" if entry.kv_bytes else ""
     table.add_row("adapter", size(entry.bytes) + ratio)
     if kept:

@@ -291,7 +291,7 @@ def test_partial_results_are_reported_and_gone_on_with(base: Path, libraries: Pa
     del earlier["made_of"]["hybrid"]
     hybrid.write_text(json.dumps(earlier))
     report = CliRunner().invoke(app, ["report", str(tmp_path / "out")])
-    assert report.exit_code == 0 and "1 cells of an earlier hybrid are left out" in report.output, report.output
+    assert report.exit_code == 0 and "1 cell of an earlier hybrid is left out" in report.output, report.output
     assert {cell["mode"] for cell in json.loads(numbers.read_text())["cells"]} == {*MODES} - {"hybrid"}
     anew = CliRunner().invoke(app, run)
     assert anew.output.count(" right, ") == 1 and "earlier hybrid" not in anew.output, anew.output

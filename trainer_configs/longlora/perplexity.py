@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
+from longthread.counts import counted
 from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
 from longthread.files import write_json
 from longthread.model_shape import window_of
@@ -199,7 +200,8 @@ def perplexity(
         rows_NL = windows(documents, sizes.length, rows)
         judged = measure(judge, rows_NL, sizes, True) if judge else None
         result = compare(measure(source, rows_NL, sizes, not sliding_only), sizes.window, judged)
-        title = f"{model}: {len(rows_NL)} rows of {sizes.length:,}, window {sizes.window:,}, stride {sizes.stride:,}"
+        size = f"{counted(len(rows_NL), 'row')} of {sizes.length:,}"
+        title = f"{model}: {size}, window {sizes.window:,}, stride {sizes.stride:,}"
         Console().print(table(title, result))
         if json_out:
             write_json(

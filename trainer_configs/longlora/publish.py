@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longthread.counts import counted
 from longthread.errors import ConfigError, RunError, exit_on_error, option
 from longthread.files import JsonObject, replacing_folder, write_text
 from trainer_configs.longlora.by_position import perplexity_of
@@ -150,8 +151,9 @@ def _data(finished: Finished) -> str:
     rows = sum(stage["rows"] for stage in finished.trained if stage["kind"] == "extend")
     texts = "public-domain texts and generated fiction" if s["texts"] else "generated fiction"
     said = (
-        f"Rows of longthread's environments in {texts}: {rows:,} rows, {s['tokens']:,} tokens at most, with up to "
-        f"{s['questions']} questions a row about facts that were made up; {s['ordinary']:.0%} of the rows are plain text."
+        f"Rows of longthread's environments in {texts}: {counted(rows, 'row')}, {s['tokens']:,} tokens at most, with up to "
+        f"{counted(s['questions'], 'question')} a row about facts that were made up; {s['ordinary']:.0%} of the rows are "
+        "plain text."
     )
     kinds = [stage["kind"] for stage in finished.trained]
     return (

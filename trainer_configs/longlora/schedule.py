@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from longthread.counts import counted
 from trainer_configs.longlora.attention.transformers_hook import SparseAttention
 from trainer_configs.longlora.config import LongLoRAError
 from trainer_configs.longlora.trainable import parameter_groups
@@ -79,7 +80,8 @@ class Schedule(TrainerCallback):
     ) -> None:
         """Print how many steps ran in each attention."""
         if state.is_world_process_zero:
-            Console(width=120).print(f"longlora: {self.sparse} steps in sparse attention, {self.full} in full")
+            sparse = f"{counted(self.sparse, 'step')} in sparse attention"
+            Console(width=120).print(f"longlora: {sparse}, {self.full} in full")
 
     def _calls(self) -> int:
         return sum(attention.calls for attention in self.attentions)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from rich.table import Table
 
+from longthread.counts import counted
 from longthread.language_model import CausalLM
 from longthread.model_shape import FUSED, head_size, kept_numbers
 from trainer_configs.longlora.attention.tail_global import tail_density
@@ -158,7 +159,7 @@ def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[SparseAttenti
     settings, text = section(cfg), model.config.get_text_config()
     grid = Table(title="longlora", show_header=False, title_justify="left", min_width=80)
     family = type(model.get_base_model()).__name__
-    grid.add_row("model", f"{cfg.base_model} ({family}, {text.num_hidden_layers} layers)")
+    grid.add_row("model", f"{cfg.base_model} ({family}, {counted(text.num_hidden_layers, 'layer')})")
     for row in _attention_rows(cfg, settings, attentions, text.num_hidden_layers):
         grid.add_row(*row)
     kernels = [key.removeprefix("liger_") for key in LIGER if cfg.get(key)]
@@ -166,7 +167,7 @@ def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[SparseAttenti
     grid.add_row("fused", f"{', '.join(kernels) or 'nothing'}{kept}")
     for count in counts(model):
         dtype = str(count.dtype).removeprefix("torch.")
-        grid.add_row(f"trained: {count.kind}", f"{count.elements:,} in {count.tensors} tensors, {dtype}")
+        grid.add_row(f"trained: {count.kind}", f"{count.elements:,} in {counted(count.tensors, 'tensor')}, {dtype}")
     if settings.parallel_documents:
         grid.add_row("parallel documents", "read apart; tails see them all, in every kind of step")
     if cfg.get("use_pose"):

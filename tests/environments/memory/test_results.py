@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from environments.memory import report
+from environments.memory.config import MODES
 from environments.memory.results import BreakEven, Cell, advice, difference, results
 
 
@@ -129,6 +134,7 @@ def test_a_few_tokens_less_are_no_reason_to_score_less() -> None:
 
 def test_too_few_questions_or_one_mode_give_no_advice() -> None:
     assert "too few to choose by (20" in advice(results([*asked("context", 9, 9), *asked("hybrid", 0, 9)]))
+    assert "At 8,192 tokens 1 question is too few" in advice(results([*asked("context", 1, 1), *asked("hybrid", 0, 1)]))
     assert "only context was asked" in advice(results(asked("context", 30, 30)))
 
 
@@ -186,3 +192,61 @@ def test_tables_show_cut_prompts_and_dashes_for_what_is_not_known() -> None:
     assert [row[4] for row in cost.rows] == ["100", "–"]
     assert report.to_json(results(rows))["costs"][1]["stored_bytes"] is None
     assert len(report.png(report.accuracy_against_cost(results(rows), "$x")).strip()) > 1000
+
+
+# ---- the picture ----
+
+
+def drawn(*points: tuple[str, int, float, int]) -> Figure:
+    """Return the picture of modes at lengths, each with its share of right answers and its tokens read."""
+    rows = [
+        row
+        for mode, length, share, tokens in points
+        for row in asked(mode, round(10 * share), 10, length=length, cost={"tokens_read": tokens})
+    ]
+    figure = report.accuracy_against_cost(results(rows), "title")
+    figure.draw_without_rendering()
+    return figure
+
+
+def places(line: Line2D) -> list[list[float]]:
+    return np.asarray(line.get_xydata()).tolist()
+
+
+def marks(figure: Figure) -> list[Line2D]:
+    return [line for line in figure.axes[0].lines if line.get_linestyle() == "None" and places(line)]
+
+
+@pytest.mark.parametrize("apart", [0, 2], ids=["at one place", "nearly at one place"])
+@pytest.mark.parametrize("lengths", [(8192,), (8192, 32768, 131072)])
+def test_marks_at_one_place_lie_one_in_the_other(lengths: tuple[int, ...], apart: int) -> None:
+    """The outline of each reaches out of the next one's: half the difference of their sizes is more than it is thick."""
+    points = [(mode, length, 0.9, 1000 + apart * i) for i, mode in enumerate(MODES) for length in lengths]
+    coinciding = marks(drawn(*points))
+    assert len(coinciding) == len(points)
+    assert all(mark.get_markerfacecolor() == "none" for mark in coinciding)
+    for one, other in combinations(coinciding, 2):
+        assert abs(one.get_markersize() - other.get_markersize()) / 2 > one.get_markeredgewidth()
+        assert (one.get_color(), one.get_marker()) != (other.get_color(), other.get_marker())
+
+
+def test_marks_and_lines_of_one_place_stay_where_they_were_measured_and_others_stay_small() -> None:
+    figure = drawn(("context", 8192, 1.0, 8200), ("retrieval", 8192, 0.9, 1000), ("hybrid", 8192, 0.9, 1010))
+    context, retrieval, hybrid = marks(figure)
+    assert places(context) == [[8200, 1.0]]
+    assert places(retrieval) == [[1000, 0.9]] and places(hybrid) == [[1010, 0.9]]
+    assert context.get_markersize() == hybrid.get_markersize() < retrieval.get_markersize()
+    widths = [line.get_linewidth() for line in figure.axes[0].lines if line.get_label() in MODES]
+    assert widths == sorted(set(widths), reverse=True)
+
+
+@pytest.mark.parametrize(
+    "tokens", [(1000,), (1000, 1005), (141, 1729), (99, 4000), (60, 131_000), (2, 1000, 2_000_000)]
+)
+def test_labels_of_the_axis_do_not_overlap(tokens: tuple[int, ...]) -> None:
+    figure = drawn(*((mode, 8192, 0.5, read) for mode, read in zip(MODES, tokens, strict=False)))
+    axis = figure.axes[0].xaxis
+    low, high = axis.get_view_interval()
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    boxes = [t.label1.get_window_extent() for t in ticks if t.label1.get_text() and low <= t.get_loc() <= high]
+    assert len(boxes) > 1 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))

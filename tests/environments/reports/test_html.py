@@ -159,6 +159,7 @@ def test_viewer_shows_a_group(tmp_path: Path) -> None:
     for part in ("4,096 tokens", "2 rollouts", "0.50", "0.25", "0.75", "finish stop", "depth 50.0 %", "tokens 5–9"):
         assert part in text
     assert "word, word (set)" in text and "… wordwordword …" in text
+    assert "Prompt (1 message)" in text
 
 
 def test_long_texts_are_cut_in_the_middle(tmp_path: Path) -> None:
@@ -167,6 +168,7 @@ def test_long_texts_are_cut_in_the_middle(tmp_path: Path) -> None:
     page = viewer([group(long)], tmp_path)
     assert "… 15,234 characters …" in page and "HEAD" in page and "TAIL" in page
     assert len(page) < 80_000
+    assert "… 1 character …" in viewer([group("x" * 4_001)], tmp_path)
 
 
 def test_completions_come_from_messages_when_there_are_none(tmp_path: Path) -> None:

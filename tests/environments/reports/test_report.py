@@ -240,6 +240,8 @@ def test_summary_table_fits_a_terminal(count: int) -> None:
 def test_summary_table_of_nothing_and_of_failures() -> None:
     assert "0 of 0 records" in metrics.summary_table([])
     text = metrics.summary_table([record(score=None, error="boom\x1b[31m\nred")] * 3)
+    one = metrics.summary([record()])
+    assert "1.00 of 1 sample whose" in one and "0 of 1 record, excluded" in one
     assert "3 of 3 records" in text and "3× boom [31m red" in text and "\x1b" not in text
 
 

@@ -287,7 +287,7 @@ def test_it_says_what_it_did(runs: dict[str, Any]) -> None:
         "shifted sparse in training, sdpa in full steps and evaluation",
         "32 tokens, 4 groups a row",
         "25% of the steps",
-        "16,640 in 1 tensors, float32",
+        "16,640 in 1 tensor, float32",
         "320 in 5 tensors, float32",
         "128 tokens: rope_theta 10000, rope_type yarn, factor 2",
         "3 steps in sparse attention, 1 in full",

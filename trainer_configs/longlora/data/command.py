@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from longthread.counts import counted
 from longthread.errors import RunError, exit_on_error, option
 from longthread.files import JsonObject
 from trainer_configs.longlora.data.quality import LANGUAGES, Checks
@@ -80,7 +81,7 @@ def table(stats: Statistics, speed: float = 0.0) -> Table:
     """
     length, rows = stats["config"]["length"], stats["rows"]
     grid = Table(
-        UNITS[stats["config"]["mode"]], "count", "share", "tokens", title=f"{rows:,} rows of {length:,} tokens"
+        UNITS[stats["config"]["mode"]], "count", "share", "tokens", title=f"{counted(rows, 'row')} of {length:,} tokens"
     )
     lines = [("kept", stats["kept"], stats["unit_tokens"])]
     lines += [(reason, stats["rejected"].get(reason, 0), stats["rejected_tokens"].get(reason, 0)) for reason in REASONS]
@@ -96,11 +97,11 @@ def table(stats: Statistics, speed: float = 0.0) -> Table:
 
 def _notes(stats: Statistics, speed: float) -> list[str]:
     notes = [
-        f"{stats['cut_rows']:,} rows end within a sentence",
+        f"{counted(stats['cut_rows'], 'row ends', 'rows end')} within a sentence",
         f"{stats['pieces'] / max(1, stats['rows']):.1f} documents a row",
     ]
     if stats["left_over_tokens"]:
-        notes.append(f"{stats['left_over_tokens']:,} tokens did not fill a row")
+        notes.append(f"{counted(stats['left_over_tokens'], 'token')} did not fill a row")
     if stats["overlaps"]:
         mean = stats["overlap_tokens"] / stats["overlaps"]
         notes.append(f"overlap {stats['overlap_min']:,} to {stats['overlap_max']:,} tokens, mean {mean:,.0f}")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from environments.datasets.reader_rows.plan import FORMS, RowSettings
 from environments.datasets.reader_rows.questions import WEIGHTS, WORDINGS
+from longthread.counts import counted
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import JsonObject
 from trainer_configs.longlora.row_files import ROWS
@@ -86,7 +87,8 @@ def _conversations(url: str, model: str, count: int, file: Path | None, seed: in
         raise ConfigError(f"chats must be at least 1 (got {count})", setting="chats")
     file = file or out.with_name(f"{out.name}-chats.jsonl")
     left_out = ask(ServerAddress(url.rstrip("/"), unmask_key("x"), model), count, seed, file, progress=True)
-    print(f"conversations: {file}" + (f"; {left_out} replies were cut off or empty, and left out" if left_out else ""))
+    replies = counted(left_out, "reply was", "replies were")
+    print(f"conversations: {file}" + (f"; {replies} cut off or empty, and left out" if left_out else ""))
     return file
 
 

@@ -9,6 +9,7 @@ from environments.reports.figures import png, side_by_side
 from environments.reports.html import Fact, Picture, ReportPage
 from environments.reports.metrics import Record, by, false_answers, grid, present
 from environments.reports.report import grid_csv
+from longthread.counts import counted
 from longthread.files import JsonObject, replacing, write_json, write_text
 from trainer_configs.longlora.by_position import perplexity_of
 from trainer_configs.longlora.extend.evaluation import ASKED, evaluated
@@ -77,7 +78,7 @@ def table(results: JsonObject) -> str:
         else:
             rate, step = stage["learning_rate"], stage["seconds_a_step"]
             taken = f", {step:.2f} s a step" if step else ""
-            lines.append(f"{stage['name']}: {stage['steps']} steps{taken}, learning rate {rate:.2g}")
+            lines.append(f"{stage['name']}: {counted(stage['steps'], 'step')}{taken}, learning rate {rate:.2g}")
     return "\n".join(lines)
 
 
@@ -114,7 +115,8 @@ def _facts(results: JsonObject) -> list[Fact]:
     trained = [stage for stage in results["stages"] if "skipped" not in stage]
     seconds = sum(stage["seconds"] for stage in trained)
     steps = sum(stage["steps"] for stage in trained)
-    facts.append(Fact("Training", f"{seconds / 60:.1f} min", f"{steps:,} steps in {len(trained)} stages"))
+    steps_in_stages = f"{counted(steps, 'step')} in {counted(len(trained), 'stage')}"
+    facts.append(Fact("Training", f"{seconds / 60:.1f} min", steps_in_stages))
     return facts
 
 

@@ -21,6 +21,7 @@ from transformers import AutoConfig
 from environments.datasets.export import MIN_MARGIN, ExportJob, Kind, export
 from environments.datasets.select import SelectionRules
 from environments.haystack.tokens import load_tokenizer
+from longthread.counts import counted
 from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject, read_jsonl, replacing_folder, write_json
 from trainer_configs.longlora.adapter import TEMPLATES, TOKENIZER
@@ -148,7 +149,7 @@ class ExtendRun:
         made = config.of(self._recipe(stage))
         for name in drop_cut_checkpoints(folder / "adapter"):
             print(f"{stage.name}: {name} was cut off while it was written, and is removed", flush=True)
-        print(f"{stage.name}: {made['max_steps']} steps, see {folder / 'train.log'}", flush=True)
+        print(f"{stage.name}: {counted(made['max_steps'], 'step')}, see {folder / 'train.log'}", flush=True)
         training = Training(config.write(self._recipe(stage)), folder / "train.log").start()
         if error := training.wait():
             tail = next(
