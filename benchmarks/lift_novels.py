@@ -3,11 +3,11 @@
     python -m benchmarks.lift_novels OUT --model READER --texts NOVELS --tokens 32768,262144 --each 6 --seconds 240
 
 64 single facts and 16 chains of two, whose sentences stand half of the text apart, are planted among passages of novels. The
-text is fitted in segments and asked as `lift ask --hops 2 --cite` asks: the segments to open are searched, names in replies
-are followed, the answer is cited. `facts`, `chains`: right answers; `opened`: questions for which all their evidence stood
-in the segments that were open (`silent` in the file: nothing was);
-`cited`: questions whose citation is a sentence of their evidence. Seconds a question are the
-median of the first questions, which have the device alone.
+text is fitted in segments and asked as `lift ask --hops 2 --cite` asks, step by step unless --no-steps: the segments to open
+are searched, names in replies are followed, the answer is cited. `facts`, `chains`: right answers; `opened`: questions for
+which all their evidence stood in the segments that were open (`silent` in the file: nothing was); `cited`: questions whose
+citation is a sentence of their evidence. Seconds a question are the median of the first questions, which have the device
+alone.
 
 With --each, so many processes on each GPU fit segments, and then ask. What is there is in OUT/novels.json as soon as it is
 there, and the same command goes on. A new version of lift's code, another base model or other texts begin anew.
@@ -34,6 +34,7 @@ from benchmarks.lift_store import code
 from benchmarks.lift_table import percent
 from benchmarks.spread import spread
 from lift.document.token_spans import TokenSpans
+from lift.inference import steps as stepwise
 from lift.inference.capacity import synchronize
 from lift.inference.hops import answered
 from lift.inference.together import Session, Together
@@ -51,6 +52,7 @@ from longthread.files import text_digest, write_json
 from longthread.statistics import Share
 
 RECIPES_HERE = ("compact", "compact+")
+STEPS, PLAIN = "steps", "plain"
 TIMED = 8  # questions that are asked one at a time, before the others
 SHOWN = ("right", "opened", "cited")
 KINDS = {"facts": "single", "chains": "two-hop"}
@@ -58,7 +60,10 @@ KINDS = {"facts": "single", "chains": "two-hop"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A text and how it is fitted and asked. `novels` is the folder of texts; None: all is generated."""
+    """A text and how it is fitted and asked. `novels` is the folder of texts; None: all is generated.
+
+    `form`: of questions, "steps" or "plain".
+    """
 
     model: Path
     novels: Path | None
@@ -69,6 +74,7 @@ class Cell:
     chains: int
     seed: int
     hops: int
+    form: str
 
     @property
     def given(self) -> Recipe:
@@ -76,10 +82,11 @@ class Cell:
         return replace(RECIPES[self.recipe], segment=self.segment)
 
     def digest(self, base: str) -> str:
-        """What identifies the cell: its settings, the recipe, the base model, lift's code and the novels."""
+        """What identifies the fit: settings, recipe, base model, lift's code and the novels; not how it is asked."""
         files = sorted(path for path in self.novels.rglob("*") if path.is_file()) if self.novels else []
         read = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
         settings = asdict(self) | {"model": base, "novels": read, "recipe": asdict(self.given)}
+        del settings["form"]
         return text_digest(json.dumps([settings, code()], sort_keys=True))
 
 
@@ -164,7 +171,8 @@ def session_of(cell: Cell, folder: Path) -> tuple[Session, list[PlantedFact]]:
     text, library = PlantedText.load(folder), Library(folder / "books")
     names = [text.document.name]
     together = Together.read(library, names, 1, cited=True)
-    return together.session(Attached(library, model, names, closed=True), tokenizer), text.facts
+    attached = Attached(library, model, names, closed=True)
+    return together.session(attached, tokenizer, stepwise=cell.form == STEPS), text.facts
 
 
 def asked(cell: Cell, folder: Path, number: int) -> dict[str, Any]:
@@ -181,7 +189,7 @@ def asked(cell: Cell, folder: Path, number: int) -> dict[str, Any]:
     return {
         "kind": fact.kind, "question": fact.question, "answer": fact.answer, "reply": result.reply,
         "followed": result.followed, "segments": sorted(opened), "seconds": seconds,
-        "right": right(Item(kind, fact.question, fact.answer, fact.spans), result.reply),
+        "right": right(Item(kind, fact.question, fact.answer, fact.spans), stepwise.value(result.reply)),
         "opened": all(opened & holding(session, span) for span in fact.spans),
         "apart": len(fact.spans) > 1 and not set.intersection(*(holding(session, span) for span in fact.spans)),
         "cited": citation is not None and citation.characters in fact.spans,
@@ -199,7 +207,7 @@ def holding(session: Session, span: tuple[int, int]) -> set[int]:
 
 def ask(cell: Cell, folder: Path, cost: dict[str, Any], out: Path, key: str, each: int, ends: float) -> None:
     """Ask what was not asked yet, single facts and chains in turn, and write the figures after each answer."""
-    lines = folder / "asked.json"
+    lines = folder / f"asked-{cell.form}.json"
     replies: dict[str, Any] = json.loads(lines.read_text()) if lines.exists() else {}
     order = sorted(range(cell.facts + cell.chains), key=lambda n: turn(cell, n))
     jobs = {str(n): (cell, folder, n) for n in order if str(n) not in replies}
@@ -259,6 +267,7 @@ def main(
     chains: Annotated[int, typer.Option(min=1, help="Chains of two.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Of text, facts and fit.")] = 0,
     hops: Annotated[int, typer.Option(min=0, help="Searches for names that replies name, at most.")] = 2,
+    steps: Annotated[bool, typer.Option("--steps/--no-steps", help="Ask step by step.")] = True,
     seconds: SECONDS = 1e9,
     each: EACH = 1,
 ) -> None:
@@ -266,14 +275,15 @@ def main(
     ends, base = time.monotonic() + seconds, fingerprint(model)
     chosen = known("recipes", recipes.split(","), RECIPES_HERE)
     sizes, lengths = numbers("tokens", tokens), numbers("segments", segments)
+    form = STEPS if steps else PLAIN
     cells = [
-        Cell(model, texts, size, recipe, length, facts, chains, seed, hops)
+        Cell(model, texts, size, recipe, length, facts, chains, seed, hops, form)
         for size in sizes for recipe in chosen for length in lengths
     ]  # fmt: skip
     results = out / "novels.json"
     for cell in cells:
-        key, digest = f"{cell.tokens} {cell.recipe} {cell.segment}", cell.digest(base)
-        folder = out / f"{key.replace(' ', '-')}-{digest[:8]}"
+        fit_of, digest = f"{cell.tokens} {cell.recipe} {cell.segment}", cell.digest(base)
+        folder = out / f"{fit_of.replace(' ', '-')}-{digest[:8]}"
         if time.monotonic() > ends:
             break
         if not (folder / "facts.json").exists():
@@ -281,15 +291,15 @@ def main(
         cost = fitted(cell, folder, base, each, ends)
         if cost is None:
             break
-        ask(cell, folder, cost, results, key, each, ends)
+        ask(cell, folder, cost, results, f"{fit_of} {form}", each, ends)
     if results.exists():
         Console(width=140).print(table(json.loads(results.read_text())))
 
 
 def table(results: dict[str, Any]) -> Table:
-    """A row for each length, recipe and length of a segment."""
+    """A row for each length, recipe, length of a segment and way of asking."""
     heads = "facts,_% opened cited chains,_% opened cited ask,_s fit,_s processes MB 1/KV"
-    report = Table("tokens", "recipe", "segment", *(head.replace("_", " ") for head in heads.split()))
+    report = Table("tokens", "recipe", "segment", "form", *(head.replace("_", " ") for head in heads.split()))
     for key, found in results.items():
         shares = [percent(Share(*found[name][what])) for name in KINDS for what in SHOWN]
         report.add_row(
