@@ -10,16 +10,16 @@ from random import Random
 from environments.haystack.facts import WORDS
 
 COUNTRIES = (
-    "Portugal Norway Sweden Finland Denmark Poland Austria Hungary Turkey India Australia Canada Mexico Brazil Argentina Chile "
-    "Peru Cuba Kenya Nigeria Morocco Iran Iraq Israel Thailand Vietnam Indonesia Ireland Belgium Switzerland"
+    "Portugal Norway Sweden Finland Denmark Poland Austria Hungary Turkey India Australia Canada Mexico Brazil Argentina "
+    "Chile Peru Cuba Kenya Nigeria Morocco Iran Iraq Israel Thailand Vietnam Indonesia Ireland Belgium Switzerland"
 ).split()
 COLOURED = (
     "a ripe tomato, a lemon, blood, chocolate, the sea, the sun, milk, a carrot, a rose, an elephant, gold, a frog, a raven, "
     "a stop sign, wood, a cucumber, a strawberry, ivory, smoke, a flamingo"
 ).split(", ")
 OPPOSITES = (
-    "open fast strong light full happy rich young clean dry easy loud near old short soft sweet thick true weak wide new first "
-    "inside always buy win love begin remember"
+    "open fast strong light full happy rich young clean dry easy loud near old short soft sweet thick true weak wide new "
+    "first inside always buy win love begin remember"
 ).split()
 ANIMALS = (
     "dog cow sheep horse pig duck hen lion wolf bee ant snake eagle dolphin whale frog mouse rabbit owl bear camel monkey"

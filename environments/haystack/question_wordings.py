@@ -12,7 +12,6 @@ from environments.haystack.facts import RELATION
 from environments.haystack.tasks.linked_wordings import LINK
 from environments.haystack.wording import sentence
 
-
 FRAMES_OF_NOUNS = (
     "What is {np}?", "Give {np}.", "Tell me {np}.", "{np} is", "I want to know {np}.", "Could you tell me {np}?",
     "Do you happen to know {np}?", "Please write down {np}.", "{np}:", "Look up {np}.", "Look through the text for {np}.",

@@ -10,11 +10,15 @@ from environments.haystack.tasks.linked_wordings import LINK
 
 SLOTS = {**dict.fromkeys(FACTS, "{e}"), **dict.fromkeys(LINKS, "{x}")}
 TABLES = {**FACTS, **LINKS}
-COMMON = set("a an the of to in is for on by with which what who whom whose does do did has have had was be that it one and at".split())
+COMMON = set(
+    "a an the of to in is for on by with which what who whom whose does do did has have had was be that it one and at".split()
+)
 
 
 def _words(wordings: tuple[str, ...]) -> set[str]:
-    return {word for each in wordings for word in re.findall(r"[a-z]+", re.sub(r"\{\w\}('s)?", " ", each.lower()))} - COMMON
+    return {
+        word for each in wordings for word in re.findall(r"[a-z]+", re.sub(r"\{\w\}('s)?", " ", each.lower()))
+    } - COMMON
 
 
 @pytest.mark.parametrize("table", [*TABLES.values(), *REVERSED.values(), FRAMES])
