@@ -2,7 +2,7 @@
 
 A question asks for the answer alone, as memory-env asks, or step by step: then its prompt is that of `lift ask --steps` in
 every mode, with the text, the passages or nothing before the question. In mode `hybrid` (`environments/memory/hybrid.py`)
-all questions are asked with their passages, then the memory those that got none.
+all questions are asked with their passages, then the memory those that got none, then the model what confirms the memory.
 """
 
 import hashlib
@@ -28,12 +28,13 @@ from environments.haystack.prompt import instruction
 from environments.haystack.tasks.task import Quiz
 from environments.haystack.tokens import BREAK, Tokens
 from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, WEIGHTS, MemoryEnvConfig
-from environments.memory.hybrid import following, stated
+from environments.memory.hybrid import Confirming, following, stated
 from environments.memory.memories import Memory
 from environments.memory.passages import Index, Passages
 from environments.memory.prompts import LOOKED_UP_INSTRUCTION, Prepared, Prompts
 from environments.memory.questions import Document, Question, made_question
 from environments.retrieval.ranking import Hit
+from environments.rollouts.values import normalise
 from lift.document.document import Document as Fitted
 from lift.inference import steps
 from lift.library import base_model
@@ -164,27 +165,45 @@ class Bench:
         """
         source = self.source(asked)
         exchanges, stored, read = self.exchanges(asked, source)
+        answered = self._answered(asked, source, exchanges)
         if source.entry:
             stored += source.entry.bytes
             read += source.entry.seconds or 0.0
         if source.index:
             stored += source.index.stored_bytes
             read += source.index.seconds or 0.0
-        pairs = zip(source.text.questions, exchanges, strict=True)
-        return [
-            record(asked, each, self._answered(asked, source, each, made), round(stored), read) for each, made in pairs
-        ]
+        pairs = zip(source.text.questions, answered, strict=True)
+        return [record(asked, question, each, round(stored), read) for question, each in pairs]
+
+    def _answered(self, asked: Asked, source: Source, exchanges: list[list[Exchange]]) -> list[Answered]:
+        """Return each question with its answer: the memory's, if it was asked second and the text confirms it.
+
+        What the model has to read for that is asked of all questions together, and joins their exchanges.
+        """
+        proposed = [value_of(asked, made[1].reply) if len(made) > 1 else "" for made in exchanges]
+        found = {
+            i: self._confirming(asked, source, i, exchanges[i], value) for i, value in enumerate(proposed) if value
+        }
+        accepted = {i for i, one in found.items() if one and one.followed}
+        if reading := {i: [Hit(one.sentence, 0.0)] for i, one in found.items() if one and not one.followed}:
+            together, _, _ = self._together(asked, source, RETRIEVAL, [*reading], reading)
+            for i, exchange in zip(reading, together, strict=True):
+                exchanges[i].append(exchange)
+                if normalise(value_of(asked, exchange.reply)) == normalise(proposed[i]):
+                    accepted.add(i)
+        return [Answered(made, made[i in accepted], proposed[i]) for i, made in enumerate(exchanges)]
 
     @staticmethod
-    def _answered(asked: Asked, source: Source, question: Question, made: Sequence[Exchange]) -> Answered:
-        """Return a question with its answer: the memory's, if it was asked second and the text confirms it."""
-        if len(made) == 1 or not source.passages or not source.index:
-            return Answered(made, made[0])
-        proposed, passed = value_of(asked, made[1].reply), steps.passed(made[1].reply) if asked.steps else []
-        began = time.perf_counter()
-        confirmed = source.passages.confirm(question, source.index, proposed, passed)
-        second = replace(made[1], seconds=made[1].seconds + time.perf_counter() - began)
-        return Answered([made[0], second], second if confirmed else made[0], proposed)
+    def _confirming(
+        asked: Asked, source: Source, number: int, made: list[Exchange], proposed: str
+    ) -> Confirming | None:
+        """Return what confirms the value that the memory proposes, asked last; the seconds of the search join its own."""
+        if not source.passages or not source.index:
+            return None
+        passed, began = steps.passed(made[1].reply) if asked.steps else [], time.perf_counter()
+        found = source.passages.confirming(source.text.questions[number], source.index, proposed, passed)
+        made[1] = replace(made[1], seconds=made[1].seconds + time.perf_counter() - began)
+        return found
 
     def source(self, asked: Asked) -> Source:
         """Return what a cell's questions are asked of; the memory is fitted where it is not there yet."""
@@ -210,11 +229,19 @@ class Bench:
         return made, kept, read
 
     def _together(
-        self, asked: Asked, source: Source, mode: str, numbers: Sequence[int]
+        self,
+        asked: Asked,
+        source: Source,
+        mode: str,
+        numbers: Sequence[int],
+        hits: Mapping[int, Sequence[Hit]] | None = None,
     ) -> tuple[list[Exchange], int, float]:
-        """Ask the questions of these numbers in a single mode. Returns as `exchanges` does, one exchange for each."""
+        """Ask the questions of these numbers in a single mode. Returns as `exchanges` does, one exchange for each.
+
+        `hits`: of each number, in place of a search.
+        """
         asking = [source.text.questions[i] for i in numbers]
-        prepared, searched = self._prepared(asked, source, mode, asking)
+        prepared, searched = self._prepared(asked, source, mode, asking, [hits[i] for i in numbers] if hits else None)
         ids, kept, read = [each.tokens for each in prepared], 0, 0.0
         if mode == WEIGHTS and source.entry:
             questions = self._searched_for(asked, asking, prepared)
@@ -244,7 +271,12 @@ class Bench:
         return passages, self.indices[key]
 
     def _prepared(
-        self, asked: Asked, source: Source, mode: str, questions: Sequence[Question]
+        self,
+        asked: Asked,
+        source: Source,
+        mode: str,
+        questions: Sequence[Question],
+        hits: Sequence[Sequence[Hit]] | None = None,
     ) -> tuple[list[Prepared], float]:
         """Return the prompts of these questions in a single mode, by memory-env's own code, and the seconds of searches."""
         order = str(asked.settings.get("order", "rank"))
@@ -256,12 +288,12 @@ class Bench:
         if source.entry and not asked.steps:
             memory = Memory(source.entry.name, document_prompt.request(source.entry.name, "{question}"))
         began = time.perf_counter()
-        found: list[list[Hit]] = [[] for _ in questions]
-        if mode == RETRIEVAL and source.passages and source.index:
+        found: Sequence[Sequence[Hit]] = hits or [[] for _ in questions]
+        if mode == RETRIEVAL and source.passages and source.index and not hits:
             found = [source.passages.find(question, source.index) for question in questions]
         searched = time.perf_counter() - began
         pairs = zip(questions, found, strict=True)
-        return [prompts.prepare(question, mode, self.window, hits, memory) for question, hits in pairs], searched
+        return [prompts.prepare(question, mode, self.window, each, memory) for question, each in pairs], searched
 
     def _whole(self, prompts: Prompts, text: Text) -> list[Prepared]:
         """Return the prompts with the text. It is cut, where it must be, for the longest question, so that all have one."""

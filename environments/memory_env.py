@@ -34,7 +34,7 @@ from environments.memory.config import (
     MemoryEnvConfig,
     check_memory,
 )
-from environments.memory.hybrid import POLICY, following, opening, stated
+from environments.memory.hybrid import POLICY, Confirming, following, opening, stated
 from environments.memory.memories import Memory, check_names, check_text, served_memories
 from environments.memory.passages import Passages
 from environments.memory.prompts import Prompts
@@ -46,6 +46,7 @@ from environments.retrieval.ranking import Hit
 from environments.rollouts import row_log
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import Score
+from environments.rollouts.values import normalise
 from longthread.errors import ConfigError
 from longthread.files import write_text
 
@@ -191,40 +192,64 @@ class MemoryEnv(HaystackEnv):
         while mode := following(mode_of(request), replies):
             exchanges.append(await self._exchange(question, mode, memory, request.split, n))
             replies.append(stated([self.scorer.said(completion) for completion in exchanges[-1].completions]))
-        answer, proposed = exchanges[0], ""
-        if len(exchanges) > 1:
-            proposed, started = replies[1], time.monotonic()
-            confirmed = await asyncio.to_thread(self._confirms, answer.posed, proposed)
-            exchanges[1] = replace(exchanges[1], seconds=exchanges[1].seconds + time.monotonic() - started)
-            answer = exchanges[confirmed]
+        answer, proposed = exchanges[0], replies[1] if len(replies) > 1 else ""
+        if proposed and await self._confirmed(exchanges, proposed, request.split, n):
+            answer = exchanges[1]
         scores = await asyncio.to_thread(self._scores, question, answer.completions)
         return group_of(request, exchanges, answer, scores, memory, proposed)
 
-    def _confirms(self, posed: Posed, proposed: str) -> bool:
-        """Return whether the document of a question confirms what its memory proposes. Runs in worker threads."""
-        return bool(self.passages and posed.index and self.passages.confirm(posed.question, posed.index, proposed))
+    async def _confirmed(self, exchanges: list[Exchange], proposed: str, split: str, n: int) -> bool:
+        """Return whether the text confirms what the memory proposes, asked last; what is asked for it joins the exchanges.
+
+        Raises `CompletionError`.
+        """
+        posed, started = exchanges[0].posed, time.monotonic()
+        found = await asyncio.to_thread(self._confirming, posed, proposed)
+        exchanges[-1] = replace(exchanges[-1], seconds=exchanges[-1].seconds + time.monotonic() - started)
+        if not found:
+            return False
+        if not found.followed:
+            hits = [Hit(found.sentence, 0.0)]
+            exchanges.append(await self._exchange(posed.question, RETRIEVAL, None, split, n, hits))
+            read = stated([self.scorer.said(completion) for completion in exchanges[-1].completions])
+            return normalise(read) == normalise(proposed)
+        return True
+
+    def _confirming(self, posed: Posed, proposed: str) -> Confirming | None:
+        """Return what of a question's document confirms what its memory proposes. Runs in worker threads."""
+        if not self.passages or not posed.index:
+            return None
+        return self.passages.confirming(posed.question, posed.index, proposed)
 
     def _asked(self, request: RolloutRequest) -> tuple[Question, Memory | None]:
         """Return a request's question, and the memory its mode needs. Raises `RequestRejected` for one of another text."""
         question = self.question(request)
         return question, self._memory(question.document) if mode_of(request) in REMEMBERED else None
 
-    async def _exchange(self, question: Question, mode: str, memory: Memory | None, split: str, n: int) -> Exchange:
-        """Ask a question once, the model itself or the memory. Raises `CompletionError`."""
-        posed = await asyncio.to_thread(self._posed, question, mode, memory)
+    async def _exchange(
+        self,
+        question: Question,
+        mode: str,
+        memory: Memory | None,
+        split: str,
+        n: int,
+        hits: Sequence[Hit] | None = None,
+    ) -> Exchange:
+        """Ask a question once, the model itself or the memory; with `hits` in place of a search. Raises `CompletionError`."""
+        posed = await asyncio.to_thread(self._posed, question, mode, memory, hits)
         model = memory.name if memory and mode == WEIGHTS else ""
         endpoints, started = self.memory_endpoints if model else self.endpoints, time.monotonic()
         completions = await self._complete(endpoints, posed.sample, posed.prepared.tokens, split, n, model)
         return Exchange(posed, completions, model, posed.seconds + time.monotonic() - started)
 
-    def _posed(self, question: Question, mode: str, memory: Memory | None) -> Posed:
+    def _posed(self, question: Question, mode: str, memory: Memory | None, hits: Sequence[Hit] | None = None) -> Posed:
         """Return a question with its prompt. Runs in worker threads."""
-        index, hits, started = None, list[Hit](), time.monotonic()
-        if self.passages and mode in LOOKED_UP:
+        index, started = None, time.monotonic()
+        if self.passages and mode in LOOKED_UP and hits is None:
             index, started = self.passages.index(question.document), time.monotonic()
             hits = self.passages.find(question, index)
         searched = time.monotonic() - started
-        prepared = self.prompts.prepare(question, mode, self.window, hits, memory)
+        prepared = self.prompts.prepare(question, mode, self.window, hits or (), memory)
         return Posed(question, mode, prepared, index, searched)
 
     def _memory(self, document: Document) -> Memory:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from environments.haystack.tokens import Tokens
-from environments.memory.hybrid import confirms
+from environments.memory.hybrid import Confirming, confirming
 from environments.memory.questions import Document, Question
 from environments.retrieval.chunking import Chunk, fixed_chunks, semantic_chunks
 from environments.retrieval.dense import Dense, Embedder
@@ -75,9 +75,11 @@ class Passages:
             return search_in_hops(index.ranking, asked, k, settings.search_hops)
         return index.ranking.search(asked, k)
 
-    def confirm(self, question: Question, index: Index, proposed: str, passed: Sequence[str] = ()) -> bool:
-        """Return whether the document confirms what a memory proposes for a question (`hybrid.confirms`)."""
-        return confirms(index.ranking, question.sample.question, proposed, self.settings.passages, passed)
+    def confirming(
+        self, question: Question, index: Index, proposed: str, passed: Sequence[str] = ()
+    ) -> Confirming | None:
+        """Return what confirms a value that a memory proposes for a question (`hybrid.confirming`), or None."""
+        return confirming(index.ranking, question.sample.question, proposed, self.settings.passages, passed)
 
     def index(self, document: Document) -> Index:
         """Return the index of a document, made where it is not among the last ones asked for."""

@@ -156,8 +156,9 @@ class Scripted:
 
 @pytest.mark.parametrize("stepwise", [False, True], ids=["plain", "in steps"])
 @pytest.mark.parametrize("way", ["hybrid", "hybrid_hops"])
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "read otherwise"])
 def test_only_what_the_passages_lack_is_asked_of_the_memory_and_counts_only_if_the_text_confirms_it(
-    base: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch, way: str, stepwise: bool
+    base: Path, libraries: Path, monkeypatch: pytest.MonkeyPatch, way: str, stepwise: bool, reads: bool
 ) -> None:
     bench = Bench(base, libraries, IN_STEPS if stepwise else REPLY, 0)
     bench.window = 4000
@@ -169,26 +170,33 @@ def test_only_what_the_passages_lack_is_asked_of_the_memory_and_counts_only_if_t
     [known, else_], [unknown, other] = ([i for i, k in enumerate(kinds) if k == kind] for kind in ("single", "absent"))
     value, elses = (source.text.questions[i].sample.answer.values[0] for i in (known, else_))
 
+    read = value if reads else "none"  # in the sentence that confirms the value
+
     def said(values: dict[int, str]) -> dict[str, str]:
         form = "<steps></steps>\n<answer>{}</answer>" if stepwise else "{}"
         return {questions[i]: form.format(said) for i, said in values.items()}
 
     passages = dict.fromkeys(range(7), "11111") | {known: "none", unknown: "none", other: "The text does not say."}
     memory = {known: value, unknown: elses, other: "none"}  # one value is that of somebody else
-    scripted = Scripted(said(passages), said(memory))
+    scripted = Scripted(said(passages), said(memory), said({known: read}))
     for method in ("bare", "remembered"):
         monkeypatch.setattr(bench.replies, method, getattr(scripted, method))
     records = bench.records(asked)
-    assert [(who, len(prompts)) for who, prompts in scripted.asked] == [("model", 7), (name, 3)]
-    assert [steps.value(r["reply"]) for r in records] == [(passages | {known: value})[i] for i in range(7)]
-    assert records[known]["correct"] and records[unknown]["correct"]
-    assert [record["requests"] for record in records] == [2 if i in memory else 1 for i in range(7)]
+    assert [(who, len(prompts)) for who, prompts in scripted.asked] == [("model", 7), (name, 3), ("model", 1)]
+    [sentence] = scripted.asked[2][1]
+    assert value in text_of(sentence) and len(sentence) < len(scripted.asked[0][1][known])
+    answered = {known: value} if read == value else {}
+    assert [steps.value(r["reply"]) for r in records] == [(passages | answered)[i] for i in range(7)]
+    assert records[known]["correct"] == (read == value) and records[unknown]["correct"]
+    assert [record["requests"] for record in records] == [
+        3 if i == known else 2 if i in memory else 1 for i in range(7)
+    ]
     proposed = {known: value, unknown: elses}
     assert [record["proposed"] for record in records] == [proposed.get(i, "") for i in range(7)]
-    assert [record["recall"] is None for record in records] == [i == known or not q.evidence for i, q in
+    assert [record["recall"] is None for record in records] == [i in answered or not q.evidence for i, q in
                                                                 enumerate(source.text.questions)]  # fmt: skip
-    read = [sum(len(p) for _, prompts in scripted.asked for p in prompts if q in text_of(p)) for q in questions]
-    assert [record["cost"]["tokens_read"] for record in records] == read
+    tokens = [sum(len(p) for _, prompts in scripted.asked for p in prompts if q in text_of(p)) for q in questions]
+    assert [record["cost"]["tokens_read"] for record in records] == tokens
     assert all(record["cost"]["seconds"] >= record["requests"] for record in records)
     single = replace(asked, way="hops" if way == "hybrid_hops" else "retrieval", recipe="")
     everything = source.text.questions

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from environments.datasets.process_rows import parse_row
 from environments.haystack.sample import rebuild
 from environments.inference.errors import CompletionError
-from environments.memory.hybrid import confirms, following, stated
+from environments.memory.hybrid import confirming, following, stated
 from environments.memory.memories import Memory
 from environments.memory.rollout import group_of
 from environments.memory_env import MemoryEnv
@@ -94,27 +94,38 @@ FACTS = (
     "Ann Lee's safe opens with 4711. The tutor of Ann Lee is Bo Ray. Bo Ray lives at Elm Row. "
     "Kim Dow pays 52 crowns. The password of Bo Ray is red-fox-moon. Nobody knows 9999."
 )
+SAFE, PASSWORD = "Ann Lee's safe opens with 4711.", "The password of Bo Ray is red-fox-moon."
 CONFIRMED = [
-    ("Which number opens Ann Lee's safe?", "4711", (), True),
-    ("Which number opens ANN LEE'S safe?", " 4711", (), True),
-    ("Which number opens Bo Ray's safe?", "4711", (), False),  # somebody else's
-    ("Which number opens Ann Lee's safe?", "471", (), False),  # a part of a value
-    ("Which number opens Ann Lee's safe?", "9999", (), False),
-    ("Which number opens Ann Lee's safe?", "1234", (), False),  # invented
-    ("What is the password of Ann Lee's tutor?", "Red\u2011fox\u2011moon", (), False),
-    ("What is the password of Ann Lee's tutor?", "Red\u2011fox\u2011moon", ("Bo Ray",), True),
-    ("What is the password of Ann Lee's tutor?", "red-fox-moon", ("Kim Dow",), False),
-    ("Which number opens Ann Lee's safe?", "", (), False),
+    ("Which number opens Ann Lee's safe?", "4711", (), (SAFE, False)),
+    ("Which number opens ANN LEE'S safe?", " 4711", (), (SAFE, False)),
+    (
+        "Who signed the contract of Ann Lee?",
+        "4711",
+        (),
+        (SAFE, False),
+    ),  # another fact of hers: the model has to read it
+    ("Which number opens Bo Ray's safe?", "4711", (), None),  # somebody else's
+    ("Which number opens Ann Lee's safe?", "471", (), None),  # a part of a value
+    ("Which number opens Ann Lee's safe?", "9999", (), None),
+    ("Which number opens Ann Lee's safe?", "1234", (), None),  # invented
+    ("What is the password of Ann Lee's tutor?", "Red\u2011fox\u2011moon", (), None),
+    ("What is the password of Ann Lee's tutor?", "Red\u2011fox\u2011moon", ("Bo Ray",), (PASSWORD, True)),
+    ("What is the password of Bo Ray?", "red-fox-moon", ("Bo Ray",), (PASSWORD, True)),
+    ("What is the password of Ann Lee's tutor?", "red-fox-moon", ("Kim Dow",), None),
+    ("Which number opens Ann Lee's safe?", "", (), None),
 ]
 
 
 @pytest.mark.parametrize(("question", "proposed", "passed", "expected"), CONFIRMED)
 def test_a_value_is_confirmed_by_a_sentence_with_a_name_that_leads_to_it(
-    question: str, proposed: str, passed: Sequence[str], expected: bool
+    question: str, proposed: str, passed: Sequence[str], expected: tuple[str, bool] | None
 ) -> None:
     ranking = BM25()
     ranking.add([Chunk(FACTS, 0, len(FACTS), 60), Chunk("Other people lived there.", 900, 925, 5)])
-    assert confirms(ranking, question, proposed, 2, passed) == expected
+    found = confirming(ranking, question, proposed, 2, passed)
+    assert (found and (found.sentence.text, found.followed)) == expected
+    if found:
+        assert FACTS[found.sentence.start : found.sentence.end] == found.sentence.text
 
 
 # ---- the stages, at a server ----
@@ -133,10 +144,11 @@ def right_value(env: Any, request: RolloutRequest) -> str:
     [
         (["11111"], ["m"], "11111"),
         (["none", "The text does not say."], ["m", NAME], "none"),
-        (["none", "{right}"], ["m", NAME], "{right}"),
+        (["none", "{right}", "{right}"], ["m", NAME, "m"], "{right}"),
+        (["none", "{right}", "none"], ["m", NAME, "m"], "none"),
         (["none", "{wrong}"], ["m", NAME], "none"),
     ],
-    ids=["the passages answer", "both say none", "the text confirms", "the text refutes"],
+    ids=["the passages answer", "both say none", "the text confirms", "the model reads otherwise", "the text refutes"],
 )
 async def test_every_stage(
     server: ChatServer, tokenizer: Path, replies: list[str], models: list[str], answers: str
@@ -156,6 +168,9 @@ async def test_every_stage(
     assert server.requests[0]["messages"] == found
     if len(models) > 1:
         assert server.requests[1]["messages"][0]["content"].startswith(f"Of the memory: {question.sample.question}")
+    if len(models) > 2:
+        read = server.requests[2]["messages"][0]["content"]
+        assert right in read and len(read) < len(found[0]["content"])
     remembered = answer == right
     assert group.sample.messages == server.requests[remembered]["messages"]
     assert group.prompt == tokens_of(env, server.requests[remembered]) and (group.recall is None) == remembered
@@ -177,9 +192,9 @@ async def test_a_group_goes_on_together(server: ChatServer, tokenizer: Path) -> 
     env = env_at(server, tokenizer)
     request = replace(env.evaluation_requests()[0], split="train")
     right = right_value(env, request)
-    env = env_at(server, tokenizer, ["none", "11111", "none"], [right, "none", right])
+    env = env_at(server, tokenizer, ["none", "11111", "none"], [right, "none", right], [right, right, "none"])
     group = await env.rollout(request, 3)
-    assert [(body["model"], body["n"]) for body in server.requests] == [("m", 3), (NAME, 3)]
+    assert [(body["model"], body["n"]) for body in server.requests] == [("m", 3), (NAME, 3), ("m", 3)]
     assert [completion.text for completion in group.completions] == [right, "none", right] and len(group.scores) == 3
     assert group.proposed == right and group.prompt == tokens_of(env, server.requests[1])
     assert group.cost.tokens_read == sum(len(tokens_of(env, body)) for body in server.requests)
@@ -194,9 +209,10 @@ async def test_a_group_that_mostly_answers_asks_once(server: ChatServer, tokeniz
     assert parse_row(group.row(True), "here"), "the model's own replies to passages may be trained on"
 
 
-@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("failing", [1, 2, 3])
 async def test_a_request_that_fails_fails_the_question(server: ChatServer, tokenizer: Path, failing: int) -> None:
-    replies: list[Any] = [["none"], ["22222"]]
+    right = right_value(env_at(server, tokenizer), env_at(server, tokenizer).evaluation_requests()[0])
+    replies: list[Any] = [["none"], [right], [right]]
     replies[failing - 1] = web.json_response({"error": {"message": "too hot"}}, status=400)
     env = env_at(server, tokenizer, *replies)
     with pytest.raises(CompletionError, match="too hot"):
