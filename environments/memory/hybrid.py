@@ -6,8 +6,7 @@
 3. A value with someone whom the memory named is the answer. With a name of the question, which may have other values too, ask
    the model itself with that sentence alone: the value is the answer if it states it as well. If not, none is.
 
-Asked with the passages in its prompt, a memory disturbs them; unconfirmed, it invents values for what no text says. Of 9
-values that were somebody's, but another fact's, the third request refused 8, and of 19 right ones 2.
+Asked with the passages in its prompt, a memory disturbs them; unconfirmed, it invents values for what no text says.
 """
 
 from collections import Counter
