@@ -173,6 +173,6 @@ def draw_seconds(results: dict[str, dict[str, Any]], out: Path) -> None:
         axis.set_ylim(-3, 103)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("facts, closed book, %")
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3 * len(panels), frameon=False)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2 * len(panels), frameon=False)
     with replacing(out / "lift-seconds.png") as file:
         figure.savefig(file, format="png", dpi=150)
