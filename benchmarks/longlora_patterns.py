@@ -127,8 +127,20 @@ def line(result: dict[str, Any]) -> str:
     return f"{result['steps']} steps in {result['seconds']:.1f} s{loss}; {said}"
 
 
+def over_seeds(results: Sequence[dict[str, Any]], task: str) -> str:
+    """Return the mean share of right answers over trainings, with its standard error over these, in per cent."""
+    scores = [[record["score"] for record in result["records"] if record["task"] == task] for result in results]
+    if not all(scores):
+        return "–"
+    found = estimate(100 * sum(each) / len(each) for each in scores)
+    return f"{found.mean:.0f} ± {found.stderr:.0f}"
+
+
 def table(results: Results, wanted: Sequence[Arm]) -> str:
-    """Return the table, a line an arm; "–" where there is no result."""
+    """Return the table, a line an arm; "–" where there is no result. Lines over several seeds follow.
+
+    The error of an arm is that of its questions, of several seeds that of the trainings.
+    """
     head = ["method", "equal", "seed", "steps", "s/step", "sparse", "full", "GiB", "loss", *ASKED.values()]
     lines = [head]
     for arm in wanted:
@@ -141,6 +153,11 @@ def table(results: Results, wanted: Sequence[Arm]) -> str:
         loss = f"{result['loss']:.2f}" if "loss" in result else "–"
         figures = [str(result["steps"]), mean, *steps, f"{result['peak_gib']:.0f}", loss]
         lines.append([arm[0], arm[1], str(arm[2]), *figures, *(share_right(result, task) for task in ASKED)])
+    for method, budget in dict.fromkeys((method, budget) for method, budget, _ in wanted):
+        seeds = [results[key(arm)] for arm in wanted if arm[:2] == (method, budget) and key(arm) in results]
+        if len(seeds) > 1:
+            asked = [over_seeds(seeds, task) for task in ASKED]
+            lines.append([method, budget, f"{len(seeds)} seeds", *["–"] * (len(head) - 3 - len(asked)), *asked])
     return "\n".join("".join(f"{cell:>12}" for cell in cells) for cells in lines)
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from benchmarks import longlora_grid, longlora_patterns
 from benchmarks.longlora_in_process import Budget, InProcess, rate_share, read_rows
-from benchmarks.longlora_patterns import Patterns, app, arms, read_prompts, table
+from benchmarks.longlora_patterns import ASKED, Patterns, Results, app, arms, read_prompts, table
 from benchmarks.longlora_training import METHODS
 from environments.datasets.reader_rows.plan import RowSettings
 from environments.haystack.filler import prose
@@ -104,6 +104,19 @@ def test_full_attention_is_trained_once_for_both_budgets_and_a_cut_run_goes_on(w
     lines = table(results, wanted).splitlines()
     assert table(results, [before]).splitlines()[1].split()[3:9] == ["0", "–", "–", "–", "0", "–"]
     assert lines[1].split()[:4] == ["full", "seconds", "3", str(steps)] and lines[2].split()[3:] == ["–"] * 8
+
+
+def test_several_seeds_are_averaged_with_the_error_over_trainings() -> None:
+    def of(seed: int, right: int) -> Results:
+        records = [{"task": task, "score": float(i < right)} for task in ASKED for i in range(10)]
+        return {f"full seconds {seed}": {"records": records, "steps": 0, "seconds": 0.0, "peak_gib": 0.0}}
+
+    wanted = [("full", "seconds", seed) for seed in (1, 2, 3, 4)]
+    results = of(1, 5) | of(2, 7) | of(3, 9)  # the fourth was not reached
+    *_, fourth, mean = table(results, wanted).splitlines()
+    assert fourth.split()[2:4] == ["4", "–"]
+    assert mean.split()[:4] == ["full", "seconds", "3", "seeds"] and mean.split()[-6:] == "70 ± 12 70 ± 12".split()
+    assert "seeds" not in table(of(1, 5), wanted)
 
 
 @pytest.mark.parametrize(
