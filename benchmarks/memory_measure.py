@@ -185,7 +185,7 @@ class Bench:
             i: self._confirming(asked, source, i, exchanges[i], value) for i, value in enumerate(proposed) if value
         }
         accepted = {i for i, one in found.items() if one and one.followed}
-        if reading := {i: [Hit(one.sentence, 0.0)] for i, one in found.items() if one and not one.followed}:
+        if reading := {i: [Hit(one.passage, 0.0)] for i, one in found.items() if one and not one.followed}:
             together, _, _ = self._together(asked, source, RETRIEVAL, [*reading], reading)
             for i, exchange in zip(reading, together, strict=True):
                 exchanges[i].append(exchange)

@@ -209,7 +209,7 @@ class MemoryEnv(HaystackEnv):
         if not found:
             return False
         if not found.followed:
-            hits = [Hit(found.sentence, 0.0)]
+            hits = [Hit(found.passage, 0.0)]
             exchanges.append(await self._exchange(posed.question, RETRIEVAL, None, split, n, hits))
             read = stated([self.scorer.said(completion) for completion in exchanges[-1].completions])
             return normalise(read) == normalise(proposed)
@@ -297,7 +297,10 @@ class MemoryEnv(HaystackEnv):
         await super().env_manager()
 
     async def _find_memories(self, requests: Sequence[RolloutRequest]) -> None:
-        """Ask the server for its memories. Raises `ConfigError` unless there is one of each document."""
+        """Ask the server for its memories. Raises `ConfigError` unless there is one of each document, of the same text.
+
+        A generated haystack's text is compared when it is made.
+        """
         asked = [request for request in requests if mode_of(request) in REMEMBERED]
         if asked:
             try:
@@ -305,6 +308,8 @@ class MemoryEnv(HaystackEnv):
             except ConfigError as error:
                 raise ConfigError(error.message, setting="memory_url") if self.config.memory_url else error from None
             check_names(self.memories, map(self._document_name, asked), self.memory_url)
+            for document in {question.document.name: question.document for question in self.questions}.values():
+                check_text(self.memories[document.name], document, self.memory_url)
 
     def _memory_key(self) -> str | None:
         return self.memory_endpoints[0].config.api_key

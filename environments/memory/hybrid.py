@@ -4,7 +4,7 @@
 2. Where it says none, ask the memory alone. Look for a sentence of the text that has its value together with someone whom the
    memory named on its way, or with a name of the question. Without one, none is the answer.
 3. A value with someone whom the memory named is the answer. With a name of the question, which may have other values too, ask
-   the model itself with that sentence alone: the value is the answer if it states it as well. If not, none is.
+   the model itself with that sentence and its neighbours: the value is the answer if it states it as well. If not, none is.
 
 Asked with the passages in its prompt, a memory disturbs them; unconfirmed, it invents values for what no text says.
 """
@@ -51,31 +51,38 @@ def stated(replies: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Confirming:
-    """The sentence of a text that has a proposed value and a name that leads to it.
+    """The passage of a text that confirms a proposed value: a sentence with the value and a name that leads to it.
 
-    `followed`: the name is that of someone whom the memory passed, and not of the question alone.
+    Its neighbours in the chunk stand beside it, without which a reader takes it for no text. `followed`: the name is that of
+    someone whom the memory passed, and not of the question alone.
     """
 
-    sentence: Chunk
+    passage: Chunk
     followed: bool
 
 
 def confirming(ranking: Ranking, question: str, proposed: str, k: int, passed: Sequence[str] = ()) -> Confirming | None:
-    """Return the sentence that confirms a proposed value, of the `k` chunks found for it, or None if there is none.
+    """Return what confirms a proposed value, in the `k` chunks found for it, or None if nothing does.
 
     Values and names are whole words, whatever their typography. A sentence with someone `passed` comes before others.
     """
     if not (value := normalise(proposed)):
         return None
-    chunks = [hit.chunk for hit in ranking.search(" ".join([*passed, question, proposed]), k)]
-    sentences = [
-        replace(chunk, text=chunk.text[a:b], start=chunk.start + a, end=chunk.start + b)
-        for chunk in chunks
-        for a, b in sentence_spans(chunk.text)
+    with_value = [
+        (normalise(chunk.text[start:end]), _around(chunk, spans, i))
+        for chunk in (hit.chunk for hit in ranking.search(" ".join([*passed, question, proposed]), k))
+        for spans in [sentence_spans(chunk.text)]
+        for i, (start, end) in enumerate(spans)
+        if stands_in(value, normalise(chunk.text[start:end]))
     ]
-    with_value = [(one, text) for one in sentences if stands_in(value, text := normalise(one.text))]
     for names, followed in ((passed, True), (leads_of(question), False)):
-        for sentence, text in with_value:
-            if any(stands_in(normalise(name), text) for name in names):
-                return Confirming(sentence, followed)
+        for sentence, passage in with_value:
+            if any(stands_in(normalise(name), sentence) for name in names):
+                return Confirming(passage, followed)
     return None
+
+
+def _around(chunk: Chunk, spans: Sequence[tuple[int, int]], i: int) -> Chunk:
+    """Return the part of a chunk that holds a sentence and its neighbours."""
+    start, end = spans[max(0, i - 1)][0], spans[min(len(spans) - 1, i + 1)][1]
+    return replace(chunk, text=chunk.text[start:end], start=chunk.start + start, end=chunk.start + end)

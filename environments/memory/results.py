@@ -18,6 +18,7 @@ from longthread.counts import counted
 from longthread.statistics import Estimate, estimate
 
 RESAMPLES = 10_000
+ENOUGH = 20  # questions at a length; fewer tell modes apart by chance alone
 LENGTHS = 8  # of documents side by side; of more, each is rounded up to a power of two
 
 
@@ -120,7 +121,7 @@ def results(records: Iterable[Record]) -> Results:
         cells=cells,
         costs=costs,
         best={cell: found for cell in sorted(by_cell) if (found := _best_single(by_cell[cell]))},
-        break_even=[e for length, of_modes in costs.items() for e in _break_even(length, of_modes)],
+        break_even=[e for length, of_modes in by_length.items() for e in _break_even(length, costs[length], of_modes)],
         scores={length: {m: _by_question(rows) for m, rows in modes.items()} for length, modes in by_length.items()},
     )
 
@@ -200,10 +201,13 @@ def _best_single(by_mode: Mapping[str, Sequence[Record]]) -> tuple[str, Differen
     return best, difference(scores[HYBRID], scores[best])
 
 
-def _break_even(length: int, costs: Mapping[str, ModeCost]) -> list[BreakEven]:
-    """Return, of each two modes whose costs are known, from when the one that is faster a question pays."""
+def _break_even(length: int, costs: Mapping[str, ModeCost], asked: Mapping[str, Sequence[Record]]) -> list[BreakEven]:
+    """Return, of each two modes whose costs are known, from when the one that is faster a question pays.
+
+    The seconds of too few questions are those of whatever else the machine did.
+    """
     pairs = []
-    for pair in combinations([mode for mode in MODES if mode in costs], 2):
+    for pair in combinations([mode for mode in MODES if len(asked.get(mode, ())) >= ENOUGH], 2):
         fast, slow = sorted(pair, key=lambda mode: costs[mode].seconds)
         more = costs[fast].prepare_seconds - costs[slow].prepare_seconds
         gain = costs[slow].seconds - costs[fast].seconds
@@ -216,7 +220,6 @@ def _break_even(length: int, costs: Mapping[str, ModeCost]) -> list[BreakEven]:
 
 # ---- advice ----
 
-ENOUGH = 20  # questions at a length; fewer tell modes apart by chance alone
 NEARLY = 1.1  # times the fewest tokens read a question: as few
 
 

@@ -94,7 +94,8 @@ FACTS = (
     "Ann Lee's safe opens with 4711. The tutor of Ann Lee is Bo Ray. Bo Ray lives at Elm Row. "
     "Kim Dow pays 52 crowns. The password of Bo Ray is red-fox-moon. Nobody knows 9999."
 )
-SAFE, PASSWORD = "Ann Lee's safe opens with 4711.", "The password of Bo Ray is red-fox-moon."
+SAFE = "Ann Lee's safe opens with 4711. The tutor of Ann Lee is Bo Ray."  # with the neighbours
+PASSWORD = "Kim Dow pays 52 crowns. The password of Bo Ray is red-fox-moon. Nobody knows 9999."
 CONFIRMED = [
     ("Which number opens Ann Lee's safe?", "4711", (), (SAFE, False)),
     ("Which number opens ANN LEE'S safe?", " 4711", (), (SAFE, False)),
@@ -123,9 +124,9 @@ def test_a_value_is_confirmed_by_a_sentence_with_a_name_that_leads_to_it(
     ranking = BM25()
     ranking.add([Chunk(FACTS, 0, len(FACTS), 60), Chunk("Other people lived there.", 900, 925, 5)])
     found = confirming(ranking, question, proposed, 2, passed)
-    assert (found and (found.sentence.text, found.followed)) == expected
+    assert (found and (found.passage.text, found.followed)) == expected
     if found:
-        assert FACTS[found.sentence.start : found.sentence.end] == found.sentence.text
+        assert FACTS[found.passage.start : found.passage.end] == found.passage.text
 
 
 # ---- the stages, at a server ----

@@ -95,8 +95,10 @@ def test_many_lengths_are_rounded_up_to_powers_of_two() -> None:
 def test_break_even_is_the_first_question_from_which_the_total_is_less(
     prepare: float | None, seconds: float, questions: int | str | None
 ) -> None:
-    rows = [record("context", 0), record("weights", 0, cost={"prepare_seconds": prepare, "seconds": seconds})]
+    cost = {"prepare_seconds": prepare, "seconds": seconds}
+    rows = [row for i in range(20) for row in (record("context", i), record("weights", i, cost=cost))]
     found = results(rows).break_even
+    assert not results(rows[:38]).break_even, "19 questions of each mode"
     if questions == "unknown":
         assert not found
         return
