@@ -126,7 +126,10 @@ def of_rows(source: str, split: str, options: Options, tokens: Tokens) -> list[Q
     in the document.
     """
     path = Path(source)
-    rows = dataset_rows(source, "document", "train" if path.is_file() else split)
+    try:
+        rows = dataset_rows(source, "document", "train" if path.is_file() else split)
+    except DataError as error:
+        raise DataError(error.message, setting="questions") from error
     made, known = list[Question](), dict[str, Document]()
     lengths: dict[str, int] = {}
     for number, row in enumerate(rows, 1):

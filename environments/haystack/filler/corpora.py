@@ -12,7 +12,9 @@ Every fault of a corpus is a `DataError`. Text streams through: memory holds a p
 
 import codecs
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,6 +202,18 @@ def _pieces(path: Path) -> Iterator[str]:
 # ---- datasets ---------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    """Silence a library's loggers."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def dataset_rows(name: str, column: str, split: str = "train", config: str | None = None) -> "IterableDataset":
     """Stream the rows of a dataset with that column: a name on the Hub, or a local .jsonl, .json, .parquet, .csv, .txt.
 
@@ -218,8 +232,9 @@ def dataset_rows(name: str, column: str, split: str = "train", config: str | Non
     if builder == "text":
         arguments["sample_by"] = "paragraph"
     try:
-        rows = datasets.load_dataset(**arguments, split=split, streaming=True)
-        columns = rows.column_names or list(next(iter(rows), {}))  # a stream may not know them before its first row
+        with _unlogged("datasets"):  # what it logs of an error is in the error
+            rows = datasets.load_dataset(**arguments, split=split, streaming=True)
+            columns = rows.column_names or list(next(iter(rows), {}))  # a stream may not know them before its first row
     except Exception as error:  # load_dataset raises a dozen types, network errors among them
         if broken := _broken(Path(name)):
             raise DataError(f"{broken}: mend or remove it") from error

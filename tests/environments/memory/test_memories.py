@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,20 @@ def test_all_four_modes_at_lift_serve(tmp_path: Path) -> None:
     by_mode = {r["mode"]: r for r in records}
     assert by_mode["weights"]["cost"]["prepare_seconds"] == 1.5 and by_mode["weights"]["cost"]["stored_bytes"] > 0
     assert all(r["error"] is None for r in records) and len(rows_of(rows)) == 4
+
+
+def test_a_memory_of_another_text_than_a_files_document_is_refused_before_any_request(
+    server: ChatServer, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = {"harbour": "Ann Lee keeps 4711 in the safe. " * 9, "hill": "Bo Ray keeps 4712 in the safe. " * 9}
+    rows = [
+        {"name": name, "document": text, "question": "Which number?", "answer": "4711"} for name, text in texts.items()
+    ]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    server.models = cards(texts | {"hill": "Bo Ray keeps 4713."})
+    assert run("evaluate", tokenizer, server.url, env_modes="weights", env_questions=questions) == 2
+    said = capsys.readouterr().err
+    assert (
+        "the memory 'hill'" in said and "is of another text" in said and said.count("\n") == 1 and not server.requests
+    )
