@@ -146,7 +146,7 @@ def fitted(cell: Cell, folder: Path, base: str, each: int, ends: float) -> dict[
         "segment_seconds": median(took) if took else None, "processes": max(1, torch.cuda.device_count()) * each,
     }  # fmt: skip
     Library(folder / "books").add(done.folder, Entry(
-        name=text.document.name, digest=text.document.digest, tokens=done.tokens, words=len(text.document.text.split()),
+        name=text.document.name, digest=text.document.digest, tokens=done.tokens, words=text.document.words,
         recipe=cell.recipe, base_model=str(cell.model), fingerprint=base,
     ))  # fmt: skip
     write_json(stored, cost)

@@ -76,7 +76,7 @@ def shelf(
                 raise ConfigError(f"{folder} does not state the base model that it was fitted to: fit it again")
             document, _ = synthetic_document.generate(tokenizer, tokens, seed)
             library.add(folder, Entry(
-                name=document.name, digest=document.digest, tokens=tokens, words=len(document.text.split()), recipe=method,
+                name=document.name, digest=document.digest, tokens=tokens, words=document.words, recipe=method,
                 base_model=str(model), fingerprint=base_fingerprint,
             ))  # fmt: skip
             documents[seed] = document

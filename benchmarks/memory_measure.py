@@ -146,7 +146,7 @@ class Bench:
         model = deepcopy(self.replies.model)  # it gets an adapter, and the model is asked without one too
         fitted = fit(document, model, self.tokenizer, RECIPES[recipe], FitOptions(out, progress=False))
         entry = Entry(
-            name=document.name, digest=document.digest, tokens=fitted.tokens, words=len(document.text.split()),
+            name=document.name, digest=document.digest, tokens=fitted.tokens, words=document.words,
             recipe=recipe, constants=_constants(recipe), base_model=str(self.folder), fingerprint=self.fingerprint,
             seconds=fitted.seconds, prefill_seconds=fitted.prefill_seconds, kv_bytes=fitted.kv_bytes,
         )  # fmt: skip

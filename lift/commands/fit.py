@@ -140,7 +140,7 @@ def _planned(
         check_positions(base_model.config(folder))
     constants = json.loads(json.dumps(asdict(chosen)))
     entry = Entry(
-        name=document.name, digest=document.digest, tokens=0, words=len(document.text.split()), recipe=recipe,
+        name=document.name, digest=document.digest, tokens=0, words=document.words, recipe=recipe,
         constants=constants, base_model=base, fingerprint=fingerprint,
     )  # fmt: skip
     shelf.check(entry, replace)

@@ -34,6 +34,11 @@ class Document:
         """Return the SHA-256 (hex) of the text without the name, so that a renamed text has the same digest."""
         return text_digest(self.text)
 
+    @property
+    def words(self) -> int:
+        """Return how many words the text has; in scripts without blanks, about."""
+        return count_words(self.text)
+
     @cached_property
     def sentences(self) -> list[Span]:
         """Return the character span (start, end) of every sentence, in order.
