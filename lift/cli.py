@@ -18,13 +18,12 @@ from rich.console import Console
 
 from lift import reader, serve
 from lift.commands.ask import ask
-from lift.commands.base import Device, LibraryAt, ModelAt, attach, base_folder, context
+from lift.commands.base import Device, LibraryAt, ModelAt, attach, base_folder, context, fitted_text
 from lift.commands.fit import fit
-from lift.document.document import read
 from lift.document.repeats import read_once
 from lift.library import base_model, light_imports, tables, working_folder
 from lift.library.library import Library
-from longthread.errors import ConfigError, DataError, exit_on_error, option
+from longthread.errors import DataError, exit_on_error, option
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
 app.command()(fit)
@@ -53,12 +52,7 @@ def evaluate(
 ) -> None:
     """Measure a memory: recall, recall beside a window, forgetting, selectivity of the gate."""
     shelf = Library(library)
-    entry, text = shelf.get(document), read(source, document)
-    if text.digest != entry.digest:
-        raise ConfigError(
-            f"{source} is not the text that {document!r} was fitted from: give that file", setting="source"
-        )
-    text = read_once(text)
+    entry, text = shelf.get(document), read_once(fitted_text(shelf, document, source))
     target, folder = base_model.device(device), base_folder(shelf, [document], model)
     tokenizer = base_model.tokenizer(folder)
     from lift import tasks

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lift.commands.base import Device, LibraryAt, ModelAt, attach, base_folder, context
+from lift.commands.base import Device, LibraryAt, ModelAt, attach, base_folder, context, fitted_text
 from lift.document.document import encodable, read_text
 from lift.library import base_model, readers, tables
 from lift.library.library import Library
@@ -58,7 +58,7 @@ def ask(
     if source:
         from lift.inference.retrieval import passages
 
-        before += passages(read_text(source), question, retrieve)
+        before += passages(fitted_text(shelf, names[0], source).text, question, retrieve)
     target, folder = base_model.device(device), base_folder(shelf, names, model)
     together, tokenizer = _together(shelf, names, open_, cite, chosen=bool(document)), base_model.tokenizer(folder)
     if steps is None:  # readers were taught steps; memories of other recipes are made with the other form

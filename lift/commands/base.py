@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lift.document.document import Document, read
 from lift.library import base_model, light_imports
 from lift.library.library import Library
 from longthread.errors import ConfigError
@@ -18,6 +19,14 @@ if TYPE_CHECKING:  # torch and PEFT are imported by the commands that run them
 LibraryAt = Annotated[Path, typer.Option("--library", help="Folder of the library.")]
 Device = Annotated[str, typer.Option(help=f"One of {', '.join(base_model.DEVICES)}.")]
 ModelAt = Annotated[str | None, typer.Option("--model", help="The base model, if it has moved.")]
+
+
+def fitted_text(library: Library, name: str, source: Path) -> Document:
+    """Return the text of a document of the library. Raises `DataError`, and `ConfigError` for a file of another text."""
+    text = read(source, name)
+    if text.digest != library.get(name).digest:
+        raise ConfigError(f"{source} is not the text that {name!r} was fitted from: give that file", setting="source")
+    return text
 
 
 def base_folder(library: Library, names: Sequence[str], model: str | None) -> Path:

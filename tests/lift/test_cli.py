@@ -565,10 +565,15 @@ def test_without_bm25s_nothing_is_retrieved(library: Library, book: Path, monkey
     assert "pip install bm25s" in line
 
 
-def test_ask_beside_retrieved_passages(library: Library, book: Path) -> None:
+def test_ask_beside_retrieved_passages(library: Library, book: Path, tmp_path: Path) -> None:
     book.write_text(TEXT[:200])  # one passage
-    _, out, _ = run(*asking(library, "--document", "logbook", "--retrieve", 1, "--source", book, "Keeper 1?"))
+    short = library.get("logbook").model_copy(update={"digest": read(book).digest})
+    library.add(make_adapter(tmp_path / "short", 0), short, replace=True)
+    asked = asking(library, "--document", "logbook", "--retrieve", 1, "--source", book, "Keeper 1?")
+    _, out, _ = run(*asked)
     assert out == reply(library, "logbook", "Keeper 1?", read(book).text) + "\n"
+    book.write_text(TEXT + " And so on.")
+    assert "is not the text that 'logbook' was fitted from" in refused(*asked)
 
 
 # ---- evaluate, list, remove -------------------------------------------------------------------------------------
