@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from environments.haystack.question_wordings import FACTS, LINKS, PHRASES
+from environments.haystack.question_phrases import PHRASES
+from environments.haystack.question_wordings import FACTS, LINKS
 
 SLOTS = {**dict.fromkeys(FACTS, "{e}"), **dict.fromkeys(LINKS, "{x}")}
 TABLES = {**FACTS, **LINKS}
