@@ -111,9 +111,14 @@ class Patterns:
         return training + max(rest, default=0.0) + SAVING
 
 
+def scores_of(result: dict[str, Any], task: str) -> list[float]:
+    """Return the scores of a model's questions of a task."""
+    return [record["score"] for record in result["records"] if record["task"] == task]
+
+
 def share_right(result: dict[str, Any], task: str) -> str:
     """Return the share of right answers with its standard error, in per cent."""
-    scores = [record["score"] for record in result["records"] if record["task"] == task]
+    scores = scores_of(result, task)
     if not scores:
         return "–"
     found = estimate(scores)
@@ -129,7 +134,7 @@ def line(result: dict[str, Any]) -> str:
 
 def over_seeds(results: Sequence[dict[str, Any]], task: str) -> str:
     """Return the mean share of right answers over trainings, with its standard error over these, in per cent."""
-    scores = [[record["score"] for record in result["records"] if record["task"] == task] for result in results]
+    scores = [scores_of(result, task) for result in results]
     if not all(scores):
         return "–"
     found = estimate(100 * sum(each) / len(each) for each in scores)

@@ -24,17 +24,16 @@ from benchmarks.memory_cells import FORMS, Answered, Asked, Exchange, policy, re
 from benchmarks.memory_documents import MadeQuestion, counts_of, generate
 from benchmarks.memory_replies import Replies
 from environments.haystack import document_prompt
-from environments.haystack.prompt import instruction
+from environments.haystack.prompt import instruction, tagged_reply
 from environments.haystack.tasks.task import Quiz
 from environments.haystack.tokens import BREAK, Tokens
 from environments.memory.config import CONTEXT, LOOKED_UP, REMEMBERED, RETRIEVAL, WEIGHTS, MemoryEnvConfig
-from environments.memory.hybrid import Confirming, following, stated
+from environments.memory.hybrid import Confirming, following, same, stated
 from environments.memory.memories import Memory
 from environments.memory.passages import Index, Passages
 from environments.memory.prompts import LOOKED_UP_INSTRUCTION, Prepared, Prompts
 from environments.memory.questions import Document, Question, made_question
 from environments.retrieval.ranking import Hit
-from environments.rollouts.values import normalise
 from lift.document.document import Document as Fitted
 from lift.inference import steps
 from lift.library import base_model
@@ -109,7 +108,7 @@ class Bench:
     def _check_replies(self, questions: Sequence[MadeQuestion], stepwise: bool) -> None:
         """Raise `ConfigError` where the longest right reply takes more tokens than a reply may have."""
         right = [
-            f"<steps>{'; '.join(question.passed)}</steps>\n<answer>{value}</answer>" if stepwise else value
+            tagged_reply(value, question.passed) if stepwise else value
             for question in questions
             for value in question.answer.values
         ]
@@ -189,7 +188,7 @@ class Bench:
             together, _, _ = self._together(asked, source, RETRIEVAL, [*reading], reading)
             for i, exchange in zip(reading, together, strict=True):
                 exchanges[i].append(exchange)
-                if normalise(value_of(asked, exchange.reply)) == normalise(proposed[i]):
+                if same(value_of(asked, exchange.reply), proposed[i]):
                     accepted.add(i)
         return [Answered(made, made[i in accepted], proposed[i]) for i, made in enumerate(exchanges)]
 
@@ -288,11 +287,10 @@ class Bench:
         if source.entry and not asked.steps:
             memory = Memory(source.entry.name, document_prompt.request(source.entry.name, "{question}"))
         began = time.perf_counter()
-        found: Sequence[Sequence[Hit]] = hits or [[] for _ in questions]
-        if mode == RETRIEVAL and source.passages and source.index and not hits:
-            found = [source.passages.find(question, source.index) for question in questions]
+        if hits is None and mode == RETRIEVAL and source.passages and source.index:
+            hits = [source.passages.find(question, source.index) for question in questions]
         searched = time.perf_counter() - began
-        pairs = zip(questions, found, strict=True)
+        pairs = zip(questions, hits or [()] * len(questions), strict=True)
         return [prompts.prepare(question, mode, self.window, each, memory) for question, each in pairs], searched
 
     def _whole(self, prompts: Prompts, text: Text) -> list[Prepared]:

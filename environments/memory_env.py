@@ -34,7 +34,7 @@ from environments.memory.config import (
     MemoryEnvConfig,
     check_memory,
 )
-from environments.memory.hybrid import POLICY, Confirming, following, opening, stated
+from environments.memory.hybrid import POLICY, Confirming, following, opening, same, stated
 from environments.memory.memories import Memory, check_names, check_text, served_memories
 from environments.memory.passages import Passages
 from environments.memory.prompts import Prompts
@@ -46,7 +46,6 @@ from environments.retrieval.ranking import Hit
 from environments.rollouts import row_log
 from environments.rollouts.rollout import RolloutGroup, RolloutRequest
 from environments.rollouts.scoring import Score
-from environments.rollouts.values import normalise
 from longthread.errors import ConfigError
 from longthread.files import write_text
 
@@ -212,7 +211,7 @@ class MemoryEnv(HaystackEnv):
             hits = [Hit(found.passage, 0.0)]
             exchanges.append(await self._exchange(posed.question, RETRIEVAL, None, split, n, hits))
             read = stated([self.scorer.said(completion) for completion in exchanges[-1].completions])
-            return normalise(read) == normalise(proposed)
+            return same(read, proposed)
         return True
 
     def _confirming(self, posed: Posed, proposed: str) -> Confirming | None:

@@ -1,5 +1,7 @@
 """The words around a haystack: the instruction before it, the question and the form of the reply behind it."""
 
+from collections.abc import Sequence
+
 from environments.haystack.exact_fit import Frame
 from environments.haystack.layout import LayoutError
 from environments.haystack.options import Options
@@ -72,3 +74,9 @@ def with_reply_form(quiz: Quiz, options: Options) -> str:
     if options.numbered:
         form += " Before it, cite the numbers of the passages you used, like this: <evidence>2, 7</evidence>."
     return f"Question: {quiz.question}\n{form.strip()}".strip()
+
+
+def tagged_reply(answer: str, steps: Sequence[str] = ()) -> str:
+    """Return a reply in tags: the people passed on the way, if any, then the answer."""
+    tagged = f"<answer>{answer}</answer>"
+    return f"<steps>{'; '.join(steps)}</steps> {tagged}" if steps else tagged

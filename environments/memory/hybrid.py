@@ -10,7 +10,7 @@ Asked with the passages in its prompt, a memory disturbs them; unconfirmed, it i
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from environments.memory.config import HYBRID, RETRIEVAL, WEIGHTS
@@ -49,6 +49,11 @@ def stated(replies: Sequence[str]) -> str:
     return replies[votes.index(most)].strip() if most else ""
 
 
+def same(read: str, proposed: str) -> bool:
+    """Return whether the model reads in the text what the memory proposes, whatever the typography."""
+    return normalise(read) == normalise(proposed)
+
+
 @dataclass(frozen=True)
 class Confirming:
     """The passage of a text that confirms a proposed value: a sentence with the value and a name that leads to it.
@@ -68,13 +73,8 @@ def confirming(ranking: Ranking, question: str, proposed: str, k: int, passed: S
     """
     if not (value := normalise(proposed)):
         return None
-    with_value = [
-        (normalise(chunk.text[start:end]), _around(chunk, spans, i))
-        for chunk in (hit.chunk for hit in ranking.search(" ".join([*passed, question, proposed]), k))
-        for spans in [sentence_spans(chunk.text)]
-        for i, (start, end) in enumerate(spans)
-        if stands_in(value, normalise(chunk.text[start:end]))
-    ]
+    chunks = [hit.chunk for hit in ranking.search(" ".join([*passed, question, proposed]), k)]
+    with_value = [pair for chunk in chunks for pair in _sentences(chunk) if stands_in(value, pair[0])]
     for names, followed in ((passed, True), (leads_of(question), False)):
         for sentence, passage in with_value:
             if any(stands_in(normalise(name), sentence) for name in names):
@@ -82,7 +82,10 @@ def confirming(ranking: Ranking, question: str, proposed: str, k: int, passed: S
     return None
 
 
-def _around(chunk: Chunk, spans: Sequence[tuple[int, int]], i: int) -> Chunk:
-    """Return the part of a chunk that holds a sentence and its neighbours."""
-    start, end = spans[max(0, i - 1)][0], spans[min(len(spans) - 1, i + 1)][1]
-    return replace(chunk, text=chunk.text[start:end], start=chunk.start + start, end=chunk.start + end)
+def _sentences(chunk: Chunk) -> Iterator[tuple[str, Chunk]]:
+    """Yield each sentence of a chunk, normalised, and the part of the chunk that holds it and its neighbours."""
+    spans = sentence_spans(chunk.text)
+    for i, (first, last) in enumerate(spans):
+        start, end = spans[max(0, i - 1)][0], spans[min(len(spans) - 1, i + 1)][1]
+        around = replace(chunk, text=chunk.text[start:end], start=chunk.start + start, end=chunk.start + end)
+        yield normalise(chunk.text[first:last]), around

@@ -20,7 +20,7 @@ from environments.haystack.document_prompt import behind_text, request
 from environments.haystack.facts import WORDS
 from environments.haystack.layout import Hidden, LayoutError, lay_out
 from environments.haystack.options import Options
-from environments.haystack.prompt import Prompt
+from environments.haystack.prompt import Prompt, tagged_reply
 from environments.haystack.tasks.task import Answer, Quiz
 from environments.haystack.tokens import Tokens
 from longthread.errors import ConfigError
@@ -166,7 +166,7 @@ class RowMaker:
             asked = request(draft.asked_of[i], question.text) if plain else self._tagged(question, draft.stepwise[i])
             if alone and i == 0:
                 asked = behind_text(text, asked) if plain else self._prompt.content(text, asked)
-            turns.append((asked, question.answer if plain else _tagged_reply(question)))
+            turns.append((asked, question.answer if plain else tagged_reply(question.answer, question.steps)))
         return turns
 
     def _tagged(self, question: ReaderQuestion, stepwise: bool) -> str:
@@ -203,11 +203,6 @@ class RowMaker:
                 setting=("chat_rows", "shortest"),
             )
         return self.encoder.packed(chosen)
-
-
-def _tagged_reply(question: ReaderQuestion) -> str:
-    answer = f"<answer>{question.answer}</answer>"
-    return f"<steps>{'; '.join(question.steps)}</steps> {answer}" if question.steps else answer
 
 
 class _Draft:
