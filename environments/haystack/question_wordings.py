@@ -265,7 +265,7 @@ FRAMES = Wordings(
     ("Who is {np}?", "Name {np}.", "{np} is", "Tell me who is meant by {np}.",
      "I would like to know the identity of {np}.", "Could you say which person is {np}?", "Identify {np}.",
      "Someone asks for {np}. Who ought to come?", "Which person is {np}?", "Look for {np}.",
-     "I am looking for {np}. Who is it?", "According to the text, {np} is", "Do you know who is {np}?", "Find {np}."),
+     "I am looking for {np}. Who is it?", "According to the text, {np} is", "Do you know who {np} is?", "Find {np}."),
     ("State the name of {np}.", "{np}: who is that?"),
 )  # fmt: skip
 
