@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Small language models as long-term memory.")
-longlora = typer.Typer(no_args_is_help=True, help="LongLoRA: longer windows by training.")
+from longthread.command_line import App
+
+app = App(no_args_is_help=True, help="Small language models as long-term memory.")
+longlora = App(no_args_is_help=True, help="LongLoRA: longer windows by training.")
 app.add_typer(longlora, name="longlora")
 AS_IT_IS = {"allow_extra_args": True, "ignore_unknown_options": True}  # the room's own app reads the arguments
 

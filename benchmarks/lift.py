@@ -36,6 +36,7 @@ from benchmarks.lift_together import several
 from lift.document.document import read
 from lift.library.base_model import fingerprint
 from lift.training.recipes import RECIPES, Recipe, Stage
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error
 
 # Found by `tune`: what is not said here is the recipe's own; published-v3's is its authors'.
@@ -143,7 +144,7 @@ class Cells:
         )
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = App(no_args_is_help=True)
 
 
 @app.command()

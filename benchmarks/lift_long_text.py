@@ -38,6 +38,7 @@ from lift.training.job import FitJob, FitOptions
 from lift.training.recipes import RECIPES
 from lift.training.reference_rows import ReferenceRows
 from lift.training.segment_memory import SegmentMemory
+from longthread.command_line import App
 from longthread.errors import exit_on_error
 from longthread.files import write_json
 from tests.environments.tiny_model import tiny_model, tiny_tokenizer
@@ -45,7 +46,7 @@ from tests.environments.tiny_model import tiny_model, tiny_tokenizer
 SEGMENT = 8192
 WARM_UP = 10_000  # tokens, that are fitted before anything is measured
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = App()
 
 
 def toy() -> Any:

@@ -47,6 +47,7 @@ from lift.training.compaction import SegmentFits, spans_of
 from lift.training.fit import FitOptions, add_adapter, fit
 from lift.training.job import FitJob
 from lift.training.recipes import RECIPES, Recipe
+from longthread.command_line import App
 from longthread.errors import exit_on_error
 from longthread.files import text_digest, write_json
 from longthread.statistics import Share
@@ -249,7 +250,7 @@ def figures(replies: dict[str, Any]) -> dict[str, Any]:
 
 # ---- the command ------------------------------------------------------------------------------------------------
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = App()
 
 
 @app.command()

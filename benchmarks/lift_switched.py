@@ -39,6 +39,7 @@ from lift.library.library import Library
 from lift.tasks import Item, right, synthetic_document
 from lift.training.fit import FitOptions, fit
 from lift.training.recipes import RECIPES
+from longthread.command_line import App
 from longthread.errors import exit_on_error
 from longthread.files import write_json
 from longthread.language_model import CausalLM
@@ -48,7 +49,7 @@ STRANGER = 999  # seed of a document that is in no library
 METHODS = ("compact", "compact+")
 HOWS = ("alone", "switched", "own open")
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = App()
 
 
 def behind_switch(

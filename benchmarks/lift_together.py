@@ -30,13 +30,14 @@ from lift.library.attach import Attached
 from lift.library.base_model import fingerprint, recorded
 from lift.library.library import Entry, Library
 from lift.tasks import right, synthetic_document
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error
 from longthread.files import write_json
 from longthread.statistics import Share
 
 SWITCHES, LOADS = 200, 20
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = App()
 
 
 def seconds_to_switch(attached: Attached, names: list[str], times: int) -> float:

@@ -27,6 +27,7 @@ from benchmarks.longlora_in_process import Budget, InProcess, Row, read_rows
 from benchmarks.longlora_training import METHODS
 from environments.haystack.tasks.task import Answer
 from environments.haystack.tokens import load_full_tokenizer
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import write_json
 from longthread.statistics import estimate
@@ -182,7 +183,7 @@ def _answer(kind: str, values: Sequence[str], value_kind: str, steps: Sequence[s
     return Answer(kind, tuple(values), value_kind, tuple(steps))
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = App(no_args_is_help=True)
 Model = Annotated[Path, typer.Option(help="Folder of the model.")]
 
 

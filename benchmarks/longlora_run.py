@@ -21,6 +21,7 @@ import typer
 from benchmarks.longlora_grid import LENGTHS, Grid, evaluate, load
 from benchmarks.longlora_results import UNTRAINED, Results, best, draw, report
 from benchmarks.longlora_training import METHODS, write_config
+from longthread.command_line import App
 from longthread.errors import ConfigError, LongthreadError, exit_on_error, option
 from longthread.files import write_text
 from trainer_configs.longlora.by_position import by_position
@@ -150,7 +151,7 @@ class Run:
             self.evaluate(winner, "confirm", confirm)
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = App(no_args_is_help=True)
 
 
 @app.command()

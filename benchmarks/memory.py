@@ -40,6 +40,7 @@ from environments.memory.tables import Table, tables_of, to_json
 from lift.inference import steps as stepwise
 from lift.library import base_model
 from lift.training.recipes import RECIPES
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import ConfigError, exit_on_error
 from longthread.files import JsonObject, write_json
@@ -52,7 +53,7 @@ LOOKED_UP = (RETRIEVAL, "hops")
 OTHERS = (CONTEXT, "weights", "hybrid", "hybrid_hops")
 COMPACT = [name for name, recipe in RECIPES.items() if recipe.method == "compact"]
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = App(no_args_is_help=True)
 OUT = Annotated[Path, typer.Argument(help="Folder for cells and results.")]
 
 

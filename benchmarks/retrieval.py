@@ -42,6 +42,7 @@ from environments.retrieval.ranking import BM25, Hit, TermIndex
 from environments.retrieval.recall import evidence_recall
 from environments.retrieval.terms import terms
 from lift.library.segment_terms import OPENED
+from longthread.command_line import App
 from longthread.statistics import Share
 
 TASKS = ("single", "chain", "graph", "hidden_question", "variable_tracking")
@@ -49,7 +50,7 @@ LENGTHS = (8_000, 32_000, 128_000)
 CHUNK, K = 128, 16
 ANSWERED = replace(MANY, asked=(*MANY.asked[:-1], 0))  # what is absent has no evidence
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = App()
 
 
 # ---- recall of evidence ----

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import exit_on_error
 from trainer_configs.atropos_rl.config import Batch, Environment, Lora, RLConfig
@@ -29,7 +30,7 @@ from trainer_configs.atropos_rl.trainer import backward, passes
 
 ADAPTER = Lora(r=32, alpha=64, train_embeddings=False)  # as in trainer_configs/smollm2-135m-rl.yaml
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = App()
 
 
 def random_groups(count: int, size: int, prompt: int, completion: int, words: int) -> list[Group]:

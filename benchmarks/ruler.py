@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.ruler_documents import TASKS, Question, check_installed, metric, questions
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import write_json
 
@@ -123,7 +124,7 @@ def draw(cells: Cells, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = App(no_args_is_help=True)
 
 
 @app.command()

@@ -23,9 +23,10 @@ from lift.commands.fit import fit
 from lift.document.repeats import read_once
 from lift.library import base_model, light_imports, tables, working_folder
 from lift.library.library import Library
+from longthread.command_line import App
 from longthread.errors import DataError, exit_on_error, option
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="A document into the weights of a small model.")
+app = App(no_args_is_help=True, help="A document into the weights of a small model.")
 app.command()(fit)
 app.command()(ask)
 app.command("serve")(serve.command)

@@ -14,13 +14,14 @@ import typer
 
 from lift.library import base_model, reader_file, readers
 from lift.library.readers import Reader
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import replacing_folder, write_text
 
 if TYPE_CHECKING:
     from trainer_configs.longlora.merge import Merged
 
-app = typer.Typer(no_args_is_help=True, help="Models that were taught to read long texts.")
+app = App(no_args_is_help=True, help="Models that were taught to read long texts.")
 BaseAt = Annotated[str | None, typer.Option(help="The base model, when not the one that the reader names.")]
 
 

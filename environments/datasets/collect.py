@@ -41,6 +41,7 @@ from environments.datasets.atropos_processes import (
     RunApi,
 )
 from environments.datasets.progress import Progress
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import ConfigError, RunError, exit_on_error, option
 from longthread.secrets import unmask_key
@@ -267,7 +268,7 @@ class Passing(TyperCommand):
         return super().parse_args(ctx, [arg for arg in joined if arg not in ctx.meta["passed"]])
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = App(rich_markup_mode=None)
 
 
 @app.command(cls=Passing, no_args_is_help=True)

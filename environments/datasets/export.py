@@ -56,6 +56,7 @@ from environments.datasets.select import (
 from environments.haystack.sample import fingerprint, rebuild
 from environments.haystack.tasks import TASKS
 from environments.haystack.tokens import load_tokenizer
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
 from longthread.files import JsonLines, JsonObject, replacing
@@ -258,7 +259,7 @@ def table(kind: Kind, outcome: Outcome) -> Table:
 
 # ---- the command ------------------------------------------------------------------------------------------------
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 
 @app.command(no_args_is_help=True)

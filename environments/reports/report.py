@@ -36,6 +36,7 @@ from environments.reports.metrics import (
     without_text,
 )
 from environments.reports.viewer import write_rollouts_html
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import DataError, exit_on_error, option
 from longthread.files import JsonLines, replacing, write_text
@@ -201,7 +202,7 @@ def read_records(lines: JsonLines) -> list[Record]:
     return records
 
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 
 @app.command()

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from environments.tasksets import core, nemo_gym, trl
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import JsonObject, replacing
 
@@ -46,7 +47,7 @@ def write(config: core.TasksetConfig, form: Format, out: Path, count: int) -> No
             file.write(json.dumps(LINES[form](row), ensure_ascii=False).encode() + b"\n")
 
 
-app = typer.Typer(add_completion=False)
+app = App()
 
 
 @app.command(no_args_is_help=True)

@@ -13,18 +13,14 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error
 from trainer_configs.atropos_rl import health
 from trainer_configs.atropos_rl.config import RLConfig, read
 from trainer_configs.atropos_rl.plot import plot as draw
 from trainer_configs.atropos_rl.toy_model import TOY, write_toy_model
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_show_locals=False,
-    help="Reinforcement from served environments.",
-)
+app = App(no_args_is_help=True, help="Reinforcement from served environments.")
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML of the run.")]
 REDRAW = 1.0  # seconds
 

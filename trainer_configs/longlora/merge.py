@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from tqdm import tqdm
 
+from longthread.command_line import App
 from longthread.errors import ConfigError, RunError, exit_on_error, option
 from longthread.files import replacing_folder
 from longthread.model_shape import window_of
@@ -227,7 +228,7 @@ def _rounded_away(model: "PeftModel", dtype: "torch.dtype") -> dict[str, float]:
 
 # ---- the command ------------------------------------------------------------------------------------------------
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: merge.")
+app = App(no_args_is_help=True, help="LongLoRA: merge.")
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 from rich.console import Console
 
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import ConfigError, DataError, RunError, exit_on_error, option
 from longthread.files import write_json
@@ -159,7 +160,7 @@ def measure(source: Source, rows_NL: "Tensor", sizes: Lengths, whole: bool) -> T
     return TokenNLL(full, slid)
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: perplexity.")
+app = App(no_args_is_help=True, help="LongLoRA: perplexity.")
 
 
 @app.command()

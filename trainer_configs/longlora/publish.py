@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import ConfigError, RunError, exit_on_error, option
 from longthread.files import JsonObject, replacing_folder, write_text
@@ -213,7 +214,7 @@ def check_hub(repository: str) -> None:
         raise ConfigError("no token of the hub on this machine: log in with hf auth login", setting="push_to_hub")
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: publish.")
+app = App(no_args_is_help=True, help="LongLoRA: publish.")
 
 
 @app.command("publish")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from environments.inference.embedded.server import EmbeddedServer
+from longthread.command_line import App
 from longthread.errors import exit_on_error, option
 from longthread.files import JsonObject
 
@@ -30,7 +31,7 @@ async def serve(server: EmbeddedServer) -> None:
 
 
 # No locals in a traceback: they hold the key.
-app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+app = App()
 
 
 @app.command()

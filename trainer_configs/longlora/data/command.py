@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import RunError, exit_on_error, option
 from longthread.files import JsonObject
@@ -20,7 +21,7 @@ UNITS = {"join": "documents", "window": "windows"}
 DEFAULT = Checks()
 Statistics = JsonObject  # the content of stats.json
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: data, training, measurement.")
+app = App(no_args_is_help=True, help="LongLoRA: data, training, measurement.")
 
 
 @app.command()

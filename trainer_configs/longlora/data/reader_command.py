@@ -10,12 +10,13 @@ from rich.table import Table
 
 from environments.datasets.reader_rows.plan import FORMS, RowSettings
 from environments.datasets.reader_rows.questions import WEIGHTS, WORDINGS
+from longthread.command_line import App
 from longthread.counts import counted
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import JsonObject
 from trainer_configs.longlora.row_files import ROWS
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = App(no_args_is_help=True)
 
 
 @app.command()

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error, option
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: extend.")
+app = App(no_args_is_help=True, help="LongLoRA: extend.")
 
 
 @app.command()

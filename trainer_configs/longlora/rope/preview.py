@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error, option
 from trainer_configs.longlora.rope.methods import OPTIONS
 
@@ -140,7 +141,7 @@ def parse_options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="LongLoRA: longer RoPE.")
+app = App(no_args_is_help=True, help="LongLoRA: longer RoPE.")
 
 
 @app.command()
