@@ -20,7 +20,9 @@ class App(typer.Typer):
         super().__init__(**{"add_completion": False, "pretty_exceptions_enable": False} | options)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Run the command that the arguments name, and exit."""
+        """Run the command that the arguments name, and exit; with `standalone_mode=False` return, or raise, as click does."""
+        if not options.pop("standalone_mode", True):
+            return super().__call__(*args, **options, standalone_mode=False)
         try:
             code = super().__call__(*args, **options, standalone_mode=False)
         except USAGE_ERROR as error:

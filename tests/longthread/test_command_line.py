@@ -88,6 +88,12 @@ def test_no_arguments_show_the_help_and_no_error(app: App, capsys: pytest.Captur
     assert "give-up" in said.out + said.err and "error:" not in said.out + said.err
 
 
+def test_a_program_that_calls_it_gets_the_exception(app: App) -> None:
+    with pytest.raises(Exception, match="cut|SOURCE"):
+        app(["cut"], standalone_mode=False)
+    assert app(["cut", "rope"], standalone_mode=False) is None
+
+
 def test_every_command_uses_this_app() -> None:
     own = Path("longthread/command_line.py")
     assert not [path for path in ROOMS if path != own and "typer.Typer(" in path.read_text(encoding="utf-8")]
