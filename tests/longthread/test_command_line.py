@@ -89,7 +89,7 @@ def test_no_arguments_show_the_help_and_no_error(app: App, capsys: pytest.Captur
 
 
 def test_a_program_that_calls_it_gets_the_exception(app: App) -> None:
-    with pytest.raises(Exception, match="cut|SOURCE"):
+    with pytest.raises(Exception, match="(?i)source"):
         app(["cut"], standalone_mode=False)
     assert app(["cut", "rope"], standalone_mode=False) is None
 
