@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.lift_measure import free, load
-from benchmarks.lift_novel_text import PlantedText, planted_text
+from benchmarks.lift_novel_text import READ, PlantedText, planted_text
 from benchmarks.lift_options import EACH, MODEL, OUT, SECONDS, known, numbers
 from benchmarks.lift_store import code
 from benchmarks.lift_table import percent
+from benchmarks.segment_fits import LongFit, fit_segments, processes
 from benchmarks.spread import spread
-from lift.document.token_spans import TokenSpans
 from lift.inference import steps as stepwise
 from lift.inference.capacity import synchronize
 from lift.inference.hops import answered
@@ -43,9 +43,7 @@ from lift.library.base_model import fingerprint
 from lift.library.library import Entry, Library
 from lift.tasks import Item, right
 from lift.tasks.synthetic_document import PlantedFact
-from lift.training.compaction import SegmentFits, spans_of
-from lift.training.fit import FitOptions, add_adapter, fit
-from lift.training.job import FitJob
+from lift.training.fit import FitOptions, fit
 from lift.training.recipes import RECIPES, Recipe
 from longthread.command_line import App
 from longthread.errors import exit_on_error
@@ -94,34 +92,6 @@ class Cell:
 # ---- fit --------------------------------------------------------------------------------------------------------
 
 
-class Fits(NamedTuple):
-    """A text's segments, the first figures of its tokens, and what fits one of them."""
-
-    tokens: int
-    segments: SegmentFits
-
-
-@cache
-def fits_of(cell: Cell, folder: Path) -> Fits:
-    """Load model and text, once a process."""
-    torch.set_num_threads(1)
-    model, tokenizer = load(cell.model)
-    document = PlantedText.load(folder).read
-    ids = TokenSpans.encode(tokenizer, document.text).ids
-    spans = spans_of(len(ids), cell.segment, model.config)
-    adapted: Any = add_adapter(model, tokenizer, cell.given, document)
-    job = FitJob(document, ids, tokenizer, cell.given, FitOptions(folder / "fit", cell.seed, progress=False))
-    return Fits(len(ids), SegmentFits(adapted.eval(), job, spans))
-
-
-def fit_segment(cell: Cell, folder: Path, number: int) -> float:
-    """Fit one segment and keep it in the folder of the fit; return the seconds."""
-    segments = fits_of(cell, folder).segments
-    began = time.perf_counter()
-    segments.keep(number)
-    return time.perf_counter() - began
-
-
 def fitted(cell: Cell, folder: Path, base: str, each: int, ends: float) -> dict[str, Any] | None:
     """Fit the text, put it into a library of its own, and return the cost; None where the time was too short."""
     stored = folder / "fitted.json"
@@ -129,22 +99,16 @@ def fitted(cell: Cell, folder: Path, base: str, each: int, ends: float) -> dict[
         return json.loads(stored.read_text())
     text = PlantedText.load(folder)
     model, tokenizer = load(cell.model)
-    began, took = time.perf_counter(), list[float]()
-    if torch.cuda.device_count() * each > 1:
-        ids = TokenSpans.encode(tokenizer, text.read.text).ids
-        waiting = range(len(spans_of(len(ids), cell.segment, model.config)))
-        jobs = {str(number): (cell, folder, number) for number in waiting}
-        left = ends - time.monotonic()
-        took = [checked(each) for _, each in spread(fit_segment, jobs, torch.cuda.device_count(), left, each)]
-        if len(took) < len(jobs):
-            return None
-    elif time.monotonic() > ends:
+    given = LongFit(cell.model, folder / READ, cell.given, folder / "fit", cell.seed)
+    began = time.perf_counter()
+    took = fit_segments(given, each, ends - time.monotonic())
+    if took is None:
         return None
     done = fit(text.document, model, tokenizer, cell.given, FitOptions(folder / "fit", cell.seed))
     synchronize(model.device)
     cost = {
         "tokens": done.tokens, "fit_seconds": time.perf_counter() - began, "bytes": done.bytes, "kv": done.kv_bytes,
-        "segment_seconds": median(took) if took else None, "processes": max(1, torch.cuda.device_count()) * each,
+        "segment_seconds": median(took) if took else None, "processes": processes(each),
     }  # fmt: skip
     Library(folder / "books").add(done.folder, Entry(
         name=text.document.name, digest=text.document.digest, tokens=done.tokens, words=text.document.words,
@@ -152,13 +116,6 @@ def fitted(cell: Cell, folder: Path, base: str, each: int, ends: float) -> dict[
     ))  # fmt: skip
     write_json(stored, cost)
     return cost
-
-
-def checked(result: Any) -> Any:
-    """Return what a process has found. Raises what it has raised."""
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 # ---- ask --------------------------------------------------------------------------------------------------------
@@ -220,7 +177,9 @@ def ask(cell: Cell, folder: Path, cost: dict[str, Any], out: Path, key: str, eac
         session_of(cell, folder)[0].answer("Who?", ())  # loads kernels
     for part, devices, at_once in ((timed, 1, 1), (others, torch.cuda.device_count(), each)):
         for number, found in spread(asked, part, devices, ends - time.monotonic(), at_once):
-            replies[number] = checked(found) | {"timed": number in timed}
+            if isinstance(found, Exception):
+                raise found
+            replies[number] = found | {"timed": number in timed}
             write_json(lines, replies)
             results = json.loads(out.read_text()) if out.exists() else {}
             write_json(out, results | {key: cost | figures(replies)}, indent=1)

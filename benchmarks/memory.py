@@ -16,7 +16,8 @@ retrieval and by hops; what the reader has of them in the other modes; the other
 reader's other documents; passages in other orders and by chunks of meaning of at most as many tokens; then what is left.
 Every cell is in OUT/cells as soon as it is there, with the fingerprint of the weights, the recipe and the version of lift;
 the same command goes on behind it, and measures anew what was of others. Nothing begins after --seconds, so the last fit may
-end later; a fit that is killed goes on behind its last segment.
+end later; a fit that is killed goes on behind its last segment. With --each, so many processes on each GPU fit a text's
+segments.
 """
 
 import json
@@ -31,7 +32,7 @@ import typer
 
 from benchmarks import memory_tables
 from benchmarks.lift_measure import free
-from benchmarks.lift_options import known, numbers
+from benchmarks.lift_options import EACH, known, numbers
 from benchmarks.memory_cells import MODES, STEPS, WAYS, Asked, outdated
 from benchmarks.memory_measure import Bench
 from environments.memory.config import CONTEXT, REMEMBERED, RETRIEVAL, MemoryEnvConfig
@@ -75,6 +76,7 @@ def run(  # noqa: PLR0913
     replies: Annotated[int, typer.Option(min=0, help=f"Tokens of a reply, at most; 0: {REPLY}, more in steps.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Tokens of a batch, on a GPU.")] = 1_200_000,
     libraries: Annotated[Path | None, typer.Option(help="Folder for memories; OUT/libraries otherwise.")] = None,
+    each: EACH = 1,
 ) -> None:
     """Fit, ask, and write a file for each cell; then print the tables."""
     ends = time.monotonic() + seconds
@@ -96,7 +98,7 @@ def run(  # noqa: PLR0913
             continue
         if asked.model not in benches:
             at, kept = folders[asked.model], libraries or out / "libraries"
-            benches[asked.model] = Bench(at, kept, tokens, batch, lookup, questions)
+            benches[asked.model] = Bench(at, kept, tokens, batch, lookup, questions, each)
         if not _measured(benches[asked.model], out / "cells", asked):
             failed.append(asked.key)
     _print(out)

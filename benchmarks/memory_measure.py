@@ -23,6 +23,7 @@ from benchmarks.lift_store import code
 from benchmarks.memory_cells import FORMS, Answered, Asked, Exchange, policy, record
 from benchmarks.memory_documents import MadeQuestion, counts_of, generate
 from benchmarks.memory_replies import Replies
+from benchmarks.segment_fits import LongFit, fit_segments
 from environments.haystack import document_prompt
 from environments.haystack.prompt import instruction, tagged_reply
 from environments.haystack.tasks.task import Quiz
@@ -68,7 +69,8 @@ class Bench:
     """A model with its tokenizer and a library of memories for each recipe, in folders below `libraries`.
 
     `replies`: tokens of a reply; `batch`: tokens at a time on a GPU; `lookup`: what differs from the environment's defaults
-    wherever passages are looked up; `each`: questions of a kind about a document, at most; 0: all.
+    wherever passages are looked up; `each`: questions of a kind about a document, at most; 0: all. `fits`: segments that are
+    fitted at a time on a GPU.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class Bench:
         batch: int,
         lookup: Mapping[str, Any] | None = None,
         each: int = 0,
+        fits: int = 1,
     ):
         self.folder, self.libraries, self.lookup, self.each = folder, libraries, dict(lookup or {}), each
+        self.fits = fits
         self.fingerprint, self.code = base_model.fingerprint(folder), code()
         device, self.tokenizer = base_model.device("auto"), base_model.tokenizer(folder)
         self.tokens = Tokens(self.tokenizer)
@@ -142,15 +146,21 @@ class Bench:
                 return entry
         out = library.folder.parent / f"{library.folder.name}-{document.digest[:12]}"
         free()  # what the last cell held: a fit sizes its batches by what is free
+        given = LongFit(self.folder, out.with_suffix(".json"), RECIPES[recipe], out)
+        given.write(document)
+        began = time.perf_counter()
+        fit_segments(given, self.fits)
+        together = time.perf_counter() - began
         model = deepcopy(self.replies.model)  # it gets an adapter, and the model is asked without one too
         fitted = fit(document, model, self.tokenizer, RECIPES[recipe], FitOptions(out, progress=False))
         entry = Entry(
             name=document.name, digest=document.digest, tokens=fitted.tokens, words=document.words,
             recipe=recipe, constants=_constants(recipe), base_model=str(self.folder), fingerprint=self.fingerprint,
-            seconds=fitted.seconds, prefill_seconds=fitted.prefill_seconds, kv_bytes=fitted.kv_bytes,
+            seconds=together + fitted.seconds, prefill_seconds=fitted.prefill_seconds, kv_bytes=fitted.kv_bytes,
         )  # fmt: skip
         added = library.add(out, entry, replace=True)
         shutil.rmtree(out)
+        given.text.unlink()
         return added
 
     # ---- asking ----

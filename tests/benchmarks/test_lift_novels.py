@@ -11,8 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks import lift_novels
-from benchmarks.lift_novel_text import PlantedText, depths, planted_text
-from benchmarks.lift_novels import Cell, app, fit_segment, fits_of, session_of
+from benchmarks.lift_novel_text import READ, PlantedText, depths, planted_text
+from benchmarks.lift_novels import Cell, app, session_of
+from benchmarks.segment_fits import LongFit, fit_segment, segments_of
 from lift.training import calibration, closed_form, compaction
 from lift.training.fit import FitOptions, fit
 from longthread.errors import LongthreadError
@@ -36,7 +37,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (lift_novels, "TIMED", 1), (closed_form, "LEAST_QUERIES", 60), (calibration, "OTHER", 48), (calibration, "OWN", 6),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    for cached in (fits_of, session_of):
+    for cached in (segments_of, session_of):
         cached.cache_clear()
     return save_tiny(tmp_path / "base")
 
@@ -91,8 +92,9 @@ def test_segments_that_processes_have_fitted_are_those_of_one_fit(
     text.save(kept)
     model, tokenizer = lift_novels.load(base)
     whole = fit(text.document, model, tokenizer, cell.given, FitOptions(tmp_path / "whole", progress=False))
-    for number in reversed(range(len(fits_of(cell, kept).segments.rows.segments))):
-        assert fit_segment(cell, kept, number) > 0
+    given = LongFit(base, kept / READ, cell.given, kept / "fit", cell.seed)
+    for number in reversed(range(len(segments_of(given).rows.segments))):
+        assert fit_segment(given, number) > 0
     monkeypatch.setattr(compaction, "closed_form", lambda *_: pytest.fail("fitted again"))
     model, _ = lift_novels.load(base)
     part = fit(text.document, model, tokenizer, cell.given, FitOptions(kept / "fit", progress=False))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import memory_measure
+from benchmarks import memory_measure, segment_fits
 from benchmarks.memory import FIRST, LOOKED_UP, MODEL, OTHERS, READER, app, order
 from benchmarks.memory_cells import MODES, WAYS, Asked
 from benchmarks.memory_documents import Counts
@@ -26,7 +26,7 @@ from lift.library import base_model, segment_terms
 from lift.library.attach import Attached
 from lift.library.library import Entry
 from lift.memory.tuner import OpenMemory, layers, open_rows
-from lift.training import calibration
+from lift.training import calibration, compaction
 from lift.training.recipes import RECIPES
 from longthread.errors import ConfigError
 from tests.environments.tiny_model import save_tiny, tiny_model, tiny_tokenizer
@@ -105,6 +105,27 @@ def test_a_memory_of_several_segments_is_asked_as_lift_serve_asks_it(base: Path,
         assert best is not None
         with open_rows(layers(attached.model), [(OpenMemory(entry.folder, tuple(best)),)]):
             assert exchange.reply == answers(attached.model, bench.tokenizer, [exchange.prepared.tokens], REPLY)[0]
+
+
+def test_segments_that_other_processes_have_fitted_are_not_fitted_again(
+    base: Path, libraries: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Bench(base, libraries, REPLY, 0)
+    [whole] = [alone.memory(alone.text(LENGTH, 0), "compact")]
+    fitted: list[int] = []
+
+    def in_turn(work: Any, jobs: dict[str, tuple[Any, ...]], devices: int, *_: float) -> Iterator[tuple[str, float]]:
+        for key, (given, number) in jobs.items():
+            fitted.append(number)
+            yield key, work(given, number)
+        monkeypatch.setattr(compaction, "closed_form", lambda *_: pytest.fail("fitted again"))
+
+    monkeypatch.setattr(segment_fits, "spread", in_turn)
+    bench = Bench(base, tmp_path, REPLY, 0, fits=2)
+    entry = bench.memory(bench.text(LENGTH, 0), "compact")
+    assert fitted == list(range(len(fitted))) and len(fitted) > 1
+    assert entry.sha256 == whole.sha256
+    assert [path.name for path in bench.library("compact").folder.parent.iterdir()] == ["compact"]
 
 
 def test_every_way_of_asking_gives_records_with_what_they_cost(base: Path, libraries: Path) -> None:
