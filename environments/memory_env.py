@@ -126,11 +126,18 @@ class MemoryEnv(HaystackEnv):
 
     async def setup(self) -> None:
         """Ask every server whether it is there, and for the window of its model. Raises `ConfigError`."""
+        entries = [e for s in self.servers if s.base_url for e in await served_models(str(s.base_url), s.api_key)]
+        named = [entry for entry in entries if entry.get("id") == self.model_name]
+        stated = [entry[name] for entry in named for name in WINDOWS if isinstance(entry.get(name), int)]
+        served = min(stated, default=0)
+        if 0 < served < self.window:
+            raise ConfigError(
+                f"window {self.window:,} is more than the {served:,} tokens that the server states for {self.model_name!r}: "
+                "leave it out, or give at most as many",
+                setting="window",
+            )
         if not self.window:
-            entries = [e for s in self.servers if s.base_url for e in await served_models(str(s.base_url), s.api_key)]
-            named = [entry for entry in entries if entry.get("id") == self.model_name]
-            stated = [entry[name] for entry in named for name in WINDOWS if isinstance(entry.get(name), int)]
-            self.window = min(stated, default=0)
+            self.window = served
             self._check_window()
         await super().setup()
 

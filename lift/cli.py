@@ -24,6 +24,7 @@ from lift.document.repeats import read_once
 from lift.library import base_model, light_imports, tables, working_folder
 from lift.library.library import Library
 from longthread.command_line import App
+from longthread.counts import counted
 from longthread.errors import DataError, exit_on_error, option
 
 app = App(no_args_is_help=True, help="A document into the weights of a small model.")
@@ -100,8 +101,10 @@ def list_(
         typer.echo(f"no documents in {library}")
         return
     Console().print(tables.listed(entries, str(library)))
-    if verify and (problems := shelf.verify()):
-        raise DataError("; ".join(problems))
+    if verify:
+        if problems := shelf.verify():
+            raise DataError("; ".join(problems))
+        typer.echo(f"{counted(len(entries), 'adapter')} as added")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -38,6 +38,7 @@ def working_folder(shelf: Library, entry: Entry, out: Path, held: bool = True) -
     if not held:
         yield
         return
+    is_new = not shelf.folder.exists()
     shelf.folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(_lock_of(out))
     with FileLock(shelf.folder / LOCK, timeout=LOCK_SECONDS):  # so that no lock is taken while its file is removed
@@ -52,6 +53,8 @@ def working_folder(shelf: Library, entry: Entry, out: Path, held: bool = True) -
         yield
     finally:
         _release(shelf.folder, lock)
+        if is_new:
+            _remove_empty(shelf.folder)
 
 
 def finished(out: Path) -> Entry | None:
@@ -85,6 +88,15 @@ def _release(library: Path, lock: FileLock) -> None:
     with FileLock(library / LOCK, timeout=LOCK_SECONDS):
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _remove_empty(library: Path) -> None:
+    """Remove a library in which nothing came to be, so that a fit that is refused leaves nothing."""
+    with FileLock(library / LOCK, timeout=LOCK_SECONDS):
+        if {path.name for path in library.iterdir()} <= {LOCK}:
+            (library / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # another fit has begun in it
+                library.rmdir()
 
 
 def _lock_of(out: Path) -> Path:

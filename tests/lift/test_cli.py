@@ -101,7 +101,7 @@ def fake_fit(monkeypatch: pytest.MonkeyPatch, adapter: Path) -> list[dict[str, A
     def fit(document: Any, model: Any, tokenizer: Any, recipe: Any, options: FitOptions) -> Any:
         out = options.out
         calls.append({"document": document, "recipe": recipe} | vars(options))
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         for path in adapter.glob("adapter*"):
             (out / path.name).write_bytes(path.read_bytes())
         figures = {"tokens": 1500, "bytes": 99, "kv_bytes": 10**6, "losses": {"loss": 0.25, "KL": float("nan")}}
@@ -201,6 +201,7 @@ def test_a_killed_fit_holds_nothing(
 
     def killed(document: Any, model: Any, tokenizer: Any, recipe: Any, options: FitOptions) -> None:
         made.append(options.out)
+        options.out.mkdir()  # for its checkpoints
         raise KeyboardInterrupt
 
     monkeypatch.setattr(lift.training.fit, "fit", killed)
@@ -308,6 +309,7 @@ def test_fit_and_ask_without_any_stand_in(
     monkeypatch.setenv("LONGTHREAD_CACHE", str(tmp_path / "cache"))
     code, out, err = run("fit", book, "--model", base, "--library", tmp_path / "books", "--device", "cpu")
     assert (code, out) == (2, "") and "error: the model answers 0 of 12 questions" in err and "--anyway)" in err
+    assert not (tmp_path / "books").exists()  # a fit that is refused leaves nothing
     code, out, err = run(*fitting(book, base, tmp_path / "books", "--recipe", "compact", "--anyway"))
     assert code == 0 and f"256 a head on average ({RULE})" in out, err
     shelf = Library(tmp_path / "books")
@@ -634,7 +636,8 @@ def test_a_name_cannot_write_on_the_terminal(library: Library, adapter: Path) ->
 
 
 def test_list_verify_reads_every_adapter(library: Library) -> None:
-    assert run("list", "--library", library.folder, "--verify")[0] == 0
+    code, out, _ = run("list", "--library", library.folder, "--verify")
+    assert code == 0 and f"{len(library.entries())} adapters as added" in out
     weights = library.path(library.get("other")) / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
     code, _, err = run("list", "--library", library.folder, "--verify")

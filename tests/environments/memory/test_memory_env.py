@@ -111,6 +111,19 @@ def test_a_window_that_holds_no_question_is_refused_before_any_request(
     assert "more than the window of 100" in line and "\n" not in line and not server.requests
 
 
+def test_a_window_beyond_the_server_s_is_refused_before_any_question(
+    server: ChatServer, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from aiohttp import web
+
+    server.models = lambda _: web.json_response({"data": [{"id": "m", "max_model_len": 2500}]})
+    where = {"env_data_dir_to_save_evals": tmp_path / "out"}
+    assert run("evaluate", tokenizer, server.url, env_window=2501, **where) == 2
+    line = capsys.readouterr().err.strip()
+    assert "2,501" in line and "2,500" in line and "\n" not in line and not server.requests
+    assert run("evaluate", tokenizer, server.url, env_window=2500, **where) == 0
+
+
 def test_a_window_that_the_server_states_is_kept(server: ChatServer, tokenizer: Path, tmp_path: Path) -> None:
     from aiohttp import web
 
