@@ -2,6 +2,9 @@
 
 lm_eval makes 500 documents of a task and length whatever the limit is, one after another from one seeded generator: the first
 `samples` of them are made here, and are the same.
+
+The tasks that hide needles in essays download these, which are nobody's to give on. Named with `_prose` behind, they are made
+of this project's fiction in the essays' place; all else is lm_eval's.
 """
 
 import contextlib
@@ -10,14 +13,27 @@ import importlib.util
 import io
 import logging
 import random
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
+from environments.haystack.filler import prose
 from longthread.errors import ConfigError
 
-TASKS = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "ruler_vt", "ruler_cwe", "ruler_fwe")  # no download
+AS_THEY_ARE = (
+    "niah_single_1",
+    "niah_multikey_2",
+    "niah_multikey_3",
+    "ruler_vt",
+    "ruler_cwe",
+    "ruler_fwe",
+)  # no download
+PROSE = "_prose"
+IN_ESSAYS = ("niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multivalue", "niah_multiquery")
+TASKS = (*AS_THEY_ARE, *(f"{task}{PROSE}" for task in IN_ESSAYS))
 DOCUMENTS = 500  # of a task and length in lm_eval
 SEEDS = 0, 1234  # of `random` and numpy in lm_eval's simple_evaluate
 MISSING = "lm_eval's RULER tasks need a package that is missing: install longthread[ruler]"
@@ -61,9 +77,10 @@ def questions(model: str, task: str, length: int, samples: int, chat: bool) -> l
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it advises to set the lengths, which are set, for every cell
     random.seed(SEEDS[0])
     np.random.seed(SEEDS[1])
-    with contextlib.redirect_stdout(io.StringIO()), _first(samples):
+    name = task.removesuffix(PROSE)
+    with contextlib.redirect_stdout(io.StringIO()), _first(samples), _essays(length if name != task else 0):
         manager = TaskManager(metadata={"pretrained": model, "max_seq_lengths": [length]})
-        made = get_task_dict([task], manager)[task]
+        made = get_task_dict([name], manager)[name]
         made.build_all_requests(
             limit=samples, rank=0, world_size=1, apply_chat_template=chat, chat_template=template if chat else None
         )
@@ -88,4 +105,45 @@ def _first(samples: int) -> Iterator[None]:
 
     # The other tasks' modules are executed anew, and take tqdm from its package, while a task is loaded.
     with patch.object(niah, "tqdm", cut), patch("tqdm.tqdm", cut):
+        yield
+
+
+class Fiction:
+    """Fiction in the place of essays: `words` of it, and the `sentences` of which they are, in order."""
+
+    def __init__(self, words: int):
+        self.sentences, self.words = list[str](), list[str]()
+        sentences = (sentence for passage in prose.passages(0, "eval") for part in passage for sentence in part)
+        while len(self.words) < words:
+            self.sentences.append(next(sentences))
+            self.words += self.sentences[-1].split()
+        self._ends = list(accumulate(len(sentence.split()) for sentence in self.sentences))
+
+    def cut(self, text: str) -> list[str]:
+        """Return the sentences of the first words of it, which `text` is; the last of them may be a part of one."""
+        words = len(text.split())
+        whole = bisect_right(self._ends, words)
+        rest = self.words[self._ends[whole - 1] if whole else 0 : words]
+        return [*self.sentences[:whole], *([" ".join(rest)] if rest else [])]
+
+
+@cache
+def fiction(words: int) -> Fiction:
+    """Return that many words of fiction, at least."""
+    return Fiction(words)
+
+
+@contextlib.contextmanager
+def _essays(length: int) -> Iterator[None]:
+    """Let lm_eval take fiction of up to `length` words for its essays; with 0 they stay what they are."""
+    if not length:
+        yield
+        return
+    niah, text = importlib.import_module("lm_eval.tasks.ruler.prepare_niah"), fiction(length)
+    given: Callable[..., Any] = niah.get_haystack
+
+    def haystack(type_haystack: str) -> Any:
+        return text.words if type_haystack == "essay" else given(type_haystack)
+
+    with patch.object(niah, "get_haystack", haystack), patch.object(niah, "cached_sent_tokenize", text.cut):
         yield

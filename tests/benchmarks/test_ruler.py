@@ -7,9 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.ruler import exact, table
-from benchmarks.ruler_documents import Question, check_installed, metric, questions
+from benchmarks.ruler_documents import PROSE, TASKS, Fiction, Question, check_installed, metric, questions
 from tests.environments.tiny_model import save_tiny
 
 UUID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -84,3 +86,31 @@ def test_a_question_is_of_the_length_that_is_asked_and_nothing_advises_otherwise
     assert value in asked.prompt and metric(asked, f"It is {value}.") == 1.0 and metric(asked, "No.") == 0.0
     printed = capfd.readouterr()
     assert "--metadata" not in printed.out + printed.err
+
+
+@given(words=st.integers(1, 400))
+def test_the_sentences_of_fiction_are_its_words_in_order(words: int) -> None:
+    text = Fiction(400)
+    cut = text.cut(" ".join(text.words[:words]))
+    assert " ".join(cut).split() == text.words[:words]
+    assert cut[:-1] == text.sentences[: len(cut) - 1] and text.sentences[len(cut) - 1].startswith(cut[-1])
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs longthread[ruler]")
+@pytest.mark.parametrize(("task", "values"), [
+    ("niah_single_2", 1), ("niah_single_3", 1), ("niah_multikey_1", 1), ("niah_multivalue", 4), ("niah_multiquery", 4),
+])  # fmt: skip
+def test_needles_of_essays_are_hidden_in_fiction(tmp_path: Path, task: str, values: int) -> None:
+    folder, length = save_tiny(tmp_path / "model"), 6000  # a token a byte, and a step of lm_eval's is 500 words
+    made = questions(str(folder), task + PROSE, length, 2, chat=False)
+    assert task + PROSE in TASKS and len(made) == 2 and made[0].prompt != made[1].prompt
+    fiction = Fiction(length)
+    for asked in made:
+        named = [str(value) for value in asked.document["outputs"]]
+        assert len(named) == values and all(value in asked.prompt for value in named)
+        assert length / 2 < len(asked.prompt) <= length + 256
+        assert exact(asked, ", ".join(named)) == 1.0 == metric(asked, " ".join(named))
+        text = asked.document["input"]
+        assert sum(sentence in text for sentence in fiction.sentences) > 20
+    [first] = questions(str(folder), "niah_single_1", 2048, 1, chat=False)
+    assert not any(sentence in first.prompt for sentence in fiction.sentences)
