@@ -14,21 +14,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tqdm import tqdm
-
 from environments.datasets.other_prompts import general_prompts
 from environments.datasets.reader_rows.encoding import Turn
-from environments.inference.completions import request_group
-from environments.inference.contracts import Completion, CompletionRequest, PlainServer, ServerAddress
-from environments.inference.endpoint import Endpoint
+from environments.inference.contracts import ServerAddress
 from environments.inference.finish_reason import Ending, ending
+from environments.inference.greedy import greedy_replies
 from environments.inference.preflight import check_server
 from environments.rollouts.thinking import without_thinking
 from longthread.errors import ConfigError, DataError
 from longthread.files import JsonLines
 
 REPLY_TOKENS = 256  # a reply that takes more is cut off, and left out
-AT_A_TIME = 64  # requests
 WANTED = 'a row is {"messages": [user, assistant, …]}, the roles in turn, with text in each'
 LEAST_KEPT = 0.25  # of the replies asked for: with fewer whole ones the model is not worth copying
 
@@ -80,30 +76,16 @@ def _end_with_a_line(path: Path) -> None:
 
 
 async def _ask(server: ServerAddress, wanted: list[str], path: Path, progress: bool) -> int:
-    endpoint, room = Endpoint(PlainServer(server), None), asyncio.Semaphore(AT_A_TIME)
-
-    async def reply(prompt: str) -> Completion:
-        async with room:
-            request = CompletionRequest([{"role": "user", "content": prompt}], [], REPLY_TOKENS, temperature=0.0)
-            [completion] = await request_group([endpoint], request, 1)
-            return completion
-
-    left_out, tasks = 0, [asyncio.create_task(reply(prompt)) for prompt in wanted]
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            for prompt, task in zip(tqdm(wanted, "chats", disable=not progress), tasks, strict=True):
-                completion = await task  # in the order of the questions, so that the same replies make the same file
-                text = without_thinking(completion.text).strip()
-                if text and not completion.missing and ending(completion.finish_reason) is Ending.FINISHED:
-                    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
-                    file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
-                    file.flush()
-                else:
-                    left_out += 1
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    left_out = 0
+    with path.open("a", encoding="utf-8") as file:  # in the order of the questions: the same replies make the same file
+        async for number, completion in greedy_replies(server, wanted, REPLY_TOKENS, "chats" if progress else ""):
+            text = without_thinking(completion.text).strip()
+            if text and not completion.missing and ending(completion.finish_reason) is Ending.FINISHED:
+                messages = [{"role": "user", "content": wanted[number]}, {"role": "assistant", "content": text}]
+                file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+                file.flush()
+            else:
+                left_out += 1
     return left_out
 
 

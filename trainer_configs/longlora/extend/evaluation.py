@@ -1,4 +1,5 @@
-"""What each model of a run is asked: single needles at every depth and length, questions over one link, and perplexity.
+"""What each model of a run is asked: single needles at every depth and length, questions over one link, general questions
+without any text, and perplexity.
 
 The models are served by the embedded server in this process, and asked by the environments' own `evaluate`, which goes on
 where it was cut. A model that was shown no tags is asked for plain answers: what it finds counts, not the form it knows.
@@ -9,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from environments.datasets import general_knowledge
+from environments.inference.contracts import ServerAddress
 from environments.reports.metrics import Record
 from longthread.files import JsonObject, read_jsonl, write_json
+from longthread.statistics import Share
 from trainer_configs.longlora.extend.plan import LINK, REPLY_TOKENS, Plan, held_out_texts
 
 ASKED: dict[str, JsonObject] = {  # settings of the evaluation of either kind
@@ -36,7 +40,8 @@ def evaluate(plan: Plan, out: Path, name: str, model: Path, window: int, taught:
     lengths = [length for length in plan.lengths if length + REPLY_TOKENS <= window]
     # A whole file of samples would not be gone on with: the same evaluation would begin another beside it.
     todo = {kind: asked for kind, asked in ASKED.items() if not _done(out, kind, name).is_file()}
-    if not todo or not lengths:
+    asks_general = sum(share.asked for share in general_of(out, name).values()) < len(general_knowledge.questions())
+    if not lengths or not (todo or asks_general):
         return
     from environments.cli import Command
     from environments.config import HaystackEnvConfig, ServerSettings
@@ -53,12 +58,25 @@ def evaluate(plan: Plan, out: Path, name: str, model: Path, window: int, taught:
         "answer_format": "tags" if taught else "plain",
     }
     with background(model, model_name=name) as url:
+        if asks_general:
+            general_knowledge.ask(ServerAddress(url, "", name), general_path(out, name), progress=True)
         for kind, settings in todo.items():
             folder = str(samples_of(out, kind, name).parent)
             config = HaystackEnvConfig(**common | settings, data_dir_to_save_evals=folder)
             NeedleEnv.run(Command("evaluate", config, [ServerSettings(base_url=url, model_name=name)]))
             write_json(_done(out, kind, name), {"lengths": lengths, "answer_format": common["answer_format"]})
     free_memory()
+
+
+def general_path(out: Path, name: str) -> Path:
+    """Return the file of one model's replies to general questions."""
+    return out / "evaluation" / "general" / f"{name}.jsonl"
+
+
+def general_of(out: Path, name: str) -> dict[str, Share]:
+    """Return how many general questions one model answered rightly, of each kind; nothing where it was not asked."""
+    path = general_path(out, name)
+    return general_knowledge.shares(path) if path.is_file() else {}
 
 
 def _done(out: Path, kind: str, name: str) -> Path:

@@ -1,7 +1,7 @@
 """One report of a run: heatmaps of all its models side by side, their figures by length, and how each was trained."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from environments.reports.metrics import Record, by, false_answers, grid, presen
 from environments.reports.report import grid_csv
 from longthread.counts import counted
 from longthread.files import JsonObject, replacing, write_json, write_text
+from longthread.statistics import Share
 from trainer_configs.longlora.by_position import perplexity_of
-from trainer_configs.longlora.extend.evaluation import ASKED, evaluated
+from trainer_configs.longlora.extend.evaluation import ASKED, evaluated, general_of
 from trainer_configs.longlora.extend.plan import Plan
 
 CAPTIONS = {"needles": "Single needles by depth and length", "links": "Questions over one link, by depth of the answer"}
@@ -30,6 +31,7 @@ def write_report(plan: Plan, out: Path, untrained: Sequence[str], stages: Sequen
         "notes": list(plan.notes),
         "stages": [{key: value for key, value in stage.items() if key != "losses"} for stage in stages],
         "evaluation": {kind: {name: _by_length(r) for name, r in found.items()} for kind, found in answers.items()},
+        "general": {name: _general(found) for name in names if (found := general_of(out, name))},
         "absent": {name: _absent(records) for name, records in answers["needles"].items()},
         "perplexity": curves,
     }
@@ -72,6 +74,10 @@ def table(results: JsonObject) -> str:
             cells = [_cell(shares.get(str(length))) for length in lengths]
             lines.append(f"{name:32}" + "".join(f"{cell:>14}" for cell in cells))
         lines.append("")
+    for name, found in results["general"].items():
+        lines.append(f"{name:32}{found['right']} of {found['n']} general questions, {100 * found['mean']:.0f} %")
+    if results["general"]:
+        lines.append("")
     for stage in results["stages"]:
         if "skipped" in stage:
             lines.append(f"{stage['name']}: left out, {stage['skipped']}")
@@ -98,6 +104,13 @@ def _by_length(records: Sequence[Record]) -> JsonObject:
     return shares
 
 
+def _general(found: Mapping[str, Share]) -> JsonObject:
+    """Return how many general questions are right: in all, and of each kind."""
+    every = sum(found.values(), Share())
+    kinds = {kind: [share.right, share.asked] for kind, share in found.items()}
+    return {"right": every.right, "n": every.asked, "mean": every.value, "kinds": kinds}
+
+
 def _absent(records: Sequence[Record]) -> JsonObject | None:
     """Return the share of questions without an answer that got one; None where none was asked."""
     invented = false_answers(records).invented
@@ -112,6 +125,9 @@ def _facts(results: JsonObject) -> list[Fact]:
             name, shares = list(found.items())[-1]
             longest = max(shares, key=int)
             facts.append(Fact(f"{kind} at {int(longest):,}", f"{_cell(shares[longest])} %", f"of {name}"))
+    if general := list(results["general"].values()):
+        before = f"{100 * general[0]['mean']:.0f} % before" if len(general) > 1 else ""
+        facts.append(Fact("General questions", f"{100 * general[-1]['mean']:.0f} %", before))
     trained = [stage for stage in results["stages"] if "skipped" not in stage]
     seconds = sum(stage["seconds"] for stage in trained)
     steps = sum(stage["steps"] for stage in trained)

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from environments.datasets import general_knowledge
 from environments.haystack.filler import prose
 from environments.haystack.options import Options
 from longthread.errors import ConfigError
@@ -55,6 +56,8 @@ def out(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch = pytest.MonkeyPatch()
     patch.setattr(evaluation, "REPLY_TOKENS", 8)
     patch.setattr(evaluation, "PERPLEXITY_ROWS", 2)
+    few = general_knowledge.questions()[::50]
+    patch.setattr(general_knowledge, "questions", lambda: few)
     patch.setattr(running, "PAIR_TOKENS", 1600)
     patch.setattr(Options, "pool_tokens", 2**15)  # a pool of the usual size takes seconds to write
     assert ExtendRun(plan, folder).run() == folder / STAGE / "merged"
@@ -91,6 +94,10 @@ def test_each_model_was_asked_what_its_window_holds(plan: Plan, out: Path, resul
             "lengths": [length for length in LENGTHS if name != "before" or length < NATIVE],
             "answer_format": answer_format,
         }
+    assert list(results["general"]) == ["before", "untrained", STAGE]
+    for name, found in results["general"].items():
+        rows = list(read_jsonl(evaluation.general_path(out, name)))
+        assert found["n"] == len(rows) == 7 and found["right"] == sum(row["right"] for row in rows)
     assert list(results["perplexity"]) == ["untrained", STAGE]
     assert results["perplexity"][STAGE][-1]["end"] == TO
 
@@ -109,7 +116,7 @@ def test_the_untrained_model_has_the_weights_of_the_base_and_the_rope_of_the_tra
 def test_the_report_shows_the_models_side_by_side(out: Path) -> None:
     page = (out / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 3 and "4,096 tokens by yarn" in page
-    for shown in ("before", "untrained", STAGE, "2-dpo-4096: left out, no two replies"):
+    for shown in ("before", "untrained", STAGE, "2-dpo-4096: left out, no two replies", "of 7 general questions"):
         assert shown in page
     assert {path.name for path in (out / "report").iterdir()} == {
         "report.html", "grid.csv", "needles.png", "links.png", "perplexity.png",
@@ -120,6 +127,8 @@ def test_the_same_command_makes_nothing_anew(plan: Plan, out: Path, monkeypatch:
     for name in ("Training", "merge", "export"):
         monkeypatch.setattr(running, name, lambda *args, **named: pytest.fail("it was there"))
     before = (out / "results.json").read_text()
+    few = general_knowledge.questions()[::50]
+    monkeypatch.setattr(general_knowledge, "questions", lambda: few)
     assert ExtendRun(plan, out).run() == out / STAGE / "merged"
     assert (out / "results.json").read_text() == before
     other = replace(plan, settings=replace(plan.settings, seed=1))

@@ -1,0 +1,63 @@
+"""How many general questions models answer, asked without any text: what training on long texts has left of short ability.
+
+    python -m benchmarks.general_knowledge OUT --model AS_SHIPPED --model TRAINED
+
+347 questions of 18 kinds (`environments.datasets.general_knowledge`), greedily, each model served in this process. ± is one
+standard error of the difference to the first model, on the same questions. OUT holds every reply; the same command goes on.
+"""
+
+import math
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from environments.datasets.general_knowledge import ask, shares
+from environments.inference.contracts import ServerAddress
+from environments.inference.embedded.server import background
+from longthread.command_line import App
+from longthread.errors import ConfigError, exit_on_error
+from longthread.files import read_jsonl
+
+app = App(no_args_is_help=True)
+
+
+def difference(first: Path, other: Path) -> tuple[float, float]:
+    """Return by how much the second file's share of right replies is above the first's, and its standard error."""
+    before, after = ({row["question"]: row["right"] for row in read_jsonl(path)} for path in (first, other))
+    changes = [after[question] - before[question] for question in before if question in after]
+    return mean(changes), stdev(changes) / math.sqrt(len(changes))
+
+
+@app.command()
+@exit_on_error()
+def main(
+    out: Annotated[Path, typer.Argument(help="Folder of the replies.")],
+    model: Annotated[list[Path], typer.Option(help="Folder of a model; repeat for several.")],
+) -> None:
+    """Ask each model, and print the shares by kind."""
+    if len(names := [f"{at}-{path.name}" for at, path in enumerate(model)]) > 9:
+        raise ConfigError(f"{len(names)} models are too many to show: ask for 9 at most", setting="model")
+    files = [out / f"{name}.jsonl" for name in names]
+    for name, path, file in zip(names, model, files, strict=True):
+        with background(path, model_name=name) as url:
+            ask(ServerAddress(url, "", name), file, progress=True)
+    found = [shares(file) for file in files]
+    shown = Table("kind", "n", *(f"{path.name}, %" for path in model))
+    for kind, first in found[0].items():
+        shown.add_row(kind, str(first.asked), *(f"{100 * of[kind].right / of[kind].asked:.0f}" for of in found))
+    asked = sum(share.asked for share in found[0].values())
+    cells = []
+    for number, of in enumerate(found):
+        change, error = difference(files[0], files[number])
+        beside = f" ({100 * change:+.1f} ± {100 * error:.1f})" if number else ""
+        cells.append(f"{100 * sum(share.right for share in of.values()) / asked:.1f}{beside}")
+    shown.add_row("all", str(asked), *cells)
+    Console(width=110).print(shown)
+
+
+if __name__ == "__main__":
+    app()
