@@ -19,7 +19,7 @@ from environments.datasets.general_knowledge import ask, shares
 from environments.inference.contracts import ServerAddress
 from environments.inference.embedded.server import background
 from longthread.command_line import App
-from longthread.errors import ConfigError, exit_on_error
+from longthread.errors import exit_on_error
 from longthread.files import read_jsonl
 
 app = App(no_args_is_help=True)
@@ -39,14 +39,13 @@ def main(
     model: Annotated[list[Path], typer.Option(help="Folder of a model; repeat for several.")],
 ) -> None:
     """Ask each model, and print the shares by kind."""
-    if len(names := [f"{at}-{path.name}" for at, path in enumerate(model)]) > 9:
-        raise ConfigError(f"{len(names)} models are too many to show: ask for 9 at most", setting="model")
+    names = [f"{number}-{path.name}" for number, path in enumerate(model)]
     files = [out / f"{name}.jsonl" for name in names]
     for name, path, file in zip(names, model, files, strict=True):
         with background(path, model_name=name) as url:
             ask(ServerAddress(url, "", name), file, progress=True)
     found = [shares(file) for file in files]
-    shown = Table("kind", "n", *(f"{path.name}, %" for path in model))
+    shown = Table("kind", "n", *(f"{number}: {path.parent.name}/{path.name}, %" for number, path in enumerate(model)))
     for kind, first in found[0].items():
         shown.add_row(kind, str(first.asked), *(f"{100 * of[kind].right / of[kind].asked:.0f}" for of in found))
     asked = sum(share.asked for share in found[0].values())
