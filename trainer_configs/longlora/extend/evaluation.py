@@ -83,8 +83,8 @@ def _done(out: Path, kind: str, name: str) -> Path:
     return samples_of(out, kind, name).with_name("done.json")
 
 
-def measure_perplexity(plan: Plan, out: Path, name: str, model: Path) -> None:
-    """Write the perplexity by position of a model whose window is the run's, on the held-out texts, if there are any."""
+def measure_perplexity(plan: Plan, out: Path, name: str, model: Path, window: int) -> None:
+    """Write a model's perplexity by position, in rows of its window, on the held-out texts, if there are any."""
     from trainer_configs.longlora.by_position import by_position
     from trainer_configs.longlora.perplexity import Source
     from trainer_configs.longlora.token_nll import windows
@@ -93,7 +93,7 @@ def measure_perplexity(plan: Plan, out: Path, name: str, model: Path) -> None:
     if path.is_file() or not (texts := held_out_texts(plan.settings)):
         return
     source = Source(str(model))
-    rows_NL = windows(source.token_ids(texts), plan.settings.to, PERPLEXITY_ROWS)
+    rows_NL = windows(source.token_ids(texts), window, PERPLEXITY_ROWS)
     write_json(path, [asdict(bucket) for bucket in by_position(source.load(), rows_NL)])
     free_memory()
 

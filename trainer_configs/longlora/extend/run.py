@@ -64,7 +64,8 @@ class ExtendRun:
         untrained = self._untrained()
         evaluate(self.plan, self.out, BEFORE, self.plan.model, self.plan.native, taught=False)
         evaluate(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to, taught=False)
-        measure_perplexity(self.plan, self.out, UNTRAINED, untrained)
+        measure_perplexity(self.plan, self.out, BEFORE, self.plan.model, self.plan.native)
+        measure_perplexity(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to)
         model = self.plan.model
         for stage in self.plan.stages:
             model = self._train(stage, model)
@@ -72,7 +73,7 @@ class ExtendRun:
                 evaluate(self.plan, self.out, stage.name, model, stage.length, taught=True)
             self._report()
         last = [stage.name for stage in self.plan.stages if stage.name not in self.skipped][-1]
-        measure_perplexity(self.plan, self.out, last, model)
+        measure_perplexity(self.plan, self.out, last, model, self.plan.settings.to)
         self._report()
         return model
 
