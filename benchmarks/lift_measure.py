@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from lift import tasks
@@ -19,6 +19,7 @@ from lift.evaluation.evaluate import Prompt, Settings, evaluate
 from lift.inference import steps
 from lift.inference.capacity import prefill_seconds
 from lift.inference.generate import answers, chat
+from lift.library import base_model
 from lift.memory.tuner import gate, layers
 from lift.tasks import Item, right, synthetic_document
 from lift.tasks.synthetic_document import ControlSet, DocumentQuestions
@@ -80,13 +81,9 @@ def made(tokenizer: Any, tokens: int, source: int | Path) -> Made:
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """The model, in bf16 on a GPU where there is one, and its tokenizer."""
+    """The model, in bf16 on a GPU where there is one, and its tokenizer. Raises `ConfigError` where the folder has none."""
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return model.to(device), AutoTokenizer.from_pretrained(folder)
+    return base_model.load(folder, base_model.device("auto")), base_model.tokenizer(folder)
 
 
 def free() -> None:
