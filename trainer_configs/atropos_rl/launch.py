@@ -5,6 +5,7 @@ Each part can also be run by itself (`longthread rl CONFIG --part NAME`), which 
 
 import asyncio
 import ctypes
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,7 @@ import aiohttp
 from environments.inference.http_client import session
 from environments.rollouts.runner import on_signals
 from longthread.errors import LongthreadError, RunError
+from longthread.files import write_json
 from trainer_configs.atropos_rl import parts
 from trainer_configs.atropos_rl.config import WEIGHTS, RLConfig
 
@@ -142,8 +144,9 @@ async def launch(
             await running.ready()
             ready = time.time()
             await _evaluate(running, "before")
+            took = evaluation_seconds(config.run, time.time() - ready)
             if seconds is not None:
-                running.training_ends = began + seconds - EVALUATION_SHARE * (time.time() - ready) - GRACE
+                running.training_ends = began + seconds - EVALUATION_SHARE * took - GRACE
             for name in parts.names(config):
                 if name != parts.SERVER:
                     running.start(name)
@@ -155,6 +158,17 @@ async def launch(
             await _evaluate(running, "after")
     finally:
         running.stop()
+
+
+def evaluation_seconds(run: Path, now: float) -> float:
+    """Return how long the evaluation before the training took, in whichever start of the run it was done.
+
+    A run that goes on finds it done, `now` in no time, and yet its last evaluation takes as long as the first did.
+    """
+    path = run / "before" / "seconds.json"
+    took = max(now, float(json.loads(path.read_text()))) if path.is_file() else now
+    write_json(path, took)
+    return took
 
 
 async def _evaluate(running: Parts, when: str) -> None:

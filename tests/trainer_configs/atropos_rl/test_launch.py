@@ -109,3 +109,10 @@ async def test_stopping_ends_all_and_a_deaf_part_too(running: Parts, monkeypatch
             assert running.running[name].poll() is None
     running.stop()
     assert [process.returncode for process in begun] == [-signal.SIGTERM, -signal.SIGKILL] and not running.running
+
+
+def test_a_run_that_goes_on_keeps_as_much_time_for_its_last_evaluation(tmp_path: Path) -> None:
+    assert launch.evaluation_seconds(tmp_path, 90.0) == 90.0
+    assert launch.evaluation_seconds(tmp_path, 0.2) == 90.0  # evaluated before it was stopped
+    assert launch.evaluation_seconds(tmp_path, 120.0) == 120.0
+    assert launch.evaluation_seconds(tmp_path, 0.2) == 120.0
