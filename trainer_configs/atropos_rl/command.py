@@ -96,7 +96,7 @@ def _print_tables(console: Console, run: Path) -> bool:
     """Print what has changed on the held-out split. Returns False where it was not evaluated before and after."""
     from trainer_configs.atropos_rl import comparison, conduct
 
-    names = sorted(path.name for path in (run / "before").glob("*"))
+    names = sorted(path.name for path in (run / "before").glob("*") if path.is_dir())
     shown = [made.table(run, names) for made in (comparison, conduct)]
     for table in shown:
         if table is not None:
