@@ -56,7 +56,9 @@ def _tasks(axis: "Axes", rows: Sequence[JsonObject]) -> None:
             means.append(sum(cell["reward"] * cell["completions"] for cell in near) / total)
         axis.plot(steps, means, label=task)
     axis.set_title(f"reward, mean of {WINDOW} steps, flat groups included")
-    axis.legend(fontsize="small")
+    axis.legend(
+        fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False
+    )  # off the lines
 
 
 def _lines(axis: "Axes", steps: Sequence[int], lines: dict[str, list[float]], title: str) -> None:
