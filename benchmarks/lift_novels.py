@@ -33,7 +33,7 @@ from benchmarks.lift_options import EACH, MODEL, OUT, SECONDS, known, numbers
 from benchmarks.lift_store import code
 from benchmarks.lift_table import percent
 from benchmarks.segment_fits import LongFit, fit_segments, processes
-from benchmarks.spread import spread
+from benchmarks.spread import checked, spread
 from lift.inference import steps as stepwise
 from lift.inference.capacity import synchronize
 from lift.inference.hops import answered
@@ -177,9 +177,7 @@ def ask(cell: Cell, folder: Path, cost: dict[str, Any], out: Path, key: str, eac
         session_of(cell, folder)[0].answer("Who?", ())  # loads kernels
     for part, devices, at_once in ((timed, 1, 1), (others, torch.cuda.device_count(), each)):
         for number, found in spread(asked, part, devices, ends - time.monotonic(), at_once):
-            if isinstance(found, Exception):
-                raise found
-            replies[number] = found | {"timed": number in timed}
+            replies[number] = checked(found) | {"timed": number in timed}
             write_json(lines, replies)
             results = json.loads(out.read_text()) if out.exists() else {}
             write_json(out, results | {key: cost | figures(replies)}, indent=1)

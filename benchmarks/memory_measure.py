@@ -23,7 +23,7 @@ from benchmarks.lift_store import code
 from benchmarks.memory_cells import FORMS, Answered, Asked, Exchange, policy, record
 from benchmarks.memory_documents import MadeQuestion, counts_of, generate
 from benchmarks.memory_replies import Replies
-from benchmarks.segment_fits import LongFit, fit_segments
+from benchmarks.segment_fits import LongFit, fit_segments, processes
 from environments.haystack import document_prompt
 from environments.haystack.prompt import instruction, tagged_reply
 from environments.haystack.tasks.task import Quiz
@@ -147,7 +147,8 @@ class Bench:
         out = library.folder.parent / f"{library.folder.name}-{document.digest[:12]}"
         free()  # what the last cell held: a fit sizes its batches by what is free
         given = LongFit(self.folder, out.with_suffix(".json"), RECIPES[recipe], out)
-        given.write(document)
+        if processes(self.fits) > 1:
+            given.write(document)
         began = time.perf_counter()
         fit_segments(given, self.fits)
         together = time.perf_counter() - began
@@ -160,7 +161,7 @@ class Bench:
         )  # fmt: skip
         added = library.add(out, entry, replace=True)
         shutil.rmtree(out)
-        given.text.unlink()
+        given.text.unlink(missing_ok=True)
         return added
 
     # ---- asking ----

@@ -15,7 +15,6 @@ import logging
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from itertools import accumulate, islice
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -23,14 +22,8 @@ from unittest.mock import patch
 from environments.haystack.filler import prose
 from longthread.errors import ConfigError
 
-AS_THEY_ARE = (
-    "niah_single_1",
-    "niah_multikey_2",
-    "niah_multikey_3",
-    "ruler_vt",
-    "ruler_cwe",
-    "ruler_fwe",
-)  # no download
+# No download:
+AS_THEY_ARE = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "ruler_vt", "ruler_cwe", "ruler_fwe")
 PROSE = "_prose"
 IN_ESSAYS = ("niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multivalue", "niah_multiquery")
 TASKS = (*AS_THEY_ARE, *(f"{task}{PROSE}" for task in IN_ESSAYS))
@@ -78,7 +71,8 @@ def questions(model: str, task: str, length: int, samples: int, chat: bool) -> l
     random.seed(SEEDS[0])
     np.random.seed(SEEDS[1])
     name = task.removesuffix(PROSE)
-    with contextlib.redirect_stdout(io.StringIO()), _first(samples), _essays(length if name != task else 0):
+    essays = _essays(length) if name != task else contextlib.nullcontext()
+    with contextlib.redirect_stdout(io.StringIO()), _first(samples), essays:
         manager = TaskManager(metadata={"pretrained": model, "max_seq_lengths": [length]})
         made = get_task_dict([name], manager)[name]
         made.build_all_requests(
@@ -127,19 +121,10 @@ class Fiction:
         return [*self.sentences[:whole], *([" ".join(rest)] if rest else [])]
 
 
-@cache
-def fiction(words: int) -> Fiction:
-    """Return that many words of fiction, at least."""
-    return Fiction(words)
-
-
 @contextlib.contextmanager
 def _essays(length: int) -> Iterator[None]:
-    """Let lm_eval take fiction of up to `length` words for its essays; with 0 they stay what they are."""
-    if not length:
-        yield
-        return
-    niah, text = importlib.import_module("lm_eval.tasks.ruler.prepare_niah"), fiction(length)
+    """Let lm_eval take fiction of up to `length` words for its essays."""
+    niah, text = importlib.import_module("lm_eval.tasks.ruler.prepare_niah"), Fiction(length)
     given: Callable[..., Any] = niah.get_haystack
 
     def haystack(type_haystack: str) -> Any:

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig
 
 from benchmarks.lift_measure import load
-from benchmarks.spread import spread
+from benchmarks.spread import checked, spread
 from lift.document.document import Document
 from lift.document.repeats import read_once
 from lift.document.token_spans import TokenSpans
@@ -79,9 +79,6 @@ def fit_segments(given: LongFit, each: int, seconds: float = math.inf) -> Sequen
     ids = TokenSpans.encode(base_model.tokenizer(given.model), given.read().text).ids
     spans = spans_of(len(ids), given.recipe.segment, AutoConfig.from_pretrained(given.model))
     jobs = {str(number): (given, number) for number in range(len(spans))}
-    took: list[float] = []
-    for _, found in spread(fit_segment, jobs, max(1, torch.cuda.device_count()), seconds, each):
-        if isinstance(found, Exception):
-            raise found
-        took.append(found)
+    running = spread(fit_segment, jobs, max(1, torch.cuda.device_count()), seconds, each)
+    took = [checked(found) for _, found in running]
     return took if len(took) == len(jobs) else None

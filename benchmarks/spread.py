@@ -45,6 +45,13 @@ def spread(
             pool.shutdown(cancel_futures=True)
 
 
+def checked(result: Any) -> Any:
+    """Return a job's result. Raises what the job has raised."""
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
 def _pools(devices: int, each: int) -> list[ProcessPoolExecutor]:
     """`each` processes for a visible device, which see no other.
 

@@ -130,6 +130,12 @@ def read_jsonl(path: Path) -> Iterator[Any]:
     return (line.value for line in JsonLines(path))
 
 
+def end_with_a_line(path: Path) -> None:
+    """Take off what a killed run left of a file's last line, so that more lines can be added to it."""
+    with path.open("r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
 class GrowingFile:
     """Reads a file that another process appends to, a batch of new complete lines at a time."""
 

@@ -18,7 +18,7 @@ from environments.inference.contracts import ServerAddress
 from environments.inference.greedy import greedy_replies
 from environments.inference.preflight import check_server
 from environments.rollouts.thinking import without_thinking
-from longthread.files import read_jsonl
+from longthread.files import end_with_a_line, read_jsonl
 from longthread.statistics import Share
 
 REPLY_TOKENS = 40
@@ -52,7 +52,10 @@ def ask(server: ServerAddress, path: Path, progress: bool = False) -> dict[str, 
     `path`: JSON lines of question, reply, and whether it is right. Raises `ConfigError` for a server that cannot be
     reached, and `RunError` where it fails later.
     """
-    known = {row["question"] for row in read_jsonl(path)} if path.exists() else set()
+    known: set[str] = set()
+    if path.exists():
+        end_with_a_line(path)
+        known = {row["question"] for row in read_jsonl(path)}
     if wanted := [question for question in questions() if question.text not in known]:
         asyncio.run(check_server(server))
         path.parent.mkdir(parents=True, exist_ok=True)

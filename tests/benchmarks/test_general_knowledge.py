@@ -32,7 +32,10 @@ def test_two_models_are_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0, said.output
     assert "kept/model" in said.output and "(+0.0 ± 0.0)" in said.output
-    files = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    files = {path.name: path.read_text() for path in (tmp_path / "out").glob("*.jsonl")}
     assert set(files) == {"0-model.jsonl", "1-model.jsonl"} and all(text.count("\n") == 2 for text in files.values())
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert files == {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert files == {path.name: path.read_text() for path in (tmp_path / "out").glob("*.jsonl")}
+    other = save_tiny(tmp_path / "other" / "model", vocab_size=300)
+    refused = CliRunner().invoke(app, [str(tmp_path / "out"), "--model", str(other), "--model", str(model)])
+    assert refused.exit_code == 2 and "another 0-model" in refused.output

@@ -22,7 +22,7 @@ from environments.inference.greedy import greedy_replies
 from environments.inference.preflight import check_server
 from environments.rollouts.thinking import without_thinking
 from longthread.errors import ConfigError, DataError
-from longthread.files import JsonLines
+from longthread.files import JsonLines, end_with_a_line
 
 REPLY_TOKENS = 256  # a reply that takes more is cut off, and left out
 WANTED = 'a row is {"messages": [user, assistant, …]}, the roles in turn, with text in each'
@@ -52,7 +52,7 @@ def ask(server: ServerAddress, count: int, seed: int, path: Path, progress: bool
     be reached, and `RunError` where it fails later.
     """
     if path.exists():
-        _end_with_a_line(path)
+        end_with_a_line(path)
     known = {turns[0][0] for turns in read_chats(path)} if path.exists() else set()
     wanted = [prompt for prompt in prompts(count, seed) if prompt not in known]
     if not wanted:
@@ -67,12 +67,6 @@ def ask(server: ServerAddress, count: int, seed: int, path: Path, progress: bool
             setting="chat",
         )
     return left_out
-
-
-def _end_with_a_line(path: Path) -> None:
-    """Take off what a killed run left of its last line."""
-    with path.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 async def _ask(server: ServerAddress, wanted: list[str], path: Path, progress: bool) -> int:

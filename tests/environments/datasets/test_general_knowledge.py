@@ -70,3 +70,6 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert [body["messages"][-1]["content"] for body in server.requests] == ["Six?"]
         assert all(body["temperature"] == 0 for body in server.requests)
         assert ask(address, path) == shares(path) and len(server.requests) == 1
+        whole = path.read_text()
+        path.write_text(whole[:-20])  # killed within a line
+        assert ask(address, path) == {"a": Share(1, 2), "b": Share(0, 1)} and path.read_text() == whole
