@@ -20,6 +20,7 @@ import yaml
 from torch import Tensor
 
 from benchmarks.gpu_timing import clear, peak
+from benchmarks.longlora_model import checkpointing
 from benchmarks.longlora_training import METHODS, RECIPE
 from longthread.errors import ConfigError
 from trainer_configs.longlora.attention.tail_global import IGNORED
@@ -32,6 +33,7 @@ from trainer_configs.longlora.trainable import module_names, parameter_groups, p
 
 WARM_UP, DECAY = 0.05, 0.2  # shares of the budget, as of the recipe's 400 steps
 CLIP = 1.0
+KEPT_TOKENS = 16_384  # of the longest rows whose activations are kept; of longer ones attention alone, as in the recipe
 
 
 class Row(NamedTuple):
@@ -98,14 +100,16 @@ class Trained:
 class InProcess:
     """One pattern's model, wrapped and prepared as the plugin does it, with its optimizer.
 
-    `method` is one of `METHODS`; `length` is the longest row, which is the window that YaRN extends the model to.
+    `method` is one of `METHODS`, and behind a + the method of the RoPE extension where it is not the recipe's; `length` is
+    the longest row, to which the model's window is extended.
     """
 
     def __init__(self, folder: Path, method: str, length: int, seed: int):
         self.recipe = yaml.safe_load(RECIPE.read_text())
         own = {name: value for name, value in self.recipe["longlora"].items() if name != "group_size"}
-        extension = {"method": self.recipe["longlora"]["context_extension"]["method"], "target_length": length}
-        self.settings = LongLoRA(**own | METHODS[method] | {"context_extension": extension})
+        pattern, _, rope = method.partition("+")
+        extension = {"method": rope or own["context_extension"]["method"], "target_length": length}
+        self.settings = LongLoRA(**own | METHODS[pattern] | {"context_extension": extension})
         if (self.settings.group_size or 0) > length // 4:
             self.settings.group_size = None  # the plugin's default
         self.seed, self.length = seed, length
@@ -154,6 +158,8 @@ class InProcess:
         )
         model: Any = get_peft_model(base, lora)
         prepare(model)
+        if self.length > KEPT_TOKENS:
+            checkpointing(model, attention=True)
         return model.train()
 
     def train(self, rows: Sequence[Row], budget: Budget) -> Trained:

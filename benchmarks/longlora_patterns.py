@@ -6,9 +6,10 @@
     python -m benchmarks.longlora_patterns run OUT --model MODEL --rows ROWS --prompts PROMPTS --train-seconds 30
 
 Each pattern is trained on the same rows for the same seconds; then, but for full attention, for as many steps as full
-attention had in these seconds. Each model is measured in full attention on single needles at every depth and on questions
-over one link, of the evaluation split and in part in held-out novels, by our exact score. OUT/results.json is written after
-each model; the same command goes on where it was cut.
+attention had in these seconds. A method of RoPE extension behind a pattern, as full+ntk, stands for the recipe's. Each model
+is measured in full attention on single needles at every depth and on questions over one link, of the evaluation split and in
+part in held-out novels, by our exact score. OUT/results.json is written after each model; the same command goes on where it
+was cut.
 """
 
 import gc
@@ -31,7 +32,9 @@ from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import write_json
 from longthread.statistics import estimate
+from trainer_configs.longlora.rope.methods import OPTIONS
 
+EVERY = ",".join(METHODS)
 BEFORE = "before"  # the model with its RoPE extended, untrained
 ASKED = {"single": "single", "chain": "2-hop"}  # by task: its name in the table
 BATCH_TOKENS = 1_048_576  # of prompts read at a time: 24 GB of keys and values; nothing else is on the device
@@ -52,8 +55,12 @@ def arms(methods: Sequence[str], seeds: Sequence[int]) -> list[Arm]:
     """
     both = [(method, "seconds") for method in methods]
     if "full" in methods:
-        both += [(method, "steps") for method in methods if method not in (BEFORE, "full")]
+        both += [(method, "steps") for method in methods if method != BEFORE and _pattern(method) != "full"]
     return [(method, budget, seed) for seed in seeds for method, budget in both]
+
+
+def _pattern(method: str) -> str:
+    return method.partition("+")[0]
 
 
 @dataclass
@@ -209,7 +216,7 @@ def run(
     model: Model,
     rows: Annotated[Path, typer.Option(help="Folder of longlora reader-rows, one document a row.")],
     prompts: Annotated[Path, typer.Option(help="File of the command prompts.")],
-    methods: Annotated[str, typer.Option(help="In this order; before: untrained.")] = ",".join(METHODS),
+    methods: Annotated[str, typer.Option(help="In this order; PATTERN+ROPE, too; before: untrained.")] = EVERY,
     train_seconds: Annotated[float, typer.Option(min=0.1, help="Of each training.")] = 40.0,
     seeds: Annotated[str, typer.Option(help="Of LoRA's first weights, the rows' order and the full steps.")] = "1",
     seconds: Annotated[float, typer.Option(help="Begin no model that would end later.")] = 1e9,
@@ -218,9 +225,13 @@ def run(
     began = time.perf_counter()
     with exit_on_error(option):
         chosen = methods.split(",")
-        if unknown := sorted(set(chosen) - {BEFORE, *METHODS}):
-            able = ", ".join((BEFORE, *METHODS))
-            raise ConfigError(f"methods must be of {able} (got {', '.join(unknown)})", setting="methods")
+        able = {BEFORE, *METHODS, *(f"{pattern}+{rope}" for pattern in METHODS for rope in OPTIONS)}
+        if unknown := sorted(set(chosen) - able):
+            some = ", ".join((BEFORE, *METHODS))
+            raise ConfigError(
+                f"methods must be of {some}, or one of these with +{', +'.join(OPTIONS)} (got {', '.join(unknown)})",
+                setting="methods",
+            )
         try:
             wanted = arms(chosen, [int(seed) for seed in seeds.split(",")])
         except ValueError:

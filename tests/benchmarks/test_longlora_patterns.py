@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import longlora_grid, longlora_patterns
+from benchmarks import longlora_grid, longlora_in_process, longlora_patterns
 from benchmarks.longlora_in_process import Budget, InProcess, rate_share, read_rows
 from benchmarks.longlora_patterns import ASKED, Patterns, Results, app, arms, read_prompts, table
 from benchmarks.longlora_training import METHODS
@@ -77,6 +77,30 @@ def test_the_model_is_extended_trained_in_its_pattern_and_serves_in_its_own_atte
         assert trained.losses[-1] < trained.losses[0]
 
 
+def test_a_pattern_is_trained_with_the_extension_behind_its_name(work):
+    theta = InProcess(work / "model", "full", LENGTH, 1).model.config.rope_parameters["rope_theta"]
+    rope = {
+        m: InProcess(work / "model", f"full+{m}", LENGTH, 1).model.config.rope_parameters for m in ("ntk", "linear")
+    }
+    assert rope["ntk"]["rope_type"] == "default" and rope["ntk"]["rope_theta"] > theta
+    assert rope["linear"]["rope_type"] == "linear" and rope["linear"]["rope_theta"] == theta
+    assert arms(["full", "full+ntk", "shifted+ntk"], [1])[-1:] == [("shifted+ntk", "steps", 1)]
+
+
+def test_layers_are_computed_again_in_long_rows_and_the_gradients_stay(work, monkeypatch):
+    row = read_rows(work / "rows", "cpu")[0]
+    gradients = []
+    for kept in (LENGTH, LENGTH - 1):
+        monkeypatch.setattr(longlora_in_process, "KEPT_TOKENS", kept)
+        for method in ("full", "tail_global"):
+            arm = InProcess(work / "model", method, LENGTH, 1)
+            assert arm.model.is_gradient_checkpointing == (kept < LENGTH)
+            arm._backward(row, full=method == "full")
+            gradients.append([p.grad for p in arm.model.parameters() if p.grad is not None])
+    for whole, again in zip(gradients[:2], gradients[2:], strict=True):
+        assert whole and all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(whole, again, strict=True))
+
+
 def test_the_rate_rises_and_falls_within_the_budget():
     assert [rate_share(share) for share in (0.025, 0.05, 0.5, 0.8, 0.9)] == pytest.approx([0.5, 1, 1, 1, 0.5])
     assert rate_share(0.0) == rate_share(1.0) == 0.02
@@ -122,12 +146,13 @@ def test_several_seeds_are_averaged_with_the_error_over_trainings() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (["--methods", "half"], f"methods must be of before, {', '.join(METHODS)} (got half)"),
+        (["--methods", "half"], f"methods must be of before, {', '.join(METHODS)}, or one of these with"),
+        (["--methods", "full+half"], "(got full+half)"),
         (["--seeds", "a"], "must be whole numbers with commas"),
         (["--rows", "nowhere"], "nowhere holds no rows"),
         (["--prompts", "nowhere"], "nowhere holds no prompts"),
     ],
-    ids=["methods", "seeds", "rows", "prompts"],
+    ids=["methods", "rope", "seeds", "rows", "prompts"],
 )
 def test_what_cannot_be_run_ends_in_one_line(work, tmp_path, change, line):
     arguments = ["run", str(tmp_path), "--model", str(work / "model"), "--rows", str(work / "rows")]
