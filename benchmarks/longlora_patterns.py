@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from benchmarks.lift_options import known, numbers
 from benchmarks.longlora_grid import DEPTHS, Grid, GridPrompt, evaluate
 from benchmarks.longlora_in_process import Budget, InProcess, Row, read_rows
 from benchmarks.longlora_training import METHODS
@@ -34,7 +35,7 @@ from longthread.files import write_json
 from longthread.statistics import estimate
 from trainer_configs.longlora.rope.methods import OPTIONS
 
-EVERY = ",".join(METHODS)
+EVERY, EQUAL = ",".join(METHODS), ("seconds", "steps")
 BEFORE = "before"  # the model with its RoPE extended, untrained
 ASKED = {"single": "single", "chain": "2-hop"}  # by task: its name in the table
 BATCH_TOKENS = 1_048_576  # of prompts read at a time: 24 GB of keys and values; nothing else is on the device
@@ -48,19 +49,16 @@ def key(arm: Arm) -> str:
     return f"{arm[0]} {arm[1]} {arm[2]}"
 
 
-def arms(methods: Sequence[str], seeds: Sequence[int]) -> list[Arm]:
+def arms(methods: Sequence[str], seeds: Sequence[int], equal: Sequence[str] = EQUAL) -> list[Arm]:
     """Return the trainings in their order: for each seed all methods at equal seconds, then at equal steps.
 
-    Full attention at equal steps is the same training as at equal seconds.
+    Full attention at equal steps is the same training as at equal seconds, and counts the steps of the others.
     """
-    both = [(method, "seconds") for method in methods]
-    if "full" in methods:
-        both += [(method, "steps") for method in methods if method != BEFORE and _pattern(method) != "full"]
+    whole = (BEFORE, "full")
+    both = [(method, "seconds") for method in methods if "seconds" in equal or method in whole]
+    if "full" in methods and "steps" in equal:
+        both += [(method, "steps") for method in methods if method not in whole]
     return [(method, budget, seed) for seed in seeds for method, budget in both]
-
-
-def _pattern(method: str) -> str:
-    return method.partition("+")[0]
 
 
 @dataclass
@@ -218,6 +216,7 @@ def run(
     prompts: Annotated[Path, typer.Option(help="File of the command prompts.")],
     methods: Annotated[str, typer.Option(help="In this order; PATTERN+ROPE, too; before: untrained.")] = EVERY,
     train_seconds: Annotated[float, typer.Option(min=0.1, help="Of each training.")] = 40.0,
+    equal: Annotated[str, typer.Option(help="Of trainings: seconds, steps or both.")] = ",".join(EQUAL),
     seeds: Annotated[str, typer.Option(help="Of LoRA's first weights, the rows' order and the full steps.")] = "1",
     seconds: Annotated[float, typer.Option(help="Begin no model that would end later.")] = 1e9,
 ) -> None:
@@ -232,10 +231,7 @@ def run(
                 f"methods must be of {some}, or one of these with +{', +'.join(OPTIONS)} (got {', '.join(unknown)})",
                 setting="methods",
             )
-        try:
-            wanted = arms(chosen, [int(seed) for seed in seeds.split(",")])
-        except ValueError:
-            raise ConfigError(f"must be whole numbers with commas (got {seeds!r})", setting="seeds") from None
+        wanted = arms(chosen, numbers("seeds", seeds), known("equal", equal.split(","), EQUAL))
         asked = read_prompts(prompts)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         work = Patterns(out, model, read_rows(rows, device), asked, train_seconds, began + seconds)

@@ -84,7 +84,7 @@ def test_a_pattern_is_trained_with_the_extension_behind_its_name(work):
     }
     assert rope["ntk"]["rope_type"] == "default" and rope["ntk"]["rope_theta"] > theta
     assert rope["linear"]["rope_type"] == "linear" and rope["linear"]["rope_theta"] == theta
-    assert arms(["full", "full+ntk", "shifted+ntk"], [1])[-1:] == [("shifted+ntk", "steps", 1)]
+    assert arms(["full", "full+ntk"], [1], ["steps"]) == [("full", "seconds", 1), ("full+ntk", "steps", 1)]
 
 
 def test_layers_are_computed_again_in_long_rows_and_the_gradients_stay(work, monkeypatch):
@@ -148,11 +148,12 @@ def test_several_seeds_are_averaged_with_the_error_over_trainings() -> None:
     [
         (["--methods", "half"], f"methods must be of before, {', '.join(METHODS)}, or one of these with"),
         (["--methods", "full+half"], "(got full+half)"),
-        (["--seeds", "a"], "must be whole numbers with commas"),
+        (["--equal", "tokens"], "equal must be one of seconds, steps (got 'tokens')"),
+        (["--seeds", "a"], "'a' are not whole numbers with commas"),
         (["--rows", "nowhere"], "nowhere holds no rows"),
         (["--prompts", "nowhere"], "nowhere holds no prompts"),
     ],
-    ids=["methods", "rope", "seeds", "rows", "prompts"],
+    ids=["methods", "rope", "equal", "seeds", "rows", "prompts"],
 )
 def test_what_cannot_be_run_ends_in_one_line(work, tmp_path, change, line):
     arguments = ["run", str(tmp_path), "--model", str(work / "model"), "--rows", str(work / "rows")]
