@@ -7,6 +7,7 @@ over the last fifth. Rows hold one document each. A step is one row; its logits 
 
 import gc
 import itertools
+import math
 import random
 import statistics
 import time
@@ -33,6 +34,7 @@ from trainer_configs.longlora.trainable import module_names, parameter_groups, p
 
 WARM_UP, DECAY = 0.05, 0.2  # shares of the budget, as of the recipe's 400 steps
 CLIP = 1.0
+MOST_LEARNT = 32_768  # tokens of a row that are learnt, evenly spread: of 131,072 of plain text logits would take 77 GB
 KEPT_TOKENS = 16_384  # of the longest rows whose activations are kept; of longer ones attention alone, as in the recipe
 
 
@@ -69,6 +71,7 @@ def read_rows(folder: Path, device: str) -> list[Row]:
                 raise ConfigError(f"{shard} holds rows of several documents: make them with --parallel 0 and no chats")
             ids, labels = (torch.tensor([row[name]], device=device) for name in ("input_ids", "labels"))
             places = (labels[0, 1:] != IGNORED).nonzero()[:, 0]
+            places = places[:: math.ceil(len(places) / MOST_LEARNT) or 1]
             rows.append(Row(ids, labels, places, labels[:, 1:][:, places]))
     if not rows:
         raise ConfigError(f"{folder} holds no rows: make them with longthread longlora reader-rows", setting="rows")

@@ -64,6 +64,14 @@ def test_a_pass_has_the_loss_and_gradients_of_the_whole_model(work):
         )
 
 
+def test_of_a_long_row_of_text_tokens_are_learnt_that_lie_evenly_over_it(work, monkeypatch):
+    whole = max(read_rows(work / "rows", "cpu"), key=lambda row: len(row.places))
+    monkeypatch.setattr(longlora_in_process, "MOST_LEARNT", 400)
+    spread = max(read_rows(work / "rows", "cpu"), key=lambda row: len(row.places))
+    assert len(whole.places) == LENGTH - 1 and spread.places.equal(whole.places[::3])
+    assert spread.learnt.equal(whole.ids[:, 1:][:, spread.places])
+
+
 def test_the_model_is_extended_trained_in_its_pattern_and_serves_in_its_own_attention(work):
     rows = read_rows(work / "rows", "cpu")
     for method, kinds in {"quarter": (3, 9), "tail_global": (0, 12), "full": (12, 0)}.items():
