@@ -34,7 +34,7 @@ from trainer_configs.longlora.trainable import module_names, parameter_groups, p
 
 WARM_UP, DECAY = 0.05, 0.2  # shares of the budget, as of the recipe's 400 steps
 CLIP = 1.0
-MOST_LEARNT = 32_768  # tokens of a row that are learnt, evenly spread: of 131,072 of plain text logits would take 77 GB
+MOST_LOGITS = 32_768 * 49_152  # of a row: 19 GB with their gradients; of 131,072 tokens of plain text they would be 77
 KEPT_TOKENS = 16_384  # of the longest rows whose activations are kept; of longer ones attention alone, as in the recipe
 
 
@@ -71,7 +71,6 @@ def read_rows(folder: Path, device: str) -> list[Row]:
                 raise ConfigError(f"{shard} holds rows of several documents: make them with --parallel 0 and no chats")
             ids, labels = (torch.tensor([row[name]], device=device) for name in ("input_ids", "labels"))
             places = (labels[0, 1:] != IGNORED).nonzero()[:, 0]
-            places = places[:: math.ceil(len(places) / MOST_LEARNT) or 1]
             rows.append(Row(ids, labels, places, labels[:, 1:][:, places]))
     if not rows:
         raise ConfigError(f"{folder} holds no rows: make them with longthread longlora reader-rows", setting="rows")
@@ -197,13 +196,18 @@ class InProcess:
         return itertools.cycle(order)
 
     def _backward(self, row: Row, full: bool) -> Tensor:
-        """Compute the mean loss of a row's labels, and the gradients. Raises RuntimeError for another attention."""
-        calls = 0
+        """Compute the mean loss of a row's labels, and the gradients. Raises RuntimeError for another attention.
+
+        Of labels whose logits would be too many those count that lie evenly over the row.
+        """
+        calls, vocabulary = 0, self.model.config.get_text_config().vocab_size
+        every = math.ceil(len(row.places) * vocabulary / MOST_LOGITS) or 1
         if self.sparse:
             self.sparse.sparse, calls = not full, self.sparse.calls
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             loss: Tensor = self.model(
-                input_ids=row.ids, labels=row.labels, logits_to_keep=row.places, shift_labels=row.learnt,
+                input_ids=row.ids, labels=row.labels, logits_to_keep=row.places[::every],
+                shift_labels=row.learnt[:, ::every],
                 use_cache=False,
             ).loss  # fmt: skip
         loss.backward()

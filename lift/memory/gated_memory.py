@@ -112,6 +112,26 @@ def mix(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tenso
     return mixed_BLHD.to(o_BLHD.dtype)
 
 
+def mix_rows(o_BLHD: Tensor, recalled: Sequence[tuple[Sequence[int], Recalled]], lse_BLH: Tensor) -> Tensor:
+    """Return `mix` with gate "lse" of memories that some rows have open, each with the indices of its rows.
+
+    Of a row without any it is o, bit for bit. For inference: a share below 0 has no gradient here.
+    """
+    top_BLH = lse_BLH.clone()
+    for rows, document in recalled:
+        top_BLH[rows] = torch.maximum(top_BLH[rows], document.score_BLH)
+    whole_BLH, parts = torch.exp(lse_BLH - top_BLH), []
+    for rows, document in recalled:
+        parts.append(document.share_H.clamp(0) * torch.exp(document.score_BLH - top_BLH[rows]))
+        whole_BLH[rows] += parts[-1]
+    o32_BLHD = o_BLHD.float()
+    mixed_BLHD = o32_BLHD.clone()
+    for (rows, document), part_BLH in zip(recalled, parts, strict=True):
+        g_BLH = part_BLH / whole_BLH[rows].clamp(min=1e-30)
+        mixed_BLHD[rows] += g_BLH[..., None] * (document.memory_BLHD - o32_BLHD[rows])
+    return mixed_BLHD.to(o_BLHD.dtype)
+
+
 def reference_mix(o_BLHD: Tensor, q_BLHD: Tensor, memories: Sequence[GatedMemory], lse_BLH: Tensor) -> Tensor:
     """Compute `mix` with gate "lse" slowly, as its specification: (2) and (3) head by head."""
     heads = []

@@ -9,7 +9,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lift.memory.compact_memory import CompactMemory
-from lift.memory.gated_memory import Gate, GatedMemory, Recalled, gates, mix
+from lift.memory.gated_memory import Gate, GatedMemory, Recalled, gates, mix, mix_rows
 from lift.memory.tuner.attention import PROBED, AttentionProbe
 from lift.memory.tuner.config import GatedMemoryConfig
 from longthread.errors import ConfigError
@@ -96,12 +96,32 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         if self.rows is None:
             mixed_BLHD = self._mix(o_BLHD, queries, lse_BLH, [OpenMemory(name) for name in names])
         else:
-            mixed_BLHD = o_BLHD.clone()
-            for memories, rows in _alike(self.rows):
-                of_rows = {after_rope: q[rows] for after_rope, q in queries.items()}
-                lse = None if lse_BLH is None else lse_BLH[rows]
-                mixed_BLHD[rows] = self._mix(o_BLHD[rows], of_rows, lse, memories)
+            mixed_BLHD = self._mix_rows(self.rows, o_BLHD, queries, lse_BLH)
         return self.base_layer(mixed_BLHD.flatten(-2), *args, **kwargs)
+
+    def _mix_rows(
+        self,
+        opened: Sequence[tuple[OpenMemory, ...]],
+        o_BLHD: Tensor,
+        queries: Mapping[bool, Tensor],
+        lse_BLH: Tensor | None,
+    ) -> Tensor:
+        """Return the attention output with each row's own memories mixed in, in as few groups of rows as will do.
+
+        Rows that open the same are one group. Where they open more different choices than there are segments, the rows that
+        open a segment are one, and (3) of `gated_memory` composes a row's segments as it composes documents.
+        """
+        chosen, of_segment = _alike(opened), _by_segment(opened)
+        if self.gate == "query" or len(chosen) <= len(of_segment):
+            mixed_BLHD = o_BLHD.clone()
+            for memories, rows in chosen:
+                lse = None if lse_BLH is None else lse_BLH[rows]
+                mixed_BLHD[rows] = self._mix(o_BLHD[rows], _of(queries, rows), lse, memories)
+            return mixed_BLHD
+        assert lse_BLH is not None
+        return mix_rows(
+            o_BLHD, [(rows, self._recall(memory, _of(queries, rows))) for memory, rows in of_segment], lse_BLH
+        )
 
     def _mix(
         self, o_BLHD: Tensor, queries: Mapping[bool, Tensor], lse_BLH: Tensor | None, memories: Sequence[OpenMemory]
@@ -124,6 +144,20 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError("a gated memory is not a matrix: it cannot be merged")
 
     unmerge = merge
+
+
+def _of(queries: Mapping[bool, Tensor], rows: Sequence[int]) -> dict[bool, Tensor]:
+    return {after_rope: q_BLHD[rows] for after_rope, q_BLHD in queries.items()}
+
+
+def _by_segment(rows: Sequence[tuple[OpenMemory, ...]]) -> list[tuple[OpenMemory, list[int]]]:
+    """Return each open segment with the indices of its rows; a memory that was given no segments counts as one."""
+    by_segment: dict[OpenMemory, list[int]] = defaultdict(list)
+    for index, memories in enumerate(rows):
+        for memory in memories:
+            for segment in (None,) if memory.segments is None else memory.segments:
+                by_segment[memory._replace(segments=None if segment is None else (segment,))].append(index)
+    return list(by_segment.items())
 
 
 def _alike(rows: Sequence[tuple[OpenMemory, ...]]) -> list[tuple[tuple[OpenMemory, ...], list[int]]]:

@@ -1,5 +1,6 @@
 """The compact memory in whole models: against its reference, against the document in the prompt, saved, closed, composed."""
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lift.memory.reference_queries import (
     by_head,
     observe,
 )
-from lift.memory.tuner import GatedMemoryConfig, gate, layers
+from lift.memory.tuner import GatedMemoryConfig, OpenMemory, gate, layers, open_rows
 from longthread.errors import LongthreadError
 from tests.lift.memory.test_tuner import FAMILIES, ids, logits, make
 
@@ -40,6 +41,36 @@ def filled(model: Any, seed: int = 0) -> Any:
 
 def adapted(family: str = "Llama", **changes: Any) -> Any:
     return get_peft_model(make(family, **changes), GatedMemoryConfig(**CONFIG)).eval()
+
+
+def test_rows_that_open_more_choices_than_there_are_segments_are_computed_by_segment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As each row is by itself; a row that opens nothing is the base model's, bit for bit."""
+    slots = [[3, 0], [1, 5], [2, 2], [4, 1]]
+    model = make("Llama")
+    batch = ids(9)
+    with torch.no_grad():
+        base = model(input_ids=batch).logits
+    config: dict[str, Any] = {"slots": {"0": slots, "1": slots}, "precision": "float32"}
+    model = filled(get_peft_model(model, GatedMemoryConfig(**config)).eval())
+    gated, recalled = layers(model), []
+    kept = type(gated[0])._recall
+    monkeypatch.setattr(type(gated[0]), "_recall", lambda *given: recalled.append(given[1]) or kept(*given))
+    choices = [*combinations(range(4), 2), (), (0, 1, 2, 3), ()]
+    rows = [(OpenMemory("default", each),) if each else () for each in choices]
+    rows[-1] = (OpenMemory("default", ()),)
+
+    def asked(rows: list[tuple[OpenMemory, ...]], batch: Tensor) -> Tensor:
+        with torch.no_grad(), open_rows(gated, rows):
+            return model(input_ids=batch).logits
+
+    together = asked(rows, batch)
+    assert len(recalled) == 2 * 4, "once a segment and layer"
+    for row, own in enumerate(rows):
+        torch.testing.assert_close(together[[row]], asked([own], batch[[row]]), atol=1e-4, rtol=1e-4)
+    assert torch.equal(together[6], base[6]) and torch.equal(together[8], base[8])
+    assert not torch.allclose(together[0], base[0], atol=1e-2)
 
 
 @settings(max_examples=10, deadline=None)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lift.memory import log_sum_exp as module
-from lift.memory.gated_memory import GatedMemory, Recalled, gates, mix, recall, reference_mix
+from lift.memory.gated_memory import GatedMemory, Recalled, gates, mix, mix_rows, recall, reference_mix
 from lift.memory.log_sum_exp import NOTHING, attention_and_log_sum_exp, document_attention, log_sum_exp
 
 
@@ -50,6 +50,36 @@ def test_attention_splits_exactly_into_window_and_documents(
     (o, lse), *found = [attend(*part) for part in parts]
     recalled = [Recalled(m.float(), s.float(), torch.ones(h)) for m, s in found]
     torch.testing.assert_close(mix(o.float(), recalled, "lse", lse.float()), whole.float(), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    opened_to=st.lists(st.lists(st.integers(0, 4), unique=True, max_size=5), min_size=5, max_size=5),
+    closed=st.lists(st.integers(0, 4), max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_rows_with_memories_of_their_own_are_mixed_as_each_by_itself(
+    opened_to: list[list[int]], closed: list[int], seed: int
+) -> None:
+    """`opened_to`: of each memory, the rows that have it open."""
+    o, lse = normal(5, 3, 4, 8, seed=seed).float(), 3 * normal(5, 3, 4, seed=seed + 1).float()
+    recalled = [
+        (rows, Recalled(normal(len(rows), 3, 4, 8, seed=i).float(), 3 * normal(len(rows), 3, 4, seed=i + 9).float(),
+                        torch.full((4,), float(i not in closed))))
+        for i, rows in enumerate(opened_to)
+        if rows
+    ]  # fmt: skip
+    mixed = mix_rows(o, recalled, lse)
+    for row in range(5):
+        own = [
+            Recalled(r.memory_BLHD[[rows.index(row)]], r.score_BLH[[rows.index(row)]], r.share_H)
+            for rows, r in recalled
+            if row in rows
+        ]
+        if any(each.share_H.any() for each in own):
+            torch.testing.assert_close(mixed[[row]], mix(o[[row]], own, "lse", lse[[row]]), atol=1e-5, rtol=1e-5)
+        else:
+            assert torch.equal(mixed[row], o[row]), "a row without a memory is the base model's, bit for bit"
 
 
 def test_a_closed_memory_leaves_every_bit_where_it_was() -> None:
