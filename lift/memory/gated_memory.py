@@ -112,7 +112,7 @@ def mix(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tenso
     return mixed_BLHD.to(o_BLHD.dtype)
 
 
-def mix_rows(o_BLHD: Tensor, recalled: Sequence[tuple[Sequence[int], Recalled]], lse_BLH: Tensor) -> Tensor:
+def mix_rows(o_BLHD: Tensor, recalled: Sequence[tuple[Tensor, Recalled]], lse_BLH: Tensor) -> Tensor:
     """Return `mix` with gate "lse" of memories that some rows have open, each with the indices of its rows.
 
     Of a row without any it is o, bit for bit. For inference: a share below 0 has no gradient here.

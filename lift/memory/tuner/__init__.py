@@ -10,8 +10,9 @@ from peft.utils import register_peft_method
 
 from lift.memory.tuner.attention import right_padded
 from lift.memory.tuner.config import METHOD, GatedMemoryConfig
-from lift.memory.tuner.layer import PREFIX, GatedMemoryLayer, OpenMemory
+from lift.memory.tuner.layer import PREFIX, GatedMemoryLayer
 from lift.memory.tuner.model import GatedMemoryModel, check, gate, layers, open_rows
+from lift.memory.tuner.opened import OpenMemory
 
 __all__ = [
     "METHOD", "GatedMemoryConfig", "GatedMemoryLayer", "GatedMemoryModel", "OpenMemory", "check", "gate", "layers",

@@ -1,8 +1,7 @@
 """The layer that wraps `o_proj` and holds a memory for each document."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -12,19 +11,10 @@ from lift.memory.compact_memory import CompactMemory
 from lift.memory.gated_memory import Gate, GatedMemory, Recalled, gates, mix, mix_rows
 from lift.memory.tuner.attention import PROBED, AttentionProbe
 from lift.memory.tuner.config import GatedMemoryConfig
+from lift.memory.tuner.opened import OpenMemory, OpenRows
 from longthread.errors import ConfigError
 
 PREFIX = "gm_"
-
-
-class OpenMemory(NamedTuple):
-    """A document's memory as it is open to a row: the name of its adapter, and the segments that the row sees.
-
-    None stands for the segments that the memory itself has open.
-    """
-
-    adapter: str
-    segments: tuple[int, ...] | None = None
 
 
 class GatedMemoryLayer(nn.Module, BaseTunerLayer):
@@ -43,7 +33,7 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         self.gm_memory = nn.ModuleDict({})
         self.probe, self.heads, self.index, self.merged_adapters = probe, heads, index, []
         self.gate: Gate = "lse"
-        self.rows: Sequence[tuple[OpenMemory, ...]] | None = None
+        self.rows: OpenRows | None = None
         self.records_gates = False
         self.recorded_BLH = torch.empty(0)  # the gates of the last forward pass, summed over documents
 
@@ -68,7 +58,7 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
     def documents(self) -> list[str]:
         """Return the adapters that have a memory here and are on for any row; none while adapters are disabled."""
         if self.rows is not None:
-            return list(dict.fromkeys(memory.adapter for row in self.rows for memory in row))
+            return self.rows.adapters
         return [] if self.disable_adapters else [name for name in self.active_adapters if name in self.gm_memory]
 
     @property
@@ -100,28 +90,22 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         return self.base_layer(mixed_BLHD.flatten(-2), *args, **kwargs)
 
     def _mix_rows(
-        self,
-        opened: Sequence[tuple[OpenMemory, ...]],
-        o_BLHD: Tensor,
-        queries: Mapping[bool, Tensor],
-        lse_BLH: Tensor | None,
+        self, opened: OpenRows, o_BLHD: Tensor, queries: Mapping[bool, Tensor], lse_BLH: Tensor | None
     ) -> Tensor:
         """Return the attention output with each row's own memories mixed in, in as few groups of rows as will do.
 
-        Rows that open the same are one group. Where they open more different choices than there are segments, the rows that
-        open a segment are one, and (3) of `gated_memory` composes a row's segments as it composes documents.
+        Rows that open the same are one group. Where they make more choices than there are segments, the rows of a segment
+        are one, and a row's segments compose as documents do, by (3) of `gated_memory`.
         """
-        chosen, of_segment = _alike(opened), _by_segment(opened)
-        if self.gate == "query" or len(chosen) <= len(of_segment):
-            mixed_BLHD = o_BLHD.clone()
-            for memories, rows in chosen:
-                lse = None if lse_BLH is None else lse_BLH[rows]
-                mixed_BLHD[rows] = self._mix(o_BLHD[rows], _of(queries, rows), lse, memories)
-            return mixed_BLHD
-        assert lse_BLH is not None
-        return mix_rows(
-            o_BLHD, [(rows, self._recall(memory, _of(queries, rows))) for memory, rows in of_segment], lse_BLH
-        )
+        if self.gate == "lse" and len(opened.by_segment) < len(opened.alike):
+            assert lse_BLH is not None
+            recalled = [(rows, self._recall(memory, _of(queries, rows))) for memory, rows in opened.by_segment]
+            return mix_rows(o_BLHD, recalled, lse_BLH)
+        mixed_BLHD = o_BLHD.clone()
+        for memories, rows in opened.alike:
+            lse = None if lse_BLH is None else lse_BLH[rows]
+            mixed_BLHD[rows] = self._mix(o_BLHD[rows], _of(queries, rows), lse, memories)
+        return mixed_BLHD
 
     def _mix(
         self, o_BLHD: Tensor, queries: Mapping[bool, Tensor], lse_BLH: Tensor | None, memories: Sequence[OpenMemory]
@@ -146,24 +130,5 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
     unmerge = merge
 
 
-def _of(queries: Mapping[bool, Tensor], rows: Sequence[int]) -> dict[bool, Tensor]:
+def _of(queries: Mapping[bool, Tensor], rows: Tensor) -> dict[bool, Tensor]:
     return {after_rope: q_BLHD[rows] for after_rope, q_BLHD in queries.items()}
-
-
-def _by_segment(rows: Sequence[tuple[OpenMemory, ...]]) -> list[tuple[OpenMemory, list[int]]]:
-    """Return each open segment with the indices of its rows; a memory that was given no segments counts as one."""
-    by_segment: dict[OpenMemory, list[int]] = defaultdict(list)
-    for index, memories in enumerate(rows):
-        for memory in memories:
-            for segment in (None,) if memory.segments is None else memory.segments:
-                by_segment[memory._replace(segments=None if segment is None else (segment,))].append(index)
-    return list(by_segment.items())
-
-
-def _alike(rows: Sequence[tuple[OpenMemory, ...]]) -> list[tuple[tuple[OpenMemory, ...], list[int]]]:
-    """Return each choice of memories with the indices of its rows; rows without a memory are left out."""
-    alike: dict[tuple[OpenMemory, ...], list[int]] = defaultdict(list)
-    for index, memories in enumerate(rows):
-        if memories:
-            alike[memories].append(index)
-    return list(alike.items())

@@ -11,7 +11,8 @@ from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
 
 from lift.memory.tuner.attention import AttentionProbe, install
-from lift.memory.tuner.layer import PREFIX, GatedMemoryLayer, OpenMemory
+from lift.memory.tuner.layer import PREFIX, GatedMemoryLayer
+from lift.memory.tuner.opened import OpenMemory, OpenRows
 from longthread.errors import ConfigError
 from longthread.language_model import CausalLM, ModelConfig
 
@@ -82,11 +83,12 @@ def layers(model: CausalLM | nn.Module) -> list[GatedMemoryLayer]:
 def open_rows(gated: Sequence[GatedMemoryLayer], rows: Sequence[tuple[OpenMemory, ...]]) -> Iterator[None]:
     """Open to each row of a batch its own memories in a `with` block, in these layers, whichever adapters are active.
 
-    Rows with the same memories are computed together; a row with none is the base model's.
+    Rows are computed in groups (`OpenRows`); a row with nothing open is the base model's.
     """
+    opened = OpenRows(rows, next(gated[0].parameters()).device) if gated else None
     try:
         for layer in gated:
-            layer.rows = rows
+            layer.rows = opened
         yield
     finally:
         for layer in gated:

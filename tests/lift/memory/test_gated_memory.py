@@ -69,7 +69,7 @@ def test_rows_with_memories_of_their_own_are_mixed_as_each_by_itself(
         for i, rows in enumerate(opened_to)
         if rows
     ]  # fmt: skip
-    mixed = mix_rows(o, recalled, lse)
+    mixed = mix_rows(o, [(torch.tensor(rows), each) for rows, each in recalled], lse)
     for row in range(5):
         own = [
             Recalled(r.memory_BLHD[[rows.index(row)]], r.score_BLH[[rows.index(row)]], r.share_H)
