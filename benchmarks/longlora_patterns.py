@@ -231,6 +231,8 @@ def run(
                 f"methods must be of {some}, or one of these with +{', +'.join(OPTIONS)} (got {', '.join(unknown)})",
                 setting="methods",
             )
+        if equal == "steps" and "full" not in chosen:
+            raise ConfigError("the steps of the others are those of full: add it to methods", setting="methods")
         wanted = arms(chosen, numbers("seeds", seeds), known("equal", equal.split(","), EQUAL))
         asked = read_prompts(prompts)
         device = "cuda" if torch.cuda.is_available() else "cpu"

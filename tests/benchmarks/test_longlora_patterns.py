@@ -157,12 +157,14 @@ def test_several_seeds_are_averaged_with_the_error_over_trainings() -> None:
     [
         (["--methods", "half"], f"methods must be of before, {', '.join(METHODS)}, or one of these with"),
         (["--methods", "full+half"], "(got full+half)"),
+        (["--methods", "quarter", "--equal", "steps"], "the steps of the others are those of full"),
+        (["--methods", "full+longrope"], "longrope"),
         (["--equal", "tokens"], "equal must be one of seconds, steps (got 'tokens')"),
         (["--seeds", "a"], "'a' are not whole numbers with commas"),
         (["--rows", "nowhere"], "nowhere holds no rows"),
         (["--prompts", "nowhere"], "nowhere holds no prompts"),
     ],
-    ids=["methods", "rope", "equal", "seeds", "rows", "prompts"],
+    ids=["methods", "rope", "no full", "longrope", "equal", "seeds", "rows", "prompts"],
 )
 def test_what_cannot_be_run_ends_in_one_line(work, tmp_path, change, line):
     arguments = ["run", str(tmp_path), "--model", str(work / "model"), "--rows", str(work / "rows")]
