@@ -24,11 +24,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lift.memory.log_sum_exp import NOTHING
+
 Gate = Literal["lse", "query"]
 
 
 class Recalled(NamedTuple):
-    """One document's memory for every query: m, its gate's score (s of (3), the logit of (4)), and the share e."""
+    """One document's memory for every query: m, its gate's score (s of (3), the logit of (4)), and the share e.
+
+    Of `of_rows` the share has (B, 1, H): it is a row's own.
+    """
 
     memory_BLHD: Tensor
     score_BLH: Tensor
@@ -112,24 +117,20 @@ def mix(o_BLHD: Tensor, recalled: Sequence[Recalled], gate: Gate, lse_BLH: Tenso
     return mixed_BLHD.to(o_BLHD.dtype)
 
 
-def mix_rows(o_BLHD: Tensor, recalled: Sequence[tuple[Tensor, Recalled]], lse_BLH: Tensor) -> Tensor:
-    """Return `mix` with gate "lse" of memories that some rows have open, each with the indices of its rows.
+def of_rows(recalled: Sequence[tuple[Tensor, Tensor, Recalled]], most: int, like_BLHD: Tensor) -> list[Recalled]:
+    """Return, for `mix`, the first, second, … memory of every row, closed where a row has none.
 
-    Of a row without any it is o, bit for bit. For inference: a share below 0 has no gradient here.
+    `recalled`: the indices of some rows, the place that the memory has among those of each, and what it recalls there.
     """
-    top_BLH = lse_BLH.clone()
-    for rows, document in recalled:
-        top_BLH[rows] = torch.maximum(top_BLH[rows], document.score_BLH)
-    whole_BLH, parts = torch.exp(lse_BLH - top_BLH), []
-    for rows, document in recalled:
-        parts.append(document.share_H.clamp(0) * torch.exp(document.score_BLH - top_BLH[rows]))
-        whole_BLH[rows] += parts[-1]
-    o32_BLHD = o_BLHD.float()
-    mixed_BLHD = o32_BLHD.clone()
-    for (rows, document), part_BLH in zip(recalled, parts, strict=True):
-        g_BLH = part_BLH / whole_BLH[rows].clamp(min=1e-30)
-        mixed_BLHD[rows] += g_BLH[..., None] * (document.memory_BLHD - o32_BLHD[rows])
-    return mixed_BLHD.to(o_BLHD.dtype)
+    batch, length, heads, dim = like_BLHD.shape
+    memory_SBLHD = like_BLHD.new_zeros(most, batch, length, heads, dim, dtype=torch.float32)
+    score_SBLH = memory_SBLHD.new_full((most, batch, length, heads), NOTHING)
+    share_SBLH = memory_SBLHD.new_zeros(most, batch, 1, heads)
+    for rows, places, found in recalled:
+        memory_SBLHD[places, rows] = found.memory_BLHD
+        score_SBLH[places, rows] = found.score_BLH
+        share_SBLH[places, rows] = found.share_H
+    return [Recalled(*each) for each in zip(memory_SBLHD, score_SBLH, share_SBLH, strict=True)]
 
 
 def reference_mix(o_BLHD: Tensor, q_BLHD: Tensor, memories: Sequence[GatedMemory], lse_BLH: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The layer that wraps `o_proj` and holds a memory for each document."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -8,7 +8,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from lift.memory.compact_memory import CompactMemory
-from lift.memory.gated_memory import Gate, GatedMemory, Recalled, gates, mix, mix_rows
+from lift.memory.gated_memory import Gate, GatedMemory, Recalled, gates, mix, of_rows
 from lift.memory.tuner.attention import PROBED, AttentionProbe
 from lift.memory.tuner.config import GatedMemoryConfig
 from lift.memory.tuner.opened import OpenMemory, OpenRows
@@ -84,39 +84,23 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         queries = {False: q_BLHD} if q_rope_BHLD is None else {False: q_BLHD, True: q_rope_BHLD.transpose(1, 2)}
         o_BLHD = x.unflatten(-1, (self.heads, -1))
         if self.rows is None:
-            mixed_BLHD = self._mix(o_BLHD, queries, lse_BLH, [OpenMemory(name) for name in names])
+            recalled = [self._recall(OpenMemory(name), queries) for name in names]
         else:
-            mixed_BLHD = self._mix_rows(self.rows, o_BLHD, queries, lse_BLH)
-        return self.base_layer(mixed_BLHD.flatten(-2), *args, **kwargs)
-
-    def _mix_rows(
-        self, opened: OpenRows, o_BLHD: Tensor, queries: Mapping[bool, Tensor], lse_BLH: Tensor | None
-    ) -> Tensor:
-        """Return the attention output with each row's own memories mixed in, in as few groups of rows as will do.
-
-        Rows that open the same are one group. Where they make more choices than there are segments, the rows of a segment
-        are one, and a row's segments compose as documents do, by (3) of `gated_memory`.
-        """
-        if self.gate == "lse" and len(opened.by_segment) < len(opened.alike):
-            assert lse_BLH is not None
-            recalled = [(rows, self._recall(memory, _of(queries, rows))) for memory, rows in opened.by_segment]
-            return mix_rows(o_BLHD, recalled, lse_BLH)
-        mixed_BLHD = o_BLHD.clone()
-        for memories, rows in opened.alike:
-            lse = None if lse_BLH is None else lse_BLH[rows]
-            mixed_BLHD[rows] = self._mix(o_BLHD[rows], _of(queries, rows), lse, memories)
-        return mixed_BLHD
-
-    def _mix(
-        self, o_BLHD: Tensor, queries: Mapping[bool, Tensor], lse_BLH: Tensor | None, memories: Sequence[OpenMemory]
-    ) -> Tensor:
-        """Return the attention output with these memories mixed in. `queries`: before RoPE (False) and after it (True)."""
-        if self.gate == "query" and len(memories) > 1:
+            recalled = self._recall_rows(self.rows, o_BLHD, queries)
+        if self.gate == "query" and len(recalled) > 1:
             raise ConfigError("gates of kind query do not compose: ask one document at a time")
-        recalled = [self._recall(memory, queries) for memory in memories]
         if self.records_gates:
             self.recorded_BLH = torch.stack(gates(recalled, self.gate, lse_BLH)).sum(0).detach()
-        return mix(o_BLHD, recalled, self.gate, lse_BLH)
+        mixed_BLHD = mix(o_BLHD, recalled, self.gate, lse_BLH)
+        return self.base_layer(mixed_BLHD.flatten(-2), *args, **kwargs)
+
+    def _recall_rows(self, opened: OpenRows, o_BLHD: Tensor, queries: Mapping[bool, Tensor]) -> list[Recalled]:
+        """Return what each row's own memories recall, closed where a row has fewer than others."""
+        found = [
+            (rows, places, self._recall(memory, {after_rope: q[rows] for after_rope, q in queries.items()}))
+            for memory, rows, places in opened.groups
+        ]
+        return of_rows(found, opened.most, o_BLHD)
 
     def _recall(self, opened: OpenMemory, queries: Mapping[bool, Tensor]) -> Recalled:
         memory = cast(GatedMemory | CompactMemory, self.gm_memory[opened.adapter])
@@ -128,7 +112,3 @@ class GatedMemoryLayer(nn.Module, BaseTunerLayer):
         raise NotImplementedError("a gated memory is not a matrix: it cannot be merged")
 
     unmerge = merge
-
-
-def _of(queries: Mapping[bool, Tensor], rows: Tensor) -> dict[bool, Tensor]:
-    return {after_rope: q_BLHD[rows] for after_rope, q_BLHD in queries.items()}

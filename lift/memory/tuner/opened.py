@@ -18,26 +18,37 @@ class OpenMemory(NamedTuple):
     segments: tuple[int, ...] | None = None
 
 
-class OpenRows:
-    """`adapters`: those that are on for any row. `alike`: each choice of memories, with the indices of its rows.
+class Group(NamedTuple):
+    """A memory, the indices of the rows that have it open, and which of each row's memories it is, from 0."""
 
-    `by_segment`: each open segment, with the indices of its rows; a memory that was given no segments counts as one. Rows
-    with nothing open are in neither.
+    memory: OpenMemory
+    rows: Tensor
+    places: Tensor
+
+
+class OpenRows:
+    """`adapters`: those that are on for any row. `groups`: what is recalled at once, for all rows that have it open.
+
+    `most`: memories of the row with the most. Where rows open more choices of segments than there are segments, each segment
+    is a memory of its own: segments of a row compose as documents do.
     """
 
     def __init__(self, rows: Sequence[tuple[OpenMemory, ...]], device: torch.device):
-        alike: dict[tuple[OpenMemory, ...], list[int]] = defaultdict(list)
-        by_segment: dict[OpenMemory, list[int]] = defaultdict(list)
-        for index, memories in enumerate(rows):
-            if memories:
-                alike[memories].append(index)
-            for adapter, segments in memories:
-                for segment in [None] if segments is None else [(number,) for number in segments]:
-                    by_segment[OpenMemory(adapter, segment)].append(index)
+        apart = [tuple(part for memory in row for part in _segments(memory)) for row in rows]
+        chosen = min(rows, apart, key=lambda each: len({memory for row in each for memory in row}))
+        self.adapters = list(dict.fromkeys(memory.adapter for row in chosen for memory in row))
+        self.most = max(map(len, chosen), default=0)
+        found: dict[OpenMemory, list[tuple[int, int]]] = defaultdict(list)
+        for index, memories in enumerate(chosen):
+            for place, memory in enumerate(memories):
+                found[memory].append((index, place))
+        self.groups = []
+        for memory, where in found.items():
+            of_rows, places = torch.tensor(where, device=device).unbind(1)
+            self.groups.append(Group(memory, of_rows, places))
 
-        def indices(of: list[int]) -> Tensor:
-            return torch.tensor(of, device=device)
 
-        self.adapters = list(dict.fromkeys(memory.adapter for row in rows for memory in row))
-        self.alike = [(memories, indices(of)) for memories, of in alike.items()]
-        self.by_segment = [(memory, indices(of)) for memory, of in by_segment.items()]
+def _segments(memory: OpenMemory) -> list[OpenMemory]:
+    if memory.segments is None:
+        return [memory]
+    return [memory._replace(segments=(number,)) for number in memory.segments]

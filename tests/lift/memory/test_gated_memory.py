@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lift.memory import log_sum_exp as module
-from lift.memory.gated_memory import GatedMemory, Recalled, gates, mix, mix_rows, recall, reference_mix
+from lift.memory.gated_memory import GatedMemory, Recalled, gates, mix, of_rows, recall, reference_mix
 from lift.memory.log_sum_exp import NOTHING, attention_and_log_sum_exp, document_attention, log_sum_exp
 
 
@@ -69,7 +69,13 @@ def test_rows_with_memories_of_their_own_are_mixed_as_each_by_itself(
         for i, rows in enumerate(opened_to)
         if rows
     ]  # fmt: skip
-    mixed = mix_rows(o, [(torch.tensor(rows), each) for rows, each in recalled], lse)
+    held: list[int] = [0] * 5  # memories that each row has so far
+    placed = []
+    for rows, each in recalled:
+        placed.append((torch.tensor(rows), torch.tensor([held[row] for row in rows]), each))
+        held = [count + (row in rows) for row, count in enumerate(held)]
+    together = of_rows(placed, max(1, *held), o)
+    mixed = mix(o, together, "lse", lse)
     for row in range(5):
         own = [
             Recalled(r.memory_BLHD[[rows.index(row)]], r.score_BLH[[rows.index(row)]], r.share_H)
