@@ -14,6 +14,7 @@ FORMS = ("tags", "plain")  # of questions: the environments' and that of `lift a
 LEAST = 512  # tokens of a row
 MOST_QUESTIONS = 256
 MOST_PIECES = 8  # of a row: each tail behind documents read apart is a call of attention in every layer
+SHORT_TEXT = (2048, 8192)  # tokens of short texts, at most as many as the longest row has
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class RowSettings:
     forms: tuple[str, ...] = FORMS
     wordings: str = "train"
     seed: int = 0
+    short_texts: int = 0  # further rows, of a short plain text each: rows as long as a new window teach no short text
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows there are in all."""
+        return self.count + self.short_texts
 
     def check(self) -> None:
         """Raise `ConfigError` for settings that no rows can have."""
@@ -39,6 +46,7 @@ class RowSettings:
             ("questions", 1, MOST_QUESTIONS),
             ("parallel", 0, 1),
             ("ordinary", 0, 1),
+            ("short_texts", 0, None),
         ):
             value = getattr(self, name)
             if value < low or (high is not None and value > high):
@@ -84,6 +92,12 @@ def ladder(shortest: int, longest: int) -> list[int]:
     return [*lengths, longest]
 
 
+def short_lengths(longest: int) -> list[int]:
+    """Return the lengths of short texts beside rows of up to `longest` tokens."""
+    low, high = (min(length, longest) for length in SHORT_TEXT)
+    return ladder(low, high)
+
+
 def plan(settings: RowSettings) -> list[RowPlan]:
     """Return all rows in random order."""
     parallel, ordinary = (round(settings.count * share) for share in (settings.parallel, settings.ordinary))
@@ -91,12 +105,15 @@ def plan(settings: RowSettings) -> list[RowPlan]:
     kinds = {"document": settings.count - parallel - ordinary, "parallel": parallel, "text": ordinary}
     lengths, forms = ladder(settings.shortest, settings.longest), settings.forms
     rows = [
-        (kind, lengths[i % len(lengths)], forms[i // len(lengths) % len(forms)])
+        (kind, length := lengths[i % len(lengths)], forms[i // len(lengths) % len(forms)], _pieces(settings, length))
         for kind, count in kinds.items()
         for i in range(count)
     ]
+    short = short_lengths(settings.longest)
+    rows += [("text", short[i % len(short)], forms[0], 1) for i in range(settings.short_texts)]
     Random(f"reader rows {settings.seed}").shuffle(rows)
-    return [
-        RowPlan(number, kind, length, form, min(MOST_PIECES, settings.longest // length))
-        for number, (kind, length, form) in enumerate(rows)
-    ]
+    return [RowPlan(number, *row) for number, row in enumerate(rows)]
+
+
+def _pieces(settings: RowSettings, length: int) -> int:
+    return min(MOST_PIECES, settings.longest // length)

@@ -605,6 +605,22 @@ def test_shares_and_lengths_are_as_asked(count: int, parallel: float, part: floa
     assert rows == plan(given_settings)
 
 
+@given(count=st.integers(1, 60), short=st.integers(0, 60), longest=st.integers(512, 131_072), seed=st.integers(0, 9))
+@settings(max_examples=80, deadline=None)
+def test_short_texts_are_further_rows_of_one_text_each(count: int, short: int, longest: int, seed: int) -> None:
+    given_settings = RowSettings(count, longest, longest, 0.0, 0.25, seed=seed, short_texts=short)
+    given_settings.check()
+    rows = plan(given_settings)
+    assert [row.number for row in rows] == list(range(given_settings.rows)) and given_settings.rows == count + short
+    without = plan(replace(given_settings, short_texts=0))
+    more = Counter((row.kind, row.length, row.form, row.pieces) for row in rows)
+    more -= Counter((row.kind, row.length, row.form, row.pieces) for row in without)
+    assert {(kind, pieces) for kind, _, _, pieces in more} <= {("text", 1)} and sum(more.values()) == short
+    lengths = Counter({length: number for (_, length, _, _), number in more.items()})
+    assert set(lengths) <= {length for length in (2048, 4096, 8192, longest) if length <= min(8192, longest)}
+    assert max(lengths.values(), default=0) - min(lengths.values(), default=0) <= 1
+
+
 def test_a_ladder_ends_at_the_longest() -> None:
     assert ladder(2048, 32_768) == [2048, 4096, 8192, 16_384, 32_768]
     assert ladder(2048, 3000) == [2048, 3000] and ladder(2048, 2048) == [2048]
@@ -622,6 +638,7 @@ def test_a_ladder_ends_at_the_longest() -> None:
         ({"forms": ("tags", "tags")}, "each once"),
         ({"wordings": "eval"}, "wordings must be one of train, environments"),
         ({"questions": 0}, "questions must be from 1 to 256"),
+        ({"short_texts": -1}, "short_texts must be at least 0"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

@@ -16,7 +16,7 @@ import yaml
 from transformers import AutoConfig, PretrainedConfig
 
 import trainer_configs
-from environments.datasets.reader_rows.plan import FORMS, RowSettings
+from environments.datasets.reader_rows.plan import FORMS, RowSettings, short_lengths
 from environments.datasets.reader_rows.questions import WEIGHTS
 from environments.haystack.layout import LayoutError
 from environments.haystack.options import Options
@@ -33,6 +33,7 @@ RECIPE, DPO_RECIPE = RECIPES / "smollm2-135m-32k.yaml", RECIPES / "smollm2-135m-
 KINDS = ("single", "multi_key", "linked", "absent")  # of questions in the rows of an extension
 ATTENTIONS = ("shifted", "tail_global", "full")
 LINK: JsonObject = {"hops": "2", "decoys": 0}  # options of evaluations over one link
+SHORT_TEXT = 1 / 16  # of a stage's tokens, beside its rows: without, short text was a fifth harder to a model of 128k
 REPLY_TOKENS = 128  # of an evaluation: the longest prompts leave room for them in the window
 
 
@@ -113,7 +114,7 @@ class Plan:
         if stage.kind == "extend":
             return RowSettings(
                 stage.rows, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
-                s.seed + stage.number,
+                s.seed + stage.number, _short_texts(stage),
             )  # fmt: skip
         shortest = max(512, stage.length // 16)
         return RowSettings(
@@ -216,6 +217,12 @@ def _model(name: str) -> tuple[Path, PretrainedConfig]:
     if not isinstance(getattr(config.get_text_config(), "max_position_embeddings", None), int):
         raise ConfigError(f"model {name} states no window (ALiBi or recurrent): nothing to extend", setting="model")
     return folder, config
+
+
+def _short_texts(stage: Stage) -> int:
+    """Return how many short texts have their share of a stage's tokens."""
+    lengths = short_lengths(stage.length)
+    return round(SHORT_TEXT * stage.rows * stage.length * len(lengths) / sum(lengths))
 
 
 def _windows(native: int, settings: ExtendSettings) -> list[int]:

@@ -138,8 +138,10 @@ class ExtendRun:
             if reason := stated.get("skipped"):
                 self.skipped[stage.name] = reason
             return base if reason else merged
-        datasets, count = rows_of(folder / "rows"), stage.rows
-        if stage.kind == "dpo":
+        datasets = rows_of(folder / "rows")
+        if stage.kind != "dpo":
+            count = self.plan.row_settings(stage).rows
+        else:
             count, reason = self._make_pairs(stage, base)
             if not count:
                 self.skipped[stage.name] = reason

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from environments.datasets.reader_rows.plan import plan as planned_rows
 from longthread.errors import ConfigError
 from tests.environments.tiny_model import save_tiny
 from trainer_configs.longlora.config import section
@@ -45,6 +46,16 @@ def test_gradual_stages_double_the_window_and_share_the_tokens_of_one_jump(setti
         assert settings.tokens - sum(stage.length for stage in plan.stages) < trained <= settings.tokens
         assert [stage.rate for stage in plan.stages] == [1 / math.sqrt(s.length / NATIVE) for s in plan.stages]
     assert gradual.stages[1].name == "2-extend-8192"
+
+
+def test_short_texts_take_a_sixteenth_of_the_tokens_beside_the_rows_of_each_stage(settings: ExtendSettings) -> None:
+    plan = make_plan(replace(settings, gradual=True, tokens=64 * TO, sft=5))
+    for stage in plan.stages[:-1]:
+        rows = planned_rows(plan.row_settings(stage))
+        tokens = stage.rows * stage.length
+        assert abs(sum(row.length for row in rows) / tokens - 17 / 16) < 0.02
+        assert all(row.kind == "text" for row in rows if row.length < stage.length)
+    assert plan.row_settings(plan.stages[-1]).short_texts == 0
 
 
 def test_windows_that_are_no_power_of_two_times_the_own_one_begin_above_it(settings: ExtendSettings) -> None:
