@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 TEMPLATE = Path(__file__).with_name("card.jinja")
-CARD, PICTURES = "README.md", ("needles.png", "links.png", "perplexity.png")
+CARD, PICTURES = "README.md", ("needles.png", "keys.png", "links.png", "perplexity.png")
 TAGS = ("long-context", "longlora", "longthread")
 OWN_PATHS = ("dataset_prepared_path", "output_dir")  # of a recipe: of no use to a reader
 

@@ -23,7 +23,7 @@ from environments.haystack.wording import capitalised, sentence
 
 SPLIT = "train"
 # Of the kinds in a row. A small model learns single facts within some hundred rows, links over thousands of questions.
-WEIGHTS = {"single": 4, "multi_key": 3, "linked": 8, "absent": 5, "order": 1, "count": 1}
+WEIGHTS = {"single": 4, "multi_key": 3, "linked": 8, "absent": 7, "order": 1, "count": 1}
 WORDINGS = ("train", "environments")
 HOPS = {2: 3, 3: 1, 4: 1}  # facts from the person named to the value, and how often
 ASTRAY = 0.5  # of the questions over links, those with facts beside them that are easily taken for theirs

@@ -1,5 +1,5 @@
-"""What each model of a run is asked: single needles at every depth and length, questions over one link, general questions
-without any text, and perplexity.
+"""What each model of a run is asked: single needles at every depth and length, needles among others of their kind, questions
+over one link, general questions without any text, and perplexity.
 
 The models are served by the embedded server in this process, and asked by the environments' own `evaluate`, which goes on
 where it was cut. A model that was shown no tags is asked for plain answers: what it finds counts, not the form it knows.
@@ -19,6 +19,7 @@ from trainer_configs.longlora.extend.plan import LINK, REPLY_TOKENS, Plan, held_
 
 ASKED: dict[str, JsonObject] = {  # settings of the evaluation of either kind
     "needles": {"tasks": "single"},
+    "keys": {"tasks": "multi_key", "absent_share": 0.0},
     "links": {"tasks": "chain", "absent_share": 0.0, **LINK},
 }
 PERPLEXITY_ROWS = 8

@@ -16,7 +16,11 @@ from trainer_configs.longlora.by_position import perplexity_of
 from trainer_configs.longlora.extend.evaluation import ASKED, evaluated, general_of
 from trainer_configs.longlora.extend.plan import Plan
 
-CAPTIONS = {"needles": "Single needles by depth and length", "links": "Questions over one link, by depth of the answer"}
+CAPTIONS = {
+    "needles": "Single needles by depth and length",
+    "keys": "Needles among others of their kind",
+    "links": "Questions over one link, by depth of the answer",
+}
 CURVES = "perplexity.png"
 
 

@@ -86,7 +86,7 @@ def test_the_stage_was_trained_by_its_recipe(out: Path, results: JsonObject) -> 
 def test_each_model_was_asked_what_its_window_holds(plan: Plan, out: Path, results: JsonObject) -> None:
     asked = {kind: {name: sorted(by) for name, by in found.items()} for kind, found in results["evaluation"].items()}
     every = {"before": ["1600"], "untrained": ["1600", "3900"], STAGE: ["1600", "3900"]}
-    assert asked == {"needles": every, "links": every}
+    assert asked == {"needles": every, "keys": every, "links": every}
     for name, answer_format in (("before", "plain"), (STAGE, "tags")):
         records = list(read_jsonl(evaluation.samples_of(out, "links", name)))
         assert {record["task"] for record in records} == {"chain"}
@@ -115,11 +115,11 @@ def test_the_untrained_model_has_the_weights_of_the_base_and_the_rope_of_the_tra
 
 def test_the_report_shows_the_models_side_by_side(out: Path) -> None:
     page = (out / "report" / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 3 and "4,096 tokens by yarn" in page
+    assert page.count("data:image/png;base64") == 4 and "4,096 tokens by yarn" in page
     for shown in ("before", "untrained", STAGE, "2-dpo-4096: left out, no two replies", "of 7 general questions"):
         assert shown in page
     assert {path.name for path in (out / "report").iterdir()} == {
-        "report.html", "grid.csv", "needles.png", "links.png", "perplexity.png",
+        "report.html", "grid.csv", "needles.png", "keys.png", "links.png", "perplexity.png",
     }  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def test_what_is_published_is_the_model_with_a_card_made_from_the_run(plan: Plan
     ours, theirs = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, out / STAGE / "merged"))
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert {"needles.png", "links.png", "perplexity.png", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
+    assert {"needles.png", "keys.png", "links.png", "perplexity.png", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
 
 
 def test_what_cannot_be_published_is_refused_in_one_line(
