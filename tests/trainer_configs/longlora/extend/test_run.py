@@ -160,7 +160,9 @@ def test_what_is_published_is_the_model_with_a_card_made_from_the_run(plan: Plan
     ours, theirs = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, out / STAGE / "merged"))
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert {"needles.png", "keys.png", "links.png", "perplexity.png", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
+    assert {"needles.png", "keys.png", "links.png", "perplexity.png", "tokenizer.json"} <= {
+        p.name for p in folder.iterdir()
+    }
 
 
 def test_what_cannot_be_published_is_refused_in_one_line(
