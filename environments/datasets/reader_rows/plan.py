@@ -31,6 +31,7 @@ class RowSettings:
     forms: tuple[str, ...] = FORMS
     wordings: str = "train"
     seed: int = 0
+    registers: float = 0.0  # rows of look-ups in lists of entries
     short_texts: int = 0  # further rows, of a short plain text each: rows as long as a new window teach no short text
 
     @property
@@ -46,6 +47,7 @@ class RowSettings:
             ("questions", 1, MOST_QUESTIONS),
             ("parallel", 0, 1),
             ("ordinary", 0, 1),
+            ("registers", 0, 1),
             ("short_texts", 0, None),
         ):
             value = getattr(self, name)
@@ -56,10 +58,11 @@ class RowSettings:
             raise ConfigError(
                 f"longest {self.longest} must be at least shortest, {self.shortest}", setting=("longest", "shortest")
             )
-        if self.parallel + self.ordinary > 1:
+        if self.parallel + self.ordinary + self.registers > 1:
             raise ConfigError(
-                f"parallel {self.parallel:g} and ordinary {self.ordinary:g} must not be more than 1 together",
-                setting=("parallel", "ordinary"),
+                f"parallel {self.parallel:g}, ordinary {self.ordinary:g} and registers {self.registers:g} must not be more "
+                "than 1 together",
+                setting=("parallel", "ordinary", "registers"),
             )
         for name, choices in (("kinds", tuple(WEIGHTS)), ("forms", FORMS)):
             given = getattr(self, name)
@@ -74,7 +77,7 @@ class RowSettings:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """One row to make. `kind`: "document", "parallel" or "text"."""
+    """One row to make. `kind`: "document", "parallel", "text" or "register"."""
 
     number: int
     kind: str
@@ -100,9 +103,11 @@ def short_lengths(longest: int) -> list[int]:
 
 def plan(settings: RowSettings) -> list[RowPlan]:
     """Return all rows in random order."""
-    parallel, ordinary = (round(settings.count * share) for share in (settings.parallel, settings.ordinary))
-    ordinary = min(ordinary, settings.count - parallel)
-    kinds = {"document": settings.count - parallel - ordinary, "parallel": parallel, "text": ordinary}
+    kinds, left = {}, settings.count
+    for kind, share in (("parallel", settings.parallel), ("text", settings.ordinary), ("register", settings.registers)):
+        kinds[kind] = min(left, round(settings.count * share))
+        left -= kinds[kind]
+    kinds = {"document": left, **kinds}
     lengths, forms = ladder(settings.shortest, settings.longest), settings.forms
     rows = [
         (kind, length := lengths[i % len(lengths)], forms[i // len(lengths) % len(forms)], _pieces(settings, length))

@@ -74,6 +74,7 @@ class ReaderQuestion:
     unsaid: tuple[tuple[str, str], ...] = ()
     named: tuple[str, ...] = ()
     meet: tuple[str, str] | None = None
+    several: bool = False  # the answer is a list
 
 
 @dataclass

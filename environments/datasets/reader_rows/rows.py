@@ -16,6 +16,7 @@ from environments.datasets.reader_rows.encoding import Row, RowEncoder, Turn, jo
 from environments.datasets.reader_rows.fillers import Fillers, stretch
 from environments.datasets.reader_rows.plan import RowPlan, RowSettings
 from environments.datasets.reader_rows.questions import FactDraw, ReaderQuestion, Statement, answers_stand
+from environments.datasets.reader_rows.registers import FOLLOW, Register
 from environments.haystack.document_prompt import behind_text, request
 from environments.haystack.facts import WORDS
 from environments.haystack.layout import Hidden, LayoutError, lay_out
@@ -31,6 +32,7 @@ ROW_TOKENS = 160  # of a row, for each question in it: the rest is text
 FACTS_SHARE = 0.6  # of a row, at most, goes to statements, questions and answers
 DOCUMENTS = (2, 8)  # that are read side by side
 DOCUMENT_TOKENS = 512  # of a row, for each document in it
+FILLS = 3  # of a register: by themselves its entries have more tokens than together, so each fill leaves some room
 FILLER = 0.5  # of a document's statements, at least, stands beside them as other text
 FEWER = 0.7  # of the questions are left when they take too much of a row
 NAMELESS = 0.25  # of the questions name no document
@@ -67,7 +69,9 @@ class RowMaker:
     def check(self) -> None:
         """Raise `ConfigError` unless the shortest rows can be made, in every form."""
         shortest = self.settings.shortest
-        kinds = {"document": 1 - self.settings.parallel - self.settings.ordinary, "parallel": self.settings.parallel}
+        settings = self.settings
+        rest = 1 - settings.parallel - settings.ordinary - settings.registers
+        kinds = {"document": rest, "parallel": settings.parallel, "register": settings.registers}
         for kind in [kind for kind, share in kinds.items() if share > 0]:
             for form in self.settings.forms:
                 self.row(RowPlan(0, kind, shortest, form))
@@ -96,12 +100,12 @@ class RowMaker:
         )
 
     def _tried(self, plan: RowPlan, seed: str) -> Row | None:
-        """Return a row of a document or of parallel ones; None if none came out."""
-        room = plan.length
+        """Return a row of a document, of parallel ones or of a register; None if none came out."""
+        draw, room = self._drawn_register if plan.kind == "register" else self._drawn, plan.length
         for attempt in range(TRIES):
             rng = Random(f"reader row {seed} {attempt}")
             try:
-                row = self._drawn(plan, room, rng)
+                row = draw(plan, room, rng)
             except LayoutError:
                 continue
             if row is None:
@@ -138,6 +142,36 @@ class RowMaker:
             return self.encoder.parallel(documents, turns)
         return self.encoder.chat(self._turns(draft, documents[0]))
 
+    def _drawn_register(self, plan: RowPlan, room: int, rng: Random) -> Row | None:
+        """Return a row of about `room` tokens of a register; None where one question takes too much of it."""
+        number, seed = min(self.settings.questions, max(1, plan.length // ROW_TOKENS)), rng.random()
+        while True:
+            register = Register(Random(seed))
+            draft = _Draft(plan, 1, rng)
+            draft.ask(register.questions(number, "absent" in self.settings.kinds))
+            taken = len(self.encoder.chat(self._turns(draft, ""))) + sum(self.tokens.mid(register.entries))
+            if taken <= FACTS_SHARE * room:
+                break
+            if number == 1:
+                return None
+            number = max(1, int(FEWER * number))
+        filler: list[str] = []
+        for _ in range(FILLS):
+            filler += self._entries(register, room - taken)
+            row = self.encoder.chat(self._turns(draft, register.text(filler)))
+            taken = len(row)
+        return row
+
+    def _entries(self, register: Register, room: int) -> list[str]:
+        """Return entries, and whole chains of them, that nothing asks for, of about so many tokens."""
+        entries: list[str] = []
+        while True:
+            more = register.more()
+            room -= sum(self.tokens.mid(more))
+            if room < 0:
+                return entries
+            entries += more
+
     def _costs(self, statements: Sequence[Statement], documents: int) -> np.ndarray:
         """Return the tokens of each document's statements."""
         costs = np.zeros(documents)
@@ -160,7 +194,7 @@ class RowMaker:
 
     def _turns(self, draft: "_Draft", text: str) -> list[Turn]:
         """Return the questions with their replies; the first behind the text, unless the documents are read apart."""
-        plain, alone = draft.plan.form == "plain", draft.plan.kind == "document"
+        plain, alone = draft.plan.form == "plain", draft.plan.kind != "parallel"
         turns = []
         for i, question in enumerate(draft.questions):
             asked = request(draft.asked_of[i], question.text) if plain else self._tagged(question, draft.stepwise[i])
@@ -171,7 +205,9 @@ class RowMaker:
 
     def _tagged(self, question: ReaderQuestion, stepwise: bool) -> str:
         answer = Answer("one", (question.answer,), "text", question.steps)
-        return self._prompt.question(Quiz((), (), question.text, answer, 2 if stepwise else 1))
+        passed = "keys" if question.kind == FOLLOW else "people"
+        quiz = Quiz((), (), question.text, answer, 2 if stepwise else 1, several=question.several, passed=passed)
+        return self._prompt.question(quiz)
 
     def _short_text(self, plan: RowPlan, seed: str) -> list[Row]:
         """Return one short text with questions, or none where this tokenizer has no room for it in so few tokens."""
@@ -230,3 +266,8 @@ class _Draft:
         ]
         share = STEPWISE if "linked" in settings.kinds else 0.0
         self.stepwise = [question.hops > 1 or self.rng.random() < share for question in self.questions]
+
+    def ask(self, questions: list[ReaderQuestion]) -> None:
+        """Ask these questions about a document without a name."""
+        self.questions, self.asked_of = questions, [""] * len(questions)
+        self.stepwise = [question.hops > 1 for question in questions]

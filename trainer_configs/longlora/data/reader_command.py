@@ -35,6 +35,9 @@ def reader_rows(  # noqa: PLR0913 - an option each
     ] = "",
     parallel: Annotated[float, typer.Option(help="Share of rows with 2 to 8 documents read apart.")] = 1 / 3,
     ordinary: Annotated[float, typer.Option(help="Share of rows of plain text.")] = RowSettings.ordinary,
+    registers: Annotated[
+        float, typer.Option(help="Share of rows of look-ups in lists of entries, as RULER asks for.")
+    ] = RowSettings.registers,
     questions: Annotated[int, typer.Option(help="About a text, at most.")] = RowSettings.questions,
     kinds: Annotated[str, typer.Option(help="Of questions.")] = ",".join(WEIGHTS),
     forms: Annotated[str, typer.Option(help="tags: as the environments ask; plain: as lift ask does.")] = ",".join(
@@ -54,7 +57,17 @@ def reader_rows(  # noqa: PLR0913 - an option each
         from trainer_configs.longlora.data.reader_build import Build, build
 
         settings = RowSettings(
-            count, shortest, longest, parallel, ordinary, questions, _names(kinds), _names(forms), wordings, seed
+            count,
+            shortest,
+            longest,
+            parallel,
+            ordinary,
+            questions,
+            _names(kinds),
+            _names(forms),
+            wordings,
+            seed,
+            registers,
         )
         settings.check()
         file = _conversations(chat, chat_model, chats, chat_rows, seed, out)

@@ -52,6 +52,7 @@ class ExtendSettings:
     learning_rate: float | None = None  # the recipe's
     texts: str = ""
     ordinary: float = 0.25
+    registers: float = 0.125
     questions: int = 48
     sft: int = 0  # rows
     dpo: int = 0  # groups of rollouts
@@ -114,7 +115,7 @@ class Plan:
         if stage.kind == "extend":
             return RowSettings(
                 stage.rows, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
-                s.seed + stage.number, _short_texts(stage),
+                s.seed + stage.number, s.registers, _short_texts(stage),
             )  # fmt: skip
         shortest = max(512, stage.length // 16)
         return RowSettings(

@@ -61,11 +61,8 @@ class ExtendRun:
             if stage.kind != "dpo":
                 self._make_rows(stage)
         self._check_first()
-        untrained = self._untrained()
         evaluate(self.plan, self.out, BEFORE, self.plan.model, self.plan.native, taught=False)
-        evaluate(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to, taught=False)
         measure_perplexity(self.plan, self.out, BEFORE, self.plan.model, self.plan.native)
-        measure_perplexity(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to)
         model = self.plan.model
         for stage in self.plan.stages:
             model = self._train(stage, model)
@@ -74,6 +71,11 @@ class ExtendRun:
             self._report()
         last = [stage.name for stage in self.plan.stages if stage.name not in self.skipped][-1]
         measure_perplexity(self.plan, self.out, last, model, self.plan.settings.to)
+        self._report()
+        # Last, as it takes as long as what was trained and says least: at lengths that it never saw it writes to no end.
+        untrained = self._untrained()
+        evaluate(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to, taught=False)
+        measure_perplexity(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to)
         self._report()
         return model
 

@@ -1,0 +1,121 @@
+"""Registers: every answer is what the text itself says, read back by a slow reader that knows the forms alone."""
+
+import re
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from environments.datasets.reader_rows.plan import FORMS as ROW_FORMS
+from environments.datasets.reader_rows.plan import RowPlan, RowSettings, plan
+from environments.datasets.reader_rows.questions import ReaderQuestion
+from environments.datasets.reader_rows.registers import (
+    ABSENT,
+    ALL_OF,
+    FOLLOW,
+    FORMS,
+    LOOKUP,
+    NAMES,
+    VALUE_OF,
+    Register,
+)
+from environments.datasets.reader_rows.rows import RowMaker
+from environments.haystack.facts import in_split
+from environments.haystack.tasks.task import NONE
+from tests.environments.datasets.test_reader_rows import learnt, turns_in
+
+NAME = r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
+LENGTH = 2048
+
+
+def pattern(form: str) -> str:
+    """The form as a pattern, its slots as named groups."""
+    return re.sub(r"\\{(\w)\\}", rf"(?P<\1>{NAME})", re.escape(form))
+
+
+def read(text: str) -> dict[str, str]:
+    """What stands under each key of a register: a value, or another key. Of all forms the one that reads most is its own."""
+    found = []
+    for told, refers in FORMS:
+        said = [(m["k"], m["v"]) for m in re.finditer(rf"(?m)(?:^|(?<=\s)){pattern(told)}(?=\s|$)", text)]
+        said += [(m["k"], m["t"]) for m in re.finditer(rf"(?m)(?:^|(?<=\s)){pattern(refers)}(?=\s|$)", text)]
+        found.append(dict(said))
+    return max(found, key=len)
+
+
+def way(entries: dict[str, str], key: str) -> list[str]:
+    """The keys passed behind `key`, and the value that they come to."""
+    passed = [entries[key]]
+    while passed[-1] in entries:
+        passed.append(entries[passed[-1]])
+    return passed
+
+
+def asked_for(wordings: tuple[str, ...], text: str) -> str:
+    """The key or value in a question of these wordings."""
+    matches = (re.fullmatch(pattern(wording), text) for wording in wordings)
+    [[name]] = [match.groups() for match in matches if match]
+    return str(name)
+
+
+def check(question: ReaderQuestion, entries: dict[str, str]) -> None:
+    if question.kind == NAMES:
+        value = asked_for(ALL_OF, question.text)
+        keys = question.answer.split("; ")
+        assert set(keys) == {key for key in entries if way(entries, key)[-1] == value} and question.several
+        assert all(entries[key] == before for before, key in zip(keys, keys[1:], strict=False))
+        return
+    key = asked_for(VALUE_OF, question.text)
+    if question.kind == ABSENT:
+        assert key not in entries and question.answer == NONE
+        return
+    *passed, value = way(entries, key)
+    assert (question.answer, question.steps, question.hops) == (value, tuple(passed), 1 + len(passed))
+    assert (question.kind == LOOKUP) == (not passed)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(1, 40), filler=st.integers(0, 40), may_abstain=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_every_answer_is_what_the_register_says(seed: int, count: int, filler: int, may_abstain: bool) -> None:
+    register = Register(Random(seed))
+    questions = register.questions(count, may_abstain)
+    others = [entry for _ in range(filler) for entry in register.more()]
+    text = register.text(others)
+    entries = read(text)
+    assert len(entries) == len(register.entries) + len(others)  # each is read, and none of two has the same key
+    assert len(questions) == count
+    for question in questions:
+        check(question, entries)
+    kinds = {question.kind for question in questions}
+    assert kinds <= {LOOKUP, *([FOLLOW, NAMES] if register.refers else []), *([ABSENT] if may_abstain else [])}
+    names = [*entries, *(way(entries, key)[-1] for key in entries)]
+    assert all(in_split(name, "train") for name in names)
+
+
+@pytest.mark.parametrize("form", ROW_FORMS)
+@pytest.mark.parametrize("length", [512, LENGTH])
+def test_a_row_is_filled_with_a_register_and_its_questions(gpt2: Any, form: str, length: int) -> None:
+    maker = RowMaker(gpt2, RowSettings(2, length, length, registers=1.0))
+    lengths = []
+    for number in range(12):
+        row = maker.row(RowPlan(number, "register", length, form))
+        assert (row.input_ids == maker.row(RowPlan(number, "register", length, form)).input_ids).all()
+        turns = turns_in(maker.tokens.decode(row.input_ids.tolist()))
+        entries = read(turns[0][0].removeprefix("Text:\n").split("\n\n")[-2])
+        replies = [reply.removesuffix("<|im_end|>") for reply in learnt(row, maker.tokens)]
+        assert replies == [reply for _, reply in turns] and len(row) <= length
+        for asked, reply in turns:
+            *_, value = re.fullmatch(r"(?:<steps>(.*)</steps> )?(?:<answer>)?(.*?)(?:</answer>)?", reply).groups()  # type: ignore[union-attr]
+            assert value == NONE or all(v in entries or v in entries.values() for v in value.split("; ")), asked
+        lengths.append(len(row))
+    assert min(lengths) > 0.85 * length
+
+
+def test_registers_are_the_share_of_rows_that_is_asked_for() -> None:
+    rows = plan(RowSettings(40, LENGTH, LENGTH, 0.25, 0.25, registers=0.25))
+    assert {kind: sum(row.kind == kind for row in rows) for kind in ("document", "parallel", "text", "register")} == {
+        "document": 10, "parallel": 10, "text": 10, "register": 10,
+    }  # fmt: skip
+    assert not any(row.kind == "register" for row in plan(RowSettings(40)))
