@@ -11,6 +11,7 @@ import torch
 
 from environments.haystack import document_prompt
 from lift.inference.capacity import replied_tokens
+from lift.memory.compact_memory import slots_at_hand
 from lift.memory.document_cache import before_each, beginning, shared_tokens
 from longthread.cache_argument import CACHE
 from longthread.errors import ConfigError
@@ -182,14 +183,15 @@ def continued(
     filler = stops[0] if stops else 0
     ids_BL = torch.tensor([[*before, *[filler] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts])
     mask_BL = torch.tensor([[*[1] * shared, *[0] * (width - len(x)), *[1] * (len(x) - shared)] for x in prompts])
-    out_BL = model.generate(
-        input_ids=ids_BL.to(model.device),
-        attention_mask=mask_BL.to(model.device),
-        **{CACHE: before_each(begun, len(prompts))},
-        max_new_tokens=new_tokens,
-        eos_token_id=stops or None,
-        pad_token_id=filler,
-        **GREEDY,
-    )
+    with slots_at_hand(model):
+        out_BL = model.generate(
+            input_ids=ids_BL.to(model.device),
+            attention_mask=mask_BL.to(model.device),
+            **{CACHE: before_each(begun, len(prompts))},
+            max_new_tokens=new_tokens,
+            eos_token_id=stops or None,
+            pad_token_id=filler,
+            **GREEDY,
+        )
     rows: list[list[int]] = out_BL[:, width:].tolist()
     return rows

@@ -11,7 +11,8 @@ A document longer than the model's window has one such set for each of its segme
 B: rows, L: tokens, H: query heads, K: key/value heads, S: slots of the head with the most, D: head dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lift.memory.gated_memory import Recalled
 from lift.memory.log_sum_exp import NOTHING, SCORES
+from longthread.language_model import CausalLM
 
 VIEWS = 64  # choices of open segments whose slots are kept at hand
+Slots = tuple[
+    Tensor, Tensor, Tensor
+]  # of some key/value heads, in fp32: keys and values, (K, S, D), and biases, (K, S)
 
 
 class CompactMemory(nn.Module):
@@ -39,6 +44,7 @@ class CompactMemory(nn.Module):
         self.values = nn.Parameter(torch.zeros(total, dim, dtype=dtype))
         self.biases = nn.Parameter(torch.full((total,), NOTHING))
         self._views: dict[tuple[tuple[int, ...], torch.device], list[tuple[Tensor, Tensor]]] = {}
+        self._at_hand: dict[tuple[int, ...], list[Slots]] | None = None  # by the open segments, see `slots_at_hand`
         self.open(range(len(self.slots)))
 
     def keep_dtype(self) -> None:
@@ -78,34 +84,66 @@ class CompactMemory(nn.Module):
         self._views[segments, device] = view
         return view
 
+    def _slots(self, segments: tuple[int, ...]) -> list[Slots]:
+        """Return the segments' keys, values and biases, as `_view` puts heads together."""
+        if self._at_hand is None or torch.is_grad_enabled():
+            return [self._gather(*slots) for slots in self._view(segments)]
+        if segments not in self._at_hand:
+            made = [self._gather(*slots) for slots in self._view(segments)]
+            kept = [slots for each in (*self._at_hand.values(), made) for slots in each]
+            if sum(biases_KS.numel() for _, _, biases_KS in kept) > self.biases.numel():
+                self._at_hand.clear()  # copies in fp32 of no more slots than the memory has
+            self._at_hand[segments] = made
+        return self._at_hand[segments]
+
+    def _gather(self, slots_KS: Tensor, seen_KS: Tensor) -> Slots:
+        biases_KS = self.biases[slots_KS].masked_fill(~seen_KS, NOTHING)
+        return self.keys[slots_KS].float(), self.values[slots_KS].float(), biases_KS
+
     def forward(self, q_BLHD: Tensor, segments: tuple[int, ...] | None = None) -> Recalled:
         """Return memory m, score s and a share of 1 for queries after RoPE, (B, L, H, D).
 
         `segments`: those that these queries see, instead of the open ones.
         """
         rows, length, heads, _ = q_BLHD.shape
-        view = self._view(self._open if segments is None else segments)
-        kv_heads = sum(len(slots_KS) for slots_KS, _ in view)
+        parts = self._slots(self._open if segments is None else segments)
+        of_part = [len(biases_KS) for _, _, biases_KS in parts]
+        kv_heads = sum(of_part)
         q_KND = q_BLHD.float().unflatten(2, (kv_heads, -1)).permute(2, 0, 1, 3, 4).flatten(1, 3)
-        found = [self._of(q, *slots) for q, slots in zip(q_KND.split([len(x) for x, _ in view]), view, strict=True)]
+        found = [self._of(q, *slots) for q, slots in zip(q_KND.split(of_part), parts, strict=True)]
         memory_KND, score_KN = (torch.cat(parts) for parts in zip(*found, strict=True))
         shape = (rows, length, heads // kv_heads)
         memory_BLKRD = memory_KND.unflatten(1, shape).permute(1, 2, 0, 3, 4)
         score_BLKR = score_KN.unflatten(1, shape).permute(1, 2, 0, 3)
         return Recalled(memory_BLKRD.flatten(2, 3), score_BLKR.flatten(2, 3), torch.ones(heads, device=q_BLHD.device))
 
-    def _of(self, q_KND: Tensor, slots_KS: Tensor, seen_KS: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _of(q_KND: Tensor, k_KSD: Tensor, v_KSD: Tensor, b_KS: Tensor) -> tuple[Tensor, Tensor]:
         """Return memory and score of some key/value heads, (K, N, D) and (K, N); `NOTHING` without slots."""
-        if not slots_KS.numel():
+        if not b_KS.numel():
             return torch.zeros_like(q_KND), torch.full_like(q_KND[..., 0], NOTHING)
-        k_KSD, v_KSD = self.keys[slots_KS].float(), self.values[slots_KS].float()
-        b_KS = self.biases[slots_KS].masked_fill(~seen_KS, NOTHING)
         memory, score = [], []
-        for q_part in q_KND.split(max(1, SCORES // slots_KS.numel()), dim=1):
+        for q_part in q_KND.split(max(1, SCORES // b_KS.numel()), dim=1):
             scores_KNS = torch.baddbmm(b_KS[:, None], q_part, k_KSD.transpose(1, 2))
             score.append(scores_KNS.logsumexp(-1))
             memory.append(scores_KNS.softmax(-1) @ v_KSD)
         return torch.cat(memory, 1), torch.cat(score, 1)
+
+
+@contextmanager
+def slots_at_hand(model: CausalLM | nn.Module) -> Iterator[None]:
+    """Keep the slots that are open to one token for the next ones, in a `with` block in which no memory changes.
+
+    Each token would gather and cast them again in every layer, which takes a CPU longer than all else of the memory.
+    """
+    memories = [module for module in model.modules() if isinstance(module, CompactMemory)]
+    try:
+        for memory in memories:
+            memory._at_hand = {}
+        yield
+    finally:
+        for memory in memories:
+            memory._at_hand = None
 
 
 def reference_recall(memory: CompactMemory, q_BLHD: Tensor, segments: Sequence[int]) -> tuple[Tensor, Tensor]:

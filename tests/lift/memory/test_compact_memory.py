@@ -12,7 +12,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 
 from lift.memory import compact_memory
-from lift.memory.compact_memory import CompactMemory, reference_recall
+from lift.memory.compact_memory import CompactMemory, reference_recall, slots_at_hand
 from lift.memory.document_cache import keys_and_values, shared_tokens
 from lift.memory.log_sum_exp import NOTHING
 from lift.memory.reference_queries import (
@@ -71,6 +71,35 @@ def test_rows_that_open_more_choices_than_there_are_segments_are_computed_by_seg
         torch.testing.assert_close(together[[row]], asked([own], batch[[row]]), atol=1e-4, rtol=1e-4)
     assert torch.equal(together[6], base[6]) and torch.equal(together[8], base[8])
     assert not torch.allclose(together[0], base[0], atol=1e-2)
+
+
+@settings(max_examples=20, deadline=None)
+@given(choices=st.lists(st.sets(st.integers(0, 2)), min_size=1, max_size=6), seed=st.integers(0, 99))
+def test_slots_at_hand_are_those_of_the_memory(choices: list[set[int]], seed: int) -> None:
+    """No more slots than the memory has, whichever were open before, and none behind the block or with gradients."""
+    g = torch.Generator().manual_seed(seed)
+    memory = CompactMemory(4, 8, [[3, 0], [1, 5], [2, 2]], torch.float32)
+    q_BLHD = torch.randn(2, 1, 4, 8, generator=g)
+
+    def check() -> None:
+        for segments in (tuple(sorted(chosen)) for chosen in choices):
+            wanted = reference_recall(memory, q_BLHD, segments)
+            for recalled in [memory(q_BLHD, segments) for _ in range(2)]:
+                torch.testing.assert_close(recalled.memory_BLHD, wanted[0], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(recalled.score_BLH, wanted[1].clamp(min=NOTHING), atol=1e-4, rtol=1e-4)
+
+    for _ in range(2):  # behind a block the memory may change, whatever its storage and version say
+        for weight in memory.parameters():
+            weight.data.normal_(generator=g)
+        with slots_at_hand(memory):
+            check()
+            assert memory._at_hand == {}
+            with torch.no_grad():
+                check()
+            kept = [biases.numel() for each in (memory._at_hand or {}).values() for *_, biases in each]
+            assert kept and sum(kept) <= memory.biases.numel()
+        with torch.no_grad():
+            check()
 
 
 @settings(max_examples=10, deadline=None)
