@@ -8,6 +8,8 @@ another one, whose value is then its own.
     follow    the value of a key that refers to another, over one to four entries
     names     all keys that come to a value, in the order in which they refer to each other
     absent    a key that is not in the register
+
+Some stand behind a short one with a question that is answered already: of two texts the later one is asked about.
 """
 
 from collections.abc import Callable
@@ -19,11 +21,15 @@ from environments.haystack.facts import WORDS, draw_value, first_drawn, in_split
 from environments.haystack.tasks.task import NONE
 
 LOOKUP, FOLLOW, NAMES, ABSENT = "lookup", "follow", "names", "absent"
-WEIGHTS = {LOOKUP: 5, FOLLOW: 2, NAMES: 1, ABSENT: 2}
+WEIGHTS = {LOOKUP: 5, FOLLOW: 2, NAMES: 2, ABSENT: 2}
 LONGEST_CHAIN = 4  # entries that refer to another, one behind the other
 CHAINED = 0.25  # of what a register with references holds beside what is asked for, chains
 PLAIN = 0.5  # of the registers have no entry that refers to another
 BREAKS = ("\n", " ")  # between entries
+EXAMPLE = (
+    0.25  # of the registers stand behind one of a few entries with a question and its answer, as few-shot prompts have
+)
+EXAMPLE_ENTRIES = (2, 6)  # or chains, beside that of its question
 
 # An entry with its value, and one that refers to another key.
 FORMS = (
@@ -88,6 +94,7 @@ class Register:
 
     rng: Random
     refers: bool = field(init=False)
+    example: str = field(init=False)
     entries: list[str] = field(default_factory=list)
     _used: set[str] = field(default_factory=set)
 
@@ -96,6 +103,7 @@ class Register:
         self.keys, self.values = self.rng.choice([*KINDS.values()]), self.rng.choice([*KINDS.values()])
         self.refers = self.rng.random() >= PLAIN
         self.between = self.rng.choice(BREAKS)
+        self.example = self._example()
 
     def questions(self, count: int, may_abstain: bool) -> list[ReaderQuestion]:
         """Return `count` questions in random order, and add the entries that they rest on."""
@@ -112,10 +120,20 @@ class Register:
         return self._chain(links)[2]
 
     def text(self, filler: list[str]) -> str:
-        """Return all entries in random order, those of the questions among `filler`."""
-        entries = [*self.entries, *filler]
-        self.rng.shuffle(entries)
-        return self.between.join(entries)
+        """Return all entries in random order, those of the questions among `filler`, behind the example if there is one."""
+        return self.example + self._listed([*self.entries, *filler])
+
+    def _listed(self, entries: list[str]) -> str:
+        return self.between.join(self.rng.sample(entries, len(entries)))
+
+    def _example(self) -> str:
+        """Return a short register of the same form with a question and its answer. Its keys stand nowhere else."""
+        if self.rng.random() >= EXAMPLE:
+            return ""
+        [question] = self.questions(1, may_abstain=False)
+        others = [entry for _ in range(self.rng.randint(*EXAMPLE_ENTRIES)) for entry in self.more()]
+        text, self.entries = self._listed([*self.entries, *others]), []
+        return f"{text}\n{question.text} {question.answer}\n\n"
 
     def _question(self, kind: str) -> ReaderQuestion:
         if kind == ABSENT:

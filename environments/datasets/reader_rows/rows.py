@@ -149,7 +149,9 @@ class RowMaker:
             register = Register(Random(seed))
             draft = _Draft(plan, 1, rng)
             draft.ask(register.questions(number, "absent" in self.settings.kinds))
-            taken = len(self.encoder.chat(self._turns(draft, ""))) + sum(self.tokens.mid(register.entries))
+            taken = len(self.encoder.chat(self._turns(draft, register.example))) + sum(
+                self.tokens.mid(register.entries)
+            )
             if taken <= FACTS_SHARE * room:
                 break
             if number == 1:

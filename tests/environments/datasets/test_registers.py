@@ -76,6 +76,19 @@ def check(question: ReaderQuestion, entries: dict[str, str]) -> None:
     assert (question.kind == LOOKUP) == (not passed)
 
 
+def check_shown(text: str, entries: dict[str, str]) -> None:
+    """A question of an example with its answer behind it."""
+    [(wording, match)] = [
+        (wording, match)
+        for wording in (*VALUE_OF, *ALL_OF)
+        if (match := re.fullmatch(rf"{pattern(wording)} (?P<answer>.+)", text))
+    ]
+    if wording in VALUE_OF:
+        assert match["answer"] == way(entries, match["k"])[-1]
+    else:
+        assert set(match["answer"].split("; ")) == {key for key in entries if way(entries, key)[-1] == match["v"]}
+
+
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 40), filler=st.integers(0, 40), may_abstain=st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_every_answer_is_what_the_register_says(seed: int, count: int, filler: int, may_abstain: bool) -> None:
@@ -83,13 +96,19 @@ def test_every_answer_is_what_the_register_says(seed: int, count: int, filler: i
     questions = register.questions(count, may_abstain)
     others = [entry for _ in range(filler) for entry in register.more()]
     text = register.text(others)
-    entries = read(text)
+    assert text.startswith(register.example)
+    entries = read(text.removeprefix(register.example))
     assert len(entries) == len(register.entries) + len(others)  # each is read, and none of two has the same key
     assert len(questions) == count
     for question in questions:
         check(question, entries)
     kinds = {question.kind for question in questions}
     assert kinds <= {LOOKUP, *([FOLLOW, NAMES] if register.refers else []), *([ABSENT] if may_abstain else [])}
+    if register.example:
+        before, asked = register.example.strip().rsplit("\n", 1)
+        shown = read(before)
+        assert not {*shown, *shown.values()} & {*entries, *entries.values()}
+        check_shown(asked, shown)
     names = [*entries, *(way(entries, key)[-1] for key in entries)]
     assert all(in_split(name, "train") for name in names)
 
