@@ -23,9 +23,8 @@ from lift.memory.log_sum_exp import NOTHING, SCORES
 from longthread.language_model import CausalLM
 
 VIEWS = 64  # choices of open segments whose slots are kept at hand
-Slots = tuple[
-    Tensor, Tensor, Tensor
-]  # of some key/value heads, in fp32: keys and values, (K, S, D), and biases, (K, S)
+# Of some key/value heads, in fp32: keys and values, (K, S, D), and biases, (K, S).
+Slots = tuple[Tensor, Tensor, Tensor]
 
 
 class CompactMemory(nn.Module):
@@ -89,11 +88,7 @@ class CompactMemory(nn.Module):
         if self._at_hand is None or torch.is_grad_enabled():
             return [self._gather(*slots) for slots in self._view(segments)]
         if segments not in self._at_hand:
-            made = [self._gather(*slots) for slots in self._view(segments)]
-            kept = [slots for each in (*self._at_hand.values(), made) for slots in each]
-            if sum(biases_KS.numel() for _, _, biases_KS in kept) > self.biases.numel():
-                self._at_hand.clear()  # copies in fp32 of no more slots than the memory has
-            self._at_hand[segments] = made
+            self._at_hand[segments] = [self._gather(*slots) for slots in self._view(segments)]
         return self._at_hand[segments]
 
     def _gather(self, slots_KS: Tensor, seen_KS: Tensor) -> Slots:

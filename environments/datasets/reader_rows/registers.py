@@ -13,7 +13,6 @@ Some stand behind a short one with a question that is answered already: of two t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 
 from environments.datasets.reader_rows.questions import SPLIT, ReaderQuestion
@@ -26,9 +25,7 @@ LONGEST_CHAIN = 4  # entries that refer to another, one behind the other
 CHAINED = 0.25  # of what a register with references holds beside what is asked for, chains
 PLAIN = 0.5  # of the registers have no entry that refers to another
 BREAKS = ("\n", " ")  # between entries
-EXAMPLE = (
-    0.25  # of the registers stand behind one of a few entries with a question and its answer, as few-shot prompts have
-)
+EXAMPLE = 0.25  # of the registers stand behind a short one with a question and its answer, as few-shot prompts have
 EXAMPLE_ENTRIES = (2, 6)  # or chains, beside that of its question
 
 # An entry with its value, and one that refers to another key.
@@ -85,24 +82,19 @@ KINDS: dict[str, Callable[[Random], str]] = {
 }
 
 
-@dataclass
 class Register:
     """Draws one register: its form, kinds of keys and values, questions, and entries beside these.
 
-    Keys and values are all different, and of the training split.
+    Keys and values are all different, and of the training split. `entries`: those that questions rest on. `example`: what
+    stands before the register, "" for nothing.
     """
 
-    rng: Random
-    refers: bool = field(init=False)
-    example: str = field(init=False)
-    entries: list[str] = field(default_factory=list)
-    _used: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.form = self.rng.choice(FORMS)
-        self.keys, self.values = self.rng.choice([*KINDS.values()]), self.rng.choice([*KINDS.values()])
-        self.refers = self.rng.random() >= PLAIN
-        self.between = self.rng.choice(BREAKS)
+    def __init__(self, rng: Random):
+        self.rng, self.form, self.between = rng, rng.choice(FORMS), rng.choice(BREAKS)
+        self.keys, self.values = (rng.choice([*KINDS.values()]) for _ in range(2))
+        self.refers = rng.random() >= PLAIN
+        self.entries: list[str] = []
+        self._used: set[str] = set()
         self.example = self._example()
 
     def questions(self, count: int, may_abstain: bool) -> list[ReaderQuestion]:

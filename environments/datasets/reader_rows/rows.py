@@ -149,9 +149,8 @@ class RowMaker:
             register = Register(Random(seed))
             draft = _Draft(plan, 1, rng)
             draft.ask(register.questions(number, "absent" in self.settings.kinds))
-            taken = len(self.encoder.chat(self._turns(draft, register.example))) + sum(
-                self.tokens.mid(register.entries)
-            )
+            asked = self.encoder.chat(self._turns(draft, register.example))
+            taken = len(asked) + sum(self.tokens.mid(register.entries))
             if taken <= FACTS_SHARE * room:
                 break
             if number == 1:
