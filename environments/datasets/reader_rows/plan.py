@@ -58,12 +58,10 @@ class RowSettings:
             raise ConfigError(
                 f"longest {self.longest} must be at least shortest, {self.shortest}", setting=("longest", "shortest")
             )
-        if self.parallel + self.ordinary + self.registers > 1:
-            raise ConfigError(
-                f"parallel {self.parallel:g}, ordinary {self.ordinary:g} and registers {self.registers:g} must not be more "
-                "than 1 together",
-                setting=("parallel", "ordinary", "registers"),
-            )
+        shares = {name: share for name in ("parallel", "ordinary", "registers") if (share := getattr(self, name))}
+        if sum(shares.values()) > 1:
+            said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+            raise ConfigError(f"{said} must not be more than 1 together", setting=tuple(shares))
         for name, choices in (("kinds", tuple(WEIGHTS)), ("forms", FORMS)):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given) or set(given) - set(choices):
