@@ -85,11 +85,10 @@ class CompactMemory(nn.Module):
 
     def _slots(self, segments: tuple[int, ...]) -> list[Slots]:
         """Return the segments' keys, values and biases, as `_view` puts heads together."""
-        if self._at_hand is None or torch.is_grad_enabled():
-            return [self._gather(*slots) for slots in self._view(segments)]
-        if segments not in self._at_hand:
-            self._at_hand[segments] = [self._gather(*slots) for slots in self._view(segments)]
-        return self._at_hand[segments]
+        kept = {} if self._at_hand is None or torch.is_grad_enabled() else self._at_hand
+        if segments not in kept:
+            kept[segments] = [self._gather(*slots) for slots in self._view(segments)]
+        return kept[segments]
 
     def _gather(self, slots_KS: Tensor, seen_KS: Tensor) -> Slots:
         biases_KS = self.biases[slots_KS].masked_fill(~seen_KS, NOTHING)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from random import Random
 
 from environments.datasets.reader_rows.questions import SPLIT, ReaderQuestion
-from environments.haystack.facts import WORDS, draw_value, first_drawn, in_split
+from environments.haystack.facts import VALUE_KINDS, WORDS, first_drawn, in_split
 from environments.haystack.tasks.task import NONE
 
 LOOKUP, FOLLOW, NAMES, ABSENT = "lookup", "follow", "names", "absent"
@@ -69,16 +69,12 @@ def _digits(rng: Random) -> str:
     return str(rng.randrange(1_000_000, 10_000_000))  # of one length: none begins as another
 
 
-def _identifier(rng: Random) -> str:
-    return draw_value("uuids", SPLIT, rng)
-
-
 KINDS: dict[str, Callable[[Random], str]] = {
     "words": _words,
     "codes": _code,
     "letters": _letters,
     "numbers": _digits,
-    "identifiers": _identifier,
+    "identifiers": VALUE_KINDS["uuids"].draw,
 }
 
 

@@ -6,7 +6,7 @@
 Where a drawn document does not give every question its answer, or does not fit, the row is drawn again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
@@ -124,17 +124,15 @@ class RowMaker:
         if plan.kind == "parallel":
             count = rng.randint(DOCUMENTS[0], min(DOCUMENTS[1], max(DOCUMENTS[0], plan.length // DOCUMENT_TOKENS)))
         draft = _Draft(plan, count, rng)
-        number = min(self.settings.questions, max(1, plan.length // ROW_TOKENS))
-        while True:
+        for number in self._counts(plan.length):
             draft.draw(number, self.settings)
             turns = self._turns(draft, "")
             costs = self._costs(draft.statements, count)
             taken = len(self.encoder.chat(turns))
             if taken + costs.sum() <= FACTS_SHARE * room:
                 break
-            if number == 1:
-                return None
-            number = max(1, int(FEWER * number))
+        else:
+            return None
         documents = self._documents(draft, costs, room - taken)
         if not answers_stand(documents, draft.statements, draft.questions):
             return None
@@ -142,10 +140,18 @@ class RowMaker:
             return self.encoder.parallel(documents, turns)
         return self.encoder.chat(self._turns(draft, documents[0]))
 
+    def _counts(self, length: int) -> Iterator[int]:
+        """Yield how many questions to try in a row: as many as are asked for, then fewer where these take too much of it."""
+        number = min(self.settings.questions, max(1, length // ROW_TOKENS))
+        while number > 1:
+            yield number
+            number = max(1, int(FEWER * number))
+        yield number
+
     def _drawn_register(self, plan: RowPlan, room: int, rng: Random) -> Row | None:
         """Return a row of about `room` tokens of a register; None where one question takes too much of it."""
-        number, seed = min(self.settings.questions, max(1, plan.length // ROW_TOKENS)), rng.random()
-        while True:
+        seed = rng.random()
+        for number in self._counts(plan.length):
             register = Register(Random(seed))
             draft = _Draft(plan, 1, rng)
             draft.ask(register.questions(number, "absent" in self.settings.kinds))
@@ -153,9 +159,8 @@ class RowMaker:
             taken = len(asked) + sum(self.tokens.mid(register.entries))
             if taken <= FACTS_SHARE * room:
                 break
-            if number == 1:
-                return None
-            number = max(1, int(FEWER * number))
+        else:
+            return None
         filler: list[str] = []
         for _ in range(FILLS):
             filler += self._entries(register, room - taken)

@@ -57,18 +57,8 @@ def reader_rows(  # noqa: PLR0913 - an option each
         from trainer_configs.longlora.data.reader_build import Build, build
 
         settings = RowSettings(
-            count,
-            shortest,
-            longest,
-            parallel,
-            ordinary,
-            questions,
-            _names(kinds),
-            _names(forms),
-            wordings,
-            seed,
-            registers,
-        )
+            count, shortest, longest, parallel, ordinary, questions, _names(kinds), _names(forms), wordings, seed, registers
+        )  # fmt: skip
         settings.check()
         file = _conversations(chat, chat_model, chats, chat_rows, seed, out)
         stats = build(Build(settings, out, tokenizer, texts, file, num_proc), progress=True)
