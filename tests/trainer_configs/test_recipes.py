@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import trainer_configs
-from environments.datasets.reader_rows.encoding import RowEncoder
+from environments.datasets.reader_rows.encoding import RowEncoder, Turn
 from environments.haystack.tokens import Tokens
 from environments.tasksets.trl import longthread_reward
 from tests.environments.tiny_model import tiny_tokenizer
@@ -123,7 +123,7 @@ def save_rows(folder: Path, length: int) -> None:
         rows = made if kind == "needles" else made.remove_columns("attention_mask")
         rows.to_parquet(folder / "rows" / kind / "data" / "train-000000000.parquet")
     encoder = RowEncoder(Tokens(tiny_tokenizer()))
-    turns = [("A?", "one"), ("B?", "two")]
+    turns = [Turn("A?", "one"), Turn("B?", "two")]
     whole = [encoder.text("A text, " * length, length), encoder.chat(turns)]
     for kind, made_rows in (
         ("haystacks", whole),

@@ -53,7 +53,7 @@ def ask(server: ServerAddress, count: int, seed: int, path: Path, progress: bool
     """
     if path.exists():
         end_with_a_line(path)
-    known = {turns[0][0] for turns in read_chats(path)} if path.exists() else set()
+    known = {turns[0].user for turns in read_chats(path)} if path.exists() else set()
     wanted = [prompt for prompt in prompts(count, seed) if prompt not in known]
     if not wanted:
         return 0
@@ -94,7 +94,7 @@ def _conversations(path: Path) -> Iterator[tuple[Turn, ...]]:
         if not isinstance(messages, list) or not messages or len(messages) % 2 or not _in_turn(messages):
             raise DataError(f"{path}:{line.number}: not a conversation: {WANTED}", setting="chat_rows")
         texts = [message["content"].strip() for message in messages]
-        yield tuple(zip(texts[::2], texts[1::2], strict=True))
+        yield tuple(map(Turn, texts[::2], texts[1::2]))
 
 
 def _in_turn(messages: list[Any]) -> bool:

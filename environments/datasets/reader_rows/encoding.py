@@ -13,6 +13,7 @@ model is asked with.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,13 @@ IGNORED = -100  # a label that the loss leaves out
 USER, REPLY, NEXT = "\ue001", "\ue002", "\ue003"  # private use area: no template contains them
 JUMP = 1  # positions left out between the documents of a row and the conversation behind them
 
-Turn = tuple[str, str]  # what the user says, and the reply
+
+class Turn(NamedTuple):
+    """What the user says, and the reply: what is given of its beginning, as by a client, and what is learnt."""
+
+    user: str
+    reply: str
+    given: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,9 +71,9 @@ class RowEncoder:
             )
         self.end = self.between[: self.between.index(marks[0]) + len(marks[0])]
 
-    def prompt(self, user: str) -> list[int]:
-        """Return the tokens of a first prompt, up to where the model begins to write."""
-        return self.tokens.encode(self.before + user + self.opening)
+    def prompt(self, user: str, given: str = "") -> list[int]:
+        """Return the tokens of a first prompt, up to where the model begins to write: behind what is given of its reply."""
+        return self.tokens.encode(self.before + user + self.opening + given)
 
     def chat(self, turns: Sequence[Turn]) -> Row:
         """Return one conversation as a row, with labels on replies."""
@@ -98,12 +105,13 @@ class RowEncoder:
 
     def _turns(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
         """Return the tokens of a conversation, which ends with its last reply's mark, and their labels."""
-        ids = self.prompt(turns[0][0])
+        ids = self.prompt(turns[0].user, turns[0].given)
         labels = [IGNORED] * len(ids)
-        for i, (_, reply) in enumerate(turns):
-            learnt = reply + self.end
-            last = i + 1 == len(turns)
-            rest = "" if last else self.between[len(self.end) :] + turns[i + 1][0] + self.opening
+        for turn, following in zip(turns, [*turns[1:], None], strict=True):
+            learnt = turn.reply + self.end
+            rest = ""
+            if following:
+                rest = self.between[len(self.end) :] + following.user + self.opening + following.given
             piece, offsets = self.tokens.offsets(learnt + rest)
             ids += piece
             labels += [

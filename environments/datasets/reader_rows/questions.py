@@ -61,7 +61,8 @@ class ReaderQuestion:
     `steps`: the people passed on the way to the answer, or to where the documents say no more. `document`: the one that
     holds the answer, which a question may name. `claims`: all that the documents say of these people and relations.
     `unsaid`: (person, relation or link) of which they say nothing. `named`: people in the order in which the document names
-    them, each once. `meet`: (event, place), which as many people of the document meet as the answer says.
+    them, each once. `meet`: (event, place), which as many people of the document meet as the answer says. `begun`: the
+    beginning of a sentence that ends with the answer, "" where the answer is asked for in its own form.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class ReaderQuestion:
     named: tuple[str, ...] = ()
     meet: tuple[str, str] | None = None
     several: bool = False  # the answer is a list
+    begun: str = ""
 
 
 @dataclass

@@ -9,24 +9,28 @@ another one, whose value is then its own.
     names     all keys that come to a value, in the order in which they refer to each other
     absent    a key that is not in the register
 
-Some stand behind a short one with a question that is answered already: of two texts the later one is asked about.
+Some stand behind a short one with a question that is answered already: of two texts the later one is asked about. In some
+every reply's beginning is given, as by a client that has the model go on from its own words.
 """
 
 from collections.abc import Callable
 from random import Random
+from typing import NamedTuple
 
 from environments.datasets.reader_rows.questions import SPLIT, ReaderQuestion
 from environments.haystack.facts import VALUE_KINDS, WORDS, first_drawn, in_split
 from environments.haystack.tasks.task import NONE
 
 LOOKUP, FOLLOW, NAMES, ABSENT = "lookup", "follow", "names", "absent"
-WEIGHTS = {LOOKUP: 5, FOLLOW: 2, NAMES: 2, ABSENT: 2}
+WEIGHTS = {LOOKUP: 5, FOLLOW: 2, NAMES: 4, ABSENT: 2}
 LONGEST_CHAIN = 4  # entries that refer to another, one behind the other
 CHAINED = 0.25  # of what a register with references holds beside what is asked for, chains
 PLAIN = 0.5  # of the registers have no entry that refers to another
 BREAKS = ("\n", " ")  # between entries
-EXAMPLE = 0.25  # of the registers stand behind a short one with a question and its answer, as few-shot prompts have
+EXAMPLE = 0.5  # of the registers stand behind a short one with a question and its answer, as few-shot prompts have
 EXAMPLE_ENTRIES = (2, 6)  # or chains, beside that of its question
+BEGUN = 0.5  # of the registers have sentences for replies, whose beginnings are given
+SEPARATORS = ("; ", ", ", " ")  # between several keys in such a sentence
 
 # An entry with its value, and one that refers to another key.
 FORMS = (
@@ -50,6 +54,20 @@ ALL_OF = (
     "Which keys come to {v}, by themselves or over others?",
     "List every key whose value is {v}, also those that refer to another key.",
     "Name all that have {v} in the end.",
+)
+# How a sentence goes that ends with the value of a key, or with the `n` keys that come to a value.
+VALUE_BEGUN = (
+    "The entry of {k} is",
+    "In the list above {k} has",
+    "Answer: {k} comes to",
+    "What stands in the text for {k} is",
+    "Answer: by the list, the value that belongs to {k} is",
+)
+ALL_BEGUN = (
+    "The keys that come to {v} are",
+    "{v} is what these {n} come to:",
+    "Answer: by the list, {n} have the value {v}, namely",
+    "Answer: as the text above refers from one to another, those with {v} in the end, {n} in all, are:",
 )
 
 
@@ -78,6 +96,13 @@ KINDS: dict[str, Callable[[Random], str]] = {
 }
 
 
+class Wording(NamedTuple):
+    """A question, and how a sentence begins that ends with its answer, "" for none."""
+
+    asked: str
+    begun: str
+
+
 class Register:
     """Draws one register: its form, kinds of keys and values, questions, and entries beside these.
 
@@ -88,7 +113,13 @@ class Register:
     def __init__(self, rng: Random):
         self.rng, self.form, self.between = rng, rng.choice(FORMS), rng.choice(BREAKS)
         self.keys, self.values = (rng.choice([*KINDS.values()]) for _ in range(2))
-        self.refers = rng.random() >= PLAIN
+        self.refers, self.begun = rng.random() >= PLAIN, rng.random() < BEGUN
+        self.separator = rng.choice(SEPARATORS) if self.begun else SEPARATORS[0]
+        # Of each one throughout, in the example too: a model that goes on in an example's words repeats its answer.
+        self.value_of, self.all_of = (
+            Wording(rng.choice(asked), rng.choice(begun) if self.begun else "")
+            for asked, begun in ((VALUE_OF, VALUE_BEGUN), (ALL_OF, ALL_BEGUN))
+        )
         self.entries: list[str] = []
         self._used: set[str] = set()
         self.example = self._example()
@@ -100,7 +131,10 @@ class Register:
         return [self._question(kind) for kind in drawn]
 
     def _asks(self, kind: str, may_abstain: bool) -> bool:
-        return may_abstain if kind == ABSENT else self.refers or kind == LOOKUP
+        if kind in (LOOKUP, NAMES):
+            return kind == LOOKUP or self.refers
+        # Of a sentence that is begun the next word would be a guess: nothing is named on the way, or nothing is there.
+        return not self.begun and (may_abstain if kind == ABSENT else self.refers)
 
     def more(self) -> list[str]:
         """Return an entry, or a chain of them, that nothing asks for."""
@@ -121,22 +155,20 @@ class Register:
         [question] = self.questions(1, may_abstain=False)
         others = [entry for _ in range(self.rng.randint(*EXAMPLE_ENTRIES)) for entry in self.more()]
         text, self.entries = self._listed([*self.entries, *others]), []
-        return f"{text}\n{question.text} {question.answer}\n\n"
+        answer = f"{question.begun} {question.answer}." if question.begun else question.answer
+        return f"{text}\n{question.text} {answer}\n\n"
 
     def _question(self, kind: str) -> ReaderQuestion:
         if kind == ABSENT:
-            return ReaderQuestion(kind, self._ask(VALUE_OF, self._new(self.keys)), NONE, 0)
+            return ReaderQuestion(kind, self.value_of.asked.format(k=self._new(self.keys)), NONE, 0)
         links = 0 if kind == LOOKUP else self.rng.randint(1, LONGEST_CHAIN)
         keys, value, entries = self._chain(links)
         self.entries += entries
         if kind == NAMES:
-            text = self.rng.choice(ALL_OF).format(v=value)
-            return ReaderQuestion(kind, text, "; ".join(keys), 0, several=True)
-        steps = tuple(reversed(keys[:-1]))
-        return ReaderQuestion(kind, self._ask(VALUE_OF, keys[-1]), value, 0, 1 + links, steps)
-
-    def _ask(self, wordings: tuple[str, ...], key: str) -> str:
-        return self.rng.choice(wordings).format(k=key)
+            text, begun = (wording.format(v=value, n=len(keys)) for wording in self.all_of)
+            return ReaderQuestion(kind, text, self.separator.join(keys), 0, several=True, begun=begun)
+        text, begun = (wording.format(k=keys[-1]) for wording in self.value_of)
+        return ReaderQuestion(kind, text, value, 0, 1 + links, tuple(reversed(keys[:-1])), begun=begun)
 
     def _chain(self, links: int) -> tuple[list[str], str, list[str]]:
         """Return keys, each of which refers to the one before it, the value of the first, and their entries."""

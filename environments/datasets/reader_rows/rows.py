@@ -203,10 +203,16 @@ class RowMaker:
         plain, alone = draft.plan.form == "plain", draft.plan.kind != "parallel"
         turns = []
         for i, question in enumerate(draft.questions):
-            asked = request(draft.asked_of[i], question.text) if plain else self._tagged(question, draft.stepwise[i])
+            if question.begun:
+                asked, reply = question.text, f" {question.answer}."
+            elif plain:
+                asked, reply = request(draft.asked_of[i], question.text), question.answer
+            else:
+                asked = self._tagged(question, draft.stepwise[i])
+                reply = tagged_reply(question.answer, question.steps)
             if alone and i == 0:
-                asked = behind_text(text, asked) if plain else self._prompt.content(text, asked)
-            turns.append((asked, question.answer if plain else tagged_reply(question.answer, question.steps)))
+                asked = behind_text(text, asked) if plain or question.begun else self._prompt.content(text, asked)
+            turns.append(Turn(asked, reply, question.begun))
         return turns
 
     def _tagged(self, question: ReaderQuestion, stepwise: bool) -> str:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from environments.datasets.other_prompts import general_prompts
 from environments.datasets.reader_rows import rows
 from environments.datasets.reader_rows.chats import ask, prompts, read_chats
-from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder, joined
+from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder, Turn, joined
 from environments.datasets.reader_rows.fillers import Fillers, stretch
 from environments.datasets.reader_rows.plan import FORMS, MOST_PIECES, RowPlan, RowSettings, ladder, plan
 from environments.datasets.reader_rows.questions import (
@@ -55,9 +55,9 @@ from trainer_configs.longlora.attention.parallel_documents import parallel_mask,
 
 LENGTH = 2048
 CONVERSATIONS = [
-    (("What is 2 plus 2?", "4."),),
-    (("Hello!", "Hello."), ("And again?", "Hello again.")),
-    (("Hm?", "Hm."),),
+    (Turn("What is 2 plus 2?", "4."),),
+    (Turn("Hello!", "Hello."), Turn("And again?", "Hello again.")),
+    (Turn("Hm?", "Hm."),),
 ]
 
 
@@ -125,13 +125,14 @@ words = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min
 
 
 @given(
-    turns=st.lists(st.tuples(words, words), min_size=1, max_size=4), documents=st.lists(words, min_size=2, max_size=5)
+    turns=st.lists(st.builds(Turn, words, words, st.just("") | words), min_size=1, max_size=4),
+    documents=st.lists(words, min_size=2, max_size=5),
 )
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_replies_and_their_ends_are_learnt_and_documents_end_together(
     tokenizer_name: str,
     tokenizer_of: Callable[[str], Any],
-    turns: list[tuple[str, str]],
+    turns: list[Turn],
     documents: list[str],
 ) -> None:
     tokens = Tokens(tokenizer_of(tokenizer_name))
@@ -143,12 +144,14 @@ def test_replies_and_their_ends_are_learnt_and_documents_end_together(
         assert ((one.labels == IGNORED) | same).all()
         # Runs of replies: each is a prompt apart from the next.
         assert [run.strip() for run in learnt(one, tokens)] == [
-            tokens.decode(tokens.encode(a + end)).strip() for _, a in turns
+            tokens.decode(tokens.encode(turn.reply + end)).strip() for turn in turns
         ]
     assert alone.position_ids.tolist() == list(range(len(alone)))
     pieces, tail = documents_and_tail(row)
     assert pieces == [tokens.encode(document) for document in documents]
     assert tail == alone.input_ids.tolist()
+    prompt = encoder.prompt(turns[0].user, turns[0].given)
+    assert tail[: len(prompt)] == prompt and (alone.labels[: len(prompt) + 1] == IGNORED).sum() == len(prompt)
     longest = max(map(len, pieces))
     ends = np.cumsum([len(piece) for piece in pieces]) - 1
     assert (row.position_ids[ends] == longest - 1).all() and row.position_ids.min() == 0
@@ -184,7 +187,7 @@ def test_conversations_of_a_row_do_not_see_each_other(gpt2: Any) -> None:
     pieces, tail = documents_and_tail(row)
     assert not tail
     assert pieces == [encoder.chat(turns).input_ids.tolist() for turns in CONVERSATIONS]
-    assert learnt(row, encoder.tokens) == [f"{reply}<|im_end|>" for turns in CONVERSATIONS for _, reply in turns]
+    assert learnt(row, encoder.tokens) == [f"{reply}<|im_end|>" for turns in CONVERSATIONS for _, reply, _ in turns]
 
 
 def seen(row: Row) -> np.ndarray:
@@ -206,7 +209,7 @@ def test_rows_in_one_do_not_see_each_other(gpt2: Any, sizes: list[tuple[list[int
     encoder = RowEncoder(Tokens(gpt2))
 
     def made(documents: list[int], turns: int) -> Row:
-        conversation = [(f"{number.random()}", "Yes.")] * turns
+        conversation = [Turn(f"{number.random()}", "Yes.")] * turns
         return (
             encoder.parallel([" a" * size for size in documents], conversation)
             if documents
@@ -268,7 +271,7 @@ def test_thinking_is_off_in_every_turn() -> None:
         "assistant\n' }}", "assistant\n' + ('<think>\n\n</think>\n\n' if enable_thinking is false else '') }}"
     )
     tokens = Tokens(tokenizer, {"enable_thinking": False})
-    text = tokens.decode(RowEncoder(tokens).chat([("A?", "B."), ("C?", "D.")]).input_ids.tolist())
+    text = tokens.decode(RowEncoder(tokens).chat([Turn("A?", "B."), Turn("C?", "D.")]).input_ids.tolist())
     assert text.count("assistant\n<think>\n\n</think>\n\n") == 2
 
 
@@ -387,7 +390,7 @@ def test_text_is_learnt_whole_from_the_folder_or_fiction(maker: RowMaker, texts:
 def test_conversations_stand_in_every_row_and_do_not_see_it(gpt2: Any, texts: Path, maker: RowMaker, kind: str) -> None:
     chatting = RowMaker(gpt2, maker.settings, str(texts), CONVERSATIONS)
     row = chatting.row(RowPlan(6, kind, LENGTH, "tags", 2))
-    ends = [f"{reply}<|im_end|>" for turns in CONVERSATIONS for _, reply in turns]
+    ends = [f"{reply}<|im_end|>" for turns in CONVERSATIONS for _, reply, _ in turns]
     chats = sum(len(maker.encoder.chat(turns)) for turns in CONVERSATIONS)
     last = Row(*(column[len(row) - chats :] for column in vars(row).values()))
     assert sorted(learnt(last, maker.tokens)) == sorted(ends)
@@ -424,7 +427,7 @@ def test_short_texts_come_with_conversations_and_only_where_there_is_room_for_on
 
 
 def test_a_conversation_longer_than_its_share_of_a_row_is_refused(gpt2: Any, maker: RowMaker) -> None:
-    long = RowMaker(gpt2, maker.settings, chats=[(("Tell me all.", "So be it. " * LENGTH),)])
+    long = RowMaker(gpt2, maker.settings, chats=[(Turn("Tell me all.", "So be it. " * LENGTH),)])
     with pytest.raises(ConfigError, match="no conversation has 512 tokens or fewer"):
         long.check()
 

@@ -13,11 +13,13 @@ from environments.datasets.reader_rows.plan import RowPlan, RowSettings, plan
 from environments.datasets.reader_rows.questions import ReaderQuestion
 from environments.datasets.reader_rows.registers import (
     ABSENT,
+    ALL_BEGUN,
     ALL_OF,
     FOLLOW,
     FORMS,
     LOOKUP,
     NAMES,
+    VALUE_BEGUN,
     VALUE_OF,
     Register,
 )
@@ -27,6 +29,7 @@ from environments.haystack.tasks.task import NONE
 from tests.environments.datasets.test_reader_rows import learnt, turns_in
 
 NAME = r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*"
+SEVERAL = re.compile("; |, | ")  # between the keys of a reply: no name holds one of these
 LENGTH = 2048
 
 
@@ -60,10 +63,21 @@ def asked_for(wordings: tuple[str, ...], text: str) -> str:
     return str(name)
 
 
+def check_begun(begun: str, names: bool, asked: str, count: int) -> None:
+    """The sentence is about what is asked, and says how many keys it names, if it does."""
+    [match] = [m for w in (ALL_BEGUN if names else VALUE_BEGUN) if (m := re.fullmatch(pattern(w), begun))]
+    slots = match.groupdict()
+    assert int(slots.pop("n", count)) == count and slots == {"v" if names else "k": asked}
+
+
 def check(question: ReaderQuestion, entries: dict[str, str]) -> None:
+    if question.begun:
+        asked = asked_for(ALL_OF if question.several else VALUE_OF, question.text)
+        check_begun(question.begun, question.several, asked, len(SEVERAL.split(question.answer)))
+        assert question.kind in (LOOKUP, NAMES)
     if question.kind == NAMES:
         value = asked_for(ALL_OF, question.text)
-        keys = question.answer.split("; ")
+        keys = SEVERAL.split(question.answer)
         assert set(keys) == {key for key in entries if way(entries, key)[-1] == value} and question.several
         assert all(entries[key] == before for before, key in zip(keys, keys[1:], strict=False))
         return
@@ -77,16 +91,20 @@ def check(question: ReaderQuestion, entries: dict[str, str]) -> None:
 
 
 def check_shown(text: str, entries: dict[str, str]) -> None:
-    """A question of an example with its answer behind it."""
+    """A question of an example with its answer behind it, which may be a sentence."""
     [(wording, match)] = [
         (wording, match)
         for wording in (*VALUE_OF, *ALL_OF)
         if (match := re.fullmatch(rf"{pattern(wording)} (?P<answer>.+)", text))
     ]
-    if wording in VALUE_OF:
-        assert match["answer"] == way(entries, match["k"])[-1]
-    else:
-        assert set(match["answer"].split("; ")) == {key for key in entries if way(entries, key)[-1] == match["v"]}
+    names, answer = wording in ALL_OF, match["answer"]
+    asked = match["v" if names else "k"]
+    wanted = {key for key in entries if way(entries, key)[-1] == asked} if names else {way(entries, asked)[-1]}
+    if answer.endswith("."):
+        begun = next(m[0] for w in (*VALUE_BEGUN, *ALL_BEGUN) if (m := re.match(pattern(w), answer)))
+        check_begun(begun, names, asked, len(wanted))
+        answer = answer[len(begun) + 1 : -1]
+    assert set(SEVERAL.split(answer)) == wanted
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 40), filler=st.integers(0, 40), may_abstain=st.booleans())
@@ -117,19 +135,26 @@ def test_every_answer_is_what_the_register_says(seed: int, count: int, filler: i
 @pytest.mark.parametrize("length", [512, LENGTH])
 def test_a_row_is_filled_with_a_register_and_its_questions(gpt2: Any, form: str, length: int) -> None:
     maker = RowMaker(gpt2, RowSettings(2, length, length, registers=1.0))
-    lengths = []
+    lengths, begun = [], 0
     for number in range(12):
         row = maker.row(RowPlan(number, "register", length, form))
         assert (row.input_ids == maker.row(RowPlan(number, "register", length, form)).input_ids).all()
         turns = turns_in(maker.tokens.decode(row.input_ids.tolist()))
         entries = read(turns[0][0].removeprefix("Text:\n").split("\n\n")[-2])
         replies = [reply.removesuffix("<|im_end|>") for reply in learnt(row, maker.tokens)]
-        assert replies == [reply for _, reply in turns] and len(row) <= length
-        for asked, reply in turns:
-            *_, value = re.fullmatch(r"(?:<steps>(.*)</steps> )?(?:<answer>)?(.*?)(?:</answer>)?", reply).groups()  # type: ignore[union-attr]
-            assert value == NONE or all(v in entries or v in entries.values() for v in value.split("; ")), asked
+        given = [reply.removesuffix(end) for (_, reply), end in zip(turns, replies, strict=True)]
+        assert all(end and reply.endswith(end) for (_, reply), end in zip(turns, replies, strict=True))
+        assert any(given) == all(given) and len(row) <= length
+        begun += any(given)
+        for (asked, _), beginning, reply in zip(turns, given, replies, strict=True):
+            if beginning:
+                values = SEVERAL.split(reply.removeprefix(" ").removesuffix("."))
+            else:
+                *_, value = re.fullmatch(r"(?:<steps>(.*)</steps> )?(?:<answer>)?(.*?)(?:</answer>)?", reply).groups()  # type: ignore[union-attr]
+                values = value.split("; ")
+            assert values == [NONE] or all(v in entries or v in entries.values() for v in values), asked
         lengths.append(len(row))
-    assert min(lengths) > 0.85 * length
+    assert min(lengths) > 0.85 * length and 0 < begun < 12
 
 
 def test_registers_are_the_share_of_rows_that_is_asked_for() -> None:

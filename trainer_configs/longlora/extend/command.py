@@ -40,6 +40,7 @@ def extend(  # noqa: PLR0913 - an option each
     depths: Annotated[int, typer.Option(help="Depths of the evaluation grid.")] = 11,
     repeats: Annotated[int, typer.Option(help="Questions a cell.")] = 3,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    untrained: Annotated[bool, typer.Option(help="Ask the model extended but not trained, too, last.")] = True,
     num_proc: Annotated[int, typer.Option(help="Processes that make rows.")] = 2,
 ) -> None:
     """Extend a model's window: data, training, merge, evaluation before and after, one report. Stages resume."""
@@ -74,6 +75,7 @@ def extend(  # noqa: PLR0913 - an option each
             depths=depths,
             repeats=repeats,
             seed=seed,
+            untrained=untrained,
             num_proc=num_proc,
         )
         plan = make_plan(settings)

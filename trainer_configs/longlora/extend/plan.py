@@ -39,7 +39,7 @@ REPLY_TOKENS = 128  # of an evaluation: the longest prompts leave room for them 
 
 @dataclass(frozen=True)
 class ExtendSettings:
-    """The settings of one run; all but `num_proc` decide its results. Lengths in tokens."""
+    """The settings of one run; all but `num_proc` and `untrained` decide its results. Lengths in tokens."""
 
     model: str
     to: int
@@ -62,6 +62,7 @@ class ExtendSettings:
     depths: int = 11
     repeats: int = 3
     seed: int = 0
+    untrained: bool = True  # the model with its RoPE extended alone is asked too, last
     num_proc: int = 2
 
     @property

@@ -72,17 +72,18 @@ class ExtendRun:
         last = [stage.name for stage in self.plan.stages if stage.name not in self.skipped][-1]
         measure_perplexity(self.plan, self.out, last, model, self.plan.settings.to)
         self._report()
-        # Last, as it takes as long as what was trained and says least: at lengths that it never saw it writes to no end.
-        untrained = self._untrained()
-        evaluate(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to, taught=False)
-        measure_perplexity(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to)
-        self._report()
+        if self.plan.settings.untrained:
+            # Last, as it takes as long as what was trained and says least: at lengths that it never saw it writes to no end.
+            untrained = self._untrained()
+            evaluate(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to, taught=False)
+            measure_perplexity(self.plan, self.out, UNTRAINED, untrained, self.plan.settings.to)
+            self._report()
         return model
 
     def _begin(self) -> None:
         """Write the settings, or see that the folder is this run's. Raises `ConfigError`."""
         settings = asdict(self.plan.settings)
-        del settings["num_proc"]
+        del settings["num_proc"], settings["untrained"]
         run: JsonObject = json.loads(json.dumps(settings, default=str))
         path = self.out / RUN
         if path.is_file():

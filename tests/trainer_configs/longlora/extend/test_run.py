@@ -131,6 +131,8 @@ def test_the_same_command_makes_nothing_anew(plan: Plan, out: Path, monkeypatch:
     monkeypatch.setattr(general_knowledge, "questions", lambda: few)
     assert ExtendRun(plan, out).run() == out / STAGE / "merged"
     assert (out / "results.json").read_text() == before
+    fewer = replace(plan, settings=replace(plan.settings, untrained=False, num_proc=1))
+    assert ExtendRun(fewer, out).run() == out / STAGE / "merged"
     other = replace(plan, settings=replace(plan.settings, seed=1))
     with pytest.raises(ConfigError, match="holds a run with another seed"):
         ExtendRun(other, out).run()
