@@ -670,7 +670,7 @@ def test_a_served_model_is_asked_once_and_greedily(tmp_path: Path) -> None:
     assert asked == prompts(7, 0) and len(set(asked)) == 7
     assert {request["temperature"] for request in server.requests} == {0.0}
     assert path.read_text().startswith(first)
-    assert read_chats(path) == [((prompt, f"I say {len(prompt)}."),) for prompt in asked]
+    assert read_chats(path) == [(Turn(prompt, f"I say {len(prompt)}."),) for prompt in asked]
     assert sum("Reply with the answer alone." in prompt for prompt in asked) == 3
 
 
@@ -683,7 +683,7 @@ def test_replies_cut_off_or_empty_are_left_out(tmp_path: Path) -> None:
 
     with ChatServer(reply).running() as server:
         assert ask(address(server), 5, 0, tmp_path / "chats.jsonl") == 2
-    assert [turns[0][1] for turns in read_chats(tmp_path / "chats.jsonl")] == ["Yes.", "Sure.", "Well."]
+    assert [turns[0].reply for turns in read_chats(tmp_path / "chats.jsonl")] == ["Yes.", "Sure.", "Well."]
     with (
         ChatServer(lambda *_: [choice("and so on and", "length")]).running() as server,
         pytest.raises(DataError, match="ended 0 of 5 replies within 256 tokens"),
@@ -714,7 +714,7 @@ def test_a_line_that_is_no_conversation_is_named(tmp_path: Path, messages: objec
     path = tmp_path / "own.jsonl"
     good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b "}]}
     path.write_text(json.dumps(good) + "\n")
-    assert read_chats(path) == [(("a", "b"),)]
+    assert read_chats(path) == [(Turn("a", "b"),)]
     path.write_text(json.dumps(good) + "\n" + json.dumps({"messages": messages}) + "\n")
     with pytest.raises(DataError, match=r"own.jsonl:2: not a conversation"):
         read_chats(path)
