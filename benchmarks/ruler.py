@@ -26,7 +26,7 @@ from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import write_json
 
 BEYOND = 256  # tokens beyond the window that are let through: lm_eval leaves the chat template out of a length
-COLUMNS = 786_432  # of keys and values at a time: 36 GB of a 135M model, twice that while rows join
+REQUESTS = 64  # decoded at a time, where memory holds so many
 Cells = dict[str, dict[str, Any]]  # "task length" -> scores and replies
 
 
@@ -52,14 +52,11 @@ class Replies:
     """Greedy replies of one model."""
 
     def __init__(self, model: Path):
-        import torch
-
         from environments.inference.embedded.engine import Engine, load
-        from environments.inference.embedded.limits import Limits
+        from environments.inference.embedded.limits import limits_for
 
         loaded, self.tokenizer, eos = load(model)
-        chunk = 2**62 if torch.cuda.is_available() else 512  # a whole prompt has no mask to be held
-        self.engine = Engine(loaded, eos, Limits(requests=64, chunk=chunk, columns=COLUMNS))
+        self.engine = Engine(loaded, eos, limits_for(loaded, REQUESTS))
         self.window = int(loaded.config.max_position_embeddings)
 
     def of(self, asked: Sequence[Question]) -> list[str]:

@@ -22,10 +22,10 @@ from environments.haystack.facts import VALUE_KINDS, WORDS, first_drawn, in_spli
 from environments.haystack.tasks.task import NONE
 
 LOOKUP, FOLLOW, NAMES, ABSENT = "lookup", "follow", "names", "absent"
-WEIGHTS = {LOOKUP: 5, FOLLOW: 2, NAMES: 4, ABSENT: 2}
+WEIGHTS = {LOOKUP: 5, FOLLOW: 2, NAMES: 6, ABSENT: 2}
 LONGEST_CHAIN = 4  # entries that refer to another, one behind the other
 CHAINED = 0.25  # of what a register with references holds beside what is asked for, chains
-PLAIN = 0.5  # of the registers have no entry that refers to another
+PLAIN = 0.35  # of the registers have no entry that refers to another
 BREAKS = ("\n", " ")  # between entries
 EXAMPLE = 0.5  # of the registers stand behind a short one with a question and its answer, as few-shot prompts have
 EXAMPLE_ENTRIES = (2, 6)  # or chains, beside that of its question

@@ -24,7 +24,7 @@ class Limits:
     chunk: int = 512  # prompt tokens per prefill call: on a CPU as fast as 1024 and 2048, and the masks stay small
     columns: int = 65_536  # key/value columns of a batch, padding included: 3 GB for a 135M model in float32
     together: int = 16_384  # tokens of whole prompts read in one pass, where slots are decoded
-    whole: int = 0  # tokens of the longest prompt that one pass reads, where no prefix serves: without a mask
+    whole: int = 0  # tokens of the longest prompt that one pass reads, without a mask, where no prefix has half of it
 
 
 def limits_for(model: PreTrainedModel, requests: int) -> Limits:

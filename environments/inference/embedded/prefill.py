@@ -38,10 +38,10 @@ class Prefix:
 class Prefill:
     """Reads prompts with a model that has `layers` layers, on `device`.
 
-    Of the limits, `chunk`: tokens of a prompt run at a time, but for a prompt of up to `whole` tokens that no prefix serves.
-    `together`: tokens of whole prompts run at a time, padding included; 0 reads each prompt alone. `keep_prefix`: whether a
-    prompt's keys and values serve the next prompt that begins alike. `dropped`: called between chunks; true for a request
-    that nobody waits for.
+    Of the limits, `chunk`: tokens of a prompt run at a time, but for a prompt of up to `whole` tokens of which no prefix has
+    more than half. `together`: tokens of whole prompts run at a time, padding included; 0 reads each prompt alone.
+    `keep_prefix`: whether a prompt's keys and values serve the next prompt that begins alike. `dropped`: called between
+    chunks; true for a request that nobody waits for.
     """
 
     def __init__(self, forward: Forward, layers: int, device: torch.device, limits: Limits, keep_prefix: bool) -> None:
@@ -67,7 +67,7 @@ class Prefill:
         alone = [
             request
             for request in requests
-            if not self.limits.together or self._shared(request) * 2 > len(request.prompt)
+            if not self.limits.together or self._has_most(request)
         ]
         yield from ([request] for request in alone)
         group: list[Request] = []
@@ -88,6 +88,10 @@ class Prefill:
         if self.prefix is None or self.prefix.variant != request.variant:
             return 0
         return common_prefix(self.prefix.ids_K, torch.tensor(request.prompt[:-1]))
+
+    def _has_most(self, request: Request) -> bool:
+        """Return whether the prefix has more than half of a request's prompt."""
+        return self._shared(request) * 2 > len(request.prompt)
 
     def _whole(self, requests: Sequence[Request]) -> list[Prompt]:
         """Read several prompts in one pass, each distinct one once. Padding stands behind, where no token sees it."""
@@ -111,13 +115,16 @@ class Prefill:
     def _alone(self, group: Sequence[Request], dropped: Callable[[Request], bool]) -> Iterator[Prompt]:
         """Read one prompt in chunks, behind what the prefix has of it."""
         for request in group:
-            ids_K, start = torch.tensor(request.prompt), self._shared(request)
+            ids_K = torch.tensor(request.prompt)
+            # Chunks behind a prefix take masks: the few tokens of a template that all prompts begin with are not worth them.
+            in_one = len(ids_K) <= self.limits.whole and not self._has_most(request)
+            start = 0 if in_one else self._shared(request)
             layers = [Columns(reserve=len(ids_K)) for _ in range(self.layers)]
             if start and self.prefix is not None:
                 for layer, (keys, values) in zip(layers, self.prefix.layers, strict=True):
                     layer.update(keys[:, :, :start], values[:, :, :start])
             cache = as_cache(layers)
-            step = self.limits.chunk if start or len(ids_K) > self.limits.whole else len(ids_K)
+            step = len(ids_K) if in_one else self.limits.chunk
             while start < len(ids_K):
                 if dropped(request):
                     return

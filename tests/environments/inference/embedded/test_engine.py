@@ -308,7 +308,7 @@ def test_n_completions_take_one_prefill_and_only_the_last_logits(model: Any) -> 
     assert spy.tokens == 50 and shapes == [1, 1, 1, 1]
 
 
-def test_a_prompt_within_the_limit_is_read_in_one_pass_unless_a_prefix_serves_it(model: Any, reference: Any) -> None:
+def test_a_prompt_within_the_limit_is_read_in_one_pass_unless_a_prefix_has_most_of_it(model: Any, reference: Any) -> None:
     widths: list[int] = []
 
     def forward(variants: Any, **inputs: Any) -> Any:
@@ -319,7 +319,9 @@ def test_a_prompt_within_the_limit_is_read_in_one_pass_unless_a_prefix_serves_it
     for ids, passes in (
         (prompt(50), [50]),
         (prompt(51, 1), [16, 16, 16, 3]),
-        (prompt(51, 1)[:20] + prompt(20, 2), [16, 4]),
+        (prompt(51, 1)[:20] + prompt(20, 2), [40]),
+        (prompt(51, 1)[:20] + prompt(20, 2)[:10] + prompt(19, 3), [16, 3]),
+        (prompt(51, 1)[:20] + prompt(31, 4), [16, 15]),
     ):
         widths.clear()
         one = Sampling(temperature=0, max_tokens=1)
