@@ -64,11 +64,7 @@ class Prefill:
 
     def _groups(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
         """Yield requests to be read together: of similar length, and without a prefix in memory."""
-        alone = [
-            request
-            for request in requests
-            if not self.limits.together or self._has_most(request)
-        ]
+        alone = [request for request in requests if not self.limits.together or self._has_most(request)]
         yield from ([request] for request in alone)
         group: list[Request] = []
         rest = [request for request in requests if all(request is not other for other in alone)]

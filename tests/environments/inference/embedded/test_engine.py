@@ -308,7 +308,9 @@ def test_n_completions_take_one_prefill_and_only_the_last_logits(model: Any) -> 
     assert spy.tokens == 50 and shapes == [1, 1, 1, 1]
 
 
-def test_a_prompt_within_the_limit_is_read_in_one_pass_unless_a_prefix_has_most_of_it(model: Any, reference: Any) -> None:
+def test_a_prompt_within_the_limit_is_read_in_one_pass_unless_a_prefix_has_most_of_it(
+    model: Any, reference: Any
+) -> None:
     widths: list[int] = []
 
     def forward(variants: Any, **inputs: Any) -> Any:
