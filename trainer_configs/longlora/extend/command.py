@@ -33,6 +33,9 @@ def extend(  # noqa: PLR0913 - an option each
     registers: Annotated[float, typer.Option(help="Share of rows of look-ups in lists of entries.")] = 0.125,
     questions: Annotated[int, typer.Option(help="Of a row, at most.")] = 48,
     sft: Annotated[int, typer.Option(help="Rows of a further stage of fine-tuning, of all kinds of questions.")] = 0,
+    chats: Annotated[
+        int, typer.Option(help="General questions that the model answers first, for the SFT's rows.")
+    ] = 1000,
     dpo: Annotated[int, typer.Option(help="Groups of 8 rollouts for a further stage of DPO.")] = 0,
     dpo_recipe: Annotated[Path | None, typer.Option(help="YAML of DPO; smollm2-135m-32k-dpo.yaml.")] = None,
     held_out: Annotated[str, typer.Option(help="Folder of .txt that is not trained on, for the perplexity.")] = "",
@@ -68,6 +71,7 @@ def extend(  # noqa: PLR0913 - an option each
             registers=registers,
             questions=questions,
             sft=sft,
+            chats=chats,
             dpo=dpo,
             dpo_recipe=dpo_recipe or DPO_RECIPE,
             held_out=held_out,

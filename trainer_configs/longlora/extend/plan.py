@@ -55,6 +55,9 @@ class ExtendSettings:
     registers: float = 0.125
     questions: int = 48
     sft: int = 0  # rows
+    chats: int = (
+        1000  # general questions to the model as it is, for the SFT's rows: without, all its replies come to be "none"
+    )
     dpo: int = 0  # groups of rollouts
     dpo_recipe: Path = DPO_RECIPE
     held_out: str = ""
@@ -181,7 +184,15 @@ def _check_values(settings: ExtendSettings) -> None:
         raise ConfigError(
             f"attention must be one of {', '.join(ATTENTIONS)} (got {settings.attention!r})", setting="attention"
         )
-    for name, least in (("tokens", 1), ("sft", 0), ("dpo", 0), ("depths", 1), ("repeats", 1), ("num_proc", 1)):
+    for name, least in (
+        ("tokens", 1),
+        ("sft", 0),
+        ("dpo", 0),
+        ("chats", 0),
+        ("depths", 1),
+        ("repeats", 1),
+        ("num_proc", 1),
+    ):
         if (value := getattr(settings, name)) < least:
             raise ConfigError(f"{name} must be at least {least} (got {value})", setting=name)
     if settings.learning_rate is not None and not settings.learning_rate > 0:

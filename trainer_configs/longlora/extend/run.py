@@ -2,6 +2,7 @@
 
 OUT/
   run.json                   the settings; another run is refused
+  chats.jsonl                general questions with the model's own replies, for the rows of SFT
   untrained/                 the model with its RoPE extended, weights linked
   N-KIND-LENGTH/             a stage: rows (or rollouts and pairs), recipe.yaml, train.log, adapter, merged, stage.json
   evaluation/                samples of every model, by kind of question
@@ -19,15 +20,17 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from environments.datasets.export import MIN_MARGIN, ExportJob, Kind, export
+from environments.datasets.reader_rows.chats import ask
 from environments.datasets.select import SelectionRules
 from environments.haystack.tokens import load_tokenizer
+from environments.inference.contracts import ServerAddress
 from longthread.counts import counted
-from longthread.errors import ConfigError, RunError
+from longthread.errors import ConfigError, DataError, RunError
 from longthread.files import JsonObject, read_jsonl, replacing_folder, write_json
 from trainer_configs.longlora.adapter import TEMPLATES, TOKENIZER
 from trainer_configs.longlora.config import configure
 from trainer_configs.longlora.data.reader_build import Build, build
-from trainer_configs.longlora.data.run_folder import check_same
+from trainer_configs.longlora.data.run_folder import STATS, check_same
 from trainer_configs.longlora.extend.axolotl_run import (
     StageConfig,
     Training,
@@ -41,7 +44,7 @@ from trainer_configs.longlora.extend.report import write_report
 from trainer_configs.longlora.merge import lines, merge
 from trainer_configs.longlora.rope.extension import extended
 
-RUN, RESULTS, STAGE = "run.json", "results.json", "stage.json"
+RUN, STAGE, CHATS = "run.json", "stage.json", "chats.jsonl"
 BEFORE, UNTRAINED = "before", "untrained"
 PAIR_TOKENS = 8192  # tokens of the longest pairs: short ones are enough behind long rows, and two models read each
 
@@ -94,14 +97,29 @@ class ExtendRun:
             write_json(path, run)
 
     def _make_rows(self, stage: Stage) -> None:
-        job = Build(
-            self.plan.row_settings(stage),
-            self.out / stage.name / "rows",
-            str(self.plan.model),
-            self.plan.settings.texts,
-            num_proc=self.plan.settings.num_proc,
-        )
+        rows, settings = self.out / stage.name / "rows", self.plan.settings
+        chats = (
+            self.out / CHATS if stage.kind == "sft" and settings.chats else None
+        )  # others may be refused packed rows
+        if chats and not (rows / STATS).is_file():
+            self._ask_chats(chats)
+        job = Build(self.plan.row_settings(stage), rows, str(self.plan.model), settings.texts, chats, settings.num_proc)
         build(job, progress=True)
+
+    def _ask_chats(self, path: Path) -> None:
+        """Have the model answer general questions, as it is. Raises `ConfigError` for one that does not end its replies."""
+        from environments.inference.embedded.server import background
+
+        settings = self.plan.settings
+        with background(self.plan.model, model_name=BEFORE) as url:
+            try:
+                ask(ServerAddress(url, "", BEFORE), settings.chats, settings.seed, path, progress=True)
+            except DataError:
+                raise ConfigError(
+                    f"{settings.model} ends hardly any reply to a general question: give an instruct model, or --chats 0",
+                    setting="chats",
+                ) from None
+        free_memory()
 
     def _check_first(self) -> None:
         """Have the plugin check the first stage's recipe before anything is trained. Raises `ConfigError`."""

@@ -1,10 +1,12 @@
 """A whole run at toy size, through Axolotl: data, training, merge, evaluation before and after, report; and its card."""
 
+import contextlib
 import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -15,8 +17,11 @@ from typer.testing import CliRunner
 from environments.datasets import general_knowledge
 from environments.haystack.filler import prose
 from environments.haystack.options import Options
+from environments.haystack.tokens import load_tokenizer
+from environments.inference.embedded import server as served
 from longthread.errors import ConfigError
 from longthread.files import JsonObject, read_jsonl
+from tests.environments.loopback import ChatServer, choice
 from tests.environments.tiny_model import save_tiny
 from trainer_configs.longlora import publish as publishing
 from trainer_configs.longlora.extend import evaluation
@@ -138,6 +143,36 @@ def test_the_same_command_makes_nothing_anew(plan: Plan, out: Path, monkeypatch:
         ExtendRun(other, out).run()
     with pytest.raises(ConfigError, match="exists and holds something else"):
         ExtendRun(plan, plan.model).run()
+
+
+@pytest.fixture
+def fine_tuning(plan: Plan) -> Plan:
+    return make_plan(replace(plan.settings, sft=1, dpo=0, chats=8, depths=1))
+
+
+def test_rows_of_fine_tuning_hold_the_models_own_replies_to_general_questions(
+    fine_tuning: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Options, "pool_tokens", 2**15)
+    with ChatServer(lambda body, _: [choice(f"I say {len(body['messages'][0]['content'])}.")]).running() as server:
+        # The same server for whatever is served: a model of random weights ends no reply.
+        monkeypatch.setattr(running, "BEFORE", "m")  # its name there
+        monkeypatch.setattr(served, "background", lambda *_, **__: contextlib.nullcontext(server.url))
+        run = ExtendRun(fine_tuning, tmp_path)
+        for stage in fine_tuning.stages:
+            run._make_rows(stage)
+            run._make_rows(stage)  # which asks nothing anew
+        assert len(server.requests) == 8
+    _, sft = (pq.read_table(next((tmp_path / stage.name).rglob("*.parquet"))) for stage in fine_tuning.stages)
+    text = load_tokenizer(str(fine_tuning.model)).decode(sft["input_ids"].to_pylist()[0])
+    assert "I say " in text
+    extension = json.loads((tmp_path / fine_tuning.stages[0].name / "rows" / "stats.json").read_text())
+    assert extension["config"]["chats"] == ""
+
+
+def test_a_model_that_ends_no_reply_is_not_asked_for_conversations(fine_tuning: Plan, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ends hardly any reply to a general question: .* or --chats 0"):
+        ExtendRun(fine_tuning, tmp_path)._make_rows(fine_tuning.stages[-1])
 
 
 # ---- the card ----
