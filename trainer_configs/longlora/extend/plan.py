@@ -16,7 +16,7 @@ import yaml
 from transformers import AutoConfig, PretrainedConfig
 
 import trainer_configs
-from environments.datasets.reader_rows.plan import FORMS, RowSettings, short_lengths
+from environments.datasets.reader_rows.plan import FORMS, LEAST, RowSettings, short_lengths
 from environments.datasets.reader_rows.questions import WEIGHTS
 from environments.haystack.layout import LayoutError
 from environments.haystack.options import Options
@@ -121,7 +121,8 @@ class Plan:
                 stage.rows, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
                 s.seed + stage.number, s.registers, _short_texts(stage),
             )  # fmt: skip
-        shortest = max(512, stage.length // 16)
+        # Conversations take half of the shortest rows at most.
+        shortest = max(2 * LEAST if s.chats else LEAST, stage.length // 16)
         return RowSettings(
             stage.rows, shortest, stage.length, 0.0, s.ordinary, s.questions, tuple(WEIGHTS), FORMS, "train",
             s.seed + stage.number,

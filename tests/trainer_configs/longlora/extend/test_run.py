@@ -154,9 +154,9 @@ def test_rows_of_fine_tuning_hold_the_models_own_replies_to_general_questions(
     fine_tuning: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Options, "pool_tokens", 2**15)
-    with ChatServer(lambda body, _: [choice(f"I say {len(body['messages'][0]['content'])}.")]).running() as server:
+    reply = lambda body, _: [choice(f"I say {len(body['messages'][0]['content'])}.")]  # noqa: E731
+    with ChatServer(reply, models=("before",)).running() as server:
         # The same server for whatever is served: a model of random weights ends no reply.
-        monkeypatch.setattr(running, "BEFORE", "m")  # its name there
         monkeypatch.setattr(served, "background", lambda *_, **__: contextlib.nullcontext(server.url))
         run = ExtendRun(fine_tuning, tmp_path)
         for stage in fine_tuning.stages:
