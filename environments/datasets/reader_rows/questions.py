@@ -42,6 +42,8 @@ COUNTS = (
     "How many are there {c}?",
     "Say with a number how many people there are {c}.",
 )
+INSIDE = (0.01, 0.99)  # depths among other sentences
+EDGES = 0.1  # of the statements open or close their document, where they are paragraphs of their own
 Claim = tuple[str, str, str]  # a person, a relation, link or event, and its value, other person or place
 
 
@@ -123,7 +125,10 @@ class FactDraw:
         return self.rng.randrange(self.documents)
 
     def _tell(self, text: str, document: int, depth: float | None = None) -> None:
-        self.statements.append(Statement(text, document, self.rng.uniform(0.01, 0.99) if depth is None else depth))
+        self.statements.append(Statement(text, document, self._depth() if depth is None else depth))
+
+    def _depth(self) -> float:
+        return self.rng.choice((0.0, 1.0)) if self.rng.random() < EDGES else self.rng.uniform(*INSIDE)
 
     def _fact(self, person: Entity, relation: str, document: int, depth: float | None = None) -> Claim:
         """State a value of the person; return the claim."""
@@ -250,8 +255,8 @@ class FactDraw:
         return ReaderQuestion("absent", text, NONE, document, len(people), passed, claims, unsaid)
 
     def _order(self) -> ReaderQuestion:
-        document, early = self._document(), self.rng.uniform(0.01, 0.99 - APART)
-        depths = early, self.rng.uniform(early + APART, 0.99)
+        document, early = self._document(), self.rng.uniform(INSIDE[0], INSIDE[1] - APART)
+        depths = early, self.rng.uniform(early + APART, INSIDE[1])
         pair = [(self._draw.person(), depth) for depth in depths]
         claims = tuple(self._fact(person, self._relation(), document, depth) for person, depth in pair)
         named = tuple(person.told for person, _ in pair)

@@ -26,6 +26,7 @@ from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder,
 from environments.datasets.reader_rows.fillers import Fillers, stretch
 from environments.datasets.reader_rows.plan import FORMS, MOST_PIECES, RowPlan, RowSettings, ladder, plan
 from environments.datasets.reader_rows.questions import (
+    EDGES,
     MATCHES,
     WEIGHTS,
     FactDraw,
@@ -315,6 +316,24 @@ def test_every_answer_stands_in_one_document(maker: RowMaker, kind: str, form: s
     assert kinds["value"] > 4 and kinds[NONE] > 1
     assert kinds["linked"] > 3 or form == "plain"
     assert asked_for_steps == {True, False} or form == "plain"  # of a single fact there are none to name
+
+
+def test_some_facts_open_and_close_their_document(gpt2: Any) -> None:
+    """Environments ask for needles at depth 0 and 1, which are paragraphs of their own: rows have these places too."""
+    drawn = [FactDraw(Random(seed)) for seed in range(20)]
+    for facts in drawn:
+        facts.questions(60, ("single", "linked"))
+    depths = Counter(s.depth if s.depth in (0, 1) else "inside" for facts in drawn for s in facts.statements)
+    assert all(abs(depths[edge] / depths.total() - EDGES / 2) < EDGES / 4 for edge in (0, 1))
+    maker = RowMaker(gpt2, RowSettings(8, LENGTH, LENGTH, kinds=("single",), forms=("plain",)))
+    opened, closed = 0, 0
+    for number in range(8):
+        [(content, _), *_] = turns_in(
+            maker.tokens.decode(maker.row(RowPlan(number, "document", LENGTH, "plain")).input_ids)
+        )
+        first, *_, last, _ = content.removeprefix("Text:\n").split("\n\n")
+        opened, closed = opened + bool(_read(first)), closed + bool(_read(last))
+    assert 0 < opened < 8 and 0 < closed < 8
 
 
 def test_lift_reads_the_same_answers_in_the_documents(gpt2: Any) -> None:
