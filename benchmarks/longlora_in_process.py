@@ -3,6 +3,9 @@
 Axolotl takes half a minute to begin, and packages that a bare GPU machine lacks. Ranks, learning rates and what is trained
 are the recipe's (trainer_configs/smollm2-135m-32k.yaml); the rate rises over the first twentieth of the budget and falls
 over the last fifth. Rows hold one document each. A step is one row; its logits are computed where a label is.
+
+The pattern pose trains in full attention on shorter rows, whose positions skip ahead once, at a token and by a distance that
+are drawn anew for each step (PoSE, arXiv 2309.10400; Axolotl's `use_pose` draws them once).
 """
 
 import gc
@@ -34,6 +37,8 @@ from trainer_configs.longlora.trainable import module_names, parameter_groups, p
 
 WARM_UP, DECAY = 0.05, 0.2  # shares of the budget, as of the recipe's 400 steps
 CLIP = 1.0
+POSE = "pose"
+PATTERNS = {**METHODS, POSE: METHODS["full"]}
 MOST_LOGITS = 32_768 * 49_152  # of a row: 19 GB with their gradients; of 131,072 tokens of plain text they would be 77
 KEPT_TOKENS = 16_384  # of the longest rows whose activations are kept; of longer ones attention alone, as in the recipe
 
@@ -77,6 +82,13 @@ def read_rows(folder: Path, device: str) -> list[Row]:
     return rows
 
 
+def skipped_positions(tokens: int, window: int, rng: random.Random) -> Tensor:
+    """Return positions (1, tokens) from 0 that skip ahead once, and stay below `window`."""
+    positions = torch.arange(tokens)
+    positions[rng.randint(1, tokens - 1) :] += rng.randint(0, window - tokens)
+    return positions[None]
+
+
 def rate_share(share: float) -> float:
     """Return the learning rate as a share of the highest, at a share of the budget."""
     return max(0.02, min(1.0, share / WARM_UP, (1.0 - share) / DECAY))
@@ -102,8 +114,8 @@ class Trained:
 class InProcess:
     """One pattern's model, wrapped and prepared as the plugin does it, with its optimizer.
 
-    `method` is one of `METHODS`, and behind a + the method of the RoPE extension where it is not the recipe's; `length` is
-    the longest row, to which the model's window is extended.
+    `method` is one of `PATTERNS`, and behind a + the method of the RoPE extension where it is not the recipe's; `length` is
+    the window to which the model is extended: that of the longest row, but for pose.
     """
 
     def __init__(self, folder: Path, method: str, length: int, seed: int):
@@ -111,10 +123,11 @@ class InProcess:
         own = {name: value for name, value in self.recipe["longlora"].items() if name != "group_size"}
         pattern, _, rope = method.partition("+")
         extension = {"method": rope or own["context_extension"]["method"], "target_length": length}
-        self.settings = LongLoRA(**own | METHODS[pattern] | {"context_extension": extension})
+        self.settings = LongLoRA(**own | PATTERNS[pattern] | {"context_extension": extension})
         if (self.settings.group_size or 0) > length // 4:
             self.settings.group_size = None  # the plugin's default
         self.seed, self.length = seed, length
+        self.skips = random.Random(f"pose {seed}") if pattern == POSE else None
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(seed)
         base = self._base(folder)
@@ -160,7 +173,7 @@ class InProcess:
         )
         model: Any = get_peft_model(base, lora)
         prepare(model)
-        if self.length > KEPT_TOKENS:
+        if self.length > KEPT_TOKENS and not self.skips:
             checkpointing(model, attention=True)
         return model.train()
 
@@ -204,11 +217,16 @@ class InProcess:
         every = math.ceil(len(row.places) * vocabulary / MOST_LOGITS) or 1
         if self.sparse:
             self.sparse.sparse, calls = not full, self.sparse.calls
+        skipped = {}
+        if self.skips:
+            positions = skipped_positions(row.ids.shape[1], self.length, self.skips).to(row.ids.device)
+            # The mask of ones: without one, transformers takes what stands behind a skip for another document.
+            skipped = {"position_ids": positions, "attention_mask": torch.ones_like(row.ids)}
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             loss: Tensor = self.model(
                 input_ids=row.ids, labels=row.labels, logits_to_keep=row.places[::every],
                 shift_labels=row.learnt[:, ::every],
-                use_cache=False,
+                use_cache=False, **skipped,
             ).loss  # fmt: skip
         loss.backward()
         if self.sparse and (self.sparse.calls > calls) == full:

@@ -1,15 +1,15 @@
-"""Which pattern trains sparsely and serves in full? Full attention, S², S² with a quarter of full steps, and tail-global.
+"""Which pattern trains sparsely and serves in full? Full attention, S², S² with a quarter of full steps, tail-global, PoSE.
 
     longthread longlora reader-rows ROWS --tokenizer MODEL --shortest 16384 --longest 16384 --count 160 --parallel 0 \\
                --ordinary 0.1 --questions 24 --kinds single,multi_key,linked --forms tags --wordings environments
     python -m benchmarks.longlora_patterns prompts PROMPTS --model MODEL --held-out NOVELS --length 16384
     python -m benchmarks.longlora_patterns run OUT --model MODEL --rows ROWS --prompts PROMPTS --train-seconds 30
 
-Each pattern is trained on the same rows for the same seconds; then, but for full attention, for as many steps as full
-attention had in these seconds. A method of RoPE extension behind a pattern, as full+ntk, stands for the recipe's. Each model
-is measured in full attention on single needles at every depth and on questions over one link, of the evaluation split and in
-part in held-out novels, by our exact score. OUT/results.json is written after each model; the same command goes on where it
-was cut.
+Each pattern is trained on the same rows for the same seconds, pose on `--short-rows` of its own; then, but for full
+attention, for as many steps as full attention had in these seconds. A method of RoPE extension behind a pattern, as full+ntk, stands for
+the recipe's. Each model is measured in full attention on single needles at every depth and on questions over one link, of the
+evaluation split and in part in held-out novels, by our exact score. OUT/results.json is written after each model; the same
+command goes on where it was cut.
 """
 
 import gc
@@ -25,7 +25,7 @@ import typer
 
 from benchmarks.lift_options import known, numbers
 from benchmarks.longlora_grid import DEPTHS, Grid, GridPrompt, evaluate
-from benchmarks.longlora_in_process import Budget, InProcess, Row, read_rows
+from benchmarks.longlora_in_process import PATTERNS, POSE, Budget, InProcess, Row, read_rows
 from benchmarks.longlora_training import METHODS
 from environments.haystack.tasks.task import Answer
 from environments.haystack.tokens import load_full_tokenizer
@@ -72,6 +72,7 @@ class Patterns:
     train_seconds: float
     deadline: float
     results: Results = field(default_factory=dict)
+    short: list[Row] = field(default_factory=list)  # of pose
 
     def measure(self, arm: Arm) -> bool:
         """Train and evaluate one arm unless it is there or no time is left for it; return whether it is there."""
@@ -84,7 +85,8 @@ class Patterns:
         print(f"{key(arm)}: training", flush=True)
         began = time.perf_counter()
         method = "full" if arm[0] == BEFORE else arm[0]
-        trained = InProcess(self.model, method, length, arm[2]).train(self.rows, budget)
+        rows = self.short if method.partition("+")[0] == POSE else self.rows
+        trained = InProcess(self.model, method, length, arm[2]).train(rows, budget)
         figures, asked = trained.figures(), time.perf_counter()
         tokenizer = load_full_tokenizer(str(self.model))
         records = evaluate(trained.model, tokenizer, self.prompts, BATCH_TOKENS)
@@ -214,7 +216,8 @@ def run(
     model: Model,
     rows: Annotated[Path, typer.Option(help="Folder of longlora reader-rows, one document a row.")],
     prompts: Annotated[Path, typer.Option(help="File of the command prompts.")],
-    methods: Annotated[str, typer.Option(help="In this order; PATTERN+ROPE, too; before: untrained.")] = EVERY,
+    methods: Annotated[str, typer.Option(help="In this order; PATTERN+ROPE, too; pose; before: untrained.")] = EVERY,
+    short_rows: Annotated[Path | None, typer.Option(help="Such rows for pose, of the model's own window.")] = None,
     train_seconds: Annotated[float, typer.Option(min=0.1, help="Of each training.")] = 40.0,
     equal: Annotated[str, typer.Option(help="Of trainings: seconds, steps or both.")] = ",".join(EQUAL),
     seeds: Annotated[str, typer.Option(help="Of LoRA's first weights, the rows' order and the full steps.")] = "1",
@@ -224,19 +227,22 @@ def run(
     began = time.perf_counter()
     with exit_on_error(option):
         chosen = methods.split(",")
-        able = {BEFORE, *METHODS, *(f"{pattern}+{rope}" for pattern in METHODS for rope in OPTIONS)}
+        able = {BEFORE, *PATTERNS, *(f"{pattern}+{rope}" for pattern in PATTERNS for rope in OPTIONS)}
         if unknown := sorted(set(chosen) - able):
-            some = ", ".join((BEFORE, *METHODS))
+            some = ", ".join((BEFORE, *PATTERNS))
             raise ConfigError(
                 f"methods must be of {some}, or one of these with +{', +'.join(OPTIONS)} (got {', '.join(unknown)})",
                 setting="methods",
             )
         if equal == "steps" and "full" not in chosen:
             raise ConfigError("the steps of the others are those of full: add it to methods", setting="methods")
+        if short_rows is None and any(method.startswith(POSE) for method in chosen):
+            raise ConfigError("pose needs shorter rows: make some of the model's own window", setting="short_rows")
         wanted = arms(chosen, numbers("seeds", seeds), known("equal", equal.split(","), EQUAL))
         asked = read_prompts(prompts)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        work = Patterns(out, model, read_rows(rows, device), asked, train_seconds, began + seconds)
+        short = read_rows(short_rows, device) if short_rows else []
+        work = Patterns(out, model, read_rows(rows, device), asked, train_seconds, began + seconds, short=short)
         if (out / "results.json").exists():
             work.results = json.loads((out / "results.json").read_text())
         there = [work.measure(arm) for arm in wanted]

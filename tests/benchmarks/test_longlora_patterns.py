@@ -1,16 +1,19 @@
 """The patterns' benchmark at toy size: the plain loop against the plugin's parts, budgets, restarts and the table."""
 
 import json
+import random
 import time
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmarks import longlora_grid, longlora_in_process, longlora_patterns
-from benchmarks.longlora_in_process import Budget, InProcess, rate_share, read_rows
+from benchmarks.longlora_in_process import PATTERNS, Budget, InProcess, Row, rate_share, read_rows, skipped_positions
 from benchmarks.longlora_patterns import ASKED, Patterns, Results, app, arms, read_prompts, table
-from benchmarks.longlora_training import METHODS
 from environments.datasets.reader_rows.plan import RowSettings
 from environments.haystack.filler import prose
 from longthread.errors import ConfigError
@@ -75,7 +78,7 @@ def test_of_a_long_row_of_text_tokens_are_learnt_that_lie_evenly_over_it(work, m
 
 def test_the_model_is_extended_trained_in_its_pattern_and_serves_in_its_own_attention(work):
     rows = read_rows(work / "rows", "cpu")
-    for method, kinds in {"quarter": (3, 9), "tail_global": (0, 12), "full": (12, 0)}.items():
+    for method, kinds in {"quarter": (3, 9), "tail_global": (0, 12), "full": (12, 0), "pose": (12, 0)}.items():
         arm = InProcess(work / "model", method, LENGTH, 1)
         assert arm.model.config.rope_parameters["rope_type"] == "yarn"
         trained = arm.train(rows[:1], Budget(steps=12))
@@ -94,6 +97,36 @@ def test_a_pattern_is_trained_with_the_extension_behind_its_name(work):
     assert rope["ntk"]["rope_type"] == "default" and rope["ntk"]["rope_theta"] > theta
     assert rope["linear"]["rope_type"] == "linear" and rope["linear"]["rope_theta"] == theta
     assert arms(["full", "full+ntk"], [1], ["steps"]) == [("full", "seconds", 1), ("full+ntk", "steps", 1)]
+
+
+@given(tokens=st.integers(2, 60), beyond=st.integers(0, 200), seed=st.integers(0, 1000))
+def test_positions_skip_ahead_once_and_stay_in_the_window(tokens, beyond, seed):
+    [positions] = skipped_positions(tokens, tokens + beyond, random.Random(seed)).tolist()
+    steps = [b - a for a, b in pairwise(positions)]
+    assert positions[0] == 0 and positions[-1] < tokens + beyond
+    assert sorted(steps)[:-1] == [1] * (tokens - 2) and steps and max(steps) >= 1
+
+
+def test_skips_reach_every_token_and_the_whole_window():
+    rng = random.Random(0)
+    drawn = [skipped_positions(4, 8, rng)[0].tolist() for _ in range(400)]
+    assert {next((i for i in range(1, 4) if p[i] - p[i - 1] > 1), 0) for p in drawn} == {0, 1, 2, 3}
+    assert {p[-1] for p in drawn} == {3, 4, 5, 6, 7}
+
+
+def test_behind_a_skip_all_of_the_row_is_seen(work, monkeypatch):
+    """The loss is that of the model whose mask and turned keys are spelt out by hand: nothing is cut at the skip."""
+    arm = InProcess(work / "model", "pose", LENGTH, 1)
+    ids, positions = read_rows(work / "rows", "cpu")[0].ids[:, :600], torch.arange(600)
+    positions[100:] += 300
+    short = Row(ids, ids, torch.arange(599), ids[:, 1:])
+    monkeypatch.setattr(longlora_in_process, "skipped_positions", lambda *_: positions[None])
+    loss = arm._backward(short, full=True)
+    mask = torch.full((600, 600), float("-inf")).triu(1)[None, None]
+    whole = arm.model(
+        input_ids=ids, labels=ids, position_ids=positions[None], attention_mask=mask, use_cache=False
+    ).loss
+    assert torch.allclose(loss, whole, rtol=1e-5)
 
 
 def test_layers_are_computed_again_in_long_rows_and_the_gradients_stay(work, monkeypatch):
@@ -155,16 +188,17 @@ def test_several_seeds_are_averaged_with_the_error_over_trainings() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (["--methods", "half"], f"methods must be of before, {', '.join(METHODS)}, or one of these with"),
+        (["--methods", "half"], f"methods must be of before, {', '.join(PATTERNS)}, or one of these with"),
         (["--methods", "full+half"], "(got full+half)"),
         (["--methods", "quarter", "--equal", "steps"], "the steps of the others are those of full"),
         (["--methods", "full+longrope"], "longrope"),
+        (["--methods", "full,pose"], "pose needs shorter rows"),
         (["--equal", "tokens"], "equal must be one of seconds, steps (got 'tokens')"),
         (["--seeds", "a"], "'a' are not whole numbers with commas"),
         (["--rows", "nowhere"], "nowhere holds no rows"),
         (["--prompts", "nowhere"], "nowhere holds no prompts"),
     ],
-    ids=["methods", "rope", "no full", "longrope", "equal", "seeds", "rows", "prompts"],
+    ids=["methods", "rope", "no full", "longrope", "pose", "equal", "seeds", "rows", "prompts"],
 )
 def test_what_cannot_be_run_ends_in_one_line(work, tmp_path, change, line):
     arguments = ["run", str(tmp_path), "--model", str(work / "model"), "--rows", str(work / "rows")]
