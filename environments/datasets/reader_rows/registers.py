@@ -24,6 +24,7 @@ from environments.haystack.tasks.task import NONE
 LOOKUP, FOLLOW, NAMES, ABSENT = "lookup", "follow", "names", "absent"
 WEIGHTS = {LOOKUP: 5, FOLLOW: 2, NAMES: 6, ABSENT: 2}
 LONGEST_CHAIN = 4  # entries that refer to another, one behind the other
+IN_ORDER = 0.5  # of the registers have every chain in the order of its references: the entry referred to stands above
 CHAINED = 0.25  # of what a register with references holds beside what is asked for, chains
 PLAIN = 0.35  # of the registers have no entry that refers to another
 BREAKS = ("\n", " ")  # between entries
@@ -65,7 +66,7 @@ VALUE_BEGUN = (
 )
 ALL_BEGUN = (
     "The keys that come to {v} are",
-    "{v} is what these {n} come to:",
+    "{v} is what {n} of them come to:",
     "Answer: by the list, {n} have the value {v}, namely",
     "Answer: as the text above refers from one to another, those with {v} in the end, {n} in all, are:",
 )
@@ -114,6 +115,7 @@ class Register:
         self.rng, self.form, self.between = rng, rng.choice(FORMS), rng.choice(BREAKS)
         self.keys, self.values = (rng.choice([*KINDS.values()]) for _ in range(2))
         self.refers, self.begun = rng.random() >= PLAIN, rng.random() < BEGUN
+        self.in_order = rng.random() < IN_ORDER
         self.separator = rng.choice(SEPARATORS) if self.begun else SEPARATORS[0]
         # Of each one throughout, in the example too: a model that goes on in an example's words repeats its answer.
         self.value_of, self.all_of = (
@@ -121,20 +123,26 @@ class Register:
             for asked, begun in ((VALUE_OF, VALUE_BEGUN), (ALL_OF, ALL_BEGUN))
         )
         self.entries: list[str] = []
+        self._places: dict[str, float] = {}  # of each entry, by which they are sorted
         self._used: set[str] = set()
         self.example = self._example()
 
-    def questions(self, count: int, may_abstain: bool) -> list[ReaderQuestion]:
-        """Return `count` questions in random order, and add the entries that they rest on."""
-        kinds = [kind for kind in WEIGHTS if self._asks(kind, may_abstain)]
+    def questions(self, count: int, may_abstain: bool, steps: bool) -> list[ReaderQuestion]:
+        """Return `count` questions in random order, and add the entries that they rest on.
+
+        `steps`: replies name the entries on the way, without which a value behind several would be a guess.
+        """
+        kinds = [kind for kind in WEIGHTS if self._asks(kind, may_abstain, steps and not self.begun)]
         drawn = self.rng.choices(kinds, [WEIGHTS[kind] for kind in kinds], k=count)
         return [self._question(kind) for kind in drawn]
 
-    def _asks(self, kind: str, may_abstain: bool) -> bool:
-        if kind in (LOOKUP, NAMES):
-            return kind == LOOKUP or self.refers
-        # Of a sentence that is begun the next word would be a guess: nothing is named on the way, or nothing is there.
-        return not self.begun and (may_abstain if kind == ABSENT else self.refers)
+    def _asks(self, kind: str, may_abstain: bool, steps: bool) -> bool:
+        return {
+            LOOKUP: True,
+            FOLLOW: self.refers and steps,
+            NAMES: self.refers,
+            ABSENT: may_abstain and not self.begun,
+        }[kind]
 
     def more(self) -> list[str]:
         """Return an entry, or a chain of them, that nothing asks for."""
@@ -142,17 +150,17 @@ class Register:
         return self._chain(links)[2]
 
     def text(self, filler: list[str]) -> str:
-        """Return all entries in random order, those of the questions among `filler`, behind the example if there is one."""
+        """Return all entries at their places, those of the questions among `filler`, behind the example if there is one."""
         return self.example + self._listed([*self.entries, *filler])
 
     def _listed(self, entries: list[str]) -> str:
-        return self.between.join(self.rng.sample(entries, len(entries)))
+        return self.between.join(sorted(entries, key=self._places.__getitem__))
 
     def _example(self) -> str:
         """Return a short register of the same form with a question and its answer. Its keys stand nowhere else."""
         if self.rng.random() >= EXAMPLE:
             return ""
-        [question] = self.questions(1, may_abstain=False)
+        [question] = self.questions(1, may_abstain=False, steps=False)
         others = [entry for _ in range(self.rng.randint(*EXAMPLE_ENTRIES)) for entry in self.more()]
         text, self.entries = self._listed([*self.entries, *others]), []
         answer = f"{question.begun} {question.answer}." if question.begun else question.answer
@@ -161,7 +169,7 @@ class Register:
     def _question(self, kind: str) -> ReaderQuestion:
         if kind == ABSENT:
             return ReaderQuestion(kind, self.value_of.asked.format(k=self._new(self.keys)), NONE, 0)
-        links = 0 if kind == LOOKUP else self.rng.randint(1, LONGEST_CHAIN)
+        links = 0 if kind == LOOKUP else self.rng.randint(kind == FOLLOW, LONGEST_CHAIN)
         keys, value, entries = self._chain(links)
         self.entries += entries
         if kind == NAMES:
@@ -175,7 +183,10 @@ class Register:
         keys, value = [self._new(self.keys) for _ in range(links + 1)], self._new(self.values)
         told, refers = self.form
         pairs = zip(keys[1:], keys, strict=False)
-        return keys, value, [told.format(k=keys[0], v=value), *(refers.format(k=k, t=t) for k, t in pairs)]
+        entries = [told.format(k=keys[0], v=value), *(refers.format(k=k, t=t) for k, t in pairs)]
+        places = [self.rng.random() for _ in entries]
+        self._places |= zip(entries, sorted(places) if self.in_order else places, strict=True)
+        return keys, value, entries
 
     def _new(self, draw: Callable[[Random], str]) -> str:
         """Draw a name that is not in the register yet."""

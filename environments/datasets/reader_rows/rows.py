@@ -154,7 +154,7 @@ class RowMaker:
         for number in self._counts(plan.length):
             register = Register(Random(seed))
             draft = _Draft(plan, 1, rng)
-            draft.ask(register.questions(number, "absent" in self.settings.kinds))
+            draft.ask(register.questions(number, "absent" in self.settings.kinds, plan.form == "tags"))
             asked = self.encoder.chat(self._turns(draft, register.example))
             taken = len(asked) + sum(self.tokens.mid(register.entries))
             if taken <= FACTS_SHARE * room:

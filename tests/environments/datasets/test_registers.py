@@ -107,11 +107,16 @@ def check_shown(text: str, entries: dict[str, str]) -> None:
     assert set(SEVERAL.split(answer)) == wanted
 
 
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 40), filler=st.integers(0, 40), may_abstain=st.booleans())
+@given(
+    seed=st.integers(0, 10_000), count=st.integers(1, 40), filler=st.integers(0, 40), may_abstain=st.booleans(),
+    steps=st.booleans(),
+)  # fmt: skip
 @settings(max_examples=150, deadline=None)
-def test_every_answer_is_what_the_register_says(seed: int, count: int, filler: int, may_abstain: bool) -> None:
+def test_every_answer_is_what_the_register_says(
+    seed: int, count: int, filler: int, may_abstain: bool, steps: bool
+) -> None:
     register = Register(Random(seed))
-    questions = register.questions(count, may_abstain)
+    questions = register.questions(count, may_abstain, steps)
     others = [entry for _ in range(filler) for entry in register.more()]
     text = register.text(others)
     assert text.startswith(register.example)
@@ -121,7 +126,12 @@ def test_every_answer_is_what_the_register_says(seed: int, count: int, filler: i
     for question in questions:
         check(question, entries)
     kinds = {question.kind for question in questions}
-    assert kinds <= {LOOKUP, *([FOLLOW, NAMES] if register.refers else []), *([ABSENT] if may_abstain else [])}
+    able = {LOOKUP: True, NAMES: register.refers, FOLLOW: register.refers and steps, ABSENT: may_abstain}
+    assert kinds <= {kind for kind, is_asked in able.items() if is_asked}
+    assert not kinds & {FOLLOW, ABSENT} or not register.begun
+    if register.in_order:  # what an entry refers to stands above it
+        above = [[key in [*entries][:i] for key in [entries[k]] if key in entries] for i, k in enumerate(entries)]
+        assert all(map(all, above))
     if register.example:
         before, asked = register.example.strip().rsplit("\n", 1)
         shown = read(before)
