@@ -6,10 +6,10 @@
     python -m benchmarks.longlora_patterns run OUT --model MODEL --rows ROWS --prompts PROMPTS --train-seconds 30
 
 Each pattern is trained on the same rows for the same seconds, pose on `--short-rows` of its own; then, but for full
-attention, for as many steps as full attention had in these seconds. A method of RoPE extension behind a pattern, as full+ntk,
-stands for the recipe's. Each model is measured in full attention on single needles at every depth and on questions over one link, of the
-evaluation split and in part in held-out novels, by our exact score. OUT/results.json is written after each model; the same
-command goes on where it was cut.
+attention, for as many steps as full attention had in these seconds. A method of RoPE extension behind a pattern, as
+full+ntk, stands for the recipe's. Each model is measured in full attention on single needles at every depth and on questions
+over one link, of the evaluation split and in part in held-out novels, by our exact score. OUT/results.json is written after
+each model; the same command goes on where it was cut.
 """
 
 import gc
