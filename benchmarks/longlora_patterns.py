@@ -241,8 +241,13 @@ def run(
         wanted = arms(chosen, numbers("seeds", seeds), known("equal", equal.split(","), EQUAL))
         asked = read_prompts(prompts)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        short = read_rows(short_rows, device) if short_rows else []
-        work = Patterns(out, model, read_rows(rows, device), asked, train_seconds, began + seconds, short=short)
+        whole, short = read_rows(rows, device), read_rows(short_rows, device) if short_rows else []
+        longest, window = (max((row.ids.shape[1] for row in some), default=0) for some in (short, whole))
+        if longest > window:
+            raise ConfigError(
+                f"rows of {longest:,} tokens are longer than the others' {window:,}", setting="short_rows"
+            )
+        work = Patterns(out, model, whole, asked, train_seconds, began + seconds, short=short)
         if (out / "results.json").exists():
             work.results = json.loads((out / "results.json").read_text())
         there = [work.measure(arm) for arm in wanted]
