@@ -78,10 +78,8 @@ def table(results: JsonObject) -> str:
             cells = [_cell(shares.get(str(length))) for length in lengths]
             lines.append(f"{name:32}" + "".join(f"{cell:>14}" for cell in cells))
         lines.append("")
-    for name, found in results["general"].items():
-        lines.append(f"{name:32}{found['right']} of {found['n']} general questions, {100 * found['mean']:.0f} %")
-    if results["general"]:
-        lines.append("")
+    if counts := _counts(results):
+        lines += [*counts, ""]
     for stage in results["stages"]:
         if "skipped" in stage:
             lines.append(f"{stage['name']}: left out, {stage['skipped']}")
@@ -90,6 +88,20 @@ def table(results: JsonObject) -> str:
             taken = f", {step:.2f} s a step" if step else ""
             lines.append(f"{stage['name']}: {counted(stage['steps'], 'step')}{taken}, learning rate {rate:.2g}")
     return "\n".join(lines)
+
+
+def _counts(results: JsonObject) -> list[str]:
+    """Return what of absent needles and of general questions each model had right."""
+    absent = [
+        f"{name:32}{100 * (1 - found['mean']):.0f} % of {found['n']} absent needles told to be absent"
+        for name, found in results["absent"].items()
+        if found
+    ]
+    general = [
+        f"{name:32}{found['right']} of {found['n']} general questions, {100 * found['mean']:.0f} %"
+        for name, found in results["general"].items()
+    ]
+    return absent + general
 
 
 def _cell(share: JsonObject | None) -> str:

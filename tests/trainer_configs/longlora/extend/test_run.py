@@ -27,6 +27,7 @@ from trainer_configs.longlora import publish as publishing
 from trainer_configs.longlora.extend import evaluation
 from trainer_configs.longlora.extend import run as running
 from trainer_configs.longlora.extend.plan import RECIPES, ExtendSettings, Plan, make_plan
+from trainer_configs.longlora.extend.report import table
 from trainer_configs.longlora.extend.run import ExtendRun
 from trainer_configs.longlora.publish import check_hub, publish
 
@@ -118,11 +119,15 @@ def test_the_untrained_model_has_the_weights_of_the_base_and_the_rope_of_the_tra
     assert (out / "untrained" / "model.safetensors").is_symlink()
 
 
-def test_the_report_shows_the_models_side_by_side(out: Path) -> None:
+def test_the_report_shows_the_models_side_by_side(out: Path, results: JsonObject) -> None:
     page = (out / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 4 and "4,096 tokens by yarn" in page
     for shown in ("before", "untrained", STAGE, "2-dpo-4096: left out, no two replies", "of 7 general questions"):
         assert shown in page
+    lines = table(results | {"absent": {"before": {"mean": 0.25, "n": 12}, STAGE: None}}).splitlines()
+    assert [line.split() for line in lines if "absent" in line] == [
+        "before 75 % of 12 absent needles told to be absent".split()
+    ]
     assert {path.name for path in (out / "report").iterdir()} == {
         "report.html", "grid.csv", "needles.png", "keys.png", "links.png", "perplexity.png",
     }  # fmt: skip
