@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from environments.datasets import general_knowledge
+from environments.datasets.reader_rows.chats import prompts
 from environments.haystack.filler import prose
 from environments.haystack.options import Options
 from environments.haystack.tokens import load_tokenizer
@@ -32,7 +33,8 @@ from trainer_configs.longlora.extend.run import ExtendRun
 from trainer_configs.longlora.publish import check_hub, publish
 
 NATIVE, TO, LENGTHS = 2048, 4096, (1600, 3900)
-STAGE = "1-extend-4096"
+STAGE, SFT = "1-extend-4096", "2-sft-4096"
+CHATS = 4
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,8 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return make_plan(
         ExtendSettings(
             str(folder / "model"), TO, method="yarn", tokens=2 * TO, attention="tail_global", recipe=folder / "recipe.yaml",
-            questions=2, held_out=str(folder / "held-out"), lengths=LENGTHS, depths=1, repeats=1, dpo=1,
-            dpo_recipe=folder / "recipe.yaml",
+            questions=2, held_out=str(folder / "held-out"), lengths=LENGTHS, depths=1, repeats=1, sft=1,
+            chats=CHATS, dpo=1, dpo_recipe=folder / "recipe.yaml",
         )
     )  # fmt: skip
 
@@ -66,7 +68,12 @@ def out(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Path:
     patch.setattr(general_knowledge, "questions", lambda: few)
     patch.setattr(running, "PAIR_TOKENS", 1600)
     patch.setattr(Options, "pool_tokens", 2**15)  # a pool of the usual size takes seconds to write
-    assert ExtendRun(plan, folder).run() == folder / STAGE / "merged"
+    run = ExtendRun(plan, folder)
+    run._begin()
+    chats = [[{"role": "user", "content": p}, {"role": "assistant", "content": "Yes."}] for p in prompts(CHATS, 0)]
+    # As if asked already: a model of random weights ends no reply.
+    (folder / "chats.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    assert run.run() == folder / SFT / "merged"
     patch.undo()
     return folder
 
@@ -80,8 +87,10 @@ def results(out: Path) -> JsonObject:
 def test_the_stage_was_trained_by_its_recipe(out: Path, results: JsonObject) -> None:
     log = (out / STAGE / "train.log").read_text()
     assert "tail-global in training" in log and "rope_type yarn, factor 2" in log
-    [stage, skipped] = results["stages"]
-    assert stage["name"] == STAGE and stage["steps"] == 2 and stage["learning_rate"] == pytest.approx(0.01 / 2**0.5)
+    [stage, sft, skipped] = results["stages"]
+    for trained, name, steps in ((stage, STAGE, 2), (sft, SFT, 1)):
+        assert trained["name"] == name and trained["steps"] == steps
+        assert trained["learning_rate"] == pytest.approx(0.01 / 2**0.5)
     # A model of random weights finds nothing to prefer, and most of its replies do not end.
     assert skipped["skipped"].startswith("no two replies to a prompt made a pair: of 8 replies ")
     assert "truncated" in skipped["skipped"] and skipped["skipped"].endswith(" were dropped")
@@ -91,7 +100,7 @@ def test_the_stage_was_trained_by_its_recipe(out: Path, results: JsonObject) -> 
 
 def test_each_model_was_asked_what_its_window_holds(plan: Plan, out: Path, results: JsonObject) -> None:
     asked = {kind: {name: sorted(by) for name, by in found.items()} for kind, found in results["evaluation"].items()}
-    every = {"before": ["1600"], "untrained": ["1600", "3900"], STAGE: ["1600", "3900"]}
+    every = {"before": ["1600"], **dict.fromkeys(("untrained", STAGE, SFT), ["1600", "3900"])}
     assert asked == {"needles": every, "keys": every, "links": every}
     for name, answer_format in (("before", "plain"), (STAGE, "tags")):
         records = list(read_jsonl(evaluation.samples_of(out, "links", name)))
@@ -100,12 +109,12 @@ def test_each_model_was_asked_what_its_window_holds(plan: Plan, out: Path, resul
             "lengths": [length for length in LENGTHS if name != "before" or length < NATIVE],
             "answer_format": answer_format,
         }
-    assert list(results["general"]) == ["before", "untrained", STAGE]
+    assert list(results["general"]) == ["before", "untrained", STAGE, SFT]
     for name, found in results["general"].items():
         rows = list(read_jsonl(evaluation.general_path(out, name)))
         assert found["n"] == len(rows) == 7 and found["right"] == sum(row["right"] for row in rows)
     ends = {name: buckets[-1]["end"] for name, buckets in results["perplexity"].items()}
-    assert ends == {"before": NATIVE, "untrained": TO, STAGE: TO}
+    assert ends == {"before": NATIVE, "untrained": TO, SFT: TO}
 
 
 def test_the_untrained_model_has_the_weights_of_the_base_and_the_rope_of_the_trained_one(plan: Plan, out: Path) -> None:
@@ -122,7 +131,7 @@ def test_the_untrained_model_has_the_weights_of_the_base_and_the_rope_of_the_tra
 def test_the_report_shows_the_models_side_by_side(out: Path, results: JsonObject) -> None:
     page = (out / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 4 and "4,096 tokens by yarn" in page
-    for shown in ("before", "untrained", STAGE, "2-dpo-4096: left out, no two replies", "of 7 general questions"):
+    for shown in ("before", "untrained", STAGE, SFT, "3-dpo-4096: left out, no two replies", "of 7 general questions"):
         assert shown in page
     lines = table(results | {"absent": {"before": {"mean": 0.25, "n": 12}, STAGE: None}}).splitlines()
     assert [line.split() for line in lines if "absent" in line] == [
@@ -139,10 +148,10 @@ def test_the_same_command_makes_nothing_anew(plan: Plan, out: Path, monkeypatch:
     before = (out / "results.json").read_text()
     few = general_knowledge.questions()[::50]
     monkeypatch.setattr(general_knowledge, "questions", lambda: few)
-    assert ExtendRun(plan, out).run() == out / STAGE / "merged"
+    assert ExtendRun(plan, out).run() == out / SFT / "merged"
     assert (out / "results.json").read_text() == before
     fewer = replace(plan, settings=replace(plan.settings, untrained=False, num_proc=1))
-    assert ExtendRun(fewer, out).run() == out / STAGE / "merged"
+    assert ExtendRun(fewer, out).run() == out / SFT / "merged"
     other = replace(plan, settings=replace(plan.settings, seed=1))
     with pytest.raises(ConfigError, match="holds a run with another seed"):
         ExtendRun(other, out).run()
@@ -152,7 +161,7 @@ def test_the_same_command_makes_nothing_anew(plan: Plan, out: Path, monkeypatch:
 
 @pytest.fixture
 def fine_tuning(plan: Plan) -> Plan:
-    return make_plan(replace(plan.settings, sft=1, dpo=0, chats=8, depths=1))
+    return make_plan(replace(plan.settings, dpo=0, chats=8))
 
 
 def test_rows_of_fine_tuning_hold_the_models_own_replies_to_general_questions(
@@ -199,7 +208,7 @@ def test_what_is_published_is_the_model_with_a_card_made_from_the_run(plan: Plan
         assert said in card.text, said
     for part in (str(plan.model.parent), str(out), "/tmp"):
         assert part not in (folder / "README.md").read_text() + (folder / "results.json").read_text(), part
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, out / STAGE / "merged"))
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, out / SFT / "merged"))
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
     assert {"needles.png", "keys.png", "links.png", "perplexity.png", "tokenizer.json"} <= {
@@ -225,6 +234,6 @@ def test_what_cannot_be_published_is_refused_in_one_line(
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set"):
         check_hub("me/toy")
     assert not (out / "publish").exists()
-    (out / "3-sft-4096").mkdir()
+    (out / "4-sft-4096").mkdir()
     assert "is not finished" in said(str(out))
-    (out / "3-sft-4096").rmdir()
+    (out / "4-sft-4096").rmdir()
