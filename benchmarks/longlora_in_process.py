@@ -30,6 +30,7 @@ from longthread.errors import ConfigError
 from trainer_configs.longlora.attention.tail_global import IGNORED
 from trainer_configs.longlora.attention.transformers_hook import SparseAttention, install
 from trainer_configs.longlora.data.run_folder import shards
+from trainer_configs.longlora.rope.methods import OPTIONS
 from trainer_configs.longlora.row_files import restarts
 from trainer_configs.longlora.schedule import is_full
 from trainer_configs.longlora.section import LongLoRA
@@ -39,6 +40,11 @@ WARM_UP, DECAY = 0.05, 0.2  # shares of the budget, as of the recipe's 400 steps
 CLIP = 1.0
 POSE = "pose"
 PATTERNS = {**METHODS, POSE: METHODS["full"]}
+TEMPERATURE = 0.103  # of SmolLM's by arXiv 2512.12167
+ROPES: dict[str, dict[str, Any]] = {  # by name: options of `context_extension`
+    **{method: {"method": method} for method in OPTIONS},
+    "ntk_temperature": {"method": "ntk", "temperature": TEMPERATURE},
+}
 MOST_LOGITS = 32_768 * 49_152  # of a row: 19 GB with their gradients; of 131,072 tokens of plain text they would be 77
 KEPT_TOKENS = 16_384  # of the longest rows whose activations are kept; of longer ones attention alone, as in the recipe
 
@@ -114,7 +120,7 @@ class Trained:
 class InProcess:
     """One pattern's model, wrapped and prepared as the plugin does it, with its optimizer.
 
-    `method` is one of `PATTERNS`, and behind a + the method of the RoPE extension where it is not the recipe's; `length` is
+    `method` is one of `PATTERNS`, and behind a + one of `ROPES` where the extension is not the recipe's; `length` is
     the window to which the model is extended: that of the longest row, but for pose.
     """
 
@@ -122,7 +128,7 @@ class InProcess:
         self.recipe = yaml.safe_load(RECIPE.read_text())
         own = {name: value for name, value in self.recipe["longlora"].items() if name != "group_size"}
         pattern, _, rope = method.partition("+")
-        extension = {"method": rope or own["context_extension"]["method"], "target_length": length}
+        extension = ROPES[rope or own["context_extension"]["method"]] | {"target_length": length}
         self.settings = LongLoRA(**own | PATTERNS[pattern] | {"context_extension": extension})
         if (self.settings.group_size or 0) > length // 4:
             self.settings.group_size = None  # the plugin's default

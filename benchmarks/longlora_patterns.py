@@ -25,7 +25,7 @@ import typer
 
 from benchmarks.lift_options import known, numbers
 from benchmarks.longlora_grid import DEPTHS, Grid, GridPrompt, evaluate
-from benchmarks.longlora_in_process import PATTERNS, POSE, Budget, InProcess, Row, read_rows
+from benchmarks.longlora_in_process import PATTERNS, POSE, ROPES, Budget, InProcess, Row, read_rows
 from benchmarks.longlora_training import METHODS
 from environments.haystack.tasks.task import Answer
 from environments.haystack.tokens import load_full_tokenizer
@@ -33,7 +33,6 @@ from longthread.command_line import App
 from longthread.errors import ConfigError, exit_on_error, option
 from longthread.files import write_json
 from longthread.statistics import estimate
-from trainer_configs.longlora.rope.methods import OPTIONS
 
 EVERY, EQUAL = ",".join(METHODS), ("seconds", "steps")
 BEFORE = "before"  # the model with its RoPE extended, untrained
@@ -227,11 +226,11 @@ def run(
     began = time.perf_counter()
     with exit_on_error(option):
         chosen = methods.split(",")
-        able = {BEFORE, *PATTERNS, *(f"{pattern}+{rope}" for pattern in PATTERNS for rope in OPTIONS)}
+        able = {BEFORE, *PATTERNS, *(f"{pattern}+{rope}" for pattern in PATTERNS for rope in ROPES)}
         if unknown := sorted(set(chosen) - able):
             some = ", ".join((BEFORE, *PATTERNS))
             raise ConfigError(
-                f"methods must be of {some}, or one of these with +{', +'.join(OPTIONS)} (got {', '.join(unknown)})",
+                f"methods must be of {some}, or one of these with +{', +'.join(ROPES)} (got {', '.join(unknown)})",
                 setting="methods",
             )
         if equal == "steps" and "full" not in chosen:

@@ -1,6 +1,7 @@
 """The patterns' benchmark at toy size: the plain loop against the plugin's parts, budgets, restarts and the table."""
 
 import json
+import math
 import random
 import time
 from itertools import pairwise
@@ -96,6 +97,11 @@ def test_a_pattern_is_trained_with_the_extension_behind_its_name(work):
     }
     assert rope["ntk"]["rope_type"] == "default" and rope["ntk"]["rope_theta"] > theta
     assert rope["linear"]["rope_type"] == "linear" and rope["linear"]["rope_theta"] == theta
+    plain, sharper = (
+        InProcess(work / "model", f"full+{m}", LENGTH, 1).model.base_model.model.model.rotary_emb.attention_scaling
+        for m in ("ntk", "ntk_temperature")
+    )
+    assert plain == 1 and sharper == pytest.approx(math.sqrt(1 + 0.103 * math.log(2)))  # on q and on k
     assert arms(["full", "full+ntk"], [1], ["steps"]) == [("full", "seconds", 1), ("full+ntk", "steps", 1)]
 
 
