@@ -48,6 +48,16 @@ def key(arm: Arm) -> str:
     return f"{arm[0]} {arm[1]} {arm[2]}"
 
 
+def is_pose(method: str) -> bool:
+    """Return whether a method, with its RoPE extension or without, is trained on the short rows."""
+    return method.partition("+")[0] == POSE
+
+
+def longest(rows: Sequence[Row]) -> int:
+    """Return the tokens of the longest row, 0 of none."""
+    return max((row.ids.shape[1] for row in rows), default=0)
+
+
 def arms(methods: Sequence[str], seeds: Sequence[int], equal: Sequence[str] = EQUAL) -> list[Arm]:
     """Return the trainings in their order: for each seed all methods at equal seconds, then at equal steps.
 
@@ -73,6 +83,11 @@ class Patterns:
     results: Results = field(default_factory=dict)
     short: list[Row] = field(default_factory=list)  # of pose
 
+    @property
+    def length(self) -> int:
+        """Return the tokens of the longest row, which are the window that is trained."""
+        return longest(self.rows)
+
     def measure(self, arm: Arm) -> bool:
         """Train and evaluate one arm unless it is there or no time is left for it; return whether it is there."""
         if key(arm) in self.results:
@@ -80,12 +95,11 @@ class Patterns:
         budget = self._budget(arm)
         if budget is None or time.perf_counter() + self._expected(arm, budget) > self.deadline:
             return False
-        length = max(row.ids.shape[1] for row in self.rows)
         print(f"{key(arm)}: training", flush=True)
         began = time.perf_counter()
         method = "full" if arm[0] == BEFORE else arm[0]
-        rows = self.short if method.partition("+")[0] == POSE else self.rows
-        trained = InProcess(self.model, method, length, arm[2]).train(rows, budget)
+        rows = self.short if is_pose(method) else self.rows
+        trained = InProcess(self.model, method, self.length, arm[2]).train(rows, budget)
         figures, asked = trained.figures(), time.perf_counter()
         tokenizer = load_full_tokenizer(str(self.model))
         records = evaluate(trained.model, tokenizer, self.prompts, BATCH_TOKENS)
@@ -235,18 +249,17 @@ def run(
             )
         if equal == "steps" and "full" not in chosen:
             raise ConfigError("the steps of the others are those of full: add it to methods", setting="methods")
-        if short_rows is None and any(method.startswith(POSE) for method in chosen):
+        if short_rows is None and any(map(is_pose, chosen)):
             raise ConfigError("pose needs shorter rows: make some of the model's own window", setting="short_rows")
         wanted = arms(chosen, numbers("seeds", seeds), known("equal", equal.split(","), EQUAL))
         asked = read_prompts(prompts)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        whole, short = read_rows(rows, device), read_rows(short_rows, device) if short_rows else []
-        longest, window = (max((row.ids.shape[1] for row in some), default=0) for some in (short, whole))
-        if longest > window:
+        short = read_rows(short_rows, device) if short_rows else []
+        work = Patterns(out, model, read_rows(rows, device), asked, train_seconds, began + seconds, short=short)
+        if (most := longest(short)) > work.length:
             raise ConfigError(
-                f"rows of {longest:,} tokens are longer than the others' {window:,}", setting="short_rows"
+                f"rows of {most:,} tokens are longer than the others' {work.length:,}", setting="short_rows"
             )
-        work = Patterns(out, model, whole, asked, train_seconds, began + seconds, short=short)
         if (out / "results.json").exists():
             work.results = json.loads((out / "results.json").read_text())
         there = [work.measure(arm) for arm in wanted]

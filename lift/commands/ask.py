@@ -15,6 +15,7 @@ from longthread.errors import ConfigError, exit_on_error, option
 
 if TYPE_CHECKING:
     from lift.inference.together import Together
+    from lift.library.attach import Attached
     from longthread.language_model import ChatTokenizer
 
 SILENT = "no memory has something to say: answered by the model alone"
@@ -68,12 +69,7 @@ def ask(
     _check_room(asked, context(folder, shelf, names), names, tuple(settings))
     attached = attach(shelf, names, folder, target, closed=together is not None)
     if together is None:
-        from lift.inference.generate import answers
-
-        for name in names:
-            attached.switch(name)
-            reply = answers(attached.model, asked.tokenizer, [asked.prompt(name)], asked.new_tokens)[0]
-            _say(reply, steps, f"{tables.shown(name)}: " if len(names) > 1 else "")
+        _ask_each(attached, asked, names)
         return
     from lift.inference.hops import answered
 
@@ -109,6 +105,16 @@ class _Asked:
         from lift.inference import steps
 
         return steps.reply_tokens(self.stepwise)
+
+
+def _ask_each(attached: "Attached", asked: _Asked, names: Sequence[str]) -> None:
+    """Ask about one document after the other, each with its memory alone, and print the replies."""
+    from lift.inference.generate import answers
+
+    for name in names:
+        attached.switch(name)
+        reply = answers(attached.model, asked.tokenizer, [asked.prompt(name)], asked.new_tokens)[0]
+        _say(reply, asked.stepwise, f"{tables.shown(name)}: " if len(names) > 1 else "")
 
 
 def _say(reply: str, stepwise: bool, before: str = "") -> None:

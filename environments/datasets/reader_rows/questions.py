@@ -80,6 +80,11 @@ class ReaderQuestion:
     several: bool = False  # the answer is a list
     begun: str = ""
 
+    @property
+    def ending(self) -> str:
+        """Return how the sentence goes on that is begun."""
+        return f" {self.answer}."
+
 
 @dataclass
 class FactDraw:

@@ -164,13 +164,14 @@ class Register:
         [question] = self.questions(1, may_abstain=False, steps=False)
         others = [entry for _ in range(self.rng.randint(*EXAMPLE_ENTRIES)) for entry in self.more()]
         text, self.entries = self._listed([*self.entries, *others]), []
-        answer = f"{question.begun} {question.answer}." if question.begun else question.answer
+        answer = question.begun + question.ending if question.begun else question.answer
         return f"{text}\n{question.text} {answer}\n\n"
 
     def _question(self, kind: str) -> ReaderQuestion:
         if kind == ABSENT:
             return ReaderQuestion(kind, self.value_of.asked.format(k=self._new(self.keys)), NONE, 0)
-        links = 0 if kind == LOOKUP else self.rng.randint(kind == FOLLOW, LONGEST_CHAIN)
+        least = 1 if kind == FOLLOW else 0
+        links = 0 if kind == LOOKUP else self.rng.randint(least, LONGEST_CHAIN)
         keys, value, entries = self._chain(links)
         self.entries += entries
         if kind == NAMES:

@@ -204,7 +204,7 @@ class RowMaker:
         turns = []
         for i, question in enumerate(draft.questions):
             if question.begun:
-                asked, reply = question.text, f" {question.answer}."
+                asked, reply = question.text, question.ending
             elif plain:
                 asked, reply = request(draft.asked_of[i], question.text), question.answer
             else:

@@ -64,7 +64,11 @@ class Prefill:
 
     def _groups(self, requests: Sequence[Request]) -> Iterator[list[Request]]:
         """Yield requests to be read together: of similar length, and without a prefix in memory."""
-        alone = [request for request in requests if not self.limits.together or self._has_most(request)]
+        alone = [
+            request
+            for request in requests
+            if not self.limits.together or self._shared(request) * 2 > len(request.prompt)
+        ]
         yield from ([request] for request in alone)
         group: list[Request] = []
         rest = [request for request in requests if all(request is not other for other in alone)]
@@ -85,9 +89,14 @@ class Prefill:
             return 0
         return common_prefix(self.prefix.ids_K, torch.tensor(request.prompt[:-1]))
 
-    def _has_most(self, request: Request) -> bool:
-        """Return whether the prefix has more than half of a request's prompt."""
-        return self._shared(request) * 2 > len(request.prompt)
+    def _served(self, request: Request) -> int:
+        """Return how many tokens of a prompt that is read alone the prefix serves.
+
+        Chunks behind a prefix take masks: where one pass may read the whole, the few tokens of a template that all prompts
+        begin with are not worth them.
+        """
+        shared, tokens = self._shared(request), len(request.prompt)
+        return 0 if tokens <= self.limits.whole and shared * 2 <= tokens else shared
 
     def _whole(self, requests: Sequence[Request]) -> list[Prompt]:
         """Read several prompts in one pass, each distinct one once. Padding stands behind, where no token sees it."""
@@ -111,16 +120,13 @@ class Prefill:
     def _alone(self, group: Sequence[Request], dropped: Callable[[Request], bool]) -> Iterator[Prompt]:
         """Read one prompt in chunks, behind what the prefix has of it."""
         for request in group:
-            ids_K = torch.tensor(request.prompt)
-            # Chunks behind a prefix take masks: the few tokens of a template that all prompts begin with are not worth them.
-            in_one = len(ids_K) <= self.limits.whole and not self._has_most(request)
-            start = 0 if in_one else self._shared(request)
+            ids_K, start = torch.tensor(request.prompt), self._served(request)
             layers = [Columns(reserve=len(ids_K)) for _ in range(self.layers)]
             if start and self.prefix is not None:
                 for layer, (keys, values) in zip(layers, self.prefix.layers, strict=True):
                     layer.update(keys[:, :, :start], values[:, :, :start])
             cache = as_cache(layers)
-            step = len(ids_K) if in_one else self.limits.chunk
+            step = self.limits.chunk if start or len(ids_K) > self.limits.whole else len(ids_K)
             while start < len(ids_K):
                 if dropped(request):
                     return

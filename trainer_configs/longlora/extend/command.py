@@ -47,6 +47,7 @@ def extend(  # noqa: PLR0913 - an option each
     num_proc: Annotated[int, typer.Option(help="Processes that make rows.")] = 2,
 ) -> None:
     """Extend a model's window: data, training, merge, evaluation before and after, one report. Stages resume."""
+    given = {name: value for name, value in locals().items() if name != "out"}  # the settings, by their names
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # processes are parallel here
     with exit_on_error(option):
         from trainer_configs.longlora.extend.plan import DPO_RECIPE, RECIPE, ExtendSettings, make_plan
@@ -56,33 +57,8 @@ def extend(  # noqa: PLR0913 - an option each
             asked = tuple(int(length) for length in lengths.split(",") if length)
         except ValueError:
             raise ConfigError(f"must be whole numbers with commas (got {lengths!r})", setting="lengths") from None
-        settings = ExtendSettings(
-            model=model,
-            to=to,
-            method=method,
-            temperature=temperature,
-            gradual=gradual,
-            tokens=tokens,
-            attention=attention,
-            recipe=recipe or RECIPE,
-            learning_rate=learning_rate,
-            texts=texts,
-            ordinary=ordinary,
-            registers=registers,
-            questions=questions,
-            sft=sft,
-            chats=chats,
-            dpo=dpo,
-            dpo_recipe=dpo_recipe or DPO_RECIPE,
-            held_out=held_out,
-            lengths=asked,
-            depths=depths,
-            repeats=repeats,
-            seed=seed,
-            untrained=untrained,
-            num_proc=num_proc,
-        )
-        plan = make_plan(settings)
+        given |= {"recipe": recipe or RECIPE, "dpo_recipe": dpo_recipe or DPO_RECIPE, "lengths": asked}
+        plan = make_plan(ExtendSettings(**given))
         for note in plan.notes:
             print(f"note: {note}")
         for stage in plan.stages:

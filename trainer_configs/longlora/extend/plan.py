@@ -56,7 +56,7 @@ class ExtendSettings:
     questions: int = 48
     sft: int = 0  # rows
     chats: int = (
-        1000  # general questions to the model as it is, for the SFT's rows: without, all its replies come to be "none"
+        1000  # general questions to the model as it is, for SFT's rows: without, it comes to answer all with "none"
     )
     dpo: int = 0  # groups of rollouts
     dpo_recipe: Path = DPO_RECIPE
@@ -185,15 +185,8 @@ def _check_values(settings: ExtendSettings) -> None:
         raise ConfigError(
             f"attention must be one of {', '.join(ATTENTIONS)} (got {settings.attention!r})", setting="attention"
         )
-    for name, least in (
-        ("tokens", 1),
-        ("sft", 0),
-        ("dpo", 0),
-        ("chats", 0),
-        ("depths", 1),
-        ("repeats", 1),
-        ("num_proc", 1),
-    ):
+    least_of = dict.fromkeys(("tokens", "depths", "repeats", "num_proc"), 1) | dict.fromkeys(("sft", "dpo", "chats"), 0)
+    for name, least in least_of.items():
         if (value := getattr(settings, name)) < least:
             raise ConfigError(f"{name} must be at least {least} (got {value})", setting=name)
     if settings.learning_rate is not None and not settings.learning_rate > 0:

@@ -98,9 +98,8 @@ class ExtendRun:
 
     def _make_rows(self, stage: Stage) -> None:
         rows, settings = self.out / stage.name / "rows", self.plan.settings
-        chats = (
-            self.out / CHATS if stage.kind == "sft" and settings.chats else None
-        )  # others may be refused packed rows
+        # Of SFT alone: an extension may be in attention that refuses packed rows.
+        chats = self.out / CHATS if stage.kind == "sft" and settings.chats else None
         if chats and not (rows / STATS).is_file():
             self._ask_chats(chats)
         job = Build(self.plan.row_settings(stage), rows, str(self.plan.model), settings.texts, chats, settings.num_proc)
