@@ -115,7 +115,8 @@ class ExtendRun:
                 ask(ServerAddress(url, "", BEFORE), settings.chats, settings.seed, path, progress=True)
             except DataError:
                 raise ConfigError(
-                    f"{settings.model} ends hardly any reply to a general question: give an instruct model, or --chats 0, and a new folder",
+                    f"{settings.model} ends hardly any reply to a general question: give an instruct model, or --chats 0, "
+                    "and a new folder",
                     setting="chats",
                 ) from None
         free_memory()
