@@ -69,12 +69,10 @@ class SlotDecoder:
 
     def has_room(self, joining: Sequence[Request], request: Request) -> bool:
         """Return whether a request may join, with others that are about to; an empty decoder takes any one."""
-        count = len(self.requests) + len(joining) + 1
-        needed = [columns_needed(other) for other in [*joining, request]]
-        width = max([*needed, *(used for used, row in zip(self.used, self.rows, strict=True) if row is not None)])
-        return count == 1 or (
-            count <= self.limits.requests and power_of_two(count) * wide_enough(width) <= self.limits.columns
-        )
+        coming = [*joining, request]
+        count = len(self.requests) + len(coming)
+        rows, columns = self._shape(coming)
+        return count == 1 or (count <= self.limits.requests and rows * columns <= self.limits.columns)
 
     def add(self, prompt: Prompt) -> None:
         """Copy a prompt's keys and values into a free row."""
@@ -83,8 +81,9 @@ class SlotDecoder:
         if not self.requests and width >= TOO_WIDE * wide_enough(columns_needed(request)):
             self.clear()  # a step reads all columns of its rows, whoever needed them
         row = self.rows.index(None) if None in self.rows else len(self.rows)
-        self._enlarge(power_of_two(row + 1), columns_needed(request), prompt)
-        assert self.cache is not None
+        if self.cache is None:
+            self.cache = Cache.like(prompt.layers)
+        self._make_fit(*self._shape([request]))
         self.cache.fill(row, prompt, length)
         self.rows[row], self.used[row] = request, 1 + length
 
@@ -146,7 +145,7 @@ class SlotDecoder:
         return step
 
     def _make_room(self, row: int, count: int) -> None:
-        """See that a row has `count` free columns: drop its dead ones where these are many, else enlarge the cache."""
+        """See that a row has `count` free columns: drop its dead ones where these are many, else widen the cache."""
         assert self.cache is not None
         width, request = self.cache.owner_BK.shape[1], self.rows[row]
         if self.used[row] + count <= width or request is None:
@@ -157,20 +156,33 @@ class SlotDecoder:
             self.cache.keep(row, columns_K)
             self.used[row] = len(columns_K)
         else:
-            self._enlarge(len(self.rows), self.used[row] + SPARE * count)
+            rows, columns = self._shape([])
+            self._make_fit(rows, max(columns, wide_enough(self.used[row] + SPARE * count)))
 
-    def _enlarge(self, rows: int, columns: int, like: Prompt | None = None) -> None:
-        """Give the cache at least so many rows and columns. Steps of the old tensors are dropped."""
-        if self.cache is None:
-            assert like is not None
-            self.cache = Cache.like(like.layers)
+    def _shape(self, coming: Sequence[Request]) -> tuple[int, int]:
+        """Return the rows and columns that the requests here take, with these in the lowest free rows."""
+        taken = [b for b, request in enumerate(self.rows) if request is not None]
+        rows = max([len(taken) + len(coming), *(b + 1 for b in taken)])
+        columns = max([1, *(self.used[b] for b in taken), *(columns_needed(request) for request in coming)])
+        return power_of_two(rows), wide_enough(columns)
+
+    def _make_fit(self, rows: int, columns: int) -> None:
+        """Give the cache this shape if it is too small; steps of the old tensors are dropped.
+
+        What was larger than this shape shrinks to it: rows of many short texts times columns of long ones are more than
+        `has_room` counts, and than memory holds.
+        """
+        assert self.cache is not None
         old_rows, old_columns = self.cache.owner_BK.shape
-        if rows > old_rows or columns > old_columns:
-            self.steps.clear()
-            self.cache.enlarge(max(rows, old_rows), max(wide_enough(columns), old_columns))
-        more = self.cache.owner_BK.shape[0] - len(self.rows)
-        self.rows += [None] * more
-        self.used += [0] * more
+        if rows <= old_rows and columns <= old_columns:
+            return
+        self.steps.clear()
+        try:
+            self.cache.resize(rows, columns)
+        finally:
+            rows = self.cache.owner_BK.shape[0]
+            self.rows = [*self.rows[:rows], *[None] * (rows - len(self.rows))]
+            self.used = [*self.used[:rows], *[0] * (rows - len(self.used))]
 
 
 def columns_needed(request: Request) -> int:

@@ -32,7 +32,7 @@ WARM_UPS = 2  # passes before a capture: kernels are chosen and workspaces alloc
 class Cache:
     """Keys and values of all rows, two tensors (B, H, K, D) a layer, and the owners of their columns (B, K).
 
-    All tensors keep their address until `enlarge`.
+    All tensors keep their address until `resize`.
     """
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]], owner_BK: Tensor) -> None:
@@ -48,17 +48,27 @@ class Cache:
         device = layers[0].buffers[0].device
         return cls([(keys, values) for keys, values in empty], torch.zeros(0, 0, dtype=torch.int32, device=device))
 
-    def enlarge(self, rows: int, columns: int) -> None:
-        """Replace all tensors by larger ones with the same content."""
-        for i, old_pair in enumerate(self.layers):
-            new = [old.new_zeros(rows, old.shape[1], columns, old.shape[3]) for old in old_pair]
-            for old, larger in zip(old_pair, new, strict=True):
-                larger[: old.shape[0], :, : old.shape[2]] = old
-            self.layers[i] = new[0], new[1]
+    def resize(self, rows: int, columns: int) -> None:
+        """Replace all tensors by others of this shape, with as much of the content as they hold.
+
+        A layer at a time, so that no more than one stands in memory twice. Where memory runs out all keep the shape that
+        the old and the new have in common, and the error is raised.
+        """
         owner_BK = self.owner_BK.new_full((rows, columns), DEAD)
-        owner_BK[: self.owner_BK.shape[0], : self.owner_BK.shape[1]] = self.owner_BK
+        common = tuple(min(sizes) for sizes in zip(self.owner_BK.shape, owner_BK.shape, strict=True))
+        owner_BK[: common[0], : common[1]] = self.owner_BK[: common[0], : common[1]]
         owner_BK[:, 0] = PADDING
-        self.owner_BK = owner_BK
+        try:
+            for i, old_pair in enumerate(self.layers):
+                new = [old.new_zeros(rows, old.shape[1], columns, old.shape[3]) for old in old_pair]
+                for old, resized in zip(old_pair, new, strict=True):
+                    resized[: common[0], :, : common[1]] = old[: common[0], :, : common[1]]
+                self.layers[i] = new[0], new[1]
+            self.owner_BK = owner_BK
+        except RuntimeError:  # OutOfMemoryError is one
+            self.layers = [(k[: common[0], :, : common[1]], v[: common[0], :, : common[1]]) for k, v in self.layers]
+            self.owner_BK = self.owner_BK[: common[0], : common[1]]
+            raise
 
     def fill(self, row: int, prompt: Prompt, length: int) -> None:
         """Copy a prompt of `length` tokens into a row."""

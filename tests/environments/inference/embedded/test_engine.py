@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from copy import deepcopy
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
@@ -18,6 +21,7 @@ from environments.inference.embedded.prefill import common_prefix  # noqa: E402
 from environments.inference.embedded.protocol import Sampling  # noqa: E402
 from environments.inference.embedded.sampling import Choice, draw  # noqa: E402
 from environments.inference.embedded.slots import SlotDecoder  # noqa: E402
+from environments.inference.embedded.step import Cache  # noqa: E402
 from tests.environments.patience import PATIENCE  # noqa: E402
 from tests.environments.tiny_model import EOS, tiny_config, tiny_model  # noqa: E402
 
@@ -180,6 +184,64 @@ def test_an_empty_cache_that_is_far_too_wide_is_made_anew(model: Any, reference:
         widths.append(decoder.cache.owner_BK.shape[1])
     engine.close()
     assert widths == [448, 448, 64]
+
+
+@given(lengths=st.lists(st.lists(st.integers(1, 700), min_size=1, max_size=8), min_size=1, max_size=3))
+@example([[10] * 8, [400, 400]])  # rows of many short texts, then columns of long ones: a GPU had no memory for both
+@example([[10, 600], [10] * 8])
+@settings(deadline=None, max_examples=12)
+def test_the_cache_is_never_larger_than_the_limit_or_what_one_request_needs(
+    model: Any, lengths: list[list[int]]
+) -> None:
+    limits, resize, made = Limits(columns=2048), Cache.resize, []
+
+    def watched(cache: Cache, rows: int, columns: int) -> None:
+        resize(cache, rows, columns)
+        made.append(cache.owner_BK.numel())
+
+    with patch.object(Cache, "resize", watched):
+        engine = Engine(model, {EOS}, limits, slots=True)
+        few = Sampling(temperature=0, max_tokens=4)
+        for together in lengths:
+            with engine.wake:
+                futures = [engine.submit(prompt(length, length), few) for length in together]
+            for length, future in zip(together, futures, strict=True):
+                alone = Engine(model, {EOS}, slots=False)
+                assert (
+                    future.result(PATIENCE)[0].ids == alone.submit(prompt(length, length), few).result(PATIENCE)[0].ids
+                )
+                alone.close()
+        engine.close()
+    assert made and max(made) <= limits.columns
+
+
+def test_a_request_for_which_there_is_no_memory_fails_alone(model: Any, reference: Any) -> None:
+    """It left layers of two widths behind, and the next step failed all that ran, by another error."""
+    engine, calls, late, new_zeros = Engine(model, {EOS}, Limits(), slots=True), 0, [], torch.Tensor.new_zeros
+
+    def short_of_memory(tensor: torch.Tensor, *shape: int) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # the second layer
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return new_zeros(tensor, *shape)
+
+    def join_at_third_token(ids: Any) -> bool:
+        if len(ids) == 3:
+            late.append(engine.submit(prompt(400, 8), GREEDY))
+            patched.start()
+        return False
+
+    patched = patch.object(torch.Tensor, "new_zeros", short_of_memory)
+    first = Sampling(temperature=0, max_tokens=24, stopped=join_at_third_token)
+    [row] = engine.submit(prompt(20, 9), first).result(PATIENCE)
+    patched.stop()
+    assert row.ids == generated(reference, prompt(20, 9), 24)
+    with pytest.raises(torch.OutOfMemoryError):
+        late[0].result(PATIENCE)
+    [again] = engine.submit(prompt(400, 8), GREEDY).result(PATIENCE)
+    assert again.ids == generated(reference, prompt(400, 8), 24)
+    engine.close()
 
 
 def test_seed_decides_the_sample_and_rows_differ(engine: Engine) -> None:
