@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmarks.gpu_timing import clear, peak
 from benchmarks.longlora_model import checkpointing
 from benchmarks.longlora_training import METHODS, RECIPE
+from environments.datasets.reader_rows.encoding import skipped_positions
 from longthread.errors import ConfigError
 from trainer_configs.longlora.attention.tail_global import IGNORED
 from trainer_configs.longlora.attention.transformers_hook import SparseAttention, install
@@ -86,13 +87,6 @@ def read_rows(folder: Path, device: str) -> list[Row]:
     if not rows:
         raise ConfigError(f"{folder} holds no rows: make them with longthread longlora reader-rows", setting="rows")
     return rows
-
-
-def skipped_positions(tokens: int, window: int, rng: random.Random) -> Tensor:
-    """Return positions (1, tokens) from 0 that skip ahead once, and stay below `window`."""
-    positions = torch.arange(tokens)
-    positions[rng.randint(1, tokens - 1) :] += rng.randint(0, window - tokens)
-    return positions[None]
 
 
 def rate_share(share: float) -> float:
@@ -225,7 +219,8 @@ class InProcess:
             self.sparse.sparse, calls = not full, self.sparse.calls
         skipped = {}
         if self.skips:
-            positions = skipped_positions(row.ids.shape[1], self.length, self.skips).to(row.ids.device)
+            drawn = skipped_positions(row.ids.shape[1], self.length, self.skips)
+            positions = torch.from_numpy(drawn).long()[None].to(row.ids.device)
             # The mask of ones: without one, transformers takes what stands behind a skip for another document.
             skipped = {"position_ids": positions, "attention_mask": torch.ones_like(row.ids)}
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):

@@ -2,18 +2,14 @@
 
 import json
 import math
-import random
 import time
-from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from benchmarks import longlora_grid, longlora_in_process, longlora_patterns
-from benchmarks.longlora_in_process import PATTERNS, Budget, InProcess, Row, rate_share, read_rows, skipped_positions
+from benchmarks.longlora_in_process import PATTERNS, Budget, InProcess, Row, rate_share, read_rows
 from benchmarks.longlora_patterns import ASKED, Patterns, Results, app, arms, read_prompts, table
 from environments.datasets.reader_rows.plan import RowSettings
 from environments.haystack.filler import prose
@@ -105,28 +101,13 @@ def test_a_pattern_is_trained_with_the_extension_behind_its_name(work):
     assert arms(["full", "full+ntk"], [1], ["steps"]) == [("full", "seconds", 1), ("full+ntk", "steps", 1)]
 
 
-@given(tokens=st.integers(2, 60), beyond=st.integers(0, 200), seed=st.integers(0, 1000))
-def test_positions_skip_ahead_once_and_stay_in_the_window(tokens, beyond, seed):
-    [positions] = skipped_positions(tokens, tokens + beyond, random.Random(seed)).tolist()
-    steps = [b - a for a, b in pairwise(positions)]
-    assert positions[0] == 0 and positions[-1] < tokens + beyond
-    assert sorted(steps)[:-1] == [1] * (tokens - 2) and steps and max(steps) >= 1
-
-
-def test_skips_reach_every_token_and_the_whole_window():
-    rng = random.Random(0)
-    drawn = [skipped_positions(4, 8, rng)[0].tolist() for _ in range(400)]
-    assert {next((i for i in range(1, 4) if p[i] - p[i - 1] > 1), 0) for p in drawn} == {0, 1, 2, 3}
-    assert {p[-1] for p in drawn} == {3, 4, 5, 6, 7}
-
-
 def test_behind_a_skip_all_of_the_row_is_seen(work, monkeypatch):
     """The loss is that of the model whose mask and turned keys are spelt out by hand: nothing is cut at the skip."""
     arm = InProcess(work / "model", "pose", LENGTH, 1)
     ids, positions = read_rows(work / "rows", "cpu")[0].ids[:, :600], torch.arange(600)
     positions[100:] += 300
     short = Row(ids, ids, torch.arange(599), ids[:, 1:])
-    monkeypatch.setattr(longlora_in_process, "skipped_positions", lambda *_: positions[None])
+    monkeypatch.setattr(longlora_in_process, "skipped_positions", lambda *_: positions.numpy())
     loss = arm._backward(short, full=True)
     mask = torch.full((600, 600), float("-inf")).triu(1)[None, None]
     whole = arm.model(

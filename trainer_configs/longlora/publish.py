@@ -156,6 +156,8 @@ def _data(finished: Finished) -> str:
         f"{counted(s['questions'], 'question')} a row about facts that were made up; {s['ordinary']:.0%} of the rows are "
         "plain text."
     )
+    if s["pose"]:
+        said += f" {s['pose']:.0%} of the tokens stand in short rows whose positions skip ahead (PoSE)."
     kinds = [stage["kind"] for stage in finished.trained]
     return (
         said

@@ -6,13 +6,15 @@
     encoder.packed(conversations)             # conversations that do not see each other
     encoder.text(text, length)                # plain text, learnt whole
     joined(rows)                              # several of these in one row, which do not see each other
+    skipping(row, reach, rng)                 # the row with positions of a longer one
 
 Turns are tokenised in pieces that end where the model begins to write, so a row's tokens are those of the prompts that the
 model is asked with.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from random import Random
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +41,7 @@ class Row:
 
     A position that is not above the one before it begins a document. Where positions skip ahead by more than one, what
     follows sees the documents since the skip before, or since the row's start; each of them ends at the same position.
+    A document may skip ahead within itself, too, in rows without parallel documents.
     """
 
     input_ids: np.ndarray
@@ -128,6 +131,21 @@ def joined(rows: Sequence[Row]) -> Row:
     """
     ordered = sorted(rows, key=_before_skip, reverse=True)
     return Row(*(np.concatenate([getattr(row, name) for row in ordered]) for name in Row.__annotations__))
+
+
+def skipping(row: Row, reach: int, rng: Random) -> Row:
+    """Return the row with positions that skip ahead once, at a random token and by a random distance, and stay below `reach`.
+
+    Its tokens then stand as far apart as those of a text of `reach` tokens (PoSE, arXiv 2309.10400).
+    """
+    return replace(row, position_ids=skipped_positions(len(row), reach, rng))
+
+
+def skipped_positions(tokens: int, reach: int, rng: Random) -> np.ndarray:
+    """Return positions from 0, int32 of shape (tokens,), that skip ahead once and stay below `reach`."""
+    positions = np.arange(tokens, dtype=np.int32)
+    positions[rng.randint(1, tokens - 1) :] += rng.randint(0, reach - tokens)
+    return positions
 
 
 def _before_skip(row: Row) -> int:

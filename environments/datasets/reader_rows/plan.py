@@ -15,6 +15,7 @@ LEAST = 512  # tokens of a row
 MOST_QUESTIONS = 256
 MOST_PIECES = 8  # of a row: each tail behind documents read apart is a call of attention in every layer
 SHORT_TEXT = (2048, 8192)  # tokens of short texts, at most as many as the longest row has
+POSE_LENGTH = 8192  # tokens of rows whose positions skip ahead: a small model's step costs hardly less below
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,35 @@ class RowSettings:
     seed: int = 0
     registers: float = 0.0  # rows of look-ups in lists of entries
     short_texts: int = 0  # further rows, of a short plain text each: rows as long as a new window teach no short text
+    pose: int = (
+        0  # further rows of `pose_length` tokens whose positions skip ahead, as far as those of the longest reach
+    )
+    pose_length: int = POSE_LENGTH
 
     @property
     def rows(self) -> int:
         """Return how many rows there are in all."""
-        return self.count + self.short_texts
+        return self.count + self.short_texts + self.pose
+
+    @property
+    def least(self) -> int:
+        """Return the tokens of the shortest rows that hold questions."""
+        return min([self.shortest] * bool(self.count) + [self.pose_length] * bool(self.pose))
+
+    @property
+    def most(self) -> int:
+        """Return the tokens of the longest rows."""
+        if self.count:
+            return self.longest
+        return max(self.pose_length, short_lengths(self.longest)[-1] if self.short_texts else 0)
 
     def check(self) -> None:
         """Raise `ConfigError` for settings that no rows can have."""
         for name, low, high in (
-            ("count", 1, None),
+            ("count", 0 if self.pose else 1, None),
             ("shortest", LEAST, None),
+            ("pose", 0, None),
+            ("pose_length", LEAST, None),
             ("questions", 1, MOST_QUESTIONS),
             ("parallel", 0, 1),
             ("ordinary", 0, 1),
@@ -62,6 +81,16 @@ class RowSettings:
         if sum(shares.values()) > 1:
             said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
             raise ConfigError(f"{said} must not be more than 1 together", setting=tuple(shares))
+        if self.pose and self.pose_length >= self.longest:
+            raise ConfigError(
+                f"pose_length {self.pose_length} must be below longest, {self.longest}, as far as positions skip ahead",
+                setting=("pose_length", "longest"),
+            )
+        if self.pose and self.parallel:
+            raise ConfigError(
+                f"parallel {self.parallel:g} must be 0 with pose: both say by positions that skip what a row is",
+                setting=("parallel", "pose"),
+            )
         for name, choices in (("kinds", tuple(WEIGHTS)), ("forms", FORMS)):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given) or set(given) - set(choices):
@@ -82,6 +111,7 @@ class RowPlan:
     length: int  # tokens of a piece: never more
     form: str
     pieces: int = 1
+    reach: int = 0  # positions that a piece's skip stays below; 0: it has none
 
 
 def ladder(shortest: int, longest: int) -> list[int]:
@@ -101,21 +131,30 @@ def short_lengths(longest: int) -> list[int]:
 
 def plan(settings: RowSettings) -> list[RowPlan]:
     """Return all rows in random order."""
-    kinds, left = {}, settings.count
-    for kind, share in (("parallel", settings.parallel), ("text", settings.ordinary), ("register", settings.registers)):
-        kinds[kind] = min(left, round(settings.count * share))
-        left -= kinds[kind]
-    kinds = {"document": left, **kinds}
     lengths, forms = ladder(settings.shortest, settings.longest), settings.forms
     rows = [
-        (kind, length := lengths[i % len(lengths)], forms[i // len(lengths) % len(forms)], _pieces(settings, length))
-        for kind, count in kinds.items()
+        (kind, length := lengths[i % len(lengths)], forms[i // len(lengths) % len(forms)], _pieces(settings, length), 0)
+        for kind, count in _by_kind(settings, settings.count)
+        for i in range(count)
+    ]
+    rows += [
+        (kind, settings.pose_length, forms[i % len(forms)], 1, settings.longest)
+        for kind, count in _by_kind(settings, settings.pose)
         for i in range(count)
     ]
     short = short_lengths(settings.longest)
-    rows += [("text", short[i % len(short)], forms[0], 1) for i in range(settings.short_texts)]
+    rows += [("text", short[i % len(short)], forms[0], 1, 0) for i in range(settings.short_texts)]
     Random(f"reader rows {settings.seed}").shuffle(rows)
     return [RowPlan(number, *row) for number, row in enumerate(rows)]
+
+
+def _by_kind(settings: RowSettings, rows: int) -> list[tuple[str, int]]:
+    """Return how many of so many rows are of each kind."""
+    kinds, left = [], rows
+    for kind, share in (("parallel", settings.parallel), ("text", settings.ordinary), ("register", settings.registers)):
+        kinds.append((kind, min(left, round(rows * share))))
+        left -= kinds[-1][1]
+    return [("document", left), *kinds]
 
 
 def _pieces(settings: RowSettings, length: int) -> int:

@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 
-from environments.datasets.reader_rows.encoding import Row, RowEncoder, Turn, joined
+from environments.datasets.reader_rows.encoding import Row, RowEncoder, Turn, joined, skipping
 from environments.datasets.reader_rows.fillers import Fillers, stretch
 from environments.datasets.reader_rows.plan import RowPlan, RowSettings
 from environments.datasets.reader_rows.questions import FactDraw, ReaderQuestion, Statement, answers_stand
@@ -61,20 +61,19 @@ class RowMaker:
         self.tokens = Tokens(tokenizer, {"enable_thinking": False})
         self.tokens.chat.prove()
         self.encoder = RowEncoder(self.tokens)
-        self.fillers = Fillers(self.tokens, texts, settings.longest, settings.seed)
-        self._chat_tokens = min(CHAT_TOKENS, settings.shortest // 2) if chats else 0
-        self._short = bool(chats) and settings.shortest >= ROOM * SHORT_TOKENS[1]
+        self.fillers = Fillers(self.tokens, texts, settings.most, settings.seed)
+        self._chat_tokens = min(CHAT_TOKENS, settings.least // 2) if chats else 0
+        self._short = bool(chats) and settings.least >= ROOM * SHORT_TOKENS[1]
         self._prompt = Prompt(self.tokens, Options(may_abstain="absent" in settings.kinds))
 
     def check(self) -> None:
         """Raise `ConfigError` unless the shortest rows can be made, in every form."""
-        shortest = self.settings.shortest
-        settings = self.settings
+        settings, least = self.settings, self.settings.least
         rest = 1 - settings.parallel - settings.ordinary - settings.registers
         kinds = {"document": rest, "parallel": settings.parallel, "register": settings.registers}
         for kind in [kind for kind, share in kinds.items() if share > 0]:
-            for form in self.settings.forms:
-                self.row(RowPlan(0, kind, shortest, form))
+            for form in settings.forms:
+                self.row(RowPlan(0, kind, least, form))
 
     def row(self, plan: RowPlan) -> Row:
         """Return the row of a plan: its pieces, each of at most `plan.length` tokens, and conversations with a short text."""
@@ -86,7 +85,7 @@ class RowMaker:
             length = plan.length - (0 if number else self._chat_tokens + sum(map(len, short)))
             piece = make(replace(plan, length=length), f"{name} {number}")
             assert len(piece) <= length, (plan, number, len(piece))
-            pieces.append(piece)
+            pieces.append(skipping(piece, plan.reach, Random(f"reader skip {name} {number}")) if plan.reach else piece)
         return joined([*pieces, *short, *([self._chat(plan)] if self.chats else [])])
 
     # ---- documents with questions ----

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from environments.datasets.other_prompts import general_prompts
 from environments.datasets.reader_rows import rows
 from environments.datasets.reader_rows.chats import ask, prompts, read_chats
-from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder, Turn, joined
+from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder, Turn, joined, skipped_positions
 from environments.datasets.reader_rows.fillers import Fillers, stretch
 from environments.datasets.reader_rows.plan import FORMS, MOST_PIECES, RowPlan, RowSettings, ladder, plan
 from environments.datasets.reader_rows.questions import (
@@ -600,6 +600,44 @@ def test_all_people_are_of_the_training_split() -> None:
         assert people or kind == "count"
 
 
+# ---- skipped positions ----------------------------------------------------------------------------------------------
+
+
+@given(tokens=st.integers(2, 60), beyond=st.integers(0, 200), seed=st.integers(0, 1000))
+def test_positions_skip_ahead_once_and_stay_in_the_window(tokens: int, beyond: int, seed: int) -> None:
+    positions = skipped_positions(tokens, tokens + beyond, Random(seed)).tolist()
+    steps = [b - a for a, b in pairwise(positions)]
+    assert positions[0] == 0 and positions[-1] < tokens + beyond
+    assert sorted(steps)[:-1] == [1] * (tokens - 2) and steps and max(steps) >= 1
+
+
+def test_skips_reach_every_token_and_the_whole_window() -> None:
+    rng = Random(0)
+    drawn = [skipped_positions(4, 8, rng).tolist() for _ in range(400)]
+    assert {next((i for i in range(1, 4) if p[i] - p[i - 1] > 1), 0) for p in drawn} == {0, 1, 2, 3}
+    assert {p[-1] for p in drawn} == {3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize("kind", ["document", "register", "text"])
+def test_a_row_with_skipped_positions_is_else_the_same_and_what_stands_beside_it_has_none(
+    gpt2: Any, texts: Path, kind: str
+) -> None:
+    given_settings = RowSettings(0, 32_768, 32_768, 0.0, 0.1, registers=0.1, pose=4, pose_length=LENGTH)
+    maker, reached = RowMaker(gpt2, given_settings, str(texts), CONVERSATIONS), []
+    maker.check()
+    for number in range(4):
+        row, natural = (maker.row(RowPlan(number, kind, LENGTH, "tags", 1, reach)) for reach in (32_768, 0))
+        assert (row.input_ids == natural.input_ids).all() and (row.labels == natural.labels).all()
+        change = row.position_ids - natural.position_ids
+        starts = np.flatnonzero(row.position_ids == 0).tolist()
+        assert starts == np.flatnonzero(natural.position_ids == 0).tolist() and len(starts) >= 3
+        piece, beside = change[: starts[1]], change[starts[1] :]
+        assert not beside.any() and set(piece.tolist()) == {0, int(piece[-1])} and (np.diff(piece) >= 0).all()
+        assert row.position_ids.max() < 32_768
+        reached.append(int(piece[-1]))
+    assert len(set(reached)) == 4
+
+
 # ---- plans ----------------------------------------------------------------------------------------------------------
 
 
@@ -643,6 +681,26 @@ def test_short_texts_are_further_rows_of_one_text_each(count: int, short: int, l
     assert max(lengths.values(), default=0) - min(lengths.values(), default=0) <= 1
 
 
+@given(count=st.integers(0, 40), pose=st.integers(1, 60), longest=st.integers(1025, 131_072), seed=st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_rows_whose_positions_skip_are_further_rows_in_the_same_shares(
+    count: int, pose: int, longest: int, seed: int
+) -> None:
+    shares = {"ordinary": 0.25, "registers": 0.25}
+    given_settings = RowSettings(
+        count, longest, longest, 0.0, seed=seed, short_texts=3, pose=pose, pose_length=1024, **shares
+    )
+    given_settings.check()
+    rows = plan(given_settings)
+    assert [row.number for row in rows] == list(range(given_settings.rows)) and given_settings.rows == count + pose + 3
+    skipping = [row for row in rows if row.reach]
+    assert len(skipping) == pose and {(row.length, row.reach, row.pieces) for row in skipping} == {(1024, longest, 1)}
+    kinds = Counter(row.kind for row in skipping)
+    assert set(kinds) <= {"document", "text", "register"}
+    assert all(abs(kinds[kind] - 0.25 * pose) <= 1 for kind in ("text", "register"))
+    assert given_settings.least == 1024
+
+
 def test_a_ladder_ends_at_the_longest() -> None:
     assert ladder(2048, 32_768) == [2048, 4096, 8192, 16_384, 32_768]
     assert ladder(2048, 3000) == [2048, 3000] and ladder(2048, 2048) == [2048]
@@ -661,6 +719,10 @@ def test_a_ladder_ends_at_the_longest() -> None:
         ({"wordings": "eval"}, "wordings must be one of train, environments"),
         ({"questions": 0}, "questions must be from 1 to 256"),
         ({"short_texts": -1}, "short_texts must be at least 0"),
+        ({"pose": -1}, "pose must be at least 0"),
+        ({"pose": 2, "pose_length": 100}, "pose_length must be at least 512"),
+        ({"pose": 2, "pose_length": 32_768}, "pose_length 32768 must be below longest, 32768"),
+        ({"pose": 2}, "parallel 0.333333 must be 0 with pose"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

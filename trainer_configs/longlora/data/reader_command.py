@@ -38,6 +38,10 @@ def reader_rows(  # noqa: PLR0913 - an option each
     registers: Annotated[
         float, typer.Option(help="Share of rows of look-ups in lists of entries, as RULER asks for.")
     ] = RowSettings.registers,
+    pose: Annotated[
+        int, typer.Option(help="Further, short rows whose positions skip ahead, as far as those of the longest reach.")
+    ] = RowSettings.pose,
+    pose_length: Annotated[int, typer.Option(help="Tokens of these.")] = RowSettings.pose_length,
     questions: Annotated[int, typer.Option(help="About a text, at most.")] = RowSettings.questions,
     kinds: Annotated[str, typer.Option(help="Of questions.")] = ",".join(WEIGHTS),
     forms: Annotated[str, typer.Option(help="tags: as the environments ask; plain: as lift ask does.")] = ",".join(
@@ -57,7 +61,8 @@ def reader_rows(  # noqa: PLR0913 - an option each
         from trainer_configs.longlora.data.reader_build import Build, build
 
         settings = RowSettings(
-            count, shortest, longest, parallel, ordinary, questions, _names(kinds), _names(forms), wordings, seed, registers
+            count, shortest, longest, parallel, ordinary, questions, _names(kinds), _names(forms), wordings, seed, registers,
+            pose=pose, pose_length=pose_length,
         )  # fmt: skip
         settings.check()
         file = _conversations(chat, chat_model, chats, chat_rows, seed, out)

@@ -31,6 +31,9 @@ def extend(  # noqa: PLR0913 - an option each
     texts: Annotated[str, typer.Option(help="Folder of .txt for half of the documents; fiction alone without.")] = "",
     ordinary: Annotated[float, typer.Option(help="Share of rows of plain text.")] = 0.25,
     registers: Annotated[float, typer.Option(help="Share of rows of look-ups in lists of entries.")] = 0.125,
+    pose: Annotated[
+        float, typer.Option(help="Share of the tokens in short rows whose positions skip ahead: cheap steps.")
+    ] = 0.0,
     questions: Annotated[int, typer.Option(help="Of a row, at most.")] = 48,
     sft: Annotated[int, typer.Option(help="Rows of a further stage of fine-tuning, of all kinds of questions.")] = 0,
     chats: Annotated[
@@ -62,7 +65,7 @@ def extend(  # noqa: PLR0913 - an option each
         for note in plan.notes:
             print(f"note: {note}")
         for stage in plan.stages:
-            print(f"{stage.name}: {stage.rows:,} {'groups' if stage.kind == 'dpo' else 'rows'}")
+            print(f"{stage.name}: {plan.said(stage)}")
         merged = ExtendRun(plan, out).run()
     print(f"report  {out / 'report' / 'report.html'}\nmodel   {merged}")
 

@@ -16,12 +16,13 @@ import yaml
 from transformers import AutoConfig, PretrainedConfig
 
 import trainer_configs
-from environments.datasets.reader_rows.plan import FORMS, LEAST, RowSettings, short_lengths
+from environments.datasets.reader_rows.plan import FORMS, LEAST, POSE_LENGTH, RowSettings, short_lengths
 from environments.datasets.reader_rows.questions import WEIGHTS
 from environments.haystack.layout import LayoutError
 from environments.haystack.options import Options
 from environments.haystack.sample import Haystacks
 from environments.haystack.tokens import load_tokenizer
+from longthread.counts import counted
 from longthread.errors import ConfigError
 from longthread.files import JsonObject
 from trainer_configs.longlora.perplexity import Source, read_text
@@ -53,6 +54,7 @@ class ExtendSettings:
     texts: str = ""
     ordinary: float = 0.25
     registers: float = 0.125
+    pose: float = 0.0  # of an extension's tokens: in short rows whose positions skip ahead
     questions: int = 48
     sft: int = 0  # rows
     chats: int = (
@@ -113,13 +115,27 @@ class Plan:
             ladder.insert(0, ladder[0] // 2)
         return tuple(window - REPLY_TOKENS for window in ladder)
 
+    @property
+    def pose_length(self) -> int:
+        """Return the tokens of rows whose positions skip ahead: no more than the model reads as it is."""
+        return min(self.native, POSE_LENGTH)
+
+    def said(self, stage: Stage) -> str:
+        """Return what a stage trains on, in words."""
+        if stage.kind == "dpo":
+            return counted(stage.rows, "group")
+        rows = self.row_settings(stage)
+        short = f", {counted(rows.pose, 'row')} of {rows.pose_length:,} tokens whose positions skip ahead"
+        return counted(rows.count, "row") + short * bool(rows.pose)
+
     def row_settings(self, stage: Stage) -> RowSettings:
         """Return what the rows of an extension or SFT stage are."""
         s = self.settings
         if stage.kind == "extend":
             return RowSettings(
-                stage.rows, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
-                s.seed + stage.number, s.registers, _short_texts(stage),
+                round((1 - s.pose) * stage.rows), stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",),
+                "environments", s.seed + stage.number, s.registers, _short_texts(stage),
+                round(s.pose * stage.rows * stage.length / self.pose_length), self.pose_length,
             )  # fmt: skip
         # Conversations take half of the shortest rows at most.
         shortest = max(2 * LEAST if s.chats else LEAST, stage.length // 16)
@@ -189,6 +205,8 @@ def _check_values(settings: ExtendSettings) -> None:
     for name, least in least_of.items():
         if (value := getattr(settings, name)) < least:
             raise ConfigError(f"{name} must be at least {least} (got {value})", setting=name)
+    if not 0 <= settings.pose <= 1:
+        raise ConfigError(f"pose must be from 0 to 1 (got {settings.pose})", setting="pose")
     if settings.learning_rate is not None and not settings.learning_rate > 0:
         raise ConfigError(f"learning_rate must be above 0 (got {settings.learning_rate})", setting="learning_rate")
     for name in ("texts", "held_out"):

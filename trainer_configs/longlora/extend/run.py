@@ -161,7 +161,8 @@ class ExtendRun:
             return base if reason else merged
         datasets = rows_of(folder / "rows")
         if stage.kind != "dpo":
-            count = self.plan.row_settings(stage).rows
+            rows = self.plan.row_settings(stage)
+            count, stage = rows.rows, stage._replace(rows=rows.count + rows.pose)
         else:
             count, reason = self._make_pairs(stage, base)
             if not count:
@@ -194,6 +195,9 @@ class ExtendRun:
         if stage.kind == "extend":
             section = {"context_extension": settings.extension | {"target_length": stage.length}}
             section |= {"attention": settings.attention} if settings.attention else {}
+            if settings.pose and settings.attention == "tail_global":
+                # A chunk then holds a short row whole: one call of attention, in which nothing is cut off.
+                section["group_size"] = self.plan.pose_length // 2 * 2
         if stage.kind == "dpo":
             more = {"rl": "dpo"}
         rate = settings.learning_rate if stage.kind != "dpo" else None

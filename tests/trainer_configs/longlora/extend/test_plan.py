@@ -58,6 +58,18 @@ def test_short_texts_take_a_sixteenth_of_the_tokens_beside_the_rows_of_each_stag
     assert plan.row_settings(plan.stages[-1]).short_texts == 0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_short_rows_whose_positions_skip_have_their_share_of_the_tokens(settings: ExtendSettings, share: float) -> None:
+    plan = make_plan(replace(settings, tokens=64 * TO, pose=share))
+    rows = planned_rows(plan.row_settings(plan.stages[0]))
+    skipping = [row for row in rows if row.reach]
+    assert {(row.length, row.reach) for row in skipping} <= {(NATIVE, TO)}
+    assert sum(row.length for row in skipping) == share * 64 * TO
+    assert sum(row.length == TO for row in rows) == 64 * (1 - share)
+    short = f", {len(skipping)} rows of 2,048 tokens whose positions skip ahead" * bool(share)
+    assert plan.said(plan.stages[0]) == f"{64 * (1 - share):.0f} rows{short}"
+
+
 def test_windows_that_are_no_power_of_two_times_the_own_one_begin_above_it(settings: ExtendSettings) -> None:
     plan = make_plan(replace(settings, to=10_000, gradual=True))
     assert [stage.length for stage in plan.stages] == [2500, 5000, 10_000]
@@ -91,6 +103,7 @@ def test_evaluations_go_up_to_the_window_less_a_reply(settings: ExtendSettings) 
         ({"tokens": 100}, "tokens 100 are less than a row of 16384"),
         ({"attention": "wide"}, "attention must be one of shifted, tail_global, full"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"pose": 1.5}, "pose must be from 0 to 1 (got 1.5)"),
         ({"texts": "nowhere"}, "nowhere is not a folder with .txt files"),
         ({"held_out": "nowhere"}, "nowhere is not a folder with .txt files"),
         ({"recipe": Path("nowhere.yaml")}, "nowhere.yaml is not a readable YAML file"),

@@ -25,6 +25,7 @@ from longthread.files import JsonObject, read_jsonl
 from tests.environments.loopback import ChatServer, choice
 from tests.environments.tiny_model import save_tiny
 from trainer_configs.longlora import publish as publishing
+from trainer_configs.longlora.data.run_folder import shards
 from trainer_configs.longlora.extend import evaluation
 from trainer_configs.longlora.extend import run as running
 from trainer_configs.longlora.extend.plan import RECIPES, ExtendSettings, Plan, make_plan
@@ -50,7 +51,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     return make_plan(
         ExtendSettings(
             str(folder / "model"), TO, method="yarn", tokens=2 * TO, attention="tail_global", recipe=folder / "recipe.yaml",
-            questions=2, held_out=str(folder / "held-out"), lengths=LENGTHS, depths=1, repeats=1, sft=1,
+            questions=2, held_out=str(folder / "held-out"), lengths=LENGTHS, depths=1, repeats=1, sft=1, pose=0.5,
             chats=CHATS, dpo=1, dpo_recipe=folder / "recipe.yaml",
         )
     )  # fmt: skip
@@ -88,12 +89,15 @@ def test_the_stage_was_trained_by_its_recipe(out: Path, results: JsonObject) -> 
     log = (out / STAGE / "train.log").read_text()
     assert "tail-global in training" in log and "rope_type yarn, factor 2" in log
     [stage, sft, skipped] = results["stages"]
-    for trained, name, steps in ((stage, STAGE, 2), (sft, SFT, 1)):
+    for trained, name, steps in ((stage, STAGE, 3), (sft, SFT, 1)):
         assert trained["name"] == name and trained["steps"] == steps
         assert trained["learning_rate"] == pytest.approx(0.01 / 2**0.5)
     # A model of random weights finds nothing to prefer, and most of its replies do not end.
     assert skipped["skipped"].startswith("no two replies to a prompt made a pair: of 8 replies ")
     assert "truncated" in skipped["skipped"] and skipped["skipped"].endswith(" were dropped")
+    rows = [row for shard in shards(out / STAGE / "rows") for row in pq.read_table(shard).to_pylist()]
+    reach = sorted((row["length"] > NATIVE, row["position_ids"][-1] - row["length"] >= 0) for row in rows)
+    assert reach == [(False, True), (False, True), (True, False)] and stage["rows"] == 3  # two skip, one is long
     merged = AutoModelForCausalLM.from_pretrained(out / STAGE / "merged")
     assert merged.config.max_position_embeddings == TO and merged.config.rope_parameters["factor"] == 2.0
 
