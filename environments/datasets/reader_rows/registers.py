@@ -10,7 +10,8 @@ another one, whose value is then its own.
     absent    a key that is not in the register
 
 Some stand behind a short one with a question that is answered already: of two texts the later one is asked about. In some
-every reply's beginning is given, as by a client that has the model go on from its own words.
+every reply's beginning is given, as by a client that has the model go on from its own words. Of some the entries lie
+scattered in other text.
 """
 
 from collections.abc import Callable
@@ -31,6 +32,7 @@ PLAIN = 0.35  # of the registers have no entry that refers to another
 BREAKS = ("\n", " ")  # between entries
 EXAMPLE = 0.5  # of the registers stand behind a short one with a question and its answer, as few-shot prompts have
 EXAMPLE_ENTRIES = (2, 6)  # or chains, beside that of its question
+SCATTERED = 0.4  # of the registers have their entries among sentences of other text
 BEGUN = 0.5  # of the registers have sentences for replies, whose beginnings are given
 SEPARATORS = ("; ", ", ", " ")  # between several keys in such a sentence
 
@@ -44,11 +46,15 @@ FORMS = (
     ("Locker {k} takes the key {v}.", "Locker {k} takes the key of locker {t}."),
     ("For {k}, write down {v}.", "For {k}, write down the same as for {t}."),
     ("| {k} | {v} |", "| {k} | as {t} |"),
+    # A word before each key, which is no part of it.
+    ("let {k} = {v}", "let {k} = {t}"),
+    ("ITEM {k} := {v}", "ITEM {k} := ITEM {t}"),
+    ("Row {k} holds {v}.", "Row {k} holds what row {t} holds."),
 )
 VALUE_OF = (
     "What is the entry of {k}?",
     "Which value does {k} have?",
-    "What stands in the list for {k}?",
+    "What does the text have for {k}?",
     "Look up {k}: what does it come to?",
     "Give the value that belongs to {k}.",
 )
@@ -60,15 +66,15 @@ ALL_OF = (
 # How a sentence goes that ends with the value of a key, or with the `n` keys that come to a value.
 VALUE_BEGUN = (
     "The entry of {k} is",
-    "In the list above {k} has",
+    "In the text above {k} has",
     "Answer: {k} comes to",
     "What stands in the text for {k} is",
-    "Answer: by the list, the value that belongs to {k} is",
+    "Answer: by the text, the value that belongs to {k} is",
 )
 ALL_BEGUN = (
     "The keys that come to {v} are",
     "{v} is what {n} of them come to:",
-    "Answer: by the list, {n} have the value {v}, namely",
+    "Answer: by the text, {n} have the value {v}, namely",
     "Answer: as the text above refers from one to another, those with {v} in the end, {n} in all, are:",
 )
 
@@ -109,14 +115,14 @@ class Register:
     """Draws one register: its form, kinds of keys and values, questions, and entries beside these.
 
     Keys and values are all different, and of the training split. `entries`: those that questions rest on. `example`: what
-    stands before the register, "" for nothing.
+    stands before the register, "" for nothing. `scattered`: whether other text stands between entries.
     """
 
     def __init__(self, rng: Random):
         self.rng, self.form, self.between = rng, rng.choice(FORMS), rng.choice(BREAKS)
         self.keys, self.values = (rng.choice([*KINDS.values()]) for _ in range(2))
         self.refers, self.begun = rng.random() >= PLAIN, rng.random() < BEGUN
-        self.in_order = rng.random() < IN_ORDER
+        self.in_order, self.scattered = rng.random() < IN_ORDER, rng.random() < SCATTERED
         self.separator = rng.choice(SEPARATORS) if self.begun else SEPARATORS[0]
         # Of each one throughout, in the example too: a model that goes on in an example's words repeats its answer.
         self.value_of, self.all_of = (
@@ -153,6 +159,10 @@ class Register:
     def text(self, filler: list[str]) -> str:
         """Return all entries at their places, those of the questions among `filler`, behind the example if there is one."""
         return self.example + self._listed([*self.entries, *filler])
+
+    def depths(self, entries: list[str]) -> list[float]:
+        """Return where each entry stands, from 0, the beginning, to 1."""
+        return [self._places[entry] for entry in entries]
 
     def _listed(self, entries: list[str]) -> str:
         return self.between.join(sorted(entries, key=self._places.__getitem__))

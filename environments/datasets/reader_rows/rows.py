@@ -32,6 +32,7 @@ ROW_TOKENS = 160  # of a row, for each question in it: the rest is text
 FACTS_SHARE = 0.6  # of a row, at most, goes to statements, questions and answers
 DOCUMENTS = (2, 8)  # that are read side by side
 DOCUMENT_TOKENS = 512  # of a row, for each document in it
+OTHERS = 0.25  # of what scattered entries leave of a row goes to others that nothing asks for
 FILLS = 3  # of a register: by themselves its entries have more tokens than together, so each fill leaves some room
 FILLER = 0.5  # of a document's statements, at least, stands beside them as other text
 FEWER = 0.7  # of the questions are left when they take too much of a row
@@ -160,6 +161,11 @@ class RowMaker:
                 break
         else:
             return None
+        if register.scattered:
+            entries = register.entries + self._entries(register, int(OTHERS * (room - taken)))
+            pool = self.fillers.pool(rng.choice(self.fillers.sources), plan.number // POOL_ROWS)
+            text = lay_out(pool, Hidden(entries, register.depths(entries)), room - len(asked), rng).text
+            return self.encoder.chat(self._turns(draft, register.example + text))
         filler: list[str] = []
         for _ in range(FILLS):
             filler += self._entries(register, room - taken)

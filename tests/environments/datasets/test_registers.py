@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from environments.datasets.reader_rows import registers
 from environments.datasets.reader_rows.plan import FORMS as ROW_FORMS
 from environments.datasets.reader_rows.plan import RowPlan, RowSettings, plan
 from environments.datasets.reader_rows.questions import ReaderQuestion
@@ -150,7 +151,7 @@ def test_a_row_is_filled_with_a_register_and_its_questions(gpt2: Any, form: str,
         row = maker.row(RowPlan(number, "register", length, form))
         assert (row.input_ids == maker.row(RowPlan(number, "register", length, form)).input_ids).all()
         turns = turns_in(maker.tokens.decode(row.input_ids.tolist()))
-        entries = read(turns[0][0].removeprefix("Text:\n").split("\n\n")[-2])
+        entries = read("\n".join(turns[0][0].removeprefix("Text:\n").split("\n\n")[:-1]))
         replies = [reply.removesuffix("<|im_end|>") for reply in learnt(row, maker.tokens)]
         given = [reply.removesuffix(end) for (_, reply), end in zip(turns, replies, strict=True)]
         assert all(end and reply.endswith(end) for (_, reply), end in zip(turns, replies, strict=True))
@@ -165,6 +166,29 @@ def test_a_row_is_filled_with_a_register_and_its_questions(gpt2: Any, form: str,
             assert values == [NONE] or all(v in entries or v in entries.values() for v in values), asked
         lengths.append(len(row))
     assert min(lengths) > 0.8 * length and 0 < begun < 12
+
+
+def test_scattered_entries_stand_in_order_among_sentences_of_other_text(
+    gpt2: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registers, "SCATTERED", 1.0)
+    drawn: list[Register] = []
+
+    def keeping(rng: Random) -> Register:
+        drawn.append(Register(rng))
+        return drawn[-1]
+
+    monkeypatch.setattr("environments.datasets.reader_rows.rows.Register", keeping)
+    maker = RowMaker(gpt2, RowSettings(2, LENGTH, LENGTH, registers=1.0))
+    for number in range(6):
+        row = maker.row(RowPlan(number, "register", LENGTH, "plain"))
+        register, text = drawn[-1], turns_in(maker.tokens.decode(row.input_ids.tolist()))[0][0]
+        behind = text[text.index(register.example) + len(register.example) :]
+        entries = sorted(register.entries, key=lambda entry: register.depths([entry]))
+        places = [behind.index(entry) for entry in entries]
+        assert places == sorted(places)
+        gaps = [after - before - len(entry) for before, after, entry in zip(places, places[1:], entries, strict=False)]
+        assert max(gaps) > 40 and sum(map(len, entries)) < 0.6 * len(text)
 
 
 def test_registers_are_the_share_of_rows_that_is_asked_for() -> None:
