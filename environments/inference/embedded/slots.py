@@ -161,10 +161,10 @@ class SlotDecoder:
 
     def _shape(self, coming: Sequence[Request]) -> tuple[int, int]:
         """Return the rows and columns that the requests here take, with these in the lowest free rows."""
-        taken = [b for b, request in enumerate(self.rows) if request is not None]
+        taken = {b: request for b, request in enumerate(self.rows) if request is not None}
         rows = max([len(taken) + len(coming), *(b + 1 for b in taken)])
-        columns = max([1, *(self.used[b] for b in taken), *(columns_needed(request) for request in coming)])
-        return power_of_two(rows), wide_enough(columns)
+        needed = [columns_needed(request) for request in [*taken.values(), *coming]]
+        return power_of_two(rows), wide_enough(max([*needed, *(self.used[b] for b in taken)]))
 
     def _make_fit(self, rows: int, columns: int) -> None:
         """Give the cache this shape if it is too small; steps of the old tensors are dropped.
