@@ -47,10 +47,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def make(family: str, **changes: Any) -> Any:
     torch.manual_seed(3)
     config = getattr(transformers, f"{family}Config")(**SHAPE | FAMILIES.get(family, {}) | changes)
-    model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")._from_config(
-        config, attn_implementation="sdpa"
-    )
-    return model.eval()
+    kind = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")
+    # From transformers 5.2x on Gemma 2 is eager alone, for its softcapping.
+    return kind._from_config(config, attn_implementation="sdpa" if kind._supports_sdpa else "eager").eval()
 
 
 def ids(rows: int = 2, length: int = LENGTH) -> torch.Tensor:
