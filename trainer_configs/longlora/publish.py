@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("card.jinja")
 CARD, PICTURES = "README.md", ("needles.png", "keys.png", "links.png", "perplexity.png")
 TAGS = ("long-context", "longlora", "longthread")
+OPTIONS = (  # of the command that a card states: those that decide what was trained, and hold no path
+    *("method", "temperature", "tokens", "attention", "learning_rate", "ordinary", "registers", "pose", "questions"),
+    *("sft", "chats", "dpo", "seed"),
+)
 OWN_PATHS = ("dataset_prepared_path", "output_dir")  # of a recipe: of no use to a reader
 
 
@@ -78,11 +82,10 @@ class Finished:
         """Return the command that made the run, without the paths of this machine."""
         s = self.settings
         words = ["longthread", "longlora", "extend", "OUT", "--model", self.base, "--to", str(s["to"])]
-        words += ["--method", str(s["method"]), "--tokens", str(s["tokens"]), "--seed", str(s["seed"])]
-        words += ["--recipe", Path(s["recipe"]).name, "--ordinary", str(s["ordinary"])]
-        words += ["--questions", str(s["questions"])] + ["--gradual"] * s["gradual"]
-        for name in ("temperature", "attention", "sft", "dpo", "learning_rate"):
-            words += [option(name), str(s[name])] if s.get(name) else []  # a run made before there was the setting
+        words += ["--recipe", Path(s["recipe"]).name] + ["--gradual"] * s["gradual"]
+        for name in OPTIONS:
+            if (value := s.get(name)) not in (None, ""):  # None, too: a run made before there was the setting
+                words += [option(name), str(value)]
         words += ["--texts", "TEXTS"] if s["texts"] else []
         return shlex.join(words)
 
@@ -156,8 +159,8 @@ def _data(finished: Finished) -> str:
         f"{counted(s['questions'], 'question')} a row about facts that were made up; {s['ordinary']:.0%} of the rows are "
         "plain text."
     )
-    if s["pose"]:
-        said += f" {s['pose']:.0%} of the tokens stand in short rows whose positions skip ahead (PoSE)."
+    if s.get("pose"):  # a run made before there was the setting has none
+        said += f" {100 * s['pose']:g} % of the tokens stand in short rows whose positions skip ahead (PoSE)."
     kinds = [stage["kind"] for stage in finished.trained]
     return (
         said

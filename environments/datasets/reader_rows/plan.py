@@ -60,9 +60,9 @@ class RowSettings:
         """Raise `ConfigError` for settings that no rows can have."""
         for name, low, high in (
             ("count", 0 if self.pose else 1, None),
-            ("shortest", LEAST, None),
+            ("shortest", LEAST if self.count else 0, None),
             ("pose", 0, None),
-            ("pose_length", LEAST, None),
+            ("pose_length", LEAST if self.pose else 0, None),
             ("questions", 1, MOST_QUESTIONS),
             ("parallel", 0, 1),
             ("ordinary", 0, 1),
@@ -73,7 +73,7 @@ class RowSettings:
             if value < low or (high is not None and value > high):
                 limit = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise ConfigError(f"{name} must be {limit} (got {value})", setting=name)
-        if self.longest < self.shortest:
+        if self.count and self.longest < self.shortest:
             raise ConfigError(
                 f"longest {self.longest} must be at least shortest, {self.shortest}", setting=("longest", "shortest")
             )
@@ -88,7 +88,7 @@ class RowSettings:
             )
         if self.pose and self.parallel:
             raise ConfigError(
-                f"parallel {self.parallel:g} must be 0 with pose: both say by positions that skip what a row is",
+                f"parallel {self.parallel:.3g} must be 0 with pose: both say by positions that skip what a row is",
                 setting=("parallel", "pose"),
             )
         for name, choices in (("kinds", tuple(WEIGHTS)), ("forms", FORMS)):

@@ -69,12 +69,15 @@ class RowMaker:
 
     def check(self) -> None:
         """Raise `ConfigError` unless the shortest rows can be made, in every form."""
-        settings, least = self.settings, self.settings.least
+        settings = self.settings
+        lengths = [(settings.shortest, 0)] * bool(settings.count)
+        lengths += [(settings.pose_length, settings.longest)] * bool(settings.pose)
         rest = 1 - settings.parallel - settings.ordinary - settings.registers
         kinds = {"document": rest, "parallel": settings.parallel, "register": settings.registers}
         for kind in [kind for kind, share in kinds.items() if share > 0]:
             for form in settings.forms:
-                self.row(RowPlan(0, kind, least, form))
+                for length, reach in lengths:
+                    self.row(RowPlan(0, kind, length, form, reach=reach))
 
     def row(self, plan: RowPlan) -> Row:
         """Return the row of a plan: its pieces, each of at most `plan.length` tokens, and conversations with a short text."""
@@ -95,8 +98,8 @@ class RowMaker:
         if row := self._tried(plan, seed):
             return row
         raise ConfigError(
-            f"no row of {plan.length} tokens with a question came out in {TRIES} tries: ask for longer rows",
-            setting="shortest",
+            f"no text of {plan.length} tokens with a question came out in {TRIES} tries: ask for longer rows",
+            setting="pose_length" if plan.reach else "shortest",
         )
 
     def _tried(self, plan: RowPlan, seed: str) -> Row | None:
@@ -253,7 +256,7 @@ class RowMaker:
         if not chosen:
             raise ConfigError(
                 f"no conversation has {self._chat_tokens:,} tokens or fewer: give shorter ones, or longer rows",
-                setting=("chat_rows", "shortest"),
+                setting=("chat_rows", "pose_length" if plan.reach else "shortest"),
             )
         return self.encoder.packed(chosen)
 

@@ -68,7 +68,10 @@ class SlotDecoder:
         return [request for request in self.rows if request is not None]
 
     def has_room(self, joining: Sequence[Request], request: Request) -> bool:
-        """Return whether a request may join, with others that are about to; an empty decoder takes any one."""
+        """Return whether a request may join, with others that are about to; an empty decoder takes any one.
+
+        Replies longer than `SPARE` tokens may take the cache past the limit later: few are as long as they may be.
+        """
         coming = [*joining, request]
         count = len(self.requests) + len(coming)
         rows, columns = self._shape(coming)
@@ -160,7 +163,7 @@ class SlotDecoder:
             self._make_fit(rows, max(columns, wide_enough(self.used[row] + SPARE * count)))
 
     def _shape(self, coming: Sequence[Request]) -> tuple[int, int]:
-        """Return the rows and columns that the requests here take, with these in the lowest free rows."""
+        """Return the rows and columns that the requests here take or soon will, with these in the lowest free rows."""
         taken = {b: request for b, request in enumerate(self.rows) if request is not None}
         rows = max([len(taken) + len(coming), *(b + 1 for b in taken)])
         needed = [columns_needed(request) for request in [*taken.values(), *coming]]

@@ -52,7 +52,7 @@ class Cache:
         """Replace all tensors by others of this shape, with as much of the content as they hold.
 
         A layer at a time, so that no more than one stands in memory twice. Where memory runs out all keep the shape that
-        the old and the new have in common, and the error is raised.
+        the old and the new have in common, what they took beyond it is given back, and the error is raised.
         """
         owner_BK = self.owner_BK.new_full((rows, columns), DEAD)
         common = tuple(min(sizes) for sizes in zip(self.owner_BK.shape, owner_BK.shape, strict=True))
@@ -68,6 +68,8 @@ class Cache:
         except RuntimeError:  # OutOfMemoryError is one
             self.layers = [(k[: common[0], :, : common[1]], v[: common[0], :, : common[1]]) for k, v in self.layers]
             self.owner_BK = self.owner_BK[: common[0], : common[1]]
+            for i, (keys, values) in enumerate(self.layers):
+                self.layers[i] = keys.clone(), values.clone()  # a view would hold all of what it is cut from
             raise
 
     def fill(self, row: int, prompt: Prompt, length: int) -> None:

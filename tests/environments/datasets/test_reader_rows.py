@@ -468,7 +468,7 @@ def test_other_pools_begin_elsewhere_and_too_little_text_is_refused(gpt2: Any, t
 
 def test_a_row_too_short_for_a_question_is_refused() -> None:
     maker = RowMaker(tiny_tokenizer(), RowSettings(1, 512, 512, kinds=("linked",)))
-    with pytest.raises(ConfigError, match="no row of 512 tokens with a question came out"):
+    with pytest.raises(ConfigError, match="no text of 512 tokens with a question came out"):
         maker.check()
 
 
@@ -722,7 +722,7 @@ def test_a_ladder_ends_at_the_longest() -> None:
         ({"pose": -1}, "pose must be at least 0"),
         ({"pose": 2, "pose_length": 100}, "pose_length must be at least 512"),
         ({"pose": 2, "pose_length": 32_768}, "pose_length 32768 must be below longest, 32768"),
-        ({"pose": 2}, "parallel 0.333333 must be 0 with pose"),
+        ({"pose": 2}, "parallel 0.333 must be 0 with pose"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )

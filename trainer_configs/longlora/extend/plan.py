@@ -132,10 +132,11 @@ class Plan:
         """Return what the rows of an extension or SFT stage are."""
         s = self.settings
         if stage.kind == "extend":
+            count = round((1 - s.pose) * stage.rows)
+            pose = round((stage.rows - count) * stage.length / self.pose_length)
             return RowSettings(
-                round((1 - s.pose) * stage.rows), stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",),
-                "environments", s.seed + stage.number, s.registers, _short_texts(stage),
-                round(s.pose * stage.rows * stage.length / self.pose_length), self.pose_length,
+                count, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
+                s.seed + stage.number, s.registers, _short_texts(stage), max(pose, 1) if s.pose else 0, self.pose_length,
             )  # fmt: skip
         # Conversations take half of the shortest rows at most.
         shortest = max(2 * LEAST if s.chats else LEAST, stage.length // 16)
@@ -157,6 +158,10 @@ def make_plan(settings: ExtendSettings) -> Plan:
         raise ConfigError(f"to {settings.to} must be more than the model's window of {native}", setting="to")
     windows = _windows(native, settings)
     notes = _check_rope(config, settings, windows)
+    if settings.pose and native < LEAST:
+        raise ConfigError(
+            f"pose needs a model's window of at least {LEAST} (got {native}): leave it out", setting="pose"
+        )
     share = settings.tokens // len(windows)
     stages = [
         Stage(i, "extend", length, share // length, 1 / math.sqrt(length / native))

@@ -195,7 +195,8 @@ class ExtendRun:
         if stage.kind == "extend":
             section = {"context_extension": settings.extension | {"target_length": stage.length}}
             section |= {"attention": settings.attention} if settings.attention else {}
-            if settings.pose and settings.attention == "tail_global":
+            attention = settings.attention or self._recipe(stage)["longlora"].get("attention")
+            if settings.pose and attention == "tail_global":
                 # A chunk then holds a short row whole: one call of attention, in which nothing is cut off.
                 section["group_size"] = self.plan.pose_length // 2 * 2
         if stage.kind == "dpo":

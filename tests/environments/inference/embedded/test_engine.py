@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from copy import deepcopy
@@ -240,6 +241,9 @@ def test_a_request_for_which_there_is_no_memory_fails_alone(model: Any, referenc
     assert row.ids == generated(reference, prompt(20, 9), 24)
     with pytest.raises(torch.OutOfMemoryError):
         late[0].result(PATIENCE)
+    assert isinstance(engine.decoder, SlotDecoder) and engine.decoder.cache is not None
+    for buffer in itertools.chain(*engine.decoder.cache.layers):  # nothing is held beyond what is used
+        assert buffer.untyped_storage().nbytes() == buffer.numel() * buffer.element_size()
     [again] = engine.submit(prompt(400, 8), GREEDY).result(PATIENCE)
     assert again.ids == generated(reference, prompt(400, 8), 24)
     engine.close()

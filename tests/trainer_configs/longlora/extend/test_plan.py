@@ -70,6 +70,17 @@ def test_short_rows_whose_positions_skip_have_their_share_of_the_tokens(settings
     assert plan.said(plan.stages[0]) == f"{64 * (1 - share):.0f} rows{short}"
 
 
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.49, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_few_rows_are_as_many_tokens_as_asked_whatever_share_of_them_skips(
+    settings: ExtendSettings, rows: int, share: float
+) -> None:
+    plan = make_plan(replace(settings, tokens=rows * TO, pose=share))
+    made = plan.row_settings(plan.stages[0])
+    assert 0 <= made.count * TO + made.pose * NATIVE - rows * TO <= NATIVE and made.pose
+    assert abs(made.pose * NATIVE - share * rows * TO) <= TO / 2 + NATIVE
+
+
 def test_windows_that_are_no_power_of_two_times_the_own_one_begin_above_it(settings: ExtendSettings) -> None:
     plan = make_plan(replace(settings, to=10_000, gradual=True))
     assert [stage.length for stage in plan.stages] == [2500, 5000, 10_000]
@@ -123,6 +134,13 @@ def test_what_cannot_work_is_refused(
     with pytest.raises(ConfigError) as refusal:
         make_plan(replace(settings, **change))  # type: ignore[arg-type]
     assert message in refusal.value.message and "\n" not in refusal.value.line()
+
+
+def test_a_model_of_a_tiny_window_is_extended_but_not_by_short_rows(settings: ExtendSettings, tmp_path: Path) -> None:
+    small = replace(settings, model=str(save_tiny(tmp_path / "tiny", max_position_embeddings=256)))
+    assert make_plan(small).native == 256
+    with pytest.raises(ConfigError, match=r"pose needs a model's window of at least 512 \(got 256\): leave it out"):
+        make_plan(replace(small, pose=0.5))
 
 
 def test_a_held_out_text_is_as_long_as_the_window(settings: ExtendSettings, tmp_path: Path) -> None:

@@ -206,7 +206,9 @@ def test_what_is_published_is_the_model_with_a_card_made_from_the_run(plan: Plan
         '"rope_type": "yarn"',
         "from 2,048 to 4,096 tokens",
         "![needles.png](needles.png)",
-        "tail_global",
+        "--attention tail_global --ordinary 0.25 --registers 0.125 --pose 0.5 --questions 2 --sft 1 --chats 4 --dpo 1",
+        "3 rows, 8,192 tokens at most",
+        "50 % of the tokens stand in short rows whose positions skip ahead (PoSE).",
         STAGE,
     ):
         assert said in card.text, said
