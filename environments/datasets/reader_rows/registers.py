@@ -1,4 +1,4 @@
-"""Registers: texts of nothing but entries of one form, and look-ups in them.
+"""Registers: entries of one form, in a list or among other text, and look-ups in them.
 
 In fiction a fact stands out by its words; in a register the key alone tells its entry from hundreds beside it. Rows of keys
 and values teach to look up at any distance, and no facts (Artificial Needles, arXiv 2406.19292). An entry may refer to
@@ -46,7 +46,7 @@ FORMS = (
     ("Locker {k} takes the key {v}.", "Locker {k} takes the key of locker {t}."),
     ("For {k}, write down {v}.", "For {k}, write down the same as for {t}."),
     ("| {k} | {v} |", "| {k} | as {t} |"),
-    # A word before each key, which is no part of it.
+    # A word before the key, as in a line of a program or of a table.
     ("let {k} = {v}", "let {k} = {t}"),
     ("ITEM {k} := {v}", "ITEM {k} := ITEM {t}"),
     ("Row {k} holds {v}.", "Row {k} holds what row {t} holds."),

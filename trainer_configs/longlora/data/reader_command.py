@@ -36,7 +36,7 @@ def reader_rows(  # noqa: PLR0913 - an option each
     parallel: Annotated[float, typer.Option(help="Share of rows with 2 to 8 documents read apart.")] = 1 / 3,
     ordinary: Annotated[float, typer.Option(help="Share of rows of plain text.")] = RowSettings.ordinary,
     registers: Annotated[
-        float, typer.Option(help="Share of rows of look-ups in lists of entries, as RULER asks for.")
+        float, typer.Option(help="Share of rows of look-ups among entries of one form, as RULER asks for.")
     ] = RowSettings.registers,
     pose: Annotated[
         int, typer.Option(help="Further, short rows whose positions skip ahead, as far as those of the longest reach.")
