@@ -25,7 +25,10 @@ from environments.haystack.tasks.task import NONE
 LOOKUP, FOLLOW, NAMES, ABSENT = "lookup", "follow", "names", "absent"
 # Of the kinds in a register. From a value back to its keys is what a small model learns last, and only from many of them.
 WEIGHTS = {LOOKUP: 5, FOLLOW: 3, NAMES: 12, ABSENT: 2}
-LONGEST_CHAIN = 4  # entries that refer to another, one behind the other
+LONGEST_CHAIN = (
+    7  # entries that refer to another, one behind the other: where 4 were the most, lists of keys ended too early
+)
+LINKS = {LOOKUP: (0, 0), FOLLOW: (1, 4), NAMES: (0, LONGEST_CHAIN)}  # of these, the fewest and the most for a question
 IN_ORDER = 0.5  # of the registers have every chain in the order of its references: the entry referred to stands above
 CHAINED = 0.25  # of what a register with references holds beside what is asked for, chains
 PLAIN = 0.35  # of the registers have no entry that refers to another
@@ -180,8 +183,7 @@ class Register:
     def _question(self, kind: str) -> ReaderQuestion:
         if kind == ABSENT:
             return ReaderQuestion(kind, self.value_of.asked.format(k=self._new(self.keys)), NONE, 0)
-        least = 1 if kind == FOLLOW else 0
-        links = 0 if kind == LOOKUP else self.rng.randint(least, LONGEST_CHAIN)
+        links = self.rng.randint(*LINKS[kind])
         keys, value, entries = self._chain(links)
         self.entries += entries
         if kind == NAMES:
