@@ -14,9 +14,7 @@ PROBES = (
     "The miller's daughter hid the key under the third stone of the bridge.",
     "In 1871 the town paid 312 crowns for coal.",
 )
-SAME_MODEL = (
-    0.99  # cosine of a probe's two vectors at least: devices and data types differ by less, other models by more
-)
+SAME_MODEL = 0.99  # cosine of a probe's two vectors, at least: devices and data types differ less, other models more
 
 
 class SentenceEncoder(Protocol):

@@ -32,11 +32,9 @@ class RowSettings:
     forms: tuple[str, ...] = FORMS
     wordings: str = "train"
     seed: int = 0
-    registers: float = 0.0  # rows of look-ups in lists of entries
+    registers: float = 0.0  # rows of look-ups among entries of one form
     short_texts: int = 0  # further rows, of a short plain text each: rows as long as a new window teach no short text
-    pose: int = (
-        0  # further rows of `pose_length` tokens whose positions skip ahead, as far as those of the longest reach
-    )
+    pose: int = 0  # further rows of `pose_length` tokens whose positions skip ahead, as far as the longest reach
     pose_length: int = POSE_LENGTH
 
     @property

@@ -25,9 +25,7 @@ from environments.haystack.tasks.task import NONE
 LOOKUP, FOLLOW, NAMES, ABSENT = "lookup", "follow", "names", "absent"
 # Of the kinds in a register. From a value back to its keys is what a small model learns last, and only from many of them.
 WEIGHTS = {LOOKUP: 5, FOLLOW: 3, NAMES: 12, ABSENT: 2}
-LONGEST_CHAIN = (
-    7  # entries that refer to another, one behind the other: where 4 were the most, lists of keys ended too early
-)
+LONGEST_CHAIN = 7  # entries that refer to another, one behind the other: of at most 4, lists of keys ended too early
 LINKS = {LOOKUP: (0, 0), FOLLOW: (1, 4), NAMES: (0, LONGEST_CHAIN)}  # of these, the fewest and the most for a question
 IN_ORDER = 0.5  # of the registers have every chain in the order of its references: the entry referred to stands above
 CHAINED = 0.25  # of what a register with references holds beside what is asked for, chains

@@ -57,9 +57,7 @@ class ExtendSettings:
     pose: float = 0.0  # of an extension's tokens: in short rows whose positions skip ahead
     questions: int = 48
     sft: int = 0  # rows
-    chats: int = (
-        1000  # general questions to the model as it is, for SFT's rows: without, it comes to answer all with "none"
-    )
+    chats: int = 1000  # general questions to the model as it is, for SFT's rows: without, it answers all with "none"
     dpo: int = 0  # groups of rollouts
     dpo_recipe: Path = DPO_RECIPE
     held_out: str = ""
