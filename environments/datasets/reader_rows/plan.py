@@ -15,6 +15,7 @@ LEAST = 512  # tokens of a row
 MOST_QUESTIONS = 256
 MOST_PIECES = 8  # of a row: each tail behind documents read apart is a call of attention in every layer
 SHORT_TEXT = (2048, 8192)  # tokens of short texts, at most as many as the longest row has
+CONVERSATION = 1024  # tokens of rows of conversations
 POSE_LENGTH = 8192  # tokens of rows whose positions skip ahead: a small model's step costs hardly less below
 
 
@@ -34,13 +35,14 @@ class RowSettings:
     seed: int = 0
     registers: float = 0.0  # rows of look-ups among entries of one form
     short_texts: int = 0  # further rows, of a short plain text each: rows as long as a new window teach no short text
+    conversations: int = 0  # further rows, of conversations alone, which then stand in no other row
     pose: int = 0  # further rows of `pose_length` tokens whose positions skip ahead, as far as the longest reach
     pose_length: int = POSE_LENGTH
 
     @property
     def rows(self) -> int:
         """Return how many rows there are in all."""
-        return self.count + self.short_texts + self.pose
+        return self.count + self.short_texts + self.conversations + self.pose
 
     @property
     def least(self) -> int:
@@ -66,6 +68,7 @@ class RowSettings:
             ("ordinary", 0, 1),
             ("registers", 0, 1),
             ("short_texts", 0, None),
+            ("conversations", 0, None),
         ):
             value = getattr(self, name)
             if value < low or (high is not None and value > high):
@@ -102,7 +105,7 @@ class RowSettings:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """One row to make. `kind`: "document", "parallel", "text" or "register"."""
+    """One row to make. `kind`: "document", "parallel", "text", "register" or "chat"."""
 
     number: int
     kind: str
@@ -142,6 +145,7 @@ def plan(settings: RowSettings) -> list[RowPlan]:
     ]
     short = short_lengths(settings.longest)
     rows += [("text", short[i % len(short)], forms[0], 1, 0) for i in range(settings.short_texts)]
+    rows += [("chat", min(CONVERSATION, settings.longest), forms[0], 1, 0)] * settings.conversations
     Random(f"reader rows {settings.seed}").shuffle(rows)
     return [RowPlan(number, *row) for number, row in enumerate(rows)]
 

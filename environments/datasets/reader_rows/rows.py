@@ -46,7 +46,8 @@ ROOM = 2  # times the most of a short text has the shortest piece from which on 
 
 
 class RowMaker:
-    """Makes rows for one tokenizer. `texts`: a folder, "" for none; `chats`: conversations, some of which join every row.
+    """Makes rows for one tokenizer. `texts`: a folder, "" for none; `chats`: conversations, some of which join every row,
+    or stand in rows of their own where the settings have such.
 
     Raises `ConfigError` for a tokenizer, a folder or a length of which no rows can be made.
     """
@@ -63,8 +64,9 @@ class RowMaker:
         self.tokens.chat.prove()
         self.encoder = RowEncoder(self.tokens)
         self.fillers = Fillers(self.tokens, texts, settings.most, settings.seed)
-        self._chat_tokens = min(CHAT_TOKENS, settings.least // 2) if chats else 0
-        self._short = bool(chats) and settings.least >= ROOM * SHORT_TOKENS[1]
+        self._joined = bool(chats) and not settings.conversations
+        self._chat_tokens = min(CHAT_TOKENS, settings.least // 2) if self._joined else 0
+        self._short = self._joined and settings.least >= ROOM * SHORT_TOKENS[1]
         self._prompt = Prompt(self.tokens, Options(may_abstain="absent" in settings.kinds))
 
     def check(self) -> None:
@@ -81,6 +83,8 @@ class RowMaker:
 
     def row(self, plan: RowPlan) -> Row:
         """Return the row of a plan: its pieces, each of at most `plan.length` tokens, and conversations with a short text."""
+        if plan.kind == "chat":
+            return self._conversation(plan)
         make = self._text if plan.kind == "text" else self._reading
         name = f"{self.settings.seed} {plan.number}"
         short = self._short_text(plan, f"{name} short") if self._short else []
@@ -90,7 +94,8 @@ class RowMaker:
             piece = make(replace(plan, length=length), f"{name} {number}")
             assert len(piece) <= length, (plan, number, len(piece))
             pieces.append(skipping(piece, plan.reach, Random(f"reader skip {name} {number}")) if plan.reach else piece)
-        return joined([*pieces, *short, *([self._chat(plan)] if self.chats else [])])
+        chats = [self.encoder.packed(self._drawn_chats(plan, self._chat_tokens))] if self._joined else []
+        return joined([*pieces, *short, *chats])
 
     # ---- documents with questions ----
 
@@ -242,23 +247,30 @@ class RowMaker:
         pool = self.fillers.pool(rng.choice(self.fillers.sources), plan.number // POOL_ROWS)
         return self.encoder.text(stretch(pool, plan.length, rng), plan.length)
 
-    def _chat(self, plan: RowPlan) -> Row:
-        """Return conversations drawn at random, as many as fit."""
-        rng = Random(f"reader chat {self.settings.seed} {plan.number}")
-        room, chosen = self._chat_tokens, []
+    def _conversation(self, plan: RowPlan) -> Row:
+        """Return conversations as turns of one chat, which is one document: some kinds of attention take no more of a row."""
+        chosen = self._drawn_chats(plan, plan.length)
+        while len(row := self.encoder.chat([turn for turns in chosen for turn in turns])) > plan.length:
+            chosen.pop()  # a template may take a token more between two turns than around one
+        return row
+
+    def _drawn_chats(self, plan: RowPlan, room: int) -> list[Sequence[Turn]]:
+        """Return conversations drawn at random, as many as fit into so many tokens."""
+        rng, chosen = Random(f"reader chat {self.settings.seed} {plan.number}"), list[Sequence[Turn]]()
+        left = room
         for turns in rng.sample(self.chats, len(self.chats)):
             tokens = len(self.encoder.chat(turns))
-            if tokens <= room:
+            if tokens <= left:
                 chosen.append(turns)
-                room -= tokens
+                left -= tokens
             elif chosen:
                 break
         if not chosen:
             raise ConfigError(
-                f"no conversation has {self._chat_tokens:,} tokens or fewer: give shorter ones, or longer rows",
+                f"no conversation has {room:,} tokens or fewer: give shorter ones, or longer rows",
                 setting=("chat_rows", "pose_length" if plan.reach else "shortest"),
             )
-        return self.encoder.packed(chosen)
+        return chosen
 
 
 class _Draft:

@@ -600,6 +600,23 @@ def test_all_people_are_of_the_training_split() -> None:
         assert people or kind == "count"
 
 
+@pytest.mark.parametrize("length", [256, 1024])
+def test_conversations_in_rows_of_their_own_are_turns_of_one_chat(gpt2: Any, texts: Path, length: int) -> None:
+    chats = [(Turn(f"What is {n} plus 1?", f"It is {n + 1}."),) for n in range(100)]
+    chatting = RowMaker(gpt2, RowSettings(2, LENGTH, LENGTH, conversations=3), str(texts), chats)
+    row = chatting.row(RowPlan(5, "chat", length, "tags"))
+    assert row.position_ids.tolist() == list(range(len(row))) and 0.8 * length < len(row) <= length
+    turns = turns_in(chatting.tokens.decode(row.input_ids.tolist()))
+    assert len(turns) > 5 and {turn for [turn] in chats} >= {Turn(user, reply) for user, reply in turns}
+    replies = [reply.removesuffix("<|im_end|>") for reply in learnt(row, chatting.tokens)]
+    assert replies == [reply for _, reply in turns]
+    document = chatting.row(RowPlan(6, "document", LENGTH, "tags"))
+    assert "plus 1?" not in chatting.tokens.decode(document.input_ids.tolist())
+    assert (document.position_ids == np.arange(len(document))).all()
+    planned = plan(replace(chatting.settings, parallel=0.0))
+    assert Counter((row.kind, row.length) for row in planned)["chat", 1024] == 3 and len(planned) == 5
+
+
 # ---- skipped positions ----------------------------------------------------------------------------------------------
 
 
@@ -719,6 +736,7 @@ def test_a_ladder_ends_at_the_longest() -> None:
         ({"wordings": "eval"}, "wordings must be one of train, environments"),
         ({"questions": 0}, "questions must be from 1 to 256"),
         ({"short_texts": -1}, "short_texts must be at least 0"),
+        ({"conversations": -1}, "conversations must be at least 0"),
         ({"pose": -1}, "pose must be at least 0"),
         ({"pose": 2, "pose_length": 100}, "pose_length must be at least 512"),
         ({"pose": 2, "pose_length": 32_768}, "pose_length 32768 must be below longest, 32768"),

@@ -37,7 +37,7 @@ def extend(  # noqa: PLR0913 - an option each
     questions: Annotated[int, typer.Option(help="Of a row, at most.")] = 48,
     sft: Annotated[int, typer.Option(help="Rows of a further stage of fine-tuning, of all kinds of questions.")] = 0,
     chats: Annotated[
-        int, typer.Option(help="General questions that the model answers first, for the SFT's rows.")
+        int, typer.Option(help="General questions that the model answers first, for rows of its own replies.")
     ] = 1000,
     dpo: Annotated[int, typer.Option(help="Groups of 8 rollouts for a further stage of DPO.")] = 0,
     dpo_recipe: Annotated[Path | None, typer.Option(help="YAML of DPO; smollm2-135m-32k-dpo.yaml.")] = None,

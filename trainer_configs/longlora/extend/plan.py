@@ -16,7 +16,7 @@ import yaml
 from transformers import AutoConfig, PretrainedConfig
 
 import trainer_configs
-from environments.datasets.reader_rows.plan import FORMS, LEAST, POSE_LENGTH, RowSettings, short_lengths
+from environments.datasets.reader_rows.plan import CONVERSATION, FORMS, LEAST, POSE_LENGTH, RowSettings, short_lengths
 from environments.datasets.reader_rows.questions import WEIGHTS
 from environments.haystack.layout import LayoutError
 from environments.haystack.options import Options
@@ -34,6 +34,7 @@ RECIPE, DPO_RECIPE = RECIPES / "smollm2-135m-32k.yaml", RECIPES / "smollm2-135m-
 KINDS = ("single", "multi_key", "linked", "absent")  # of questions in the rows of an extension
 ATTENTIONS = ("shifted", "tail_global", "full")
 LINK: JsonObject = {"hops": "2", "decoys": 0}  # options of evaluations over one link
+CHATS = 1 / 64  # of an extension's tokens, beside its rows, in conversations
 SHORT_TEXT = 1 / 16  # of a stage's tokens, beside its rows: without, short text was a fifth harder to a model of 128k
 REPLY_TOKENS = 128  # of an evaluation: the longest prompts leave room for them in the window
 
@@ -57,7 +58,7 @@ class ExtendSettings:
     pose: float = 0.0  # of an extension's tokens: in short rows whose positions skip ahead
     questions: int = 48
     sft: int = 0  # rows
-    chats: int = 1000  # general questions to the model as it is, for SFT's rows: without, it answers all with "none"
+    chats: int = 1000  # general questions to the model as it is, for rows of its replies: without, it unlearns them
     dpo: int = 0  # groups of rollouts
     dpo_recipe: Path = DPO_RECIPE
     held_out: str = ""
@@ -134,7 +135,8 @@ class Plan:
             pose = round((stage.rows - count) * stage.length / self.pose_length)
             return RowSettings(
                 count, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
-                s.seed + stage.number, s.registers, _short_texts(stage), max(pose, 1) if s.pose else 0, self.pose_length,
+                s.seed + stage.number, s.registers, _short_texts(stage), _conversations(stage) if s.chats else 0,
+                max(pose, 1) if s.pose else 0, self.pose_length,
             )  # fmt: skip
         # Conversations take half of the shortest rows at most.
         shortest = max(2 * LEAST if s.chats else LEAST, stage.length // 16)
@@ -251,6 +253,11 @@ def _short_texts(stage: Stage) -> int:
     """Return how many short texts have their share of a stage's tokens."""
     lengths = short_lengths(stage.length)
     return round(SHORT_TEXT * stage.rows * stage.length * len(lengths) / sum(lengths))
+
+
+def _conversations(stage: Stage) -> int:
+    """Return how many rows of conversations have their share of a stage's tokens."""
+    return max(1, round(CHATS * stage.rows * stage.length / CONVERSATION))
 
 
 def _windows(native: int, settings: ExtendSettings) -> list[int]:

@@ -2,7 +2,7 @@
 
 OUT/
   run.json                   the settings; another run is refused
-  chats.jsonl                general questions with the model's own replies, for the rows of SFT
+  chats.jsonl                general questions with the model's own replies, for the rows
   untrained/                 the model with its RoPE extended, weights linked
   N-KIND-LENGTH/             a stage: rows (or rollouts and pairs), recipe.yaml, train.log, adapter, merged, stage.json
   evaluation/                samples of every model, by kind of question
@@ -98,8 +98,7 @@ class ExtendRun:
 
     def _make_rows(self, stage: Stage) -> None:
         rows, settings = self.out / stage.name / "rows", self.plan.settings
-        # Of SFT alone: an extension may be in attention that refuses packed rows.
-        chats = self.out / CHATS if stage.kind == "sft" and settings.chats else None
+        chats = self.out / CHATS if settings.chats else None
         if chats and not (rows / STATS).is_file():
             self._ask_chats(chats)
         job = Build(self.plan.row_settings(stage), rows, str(self.plan.model), settings.texts, chats, settings.num_proc)

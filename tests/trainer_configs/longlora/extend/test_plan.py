@@ -48,14 +48,17 @@ def test_gradual_stages_double_the_window_and_share_the_tokens_of_one_jump(setti
     assert gradual.stages[1].name == "2-extend-8192"
 
 
-def test_short_texts_take_a_sixteenth_of_the_tokens_beside_the_rows_of_each_stage(settings: ExtendSettings) -> None:
+def test_short_texts_and_conversations_have_their_share_beside_the_rows_of_each_stage(settings: ExtendSettings) -> None:
     plan = make_plan(replace(settings, gradual=True, tokens=64 * TO, sft=5))
     for stage in plan.stages[:-1]:
         rows = planned_rows(plan.row_settings(stage))
         tokens = stage.rows * stage.length
-        assert abs(sum(row.length for row in rows) / tokens - 17 / 16) < 0.02
-        assert all(row.kind == "text" for row in rows if row.length < stage.length)
-    assert plan.row_settings(plan.stages[-1]).short_texts == 0
+        assert abs(sum(row.length for row in rows if row.kind != "chat") / tokens - 17 / 16) < 0.02
+        assert abs(sum(row.length for row in rows if row.kind == "chat") / tokens - 1 / 64) < 0.001
+        assert all(row.kind in ("text", "chat") for row in rows if row.length < stage.length)
+    assert plan.row_settings(plan.stages[-1]).short_texts == plan.row_settings(plan.stages[-1]).conversations == 0
+    alone = make_plan(replace(settings, chats=0))
+    assert alone.row_settings(alone.stages[0]).conversations == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

@@ -32,6 +32,7 @@ from trainer_configs.longlora.extend.plan import RECIPES, ExtendSettings, Plan, 
 from trainer_configs.longlora.extend.report import table
 from trainer_configs.longlora.extend.run import ExtendRun
 from trainer_configs.longlora.publish import check_hub, publish
+from trainer_configs.longlora.row_files import restarts
 
 NATIVE, TO, LENGTHS = 2048, 4096, (1600, 3900)
 STAGE, SFT = "1-extend-4096", "2-sft-4096"
@@ -89,7 +90,7 @@ def test_the_stage_was_trained_by_its_recipe(out: Path, results: JsonObject) -> 
     log = (out / STAGE / "train.log").read_text()
     assert "tail-global in training" in log and "rope_type yarn, factor 2" in log
     [stage, sft, skipped] = results["stages"]
-    for trained, name, steps in ((stage, STAGE, 3), (sft, SFT, 1)):
+    for trained, name, steps in ((stage, STAGE, 4), (sft, SFT, 1)):
         assert trained["name"] == name and trained["steps"] == steps
         assert trained["learning_rate"] == pytest.approx(0.01 / 2**0.5)
     # A model of random weights finds nothing to prefer, and most of its replies do not end.
@@ -97,7 +98,8 @@ def test_the_stage_was_trained_by_its_recipe(out: Path, results: JsonObject) -> 
     assert "truncated" in skipped["skipped"] and skipped["skipped"].endswith(" were dropped")
     rows = [row for shard in shards(out / STAGE / "rows") for row in pq.read_table(shard).to_pylist()]
     reach = sorted((row["length"] > NATIVE, row["position_ids"][-1] - row["length"] >= 0) for row in rows)
-    assert reach == [(False, True), (False, True), (True, False)] and stage["rows"] == 3  # two skip, one is long
+    # Conversations, two rows that skip, a long one.
+    assert reach == [(False, False), (False, True), (False, True), (True, False)] and stage["rows"] == 3
     merged = AutoModelForCausalLM.from_pretrained(out / STAGE / "merged")
     assert merged.config.max_position_embeddings == TO and merged.config.rope_parameters["factor"] == 2.0
 
@@ -168,7 +170,7 @@ def fine_tuning(plan: Plan) -> Plan:
     return make_plan(replace(plan.settings, dpo=0, chats=8))
 
 
-def test_rows_of_fine_tuning_hold_the_models_own_replies_to_general_questions(
+def test_rows_hold_the_models_own_replies_to_general_questions(
     fine_tuning: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Options, "pool_tokens", 2**15)
@@ -181,11 +183,13 @@ def test_rows_of_fine_tuning_hold_the_models_own_replies_to_general_questions(
             run._make_rows(stage)
             run._make_rows(stage)  # which asks nothing anew
         assert len(server.requests) == 8
-    _, sft = (pq.read_table(next((tmp_path / stage.name).rglob("*.parquet"))) for stage in fine_tuning.stages)
-    text = load_tokenizer(str(fine_tuning.model)).decode(sft["input_ids"].to_pylist()[0])
-    assert "I say " in text
-    extension = json.loads((tmp_path / fine_tuning.stages[0].name / "rows" / "stats.json").read_text())
-    assert extension["config"]["chats"] == ""
+    decode = load_tokenizer(str(fine_tuning.model)).decode
+    extension, sft = (
+        [(decode(row["input_ids"]), restarts(row["position_ids"])) for row in pq.read_table(shard).to_pylist()]
+        for shard in (next((tmp_path / stage.name).rglob("*.parquet")) for stage in fine_tuning.stages)
+    )
+    assert [("I say " in text, packed) for text, packed in sft] == [(True, True)]
+    assert sum("I say " in text for text, _ in extension) == 1 and not any(packed for _, packed in extension)
 
 
 def test_a_model_that_ends_no_reply_is_not_asked_for_conversations(fine_tuning: Plan, tmp_path: Path) -> None:
