@@ -156,7 +156,7 @@ def _data(finished: Finished) -> str:
     texts = "public-domain texts and generated fiction" if s["texts"] else "generated fiction"
     said = (
         f"Rows of longthread's environments in {texts}: {counted(rows, 'row')}, {s['tokens']:,} tokens at most, with up to "
-        f"{counted(s['questions'], 'question')} a row about facts that were made up; {s['ordinary']:.0%} of the rows are "
+        f"{counted(s['questions'], 'question')} a row about facts that were made up; {100 * s['ordinary']:g} % of the rows are "
         "plain text."
     )
     if s.get("pose"):  # a run made before there was the setting has none

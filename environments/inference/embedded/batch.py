@@ -27,8 +27,6 @@ from longthread.cache_argument import CACHE
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from environments.inference.embedded.prefill import Prompt
-
 ATTENTION = "longthread_grouped"  # the attn_implementation that the engine's model must be loaded with
 SPARE = 256  # free columns by which a key/value buffer is enlarged
 FEW_QUERIES = 64
@@ -115,6 +113,16 @@ class Columns(DynamicLayer):
             for buffer, old in zip(buffers, layer.buffers, strict=True):
                 buffer[row, :, : len(columns_K)] = old[b].index_select(1, columns_K.to(old.device))
         return cls(0, buffers, width)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A request whose prompt has been read: row `row` of `layers` holds it, and `logits_V` says what may follow it."""
+
+    request: Request
+    layers: Sequence[Columns]
+    row: int
+    logits_V: torch.Tensor
 
 
 @dataclass

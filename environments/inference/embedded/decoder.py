@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from environments.inference.embedded.prefill import Prompt
+from environments.inference.embedded.batch import Prompt
 from environments.inference.embedded.request import Request
 
 

@@ -9,21 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from environments.inference.embedded.batch import Columns, as_cache
+from environments.inference.embedded.batch import Columns, Prompt, as_cache
 from environments.inference.embedded.limits import Limits
 from environments.inference.embedded.request import Request
 from environments.inference.embedded.variants import Forward
 from longthread.cache_argument import CACHE
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A request whose prompt has been read: row `row` of `layers` holds it, and `logits_V` says what may follow it."""
-
-    request: Request
-    layers: Sequence[Columns]
-    row: int
-    logits_V: Tensor
 
 
 @dataclass(frozen=True)

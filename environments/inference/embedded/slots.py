@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from environments.inference.embedded.batch import ATTENTION, DEAD, SHARED
+from environments.inference.embedded.batch import ATTENTION, DEAD, SHARED, Prompt
 from environments.inference.embedded.limits import Limits
-from environments.inference.embedded.prefill import Prompt
 from environments.inference.embedded.request import Branch, Request, append, likeliest
 from environments.inference.embedded.step import PADDING, Cache, Step
 

@@ -22,7 +22,7 @@ from longthread.cache_argument import CACHE
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from environments.inference.embedded.prefill import Prompt
+    from environments.inference.embedded.batch import Prompt
 
 PADDING = -2  # owner of column 0 of each row, which padding writes and alone reads
 FIELDS = 8  # of a query: token, position, column, owner, and the four numbers of a `Choice`
