@@ -156,8 +156,8 @@ def _data(finished: Finished) -> str:
     texts = "public-domain texts and generated fiction" if s["texts"] else "generated fiction"
     said = (
         f"Rows of longthread's environments in {texts}: {counted(rows, 'row')}, {s['tokens']:,} tokens at most, with up to "
-        f"{counted(s['questions'], 'question')} a row about facts that were made up; {100 * s['ordinary']:g} % of the rows are "
-        "plain text."
+        f"{counted(s['questions'], 'question')} a row about facts that were made up; "
+        f"{100 * s['ordinary']:g} % of the rows are plain text."
     )
     if s.get("pose"):  # a run made before there was the setting has none
         said += f" {100 * s['pose']:g} % of the tokens stand in short rows whose positions skip ahead (PoSE)."
