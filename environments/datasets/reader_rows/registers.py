@@ -24,7 +24,7 @@ from environments.haystack.tasks.task import NONE
 
 LOOKUP, FOLLOW, NAMES, ABSENT = "lookup", "follow", "names", "absent"
 # Of the kinds in a register. From a value back to its keys is what a small model learns last, and only from many of them.
-WEIGHTS = {LOOKUP: 5, FOLLOW: 3, NAMES: 12, ABSENT: 2}
+WEIGHTS = {LOOKUP: 8, FOLLOW: 3, NAMES: 9, ABSENT: 2}
 LONGEST_CHAIN = 7  # entries that refer to another, one behind the other: of at most 4, lists of keys ended too early
 LINKS = {LOOKUP: (0, 0), FOLLOW: (1, 4), NAMES: (0, LONGEST_CHAIN)}  # of these, the fewest and the most for a question
 IN_ORDER = 0.5  # of the registers have every chain in the order of its references: the entry referred to stands above
@@ -96,13 +96,8 @@ def _digits(rng: Random) -> str:
     return str(rng.randrange(1_000_000, 10_000_000))  # of one length: none begins as another
 
 
-KINDS: dict[str, Callable[[Random], str]] = {
-    "words": _words,
-    "codes": _code,
-    "letters": _letters,
-    "numbers": _digits,
-    "identifiers": VALUE_KINDS["uuids"].draw,
-}
+# Of keys and values. Identifiers twice: they have the most tokens to tell apart, and to copy.
+KINDS: tuple[Callable[[Random], str], ...] = (_words, _code, _letters, _digits, *[VALUE_KINDS["uuids"].draw] * 2)
 
 
 class Wording(NamedTuple):
@@ -121,7 +116,7 @@ class Register:
 
     def __init__(self, rng: Random):
         self.rng, self.form, self.between = rng, rng.choice(FORMS), rng.choice(BREAKS)
-        self.keys, self.values = (rng.choice([*KINDS.values()]) for _ in range(2))
+        self.keys, self.values = (rng.choice(KINDS) for _ in range(2))
         self.refers, self.begun = rng.random() >= PLAIN, rng.random() < BEGUN
         self.in_order, self.scattered = rng.random() < IN_ORDER, rng.random() < SCATTERED
         self.separator = rng.choice(SEPARATORS) if self.begun else SEPARATORS[0]
