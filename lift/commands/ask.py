@@ -14,7 +14,7 @@ from lift.library.library import Library
 from longthread.errors import ConfigError, exit_on_error, option
 
 if TYPE_CHECKING:
-    from lift.inference.together import Together
+    from lift.inference.together import Session, Together
     from lift.library.attach import Attached
     from longthread.language_model import ChatTokenizer
 
@@ -71,18 +71,8 @@ def ask(
     if together is None:
         _ask_each(attached, asked, names)
         return
-    from lift.inference.hops import answered
-
     session = together.session(attached, asked.tokenizer, asked.window, steps)
-    result = answered(session, question, hops if together.segments > 1 else 0)
-    _say(result.reply, session.in_steps(result.places))
-    if not result.places:
-        typer.echo(SILENT, err=True)
-    elif len(names) > 1:
-        opened = dict.fromkeys(place.document for place in result.places)
-        typer.echo(f"open: {', '.join(map(tables.shown, opened))}", err=True)
-    if cite and (line := session.citation(question, result)):
-        typer.echo(line)
+    _ask_at_once(session, question, hops if together.segments > 1 else 0, several=len(names) > 1, cite=cite)
 
 
 @dataclass(frozen=True)
@@ -115,6 +105,21 @@ def _ask_each(attached: "Attached", asked: _Asked, names: Sequence[str]) -> None
         attached.switch(name)
         reply = answers(attached.model, asked.tokenizer, [asked.prompt(name)], asked.new_tokens)[0]
         _say(reply, asked.stepwise, f"{tables.shown(name)}: " if len(names) > 1 else "")
+
+
+def _ask_at_once(session: "Session", question: str, hops: int, several: bool, cite: bool) -> None:
+    """Ask about all documents at once; print the reply, which of `several` were open, and where it stands."""
+    from lift.inference.hops import answered
+
+    result = answered(session, question, hops)
+    _say(result.reply, session.in_steps(result.places))
+    if not result.places:
+        typer.echo(SILENT, err=True)
+    elif several:
+        opened = dict.fromkeys(place.document for place in result.places)
+        typer.echo(f"open: {', '.join(map(tables.shown, opened))}", err=True)
+    if cite and (line := session.citation(question, result)):
+        typer.echo(line)
 
 
 def _say(reply: str, stepwise: bool, before: str = "") -> None:

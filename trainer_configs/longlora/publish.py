@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("card.jinja")
 CARD, PICTURES = "README.md", ("needles.png", "keys.png", "links.png", "perplexity.png")
 TAGS = ("long-context", "longlora", "longthread")
-OPTIONS = (  # of the command that a card states: those that decide what was trained, and hold no path
-    *("method", "temperature", "tokens", "attention", "learning_rate", "ordinary", "registers", "pose", "questions"),
-    *("sft", "chats", "dpo", "seed"),
-)
+# Settings that the command of a card states otherwise, which hold a path, or decide nothing of what was trained.
+NOT_STATED = {"model", "recipe", "gradual", "texts", "dpo_recipe", "held_out"}
+NOT_STATED |= {"lengths", "depths", "repeats", "untrained", "num_proc"}
 OWN_PATHS = ("dataset_prepared_path", "output_dir")  # of a recipe: of no use to a reader
 
 
@@ -81,10 +80,10 @@ class Finished:
     def command(self) -> str:
         """Return the command that made the run, without the paths of this machine."""
         s = self.settings
-        words = ["longthread", "longlora", "extend", "OUT", "--model", self.base, "--to", str(s["to"])]
-        words += ["--recipe", Path(s["recipe"]).name] + ["--gradual"] * s["gradual"]
-        for name in OPTIONS:
-            if (value := s.get(name)) not in (None, ""):  # None, too: a run made before there was the setting
+        words = ["longthread", "longlora", "extend", "OUT", "--model", self.base, "--recipe", Path(s["recipe"]).name]
+        words += ["--gradual"] * s["gradual"]
+        for name, value in s.items():
+            if name not in NOT_STATED and value not in (None, ""):
                 words += [option(name), str(value)]
         words += ["--texts", "TEXTS"] if s["texts"] else []
         return shlex.join(words)

@@ -19,6 +19,7 @@ from environments.datasets.reader_rows.questions import FactDraw, ReaderQuestion
 from environments.datasets.reader_rows.registers import FOLLOW, Register
 from environments.haystack.document_prompt import behind_text, request
 from environments.haystack.facts import WORDS
+from environments.haystack.filler.pool import Pool
 from environments.haystack.layout import Hidden, LayoutError, lay_out
 from environments.haystack.options import Options
 from environments.haystack.prompt import Prompt, tagged_reply
@@ -171,7 +172,7 @@ class RowMaker:
             return None
         if register.scattered:
             entries = register.entries + self._entries(register, int(OTHERS * (room - taken)))
-            pool = self.fillers.pool(rng.choice(self.fillers.sources), plan.number // POOL_ROWS)
+            pool = self._pool(plan, rng)
             text = lay_out(pool, Hidden(entries, register.depths(entries)), room - len(asked), rng).text
             return self.encoder.chat(self._turns(draft, register.example + text))
         filler: list[str] = []
@@ -206,7 +207,7 @@ class RowMaker:
         texts = []
         for i, budget in enumerate(budgets.tolist()):
             stated = [s for s in draft.statements if s.document == i]
-            pool = self.fillers.pool(rng.choice(self.fillers.sources), draft.plan.number // POOL_ROWS)
+            pool = self._pool(draft.plan, rng)
             hidden = Hidden([s.text for s in stated], [s.depth for s in stated])
             texts.append(lay_out(pool, hidden, budget, rng).text)
         return texts
@@ -242,9 +243,13 @@ class RowMaker:
 
     # ---- other text ----
 
+    def _pool(self, plan: RowPlan, rng: Random) -> Pool:
+        """Return a pool of fiction or of the texts, at random, that rows of near numbers share."""
+        return self.fillers.pool(rng.choice(self.fillers.sources), plan.number // POOL_ROWS)
+
     def _text(self, plan: RowPlan, seed: str) -> Row:
         rng = Random(f"reader text {seed}")
-        pool = self.fillers.pool(rng.choice(self.fillers.sources), plan.number // POOL_ROWS)
+        pool = self._pool(plan, rng)
         return self.encoder.text(stretch(pool, plan.length, rng), plan.length)
 
     def _conversation(self, plan: RowPlan) -> Row:

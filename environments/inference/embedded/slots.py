@@ -79,13 +79,13 @@ class SlotDecoder:
     def add(self, prompt: Prompt) -> None:
         """Copy a prompt's keys and values into a free row."""
         request, length = prompt.request, len(prompt.request.prompt)
-        width = self.cache.owner_BK.shape[1] if self.cache else 0
-        if not self.requests and width >= TOO_WIDE * wide_enough(columns_needed(request)):
+        rows, columns = self._shape([request])
+        if self.cache and not self.requests and self.cache.owner_BK.shape[1] >= TOO_WIDE * columns:
             self.clear()  # a step reads all columns of its rows, whoever needed them
-        row = self.rows.index(None) if None in self.rows else len(self.rows)
         if self.cache is None:
             self.cache = Cache.like(prompt.layers)
-        self._make_fit(*self._shape([request]))
+        self._make_fit(rows, columns)
+        row = self.rows.index(None)
         self.cache.fill(row, prompt, length)
         self.rows[row], self.used[row] = request, 1 + length
 

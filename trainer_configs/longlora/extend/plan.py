@@ -135,8 +135,9 @@ class Plan:
             pose = round((stage.rows - count) * stage.length / self.pose_length)
             return RowSettings(
                 count, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
-                s.seed + stage.number, s.registers, _short_texts(stage), _conversations(stage) if s.chats else 0,
-                max(pose, 1) if s.pose else 0, self.pose_length,
+                s.seed + stage.number, s.registers, short_texts=_short_texts(stage),
+                conversations=_conversations(stage) if s.chats else 0,
+                pose=max(pose, 1) if s.pose else 0, pose_length=self.pose_length,
             )  # fmt: skip
         # Conversations take half of the shortest rows at most.
         shortest = max(2 * LEAST if s.chats else LEAST, stage.length // 16)
