@@ -29,7 +29,7 @@ CARD, PICTURES = "README.md", ("needles.png", "keys.png", "links.png", "perplexi
 TAGS = ("long-context", "longlora", "longthread")
 # Settings that the command of a card states otherwise, which hold a path, or decide nothing of what was trained.
 NOT_STATED = {"model", "recipe", "gradual", "texts", "dpo_recipe", "held_out"}
-NOT_STATED |= {"lengths", "depths", "repeats", "untrained", "num_proc"}
+NOT_STATED |= {"chat_rows", "lengths", "depths", "repeats", "untrained", "num_proc"}
 OWN_PATHS = ("dataset_prepared_path", "output_dir")  # of a recipe: of no use to a reader
 
 
@@ -86,6 +86,7 @@ class Finished:
             if name not in NOT_STATED and value not in (None, ""):
                 words += [option(name), str(value)]
         words += ["--texts", "TEXTS"] if s["texts"] else []
+        words += ["--chat-rows", "CHATS"] if s.get("chat_rows") else []  # older runs have none
         return shlex.join(words)
 
 

@@ -39,6 +39,9 @@ def extend(  # noqa: PLR0913 - an option each
     chats: Annotated[
         int, typer.Option(help="General questions that the model answers first, for rows of its own replies.")
     ] = 1000,
+    chat_rows: Annotated[
+        Path | None, typer.Option(help="File of conversations in their place, of the base model, say.")
+    ] = None,
     dpo: Annotated[int, typer.Option(help="Groups of 8 rollouts for a further stage of DPO.")] = 0,
     dpo_recipe: Annotated[Path | None, typer.Option(help="YAML of DPO; smollm2-135m-32k-dpo.yaml.")] = None,
     held_out: Annotated[str, typer.Option(help="Folder of .txt that is not trained on, for the perplexity.")] = "",

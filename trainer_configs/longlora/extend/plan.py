@@ -16,6 +16,7 @@ import yaml
 from transformers import AutoConfig, PretrainedConfig
 
 import trainer_configs
+from environments.datasets.reader_rows.chats import read_chats
 from environments.datasets.reader_rows.plan import CONVERSATION, FORMS, LEAST, POSE_LENGTH, RowSettings, short_lengths
 from environments.datasets.reader_rows.questions import WEIGHTS
 from environments.haystack.layout import LayoutError
@@ -34,7 +35,7 @@ RECIPE, DPO_RECIPE = RECIPES / "smollm2-135m-32k.yaml", RECIPES / "smollm2-135m-
 KINDS = ("single", "multi_key", "linked", "absent")  # of questions in the rows of an extension
 ATTENTIONS = ("shifted", "tail_global", "full")
 LINK: JsonObject = {"hops": "2", "decoys": 0}  # options of evaluations over one link
-CHATS = 1 / 64  # of an extension's tokens, beside its rows, in conversations
+CHATS = 1 / 32  # of an extension's tokens, beside its rows, in conversations
 SHORT_TEXT = 1 / 16  # of a stage's tokens, beside its rows: without, short text was a fifth harder to a model of 128k
 REPLY_TOKENS = 128  # of an evaluation: the longest prompts leave room for them in the window
 
@@ -59,6 +60,7 @@ class ExtendSettings:
     questions: int = 48
     sft: int = 0  # rows
     chats: int = 1000  # general questions to the model as it is, for rows of its replies: without, it unlearns them
+    chat_rows: Path | None = None  # conversations in their place, of the model that a reader comes from, say
     dpo: int = 0  # groups of rollouts
     dpo_recipe: Path = DPO_RECIPE
     held_out: str = ""
@@ -68,6 +70,11 @@ class ExtendSettings:
     seed: int = 0
     untrained: bool = True  # the model with its RoPE extended alone is asked too, last
     num_proc: int = 2
+
+    @property
+    def has_chats(self) -> bool:
+        """Return whether conversations stand among the rows."""
+        return bool(self.chats or self.chat_rows)
 
     @property
     def extension(self) -> JsonObject:
@@ -136,11 +143,11 @@ class Plan:
             return RowSettings(
                 count, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
                 s.seed + stage.number, s.registers, short_texts=_short_texts(stage),
-                conversations=_conversations(stage) if s.chats else 0,
+                conversations=_conversations(stage) if s.has_chats else 0,
                 pose=max(pose, 1) if s.pose else 0, pose_length=self.pose_length,
             )  # fmt: skip
         # Conversations take half of the shortest rows at most.
-        shortest = max(2 * LEAST if s.chats else LEAST, stage.length // 16)
+        shortest = max(2 * LEAST if s.has_chats else LEAST, stage.length // 16)
         return RowSettings(
             stage.rows, shortest, stage.length, 0.0, s.ordinary, s.questions, tuple(WEIGHTS), FORMS, "train",
             s.seed + stage.number,
@@ -218,6 +225,8 @@ def _check_values(settings: ExtendSettings) -> None:
     for name in ("texts", "held_out"):
         if (folder := getattr(settings, name)) and not any(Path(folder).rglob("*.txt")):
             raise ConfigError(f"{folder} is not a folder with .txt files", setting=name)
+    if (file := settings.chat_rows) and not (file.is_file() and read_chats(file)):
+        raise ConfigError(f"{file} is not a file of conversations", setting="chat_rows")
     if find_spec("axolotl") is None:
         raise ConfigError("Axolotl is not installed, which trains: install longthread[train]")
 

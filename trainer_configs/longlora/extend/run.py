@@ -2,7 +2,7 @@
 
 OUT/
   run.json                   the settings; another run is refused
-  chats.jsonl                general questions with the model's own replies, for the rows
+  chats.jsonl                general questions with the model's own replies, for the rows, unless they were given
   untrained/                 the model with its RoPE extended, weights linked
   N-KIND-LENGTH/             a stage: rows (or rollouts and pairs), recipe.yaml, train.log, adapter, merged, stage.json
   evaluation/                samples of every model, by kind of question
@@ -98,9 +98,11 @@ class ExtendRun:
 
     def _make_rows(self, stage: Stage) -> None:
         rows, settings = self.out / stage.name / "rows", self.plan.settings
-        chats = self.out / CHATS if settings.chats else None
-        if chats and not (rows / STATS).is_file():
-            self._ask_chats(chats)
+        chats = settings.chat_rows
+        if settings.chats and not chats:
+            chats = self.out / CHATS
+            if not (rows / STATS).is_file():
+                self._ask_chats(chats)
         job = Build(self.plan.row_settings(stage), rows, str(self.plan.model), settings.texts, chats, settings.num_proc)
         build(job, progress=True)
 

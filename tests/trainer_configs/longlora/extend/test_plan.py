@@ -9,6 +9,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from environments.datasets.reader_rows.plan import CONVERSATION
 from environments.datasets.reader_rows.plan import plan as planned_rows
 from longthread.errors import ConfigError
 from tests.environments.tiny_model import save_tiny
@@ -48,17 +49,23 @@ def test_gradual_stages_double_the_window_and_share_the_tokens_of_one_jump(setti
     assert gradual.stages[1].name == "2-extend-8192"
 
 
-def test_short_texts_and_conversations_have_their_share_beside_the_rows_of_each_stage(settings: ExtendSettings) -> None:
+def test_short_texts_and_conversations_have_their_share_beside_the_rows_of_each_stage(
+    settings: ExtendSettings, tmp_path: Path
+) -> None:
     plan = make_plan(replace(settings, gradual=True, tokens=64 * TO, sft=5))
     for stage in plan.stages[:-1]:
         rows = planned_rows(plan.row_settings(stage))
         tokens = stage.rows * stage.length
         assert abs(sum(row.length for row in rows if row.kind != "chat") / tokens - 17 / 16) < 0.02
-        assert abs(sum(row.length for row in rows if row.kind == "chat") / tokens - 1 / 64) < 0.001
+        assert abs(sum(row.length for row in rows if row.kind == "chat") / tokens - 1 / 32) < CONVERSATION / tokens
         assert all(row.kind in ("text", "chat") for row in rows if row.length < stage.length)
     assert plan.row_settings(plan.stages[-1]).short_texts == plan.row_settings(plan.stages[-1]).conversations == 0
     alone = make_plan(replace(settings, chats=0))
     assert alone.row_settings(alone.stages[0]).conversations == 0
+    file = tmp_path / "chats.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]}\n')
+    given = make_plan(replace(settings, tokens=64 * TO, chats=0, chat_rows=file))
+    assert given.row_settings(given.stages[0]).conversations == round(2 * TO / CONVERSATION)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

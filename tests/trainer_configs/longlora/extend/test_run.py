@@ -192,6 +192,16 @@ def test_rows_hold_the_models_own_replies_to_general_questions(
     assert sum("I say " in text for text, _ in extension) == 1 and not any(packed for _, packed in extension)
 
 
+def test_conversations_that_are_given_stand_in_the_place_of_replies(fine_tuning: Plan, tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I say nobody."}]
+    (tmp_path / "given.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
+    settings, stage = fine_tuning.settings, fine_tuning.stages[-1]
+    ExtendRun(make_plan(replace(settings, chat_rows=tmp_path / "given.jsonl")), tmp_path / "out")._make_rows(stage)
+    decode = load_tokenizer(str(fine_tuning.model)).decode
+    [shard] = shards(tmp_path / "out" / stage.name / "rows")
+    assert all("I say nobody." in decode(row["input_ids"]) for row in pq.read_table(shard).to_pylist())
+
+
 def test_a_model_that_ends_no_reply_is_not_asked_for_conversations(fine_tuning: Plan, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ends hardly any reply to a general question: .* or --chats 0"):
         ExtendRun(fine_tuning, tmp_path)._make_rows(fine_tuning.stages[-1])
