@@ -4,8 +4,8 @@ Axolotl takes half a minute to begin, and packages that a bare GPU machine lacks
 are the recipe's (trainer_configs/smollm2-135m-32k.yaml); the rate rises over the first twentieth of the budget and falls
 over the last fifth. Rows hold one document each. A step is one row; its logits are computed where a label is.
 
-The pattern pose trains in full attention on shorter rows, whose positions skip ahead once, at a token and by a distance that
-are drawn anew for each step (PoSE, arXiv 2309.10400; Axolotl's `use_pose` draws them once).
+The pattern pose trains in full attention on shorter rows, whose positions skip ahead (PoSE, arXiv 2309.10400): those of
+`longlora reader-rows --pose`.
 """
 
 import gc
@@ -26,7 +26,6 @@ from torch import Tensor
 from benchmarks.gpu_timing import clear, peak
 from benchmarks.longlora_model import checkpointing
 from benchmarks.longlora_training import METHODS, RECIPE
-from environments.datasets.reader_rows.encoding import skipped_positions
 from longthread.errors import ConfigError
 from trainer_configs.longlora.attention.tail_global import IGNORED
 from trainer_configs.longlora.attention.transformers_hook import SparseAttention, install
@@ -51,12 +50,20 @@ KEPT_TOKENS = 16_384  # of the longest rows whose activations are kept; of longe
 
 
 class Row(NamedTuple):
-    """A row of T tokens: ids and labels (1, T), the places K whose next token is learnt, and those tokens (1, K)."""
+    """A row of T tokens: ids and labels (1, T), the places K whose next token is learnt, those tokens (1, K), and positions
+    (1, T) where these skip ahead.
+    """
 
     ids: Tensor
     labels: Tensor
     places: Tensor
     learnt: Tensor
+    positions: Tensor | None = None
+
+    @property
+    def reach(self) -> int:
+        """Return how many positions a window needs for the row."""
+        return self.ids.shape[1] if self.positions is None else int(self.positions[0, -1]) + 1
 
 
 class Budget(NamedTuple):
@@ -79,11 +86,13 @@ def read_rows(folder: Path, device: str) -> list[Row]:
     rows = []
     for shard in shards(folder):
         for row in pq.read_table(shard, columns=["input_ids", "labels", "position_ids"]).to_pylist():
-            if restarts(row["position_ids"]) or row["position_ids"][-1] != len(row["position_ids"]) - 1:
+            if restarts(row["position_ids"]):
                 raise ConfigError(f"{shard} holds rows of several documents: make them with --parallel 0 and no chats")
-            ids, labels = (torch.tensor([row[name]], device=device) for name in ("input_ids", "labels"))
-            places = (labels[0, 1:] != IGNORED).nonzero()[:, 0]
-            rows.append(Row(ids, labels, places, labels[:, 1:][:, places]))
+            ids, labels, positions = (
+                torch.tensor([row[name]], device=device) for name in ("input_ids", "labels", "position_ids")
+            )
+            places, skips = (labels[0, 1:] != IGNORED).nonzero()[:, 0], int(positions[0, -1]) >= ids.shape[1]
+            rows.append(Row(ids, labels, places, labels[:, 1:][:, places], positions if skips else None))
     if not rows:
         raise ConfigError(f"{folder} holds no rows: make them with longthread longlora reader-rows", setting="rows")
     return rows
@@ -126,8 +135,7 @@ class InProcess:
         self.settings = LongLoRA(**own | PATTERNS[pattern] | {"context_extension": extension})
         if (self.settings.group_size or 0) > length // 4:
             self.settings.group_size = None  # the plugin's default
-        self.seed, self.length = seed, length
-        self.skips = random.Random(f"pose {seed}") if pattern == POSE else None
+        self.seed, self.length, self.short = seed, length, pattern == POSE
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         torch.manual_seed(seed)
         base = self._base(folder)
@@ -173,7 +181,7 @@ class InProcess:
         )
         model: Any = get_peft_model(base, lora)
         prepare(model)
-        if self.length > KEPT_TOKENS and not self.skips:
+        if self.length > KEPT_TOKENS and not self.short:
             checkpointing(model, attention=True)
         return model.train()
 
@@ -218,11 +226,9 @@ class InProcess:
         if self.sparse:
             self.sparse.sparse, calls = not full, self.sparse.calls
         skipped = {}
-        if self.skips:
-            drawn = skipped_positions(row.ids.shape[1], self.length, self.skips)
-            positions = torch.from_numpy(drawn).long()[None].to(row.ids.device)
+        if row.positions is not None:
             # The mask of ones: without one, transformers takes what stands behind a skip for another document.
-            skipped = {"position_ids": positions, "attention_mask": torch.ones_like(row.ids)}
+            skipped = {"position_ids": row.positions, "attention_mask": torch.ones_like(row.ids)}
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             loss: Tensor = self.model(
                 input_ids=row.ids, labels=row.labels, logits_to_keep=row.places[::every],

@@ -5,11 +5,11 @@
     python -m benchmarks.longlora_patterns prompts PROMPTS --model MODEL --held-out NOVELS --length 16384
     python -m benchmarks.longlora_patterns run OUT --model MODEL --rows ROWS --prompts PROMPTS --train-seconds 30
 
-Each pattern is trained on the same rows for the same seconds, pose on `--short-rows` of its own; then, but for full
-attention, for as many steps as full attention had in these seconds. A method of RoPE extension behind a pattern, as
-full+ntk, stands for the recipe's. Each model is measured in full attention on single needles at every depth and on questions
-over one link, of the evaluation split and in part in held-out novels, by our exact score. OUT/results.json is written after
-each model; the same command goes on where it was cut.
+Each pattern is trained on the same rows for the same seconds, pose on `--short-rows` of its own (reader-rows --count 0 --pose
+480 --longest 16384); then, but for full attention, for as many steps as full attention had in these seconds. A method of RoPE
+extension behind a pattern, as full+ntk, stands for the recipe's. Each model is measured in full attention on single needles
+at every depth and on questions over one link, of the evaluation split and in part in held-out novels, by our exact score.
+OUT/results.json is written after each model; the same command goes on where it was cut.
 """
 
 import gc
@@ -22,6 +22,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from transformers import AutoTokenizer
 
 from benchmarks.lift_options import known, numbers
 from benchmarks.longlora_grid import DEPTHS, Grid, GridPrompt, evaluate
@@ -54,8 +55,8 @@ def is_pose(method: str) -> bool:
 
 
 def longest(rows: Sequence[Row]) -> int:
-    """Return the tokens of the longest row, 0 of none."""
-    return max((row.ids.shape[1] for row in rows), default=0)
+    """Return the window that the rows need, 0 of none."""
+    return max((row.reach for row in rows), default=0)
 
 
 def arms(methods: Sequence[str], seeds: Sequence[int], equal: Sequence[str] = EQUAL) -> list[Arm]:
@@ -82,10 +83,11 @@ class Patterns:
     deadline: float
     results: Results = field(default_factory=dict)
     short: list[Row] = field(default_factory=list)  # of pose
+    keeps: bool = False
 
     @property
     def length(self) -> int:
-        """Return the tokens of the longest row, which are the window that is trained."""
+        """Return the window that is trained: that of the rows."""
         return longest(self.rows)
 
     def measure(self, arm: Arm) -> bool:
@@ -102,6 +104,10 @@ class Patterns:
         trained = InProcess(self.model, method, self.length, arm[2]).train(rows, budget)
         figures, asked = trained.figures(), time.perf_counter()
         tokenizer = load_full_tokenizer(str(self.model))
+        if self.keeps:
+            folder = self.out / "models" / "-".join(map(str, arm))
+            trained.model.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(self.model).save_pretrained(folder)
         records = evaluate(trained.model, tokenizer, self.prompts, BATCH_TOKENS)
         ended = time.perf_counter()
         figures |= {"losses": trained.losses, "evaluation_seconds": ended - asked, "all_seconds": ended - began}
@@ -230,11 +236,12 @@ def run(
     rows: Annotated[Path, typer.Option(help="Folder of longlora reader-rows, one document a row.")],
     prompts: Annotated[Path, typer.Option(help="File of the command prompts.")],
     methods: Annotated[str, typer.Option(help="In this order; PATTERN+ROPE, too; pose; before: untrained.")] = EVERY,
-    short_rows: Annotated[Path | None, typer.Option(help="Such rows for pose, of the model's own window.")] = None,
+    short_rows: Annotated[Path | None, typer.Option(help="For pose: of reader-rows --pose.")] = None,
     train_seconds: Annotated[float, typer.Option(min=0.1, help="Of each training.")] = 40.0,
     equal: Annotated[str, typer.Option(help="Of trainings: seconds, steps or both.")] = ",".join(EQUAL),
     seeds: Annotated[str, typer.Option(help="Of LoRA's first weights, the rows' order and the full steps.")] = "1",
     seconds: Annotated[float, typer.Option(help="Begin no model that would end later.")] = 1e9,
+    keep: Annotated[bool, typer.Option(help="Write the models, too, below OUT/models.")] = False,
 ) -> None:
     """Train and measure the patterns; print the table."""
     began = time.perf_counter()
@@ -250,15 +257,19 @@ def run(
         if equal == "steps" and "full" not in chosen:
             raise ConfigError("the steps of the others are those of full: add it to methods", setting="methods")
         if short_rows is None and any(map(is_pose, chosen)):
-            raise ConfigError("pose needs shorter rows: make some of the model's own window", setting="short_rows")
+            raise ConfigError(
+                "pose needs shorter rows: make some with longlora reader-rows --pose", setting="short_rows"
+            )
         wanted = arms(chosen, numbers("seeds", seeds), known("equal", equal.split(","), EQUAL))
         asked = read_prompts(prompts)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         short = read_rows(short_rows, device) if short_rows else []
-        work = Patterns(out, model, read_rows(rows, device), asked, train_seconds, began + seconds, short=short)
+        work = Patterns(
+            out, model, read_rows(rows, device), asked, train_seconds, began + seconds, short=short, keeps=keep
+        )
         if (most := longest(short)) > work.length:
             raise ConfigError(
-                f"rows of {most:,} tokens are longer than the others' {work.length:,}", setting="short_rows"
+                f"rows that reach position {most:,} are longer than the others' {work.length:,}", setting="short_rows"
             )
         if (out / "results.json").exists():
             work.results = json.loads((out / "results.json").read_text())

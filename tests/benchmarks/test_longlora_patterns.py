@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from benchmarks import longlora_grid, longlora_in_process, longlora_patterns
@@ -13,6 +14,7 @@ from benchmarks.longlora_in_process import PATTERNS, Budget, InProcess, Row, rat
 from benchmarks.longlora_patterns import ASKED, Patterns, Results, app, arms, read_prompts, table
 from environments.datasets.reader_rows.plan import RowSettings
 from environments.haystack.filler import prose
+from environments.haystack.tokens import load_full_tokenizer
 from longthread.errors import ConfigError
 from tests.environments.tiny_model import save_tiny
 from trainer_configs.longlora.data.reader_build import Build, build
@@ -101,19 +103,37 @@ def test_a_pattern_is_trained_with_the_extension_behind_its_name(work):
     assert arms(["full", "full+ntk"], [1], ["steps"]) == [("full", "seconds", 1), ("full+ntk", "steps", 1)]
 
 
-def test_behind_a_skip_all_of_the_row_is_seen(work, monkeypatch):
+def test_behind_a_skip_all_of_the_row_is_seen(work):
     """The loss is that of the model whose mask and turned keys are spelt out by hand: nothing is cut at the skip."""
     arm = InProcess(work / "model", "pose", LENGTH, 1)
     ids, positions = read_rows(work / "rows", "cpu")[0].ids[:, :600], torch.arange(600)
     positions[100:] += 300
-    short = Row(ids, ids, torch.arange(599), ids[:, 1:])
-    monkeypatch.setattr(longlora_in_process, "skipped_positions", lambda *_: positions.numpy())
+    short = Row(ids, ids, torch.arange(599), ids[:, 1:], positions[None])
     loss = arm._backward(short, full=True)
     mask = torch.full((600, 600), float("-inf")).triu(1)[None, None]
     whole = arm.model(
         input_ids=ids, labels=ids, position_ids=positions[None], attention_mask=mask, use_cache=False
     ).loss
     assert torch.allclose(loss, whole, rtol=1e-5)
+
+
+def test_rows_come_with_their_skips_and_a_kept_model_answers_as_the_one_that_was_trained(work, tmp_path, monkeypatch):
+    monkeypatch.setattr(longlora_grid, "REPLY_TOKENS", 2)
+    settings = RowSettings(
+        0, LENGTH, LENGTH, 0.0, 0.0, 2, ("single",), ("tags",), "environments", pose=3, pose_length=512
+    )
+    build(Build(settings, tmp_path / "short", str(work / "model"), num_proc=1))
+    short = read_rows(tmp_path / "short", "cpu")
+    assert all(len(row.ids[0]) <= 512 < row.reach <= LENGTH and row.positions is not None for row in short)
+    rows, asked = read_rows(work / "rows", "cpu"), read_prompts(work / "prompts.json")[:1]
+    assert all(row.positions is None and row.reach == len(row.ids[0]) for row in rows)
+    patterns = Patterns(tmp_path, work / "model", rows, asked, 0.2, time.perf_counter() + 1e6, short=short, keeps=True)
+    arm = ("pose", "seconds", 1)
+    assert patterns.measure(arm)
+    model = AutoModelForCausalLM.from_pretrained(folder := tmp_path / "models" / "pose-seconds-1", dtype=torch.float32)
+    assert model.config.max_position_embeddings == LENGTH
+    records = longlora_grid.evaluate(model, load_full_tokenizer(str(folder)), asked, 10**6)
+    assert records == patterns.results["pose seconds 1"]["records"]
 
 
 def test_layers_are_computed_again_in_long_rows_and_the_gradients_stay(work, monkeypatch):
@@ -179,7 +199,7 @@ def test_several_seeds_are_averaged_with_the_error_over_trainings() -> None:
         (["--methods", "full+half"], "(got full+half)"),
         (["--methods", "quarter", "--equal", "steps"], "the steps of the others are those of full"),
         (["--methods", "full+longrope"], "longrope"),
-        (["--methods", "full,pose"], "pose needs shorter rows"),
+        (["--methods", "full,pose"], "pose needs shorter rows: make some with longlora reader-rows --pose"),
         (["--equal", "tokens"], "equal must be one of seconds, steps (got 'tokens')"),
         (["--seeds", "a"], "'a' are not whole numbers with commas"),
         (["--rows", "nowhere"], "nowhere holds no rows"),

@@ -16,6 +16,7 @@ class AxolotlConfig(Protocol):
     gradient_checkpointing: bool | str | None
     selective_checkpointing: Mapping[str, object] | None
     fsdp_config: Mapping[str, object] | None
+    deepspeed: str | Mapping[str, object] | None
     attn_implementation: str | None
     liger_fused_linear_cross_entropy: bool | None
     cut_cross_entropy: bool | None

@@ -4,7 +4,8 @@
     post_model_build     puts sparse attention into the model, or keeps packed documents apart in its own
     pre_lora_load        checks that the model computes the RoPE asked for, and has as many tokens as before
     post_lora_load       embeddings and norms as fp32 masters; with `rl: dpo` and its like at post_trainer_create
-    post_trainer_create  the callback that chooses each step's attention, learning rates, and the table of all this
+    post_trainer_create  the callback that chooses each step's attention, learning rates, which rows keep their activations,
+                         and the table of all this
     post_train_unload    restores the models
     post_lora_merge      (0.21) writes the RoPE into the merged config
 
@@ -45,11 +46,12 @@ from trainer_configs.longlora.config import (
     section,
 )
 from trainer_configs.longlora.conflicts import splits_sequences
+from trainer_configs.longlora.kept_activations import KeptActivations
 from trainer_configs.longlora.pair_logits import PAIRED, can_keep, completions_alone
 from trainer_configs.longlora.rope.extension import check as check_rope
 from trainer_configs.longlora.row_files import restarts
 from trainer_configs.longlora.schedule import Schedule, Trainer, with_rates
-from trainer_configs.longlora.startup_summary import check_logits, table
+from trainer_configs.longlora.startup_summary import check_logits, kept_tokens, table
 from trainer_configs.longlora.trainable import prepare, save_sharded
 
 DEFAULT_SEED = 42  # transformers' own
@@ -67,6 +69,7 @@ class LongLoRAPlugin(BasePlugin):
         super().__init__()
         self.attentions: list[SparseAttention] = []
         self.apart: list[DocumentMask] = []  # with attention: full
+        self.kept: list[KeptActivations] = []
         self.prepared = False
         self.rows = 0  # of the input embedding as it was loaded
 
@@ -138,6 +141,8 @@ class LongLoRAPlugin(BasePlugin):
             base.save_pretrained = trainer.model.save_pretrained
         if torch.cuda.is_available() and not cfg.rl:
             check_logits(cfg, trainer.model)
+        if short := kept_tokens(cfg, trainer.model):
+            self.kept.append(KeptActivations(trainer.model, short))
         if cfg.fsdp_config:
             shard.save_fsdp2_lora_adapter = lambda _, folder: save_sharded(trainer.model, folder)
         if cfg.rl in PAIRED and can_keep(trainer):
@@ -151,7 +156,7 @@ class LongLoRAPlugin(BasePlugin):
 
     def post_train_unload(self, cfg: AxolotlConfig) -> None:
         """Give the models their own attention back."""
-        for hooks in (self.attentions, self.apart):
+        for hooks in (self.attentions, self.apart, self.kept):
             while hooks:
                 hooks.pop().uninstall()
         self.prepared = False

@@ -106,6 +106,23 @@ def step_bytes(shape: Shape, weights: int, trained: int, tokens: int, again: Rec
     return weights + ADAM_BYTES * trained + kept + (0 if fused else logit_bytes(tokens, shape.vocabulary))
 
 
+def kept_tokens(cfg: AxolotlConfig, model: CausalLM) -> int:
+    """Return the tokens of the largest batch whose activations, all kept, take no more memory than those of the longest rows
+    whose layers are computed again; 0 where none are, or where GPUs share the weights, which all must ask for together.
+    """
+    if not cfg.gradient_checkpointing or cfg.fsdp_config or cfg.deepspeed:
+        return 0
+    shape, longest = shape_of(model), rows_of_batch(cfg) * cfg.sequence_len
+    layer = kept_numbers(shape.hidden, shape.inner, FUSED)
+    inputs = (shape.hidden + (0 if recomputed(cfg).attention else shape.width)) * shape.layers
+    return int(longest * (inputs + layer) / (layer * shape.layers))
+
+
+def rows_of_batch(cfg: AxolotlConfig) -> int:
+    """Return how many rows a GPU computes at a time; a pair is two of them."""
+    return (cfg.micro_batch_size or 1) * (2 if cfg.rl in PAIRS else 1)
+
+
 def logit_bytes(tokens: int, vocabulary: int) -> int:
     """Return the bytes of the logits of so many tokens, with gradients."""
     return LOGIT_BYTES * tokens * vocabulary
@@ -132,7 +149,7 @@ def expected(cfg: AxolotlConfig, settings: LongLoRA, model: CausalLM) -> str:
 
     Rows are taken to have `sequence_len` tokens; a pair is two of them.
     """
-    shape, length, rows = shape_of(model), cfg.sequence_len, (cfg.micro_batch_size or 1) * (2 if cfg.rl in PAIRS else 1)
+    shape, length, rows = shape_of(model), cfg.sequence_len, rows_of_batch(cfg)
     full = settings.full_attention_steps if settings.attention != "full" else 1.0
     group = settings.group(length)
     sparse = tail_density(length, 0, group) if settings.attention == "tail_global" else density(length, group)
@@ -165,6 +182,8 @@ def table(cfg: AxolotlConfig, model: "PeftModel", attentions: list[SparseAttenti
     kernels = [key.removeprefix("liger_") for key in LIGER if cfg.get(key)]
     kept = ", attention kept through checkpointing" if recomputed(cfg).layers and cfg.selective_checkpointing else ""
     grid.add_row("fused", f"{', '.join(kernels) or 'nothing'}{kept}")
+    if short := kept_tokens(cfg, model):
+        grid.add_row("short rows", f"of at most {short:,} tokens a batch: no layer is computed again")
     for count in counts(model):
         dtype = str(count.dtype).removeprefix("torch.")
         grid.add_row(f"trained: {count.kind}", f"{count.elements:,} in {counted(count.tensors, 'tensor')}, {dtype}")

@@ -13,8 +13,10 @@ from trainer_configs.longlora.startup_summary import (
     Shape,
     check_logits,
     density,
+    kept_tokens,
     logit_bytes,
     recomputed,
+    shape_of,
     step_bytes,
     step_flops,
 )
@@ -59,7 +61,7 @@ def test_memory_is_near_what_was_measured(length: int, measured: float) -> None:
 
 def config(**given: Any) -> Any:
     keys = "gradient_checkpointing selective_checkpointing fsdp_config micro_batch_size cut_cross_entropy "
-    keys += "liger_fused_linear_cross_entropy"
+    keys += "liger_fused_linear_cross_entropy deepspeed rl"
     return SimpleNamespace(**dict.fromkeys(keys.split()) | given)
 
 
@@ -79,6 +81,22 @@ def test_kept_attention_costs_an_output_a_layer_and_saves_a_forward_pass() -> No
     assert more == 28 * length * 1536 * 2
     (matrices, attention), (same, less) = (step_flops(QWEN2_1_5B, length, length, 1.0, each) for each in (ALL, kept))
     assert matrices == same and less == pytest.approx(attention * 7 / 9)
+
+
+@pytest.mark.parametrize("selective", [None, {"save": ["attention"]}])
+def test_rows_keep_their_activations_where_the_longest_recomputed_take_as_much(selective: object) -> None:
+    model, length = tiny_model(), 10_000
+    cfg = config(
+        gradient_checkpointing=True, selective_checkpointing=selective, micro_batch_size=2, sequence_len=length
+    )
+    most, allowed = kept_tokens(cfg, model), step_bytes(shape_of(model), 0, 0, 2 * length, recomputed(cfg), True)
+    kept = [step_bytes(shape_of(model), 0, 0, tokens, Recomputed(False, False), True) for tokens in (most, most + 1)]
+    assert kept[0] <= allowed < kept[1]
+
+
+def test_none_do_where_nothing_is_recomputed_or_gpus_ask_for_weights_together() -> None:
+    for given in ({}, {"gradient_checkpointing": True, "fsdp_config": {"x": 1}}, {"deepspeed": "zero3.json"}):
+        assert not kept_tokens(config(sequence_len=64, **given), tiny_model())
 
 
 def test_logits_that_would_not_fit_are_refused_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

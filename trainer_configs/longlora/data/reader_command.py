@@ -52,6 +52,9 @@ def reader_rows(  # noqa: PLR0913 - an option each
     chat_model: Annotated[str, typer.Option(help="Its name there: the base model.")] = "",
     chats: Annotated[int, typer.Option(help="Questions to ask it.")] = 1000,
     chat_rows: Annotated[Path | None, typer.Option(help="File of conversations: kept, reused, or your own.")] = None,
+    conversations: Annotated[
+        int, typer.Option(help="Further rows of conversations alone; 0: every row has some behind it, which packs it.")
+    ] = RowSettings.conversations,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     num_proc: Annotated[int, typer.Option(help="Processes.")] = 2,
 ) -> None:
@@ -62,16 +65,18 @@ def reader_rows(  # noqa: PLR0913 - an option each
 
         settings = RowSettings(
             count, shortest, longest, parallel, ordinary, questions, _names(kinds), _names(forms), wordings, seed, registers,
-            pose=pose, pose_length=pose_length,
+            conversations=conversations, pose=pose, pose_length=pose_length,
         )  # fmt: skip
         settings.check()
+        if conversations and not (chat or chat_rows):
+            raise ConfigError("conversations need --chat or --chat-rows", setting="conversations")
         file = _conversations(chat, chat_model, chats, chat_rows, seed, out)
         stats = build(Build(settings, out, tokenizer, texts, file, num_proc), progress=True)
     Console().print(table(stats))
     if not file:
         print("no ordinary conversations: give --chat or --chat-rows, or the reader may answer all questions with none")
     print(
-        f"{out}/data; for Axolotl:\n  datasets: [{{path: {out}, type: {ROWS}}}]\n  sequence_len: {longest}\n"
+        f"{out}/data; for Axolotl:\n  datasets: [{{path: {out}, type: {ROWS}}}]\n  sequence_len: {settings.most}\n"
         "  sample_packing: false"
     )
 
