@@ -105,9 +105,8 @@ class Patterns:
         figures, asked = trained.figures(), time.perf_counter()
         tokenizer = load_full_tokenizer(str(self.model))
         if self.keeps:
-            folder = self.out / "models" / "-".join(map(str, arm))
-            trained.model.save_pretrained(folder)
-            AutoTokenizer.from_pretrained(self.model).save_pretrained(folder)
+            trained.model.save_pretrained(self.folder(arm))
+            AutoTokenizer.from_pretrained(self.model).save_pretrained(self.folder(arm))
         records = evaluate(trained.model, tokenizer, self.prompts, BATCH_TOKENS)
         ended = time.perf_counter()
         figures |= {"losses": trained.losses, "evaluation_seconds": ended - asked, "all_seconds": ended - began}
@@ -119,6 +118,10 @@ class Patterns:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return True
+
+    def folder(self, arm: Arm) -> Path:
+        """Return where an arm's model is kept."""
+        return self.out / "models" / "-".join(map(str, arm))
 
     def _budget(self, arm: Arm) -> Budget | None:
         if arm[0] == BEFORE:
@@ -273,6 +276,12 @@ def run(
             )
         if (out / "results.json").exists():
             work.results = json.loads((out / "results.json").read_text())
+        if keep and (
+            lost := [key(arm) for arm in wanted if key(arm) in work.results and not work.folder(arm).is_dir()]
+        ):
+            raise ConfigError(
+                f"{lost[0]} was measured without keep: give a new folder, or leave it out", setting="keep"
+            )
         there = [work.measure(arm) for arm in wanted]
     if not all(there):
         print("time is up: the same command goes on with the empty lines")

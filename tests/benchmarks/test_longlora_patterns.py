@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 
 import pytest
@@ -117,23 +118,48 @@ def test_behind_a_skip_all_of_the_row_is_seen(work):
     assert torch.allclose(loss, whole, rtol=1e-5)
 
 
-def test_rows_come_with_their_skips_and_a_kept_model_answers_as_the_one_that_was_trained(work, tmp_path, monkeypatch):
-    monkeypatch.setattr(longlora_grid, "REPLY_TOKENS", 2)
+def test_rows_come_with_their_skips_and_the_model_that_is_asked_is_kept(work, tmp_path, monkeypatch):
     settings = RowSettings(
         0, LENGTH, LENGTH, 0.0, 0.0, 2, ("single",), ("tags",), "environments", pose=3, pose_length=512
     )
     build(Build(settings, tmp_path / "short", str(work / "model"), num_proc=1))
-    short = read_rows(tmp_path / "short", "cpu")
+    short, rows = read_rows(tmp_path / "short", "cpu"), read_rows(work / "rows", "cpu")
     assert all(len(row.ids[0]) <= 512 < row.reach <= LENGTH and row.positions is not None for row in short)
-    rows, asked = read_rows(work / "rows", "cpu"), read_prompts(work / "prompts.json")[:1]
     assert all(row.positions is None and row.reach == len(row.ids[0]) for row in rows)
-    patterns = Patterns(tmp_path, work / "model", rows, asked, 0.2, time.perf_counter() + 1e6, short=short, keeps=True)
-    arm = ("pose", "seconds", 1)
-    assert patterns.measure(arm)
-    model = AutoModelForCausalLM.from_pretrained(folder := tmp_path / "models" / "pose-seconds-1", dtype=torch.float32)
-    assert model.config.max_position_embeddings == LENGTH
-    records = longlora_grid.evaluate(model, load_full_tokenizer(str(folder)), asked, 10**6)
-    assert records == patterns.results["pose seconds 1"]["records"]
+    asked = []
+    monkeypatch.setattr(longlora_patterns, "evaluate", lambda model, *_: asked.append(model) or [])
+    patterns = Patterns(tmp_path, work / "model", rows, [], 0.2, time.perf_counter() + 1e6, short=short, keeps=True)
+    assert patterns.measure(arm := ("pose", "seconds", 1))
+    kept, base = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        for folder in (patterns.folder(arm), work / "model")
+    )
+    assert kept.config.max_position_embeddings == LENGTH and len(
+        load_full_tokenizer(str(patterns.folder(arm))).get_vocab()
+    )
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), asked[0].parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(kept.parameters(), base.parameters(), strict=True))
+    shutil.rmtree(patterns.folder(arm))
+    arguments = [
+        "run",
+        str(tmp_path),
+        "--model",
+        str(work / "model"),
+        "--rows",
+        str(work / "rows"),
+        "--methods",
+        "pose",
+    ]
+    arguments += [
+        "--short-rows",
+        str(tmp_path / "short"),
+        "--prompts",
+        str(work / "prompts.json"),
+        "--equal",
+        "seconds",
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--keep"])
+    assert result.exit_code == 2 and "pose seconds 1 was measured without keep: give a new folder" in result.output
 
 
 def test_layers_are_computed_again_in_long_rows_and_the_gradients_stay(work, monkeypatch):

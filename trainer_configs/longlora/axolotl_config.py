@@ -15,9 +15,11 @@ class AxolotlConfig(Protocol):
     gradient_accumulation_steps: int | None
     gradient_checkpointing: bool | str | None
     selective_checkpointing: Mapping[str, object] | None
+    activation_offloading: bool | str | None
     fsdp_config: Mapping[str, object] | None
     deepspeed: str | Mapping[str, object] | None
     attn_implementation: str | None
+    lora_dropout: float | None
     liger_fused_linear_cross_entropy: bool | None
     cut_cross_entropy: bool | None
     rl: str | None

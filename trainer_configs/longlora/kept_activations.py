@@ -19,20 +19,27 @@ class KeptActivations:
     def __init__(self, model: nn.Module, most: int):
         self.most = most
         self._layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+        self._off: list[GradientCheckpointingLayer] = []
         self._hook = model.register_forward_pre_hook(self._look, with_kwargs=True)
 
     def uninstall(self) -> None:
-        """Leave the model alone."""
+        """Leave the model as it was."""
         self._hook.remove()
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._off:
+            self._off.pop().gradient_checkpointing = True
 
     def _look(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._restore()
         ids = kwargs.get("input_ids")
-        if not isinstance(ids, Tensor) or not module.training:
+        if not isinstance(ids, Tensor) or not module.training or ids.numel() > self.most:
             return None
-        short = ids.numel() <= self.most
-        for layer in self._layers:
-            layer.gradient_checkpointing = not short
+        self._off = [layer for layer in self._layers if layer.gradient_checkpointing]
+        for layer in self._off:
+            layer.gradient_checkpointing = False
         # Checkpointed layers keep no cache; without, the model would fill one.
-        return (args, kwargs | {"use_cache": False}) if short else None
+        return args, kwargs | {"use_cache": False}

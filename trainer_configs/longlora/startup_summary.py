@@ -8,7 +8,7 @@ from rich.table import Table
 
 from longthread.counts import counted
 from longthread.language_model import CausalLM
-from longthread.model_shape import FUSED, head_size, kept_numbers
+from longthread.model_shape import EAGER, FUSED, head_size, kept_numbers
 from trainer_configs.longlora.attention.tail_global import tail_density
 from trainer_configs.longlora.attention.transformers_hook import SparseAttention
 from trainer_configs.longlora.axolotl_config import AxolotlConfig
@@ -107,20 +107,21 @@ def step_bytes(shape: Shape, weights: int, trained: int, tokens: int, again: Rec
 
 
 def kept_tokens(cfg: AxolotlConfig, model: CausalLM) -> int:
-    """Return the tokens of the largest batch whose activations, all kept, take no more memory than those of the longest rows
-    whose layers are computed again; 0 where none are, or where GPUs share the weights, which all must ask for together.
+    """Return the tokens of the largest batch whose activations, all kept, take about as much memory as the longest rows whose
+    layers are computed again, by estimates that err towards less.
+
+    It is 0 where nothing is computed again or activations leave the GPU, where GPUs share the weights, which all must ask for
+    together, for pairs, and with dropout, whose masks are kept too.
     """
-    if not cfg.gradient_checkpointing or cfg.fsdp_config or cfg.deepspeed:
+    selective = cfg.selective_checkpointing or {}
+    if cfg.gradient_checkpointing is not True or cfg.activation_offloading or selective.get("offload"):
         return 0
-    shape, longest = shape_of(model), rows_of_batch(cfg) * cfg.sequence_len
-    layer = kept_numbers(shape.hidden, shape.inner, FUSED)
+    if cfg.fsdp_config or cfg.deepspeed or cfg.rl or cfg.lora_dropout:
+        return 0
+    shape, longest = shape_of(model), (cfg.micro_batch_size or 1) * cfg.sequence_len
     inputs = (shape.hidden + (0 if recomputed(cfg).attention else shape.width)) * shape.layers
-    return int(longest * (inputs + layer) / (layer * shape.layers))
-
-
-def rows_of_batch(cfg: AxolotlConfig) -> int:
-    """Return how many rows a GPU computes at a time; a pair is two of them."""
-    return (cfg.micro_batch_size or 1) * (2 if cfg.rl in PAIRS else 1)
+    allowed = longest * (inputs + kept_numbers(shape.hidden, shape.inner, FUSED))
+    return allowed // (kept_numbers(shape.hidden, shape.inner, EAGER) * shape.layers)
 
 
 def logit_bytes(tokens: int, vocabulary: int) -> int:
@@ -149,7 +150,7 @@ def expected(cfg: AxolotlConfig, settings: LongLoRA, model: CausalLM) -> str:
 
     Rows are taken to have `sequence_len` tokens; a pair is two of them.
     """
-    shape, length, rows = shape_of(model), cfg.sequence_len, rows_of_batch(cfg)
+    shape, length, rows = shape_of(model), cfg.sequence_len, (cfg.micro_batch_size or 1) * (2 if cfg.rl in PAIRS else 1)
     full = settings.full_attention_steps if settings.attention != "full" else 1.0
     group = settings.group(length)
     sparse = tail_density(length, 0, group) if settings.attention == "tail_global" else density(length, group)

@@ -54,7 +54,13 @@ class RowSettings:
         """Return the tokens of the longest rows."""
         if self.count:
             return self.longest
-        return max(self.pose_length, short_lengths(self.longest)[-1] if self.short_texts else 0)
+        short = short_lengths(self.longest)[-1] if self.short_texts else 0
+        return max(self.pose_length, short, self.conversation_length if self.conversations else 0)
+
+    @property
+    def conversation_length(self) -> int:
+        """Return the tokens of rows of conversations alone, at most."""
+        return min(CONVERSATION, self.longest)
 
     def check(self) -> None:
         """Raise `ConfigError` for settings that no rows can have."""
@@ -145,7 +151,7 @@ def plan(settings: RowSettings) -> list[RowPlan]:
     ]
     short = short_lengths(settings.longest)
     rows += [("text", short[i % len(short)], forms[0], 1, 0) for i in range(settings.short_texts)]
-    rows += [("chat", min(CONVERSATION, settings.longest), forms[0], 1, 0)] * settings.conversations
+    rows += [("chat", settings.conversation_length, forms[0], 1, 0)] * settings.conversations
     Random(f"reader rows {settings.seed}").shuffle(rows)
     return [RowPlan(number, *row) for number, row in enumerate(rows)]
 

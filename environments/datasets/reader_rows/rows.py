@@ -72,6 +72,7 @@ class RowMaker:
 
     def check(self) -> None:
         """Raise `ConfigError` unless the shortest rows can be made, in every form."""
+        self.check_chats()
         settings = self.settings
         lengths = [(settings.shortest, 0)] * bool(settings.count)
         lengths += [(settings.pose_length, settings.longest)] * bool(settings.pose)
@@ -81,6 +82,13 @@ class RowMaker:
             for form in settings.forms:
                 for length, reach in lengths:
                     self.row(RowPlan(0, kind, length, form, reach=reach))
+
+    def check_chats(self) -> None:
+        """Raise `ConfigError` unless some conversation is short enough for the rows that are to hold one."""
+        if self.settings.conversations:
+            self._conversation(RowPlan(0, "chat", self.settings.conversation_length, self.settings.forms[0]))
+        elif self._joined:
+            self._drawn_chats(RowPlan(0, "document", self.settings.least, self.settings.forms[0]), self._chat_tokens)
 
     def row(self, plan: RowPlan) -> Row:
         """Return the row of a plan: its pieces, each of at most `plan.length` tokens, and conversations with a short text."""
@@ -271,10 +279,11 @@ class RowMaker:
             elif chosen:
                 break
         if not chosen:
-            raise ConfigError(
-                f"no conversation has {room:,} tokens or fewer: give shorter ones, or longer rows",
-                setting=("chat_rows", "pose_length" if plan.reach else "shortest"),
-            )
+            found = f"no conversation has {room:,} tokens or fewer: give shorter ones"
+            if plan.kind == "chat" or room >= CHAT_TOKENS:
+                raise ConfigError(found, setting="chat_rows")
+            longer = "pose_length" if self.settings.pose else "shortest"
+            raise ConfigError(f"{found}, or longer rows", setting=("chat_rows", longer))
         return chosen
 
 

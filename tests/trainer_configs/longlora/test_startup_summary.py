@@ -61,7 +61,7 @@ def test_memory_is_near_what_was_measured(length: int, measured: float) -> None:
 
 def config(**given: Any) -> Any:
     keys = "gradient_checkpointing selective_checkpointing fsdp_config micro_batch_size cut_cross_entropy "
-    keys += "liger_fused_linear_cross_entropy deepspeed rl"
+    keys += "liger_fused_linear_cross_entropy deepspeed rl lora_dropout activation_offloading"
     return SimpleNamespace(**dict.fromkeys(keys.split()) | given)
 
 
@@ -90,13 +90,19 @@ def test_rows_keep_their_activations_where_the_longest_recomputed_take_as_much(s
         gradient_checkpointing=True, selective_checkpointing=selective, micro_batch_size=2, sequence_len=length
     )
     most, allowed = kept_tokens(cfg, model), step_bytes(shape_of(model), 0, 0, 2 * length, recomputed(cfg), True)
-    kept = [step_bytes(shape_of(model), 0, 0, tokens, Recomputed(False, False), True) for tokens in (most, most + 1)]
-    assert kept[0] <= allowed < kept[1]
+    kept = step_bytes(shape_of(model), 0, 0, most, Recomputed(False, False), True)
+    assert 0.4 * allowed < kept <= allowed  # unfused layers keep up to twice as much as fused ones
 
 
-def test_none_do_where_nothing_is_recomputed_or_gpus_ask_for_weights_together() -> None:
-    for given in ({}, {"gradient_checkpointing": True, "fsdp_config": {"x": 1}}, {"deepspeed": "zero3.json"}):
-        assert not kept_tokens(config(sequence_len=64, **given), tiny_model())
+def test_none_do_where_that_saves_nothing_or_cannot_be() -> None:
+    given = {"gradient_checkpointing": True, "sequence_len": 64}
+    assert kept_tokens(config(**given), tiny_model()) > 0
+    for other in (
+        {"gradient_checkpointing": False}, {"gradient_checkpointing": "offload"}, {"activation_offloading": "disk"},
+        {"selective_checkpointing": {"offload": True}}, {"fsdp_config": {"x": 1}}, {"deepspeed": "zero3.json"},
+        {"rl": "dpo"}, {"lora_dropout": 0.1},
+    ):  # fmt: skip
+        assert not kept_tokens(config(**given | other), tiny_model()), other
 
 
 def test_logits_that_would_not_fit_are_refused_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:

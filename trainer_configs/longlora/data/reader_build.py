@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from environments.datasets.reader_rows.chats import read_chats
+from environments.datasets.reader_rows.chats import WANTED, read_chats
 from environments.datasets.reader_rows.encoding import IGNORED, Row
 from environments.datasets.reader_rows.plan import RowPlan, RowSettings, plan
 from environments.datasets.reader_rows.rows import POOL_ROWS, RowMaker
@@ -53,7 +53,10 @@ class Build:
             tokenizer = load_tokenizer(self.tokenizer)
         except ConfigError as error:
             raise ConfigError(error.message, setting="tokenizer") from None
-        return RowMaker(tokenizer, self.settings, self.texts, read_chats(self.chats) if self.chats else ())
+        chats = read_chats(self.chats) if self.chats else ()
+        if self.chats and not chats:
+            raise ConfigError(f"{self.chats} holds no conversations: {WANTED}", setting="chat_rows")
+        return RowMaker(tokenizer, self.settings, self.texts, chats)
 
     def run(self, maker: RowMaker) -> Run:
         """Return the settings as JSON values, with the version and the fingerprints of tokenizer, texts and chats."""

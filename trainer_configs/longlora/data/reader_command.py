@@ -69,7 +69,7 @@ def reader_rows(  # noqa: PLR0913 - an option each
         )  # fmt: skip
         settings.check()
         if conversations and not (chat or chat_rows):
-            raise ConfigError("conversations need --chat or --chat-rows", setting="conversations")
+            raise ConfigError(f"conversations {conversations} need --chat or --chat-rows", setting="conversations")
         file = _conversations(chat, chat_model, chats, chat_rows, seed, out)
         stats = build(Build(settings, out, tokenizer, texts, file, num_proc), progress=True)
     Console().print(table(stats))
@@ -78,6 +78,8 @@ def reader_rows(  # noqa: PLR0913 - an option each
     print(
         f"{out}/data; for Axolotl:\n  datasets: [{{path: {out}, type: {ROWS}}}]\n  sequence_len: {settings.most}\n"
         "  sample_packing: false"
+        + f"\n  longlora: {{context_extension: {{target_length: {longest}}}}}, or a window as long"
+        * bool(pose)
     )
 
 

@@ -16,7 +16,7 @@ import yaml
 from transformers import AutoConfig, PretrainedConfig
 
 import trainer_configs
-from environments.datasets.reader_rows.chats import read_chats
+from environments.datasets.reader_rows.chats import WANTED
 from environments.datasets.reader_rows.plan import CONVERSATION, FORMS, LEAST, POSE_LENGTH, RowSettings, short_lengths
 from environments.datasets.reader_rows.questions import WEIGHTS
 from environments.haystack.layout import LayoutError
@@ -225,8 +225,8 @@ def _check_values(settings: ExtendSettings) -> None:
     for name in ("texts", "held_out"):
         if (folder := getattr(settings, name)) and not any(Path(folder).rglob("*.txt")):
             raise ConfigError(f"{folder} is not a folder with .txt files", setting=name)
-    if (file := settings.chat_rows) and not (file.is_file() and read_chats(file)):
-        raise ConfigError(f"{file} is not a file of conversations", setting="chat_rows")
+    if (file := settings.chat_rows) and not file.is_file():
+        raise ConfigError(f"{file} is not a file: give one of conversations, {WANTED}", setting="chat_rows")
     if find_spec("axolotl") is None:
         raise ConfigError("Axolotl is not installed, which trains: install longthread[train]")
 

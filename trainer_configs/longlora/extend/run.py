@@ -59,6 +59,7 @@ class ExtendRun:
 
     def run(self) -> Path:
         """Do all of it; return the folder of the last model. Raises `ConfigError` or `RunError`."""
+        self._check_chats()
         self._begin()
         for stage in self.plan.stages:
             if stage.kind != "dpo":
@@ -96,15 +97,26 @@ class ExtendRun:
         else:
             write_json(path, run)
 
-    def _make_rows(self, stage: Stage) -> None:
+    def _check_chats(self) -> None:
+        """Raise `ConfigError` for given conversations that some stage's rows cannot hold."""
+        if file := self.plan.settings.chat_rows:
+            for stage in self.plan.stages:
+                if stage.kind != "dpo":
+                    self._build(stage, file).maker().check_chats()
+
+    def _build(self, stage: Stage, chats: Path | None) -> Build:
         rows, settings = self.out / stage.name / "rows", self.plan.settings
-        chats = settings.chat_rows
+        return Build(
+            self.plan.row_settings(stage), rows, str(self.plan.model), settings.texts, chats, settings.num_proc
+        )
+
+    def _make_rows(self, stage: Stage) -> None:
+        chats, settings = self.plan.settings.chat_rows, self.plan.settings
         if settings.chats and not chats:
             chats = self.out / CHATS
-            if not (rows / STATS).is_file():
+            if not (self.out / stage.name / "rows" / STATS).is_file():
                 self._ask_chats(chats)
-        job = Build(self.plan.row_settings(stage), rows, str(self.plan.model), settings.texts, chats, settings.num_proc)
-        build(job, progress=True)
+        build(self._build(stage, chats), progress=True)
 
     def _ask_chats(self, path: Path) -> None:
         """Have the model answer general questions, as it is. Raises `ConfigError` for one that does not end its replies."""

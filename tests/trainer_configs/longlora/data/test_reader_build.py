@@ -25,7 +25,7 @@ from trainer_configs.longlora.config import LongLoRAError
 from trainer_configs.longlora.data.reader_build import Build, build
 from trainer_configs.longlora.data.reader_command import app
 from trainer_configs.longlora.data.run_folder import shards
-from trainer_configs.longlora.row_files import ROWS
+from trainer_configs.longlora.row_files import ROWS, restarts
 from trainer_configs.longlora.rows import load
 
 LENGTH, COUNT, CHATS = 3000, 20, 9  # tokens, which are bytes with the tiny tokenizer
@@ -141,6 +141,45 @@ def test_what_cannot_work_is_one_line_before_any_work(
     assert result.exit_code == 2 and not (tmp_path / "rows").exists()
     lines = [line for line in result.output.splitlines() if line.strip()]
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
+
+
+def chat_file(path: Path, *words: int) -> str:
+    """Write a conversation of so many words each; return the path."""
+    chats = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So it is. " * n}] for n in words]
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    return str(path)
+
+
+def test_conversations_stand_in_rows_of_their_own_beside_rows_that_skip(model: Path, tmp_path: Path) -> None:
+    chats = chat_file(tmp_path / "chats.jsonl", 70, 3)
+    short = ("--count", "0", "--pose", "3", "--pose-length", "700", "--parallel", "0", "--ordinary", "0")
+    result = run(tmp_path / "rows", model, *short, "--conversations", "2", "--chat-rows", chats)
+    rows = [row for shard in shards(tmp_path / "rows") for row in pq.read_table(shard).to_pylist()]
+    kept, skipping = (
+        sorted(r["length"] for r in rows if (r["position_ids"][-1] >= r["length"]) == skips) for skips in (0, 1)
+    )
+    assert len(kept) == 2 and 700 < kept[-1] <= 1024 and len(skipping) == 3 and skipping[-1] <= 700
+    assert not any(restarts(row["position_ids"]) for row in rows)
+    assert "sequence_len: 1024" in result.output and f"target_length: {LENGTH}}}" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        ((), (), "holds no conversations: a row is "),
+        ((400,), ("--conversations", "1"), "no conversation has 1,024 tokens or fewer: give shorter ones (--chat-rows)"),
+        ((400,), (), "no conversation has 512 tokens or fewer: give shorter ones (--chat-rows)"),
+        ((30,), ("--shortest", "512"), "256 tokens or fewer: give shorter ones, or longer rows (--chat-rows, --shortest)"),
+    ],
+    ids=["none", "of their own", "in every row", "in short rows"],
+)  # fmt: skip
+def test_conversations_that_no_row_can_hold_are_refused_before_any_work(
+    words: tuple[int, ...], options: tuple[str, ...], message: str, model: Path, tmp_path: Path
+) -> None:
+    result = run(tmp_path / "rows", model, "--chat-rows", chat_file(tmp_path / "chats.jsonl", *words), *options)
+    assert result.exit_code == 2 and message in result.output and not (tmp_path / "rows").exists()
+    result = run(tmp_path / "rows", model, "--conversations", "2")
+    assert result.exit_code == 2 and "conversations 2 need --chat or --chat-rows (--conversations)" in result.output
 
 
 def test_a_folder_of_something_else_is_left_alone(model: Path, tmp_path: Path) -> None:

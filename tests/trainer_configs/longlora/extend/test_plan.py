@@ -126,6 +126,7 @@ def test_evaluations_go_up_to_the_window_less_a_reply(settings: ExtendSettings) 
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
         ({"pose": 1.5}, "pose must be from 0 to 1 (got 1.5)"),
         ({"texts": "nowhere"}, "nowhere is not a folder with .txt files"),
+        ({"chat_rows": Path("nowhere")}, "nowhere is not a file: give one of conversations, a row is"),
         ({"held_out": "nowhere"}, "nowhere is not a folder with .txt files"),
         ({"recipe": Path("nowhere.yaml")}, "nowhere.yaml is not a readable YAML file"),
         ({"model": "no/such-model-here"}, "model no/such-model-here is no folder, and cannot be fetched"),

@@ -192,6 +192,19 @@ def test_rows_hold_the_models_own_replies_to_general_questions(
     assert sum("I say " in text for text, _ in extension) == 1 and not any(packed for _, packed in extension)
 
 
+def test_conversations_that_a_later_stage_cannot_hold_are_refused_before_anything_is_made(
+    fine_tuning: Plan, tmp_path: Path
+) -> None:
+    chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody. " * 90}]
+    (tmp_path / "given.jsonl").write_text(
+        json.dumps({"messages": chat}) + "\n"
+    )  # a row has room for it, SFT's rows not
+    plan = make_plan(replace(fine_tuning.settings, chat_rows=tmp_path / "given.jsonl"))
+    with pytest.raises(ConfigError, match=r"no conversation has 512 tokens or fewer: give shorter ones"):
+        ExtendRun(plan, tmp_path / "out").run()
+    assert not (tmp_path / "out").exists()
+
+
 def test_conversations_that_are_given_stand_in_the_place_of_replies(fine_tuning: Plan, tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I say nobody."}]
     (tmp_path / "given.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
