@@ -45,8 +45,33 @@ ROPES: dict[str, dict[str, Any]] = {  # by name: options of `context_extension`
     **{method: {"method": method} for method in OPTIONS},
     "ntk_temperature": {"method": "ntk", "temperature": TEMPERATURE},
 }
+LORA, ALL = "lora", "all"  # what is trained: LoRA alone, all weights; else LoRA with embeddings and norms
+FULL_RATE = 1e-4  # of all weights: between LoRA's and that of the embeddings
 MOST_LOGITS = 32_768 * 49_152  # of a row: 19 GB with their gradients; of 131,072 tokens of plain text they would be 77
 KEPT_TOKENS = 16_384  # of the longest rows whose activations are kept; of longer ones attention alone, as in the recipe
+
+
+class Method(NamedTuple):
+    """A method by its parts, PATTERN+ROPE:LEARNS; what is left out behind the pattern is the recipe's."""
+
+    pattern: str
+    rope: str = ""
+    learns: str = ""
+
+    @classmethod
+    def of(cls, name: str) -> "Method":
+        """Return the parts of a name. Raises `ConfigError` for others than there are."""
+        before, _, learns = name.partition(":")
+        pattern, _, rope = before.partition("+")
+        known = (
+            pattern in PATTERNS and (rope in ROPES or before == pattern) and (learns in (LORA, ALL) or before == name)
+        )
+        if not known:
+            raise ConfigError(
+                f"methods must be of {', '.join(PATTERNS)}, with +{', +'.join(ROPES)} or with :{LORA}, :{ALL} (got {name})",
+                setting="methods",
+            )
+        return cls(pattern, rope, learns)
 
 
 class Row(NamedTuple):
@@ -123,14 +148,14 @@ class Trained:
 class InProcess:
     """One pattern's model, wrapped and prepared as the plugin does it, with its optimizer.
 
-    `method` is one of `PATTERNS`, and behind a + one of `ROPES` where the extension is not the recipe's; `length` is
-    the window to which the model is extended: that of the longest row, but for pose.
+    `method` is a name of `Method`; `length` is the window to which the model is extended: that of the longest row, but for
+    pose.
     """
 
     def __init__(self, folder: Path, method: str, length: int, seed: int):
         self.recipe = yaml.safe_load(RECIPE.read_text())
         own = {name: value for name, value in self.recipe["longlora"].items() if name != "group_size"}
-        pattern, _, rope = method.partition("+")
+        pattern, rope, self.learns = Method.of(method)
         extension = ROPES[rope or own["context_extension"]["method"]] | {"target_length": length}
         self.settings = LongLoRA(**own | PATTERNS[pattern] | {"context_extension": extension})
         if (self.settings.group_size or 0) > length // 4:
@@ -143,12 +168,17 @@ class InProcess:
         if self.settings.attention != "full":
             group = self.settings.group(length)
             self.sparse = install(base, group, self.settings.sink_tokens, pattern=self.settings.attention)
-        self.model = self._wrapped(base)
-        if self.sparse:
+        self.model = base if self.learns == ALL else self._wrapped(base)
+        if self.sparse and self.learns != ALL:
             self.sparse.watch(self.model)
-        groups = parameter_groups(
-            self.model, self.recipe["learning_rate"], self.settings.embedding_lr, self.settings.norm_lr
-        )
+        if self.length > KEPT_TOKENS and not self.short:
+            checkpointing(self.model, attention=True)
+        self.model.train()
+        groups: list[dict[str, Any]] = [{"params": list(base.parameters()), "lr": FULL_RATE}]
+        if self.learns != ALL:
+            groups = parameter_groups(
+                self.model, self.recipe["learning_rate"], self.settings.embedding_lr, self.settings.norm_lr
+            )
         betas = self.recipe["adam_beta1"], self.recipe["adam_beta2"]
         self.optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=0.0, fused=self.device == "cuda")
         self.rates = [group["lr"] for group in groups]
@@ -164,26 +194,26 @@ class InProcess:
                 setattr(config, name, value)
         elif window < self.length:
             raise ConfigError(f"{folder} reads {window} tokens, rows have {self.length}: choose another model")
-        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        # What is trained stays in fp32, as the plugin has it.
+        dtype = torch.bfloat16 if self.device == "cuda" and self.learns != ALL else torch.float32
         model: Any = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
         return model.to(self.device)
 
     def _wrapped(self, base: Any) -> Any:
         from peft import LoraConfig, get_peft_model
 
+        saved = None if self.learns == LORA else module_names(base)
         lora = LoraConfig(
             r=self.recipe["lora_r"],
             lora_alpha=self.recipe["lora_alpha"],
             target_modules=self.recipe["lora_target_modules"],
-            modules_to_save=module_names(base),
-            ensure_weight_tying=bool(base.config.get_text_config().tie_word_embeddings),
+            modules_to_save=saved,
+            ensure_weight_tying=bool(saved and base.config.get_text_config().tie_word_embeddings),
             task_type="CAUSAL_LM",
         )
         model: Any = get_peft_model(base, lora)
         prepare(model)
-        if self.length > KEPT_TOKENS and not self.short:
-            checkpointing(model, attention=True)
-        return model.train()
+        return model
 
     def train(self, rows: Sequence[Row], budget: Budget) -> Trained:
         """Train within the budget; the first pass of either kind of step, unpaid, is not learnt from and not timed."""
@@ -241,13 +271,13 @@ class InProcess:
         return loss.detach()
 
     def _merged(self) -> Any:
-        """Return the model without LoRA, in the dtype of its base, with its own attention."""
+        """Return the model without LoRA, in the dtype that it is served in, with its own attention."""
         if self.sparse:
             self.sparse.uninstall()
         self.optimizer.param_groups.clear()
         self.optimizer.state.clear()
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-        merged = self.model.merge_and_unload().eval()
+        merged = (self.model if self.learns == ALL else self.model.merge_and_unload()).eval()
         for parameter in merged.parameters():  # not the buffers: RoPE's frequencies are fp32 in any model
             parameter.requires_grad_(False)
             parameter.data = parameter.data.to(dtype)

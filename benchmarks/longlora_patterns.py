@@ -7,9 +7,10 @@
 
 Each pattern is trained on the same rows for the same seconds, pose on `--short-rows` of its own (reader-rows --count 0 --pose
 480 --longest 16384); then, but for full attention, for as many steps as full attention had in these seconds. A method of RoPE
-extension behind a pattern, as full+ntk, stands for the recipe's. Each model is measured in full attention on single needles
-at every depth and on questions over one link, of the evaluation split and in part in held-out novels, by our exact score.
-OUT/results.json is written after each model; the same command goes on where it was cut.
+extension behind a pattern, as full+ntk, stands for the recipe's; full:lora trains LoRA without embeddings and norms, full:all
+all weights. Each model is measured in full attention on single needles at every depth and on questions over one link, of the
+evaluation split and in part in held-out novels, by our exact score. OUT/results.json is written after each model; the same
+command goes on where it was cut.
 """
 
 import gc
@@ -26,7 +27,7 @@ from transformers import AutoTokenizer
 
 from benchmarks.lift_options import known, numbers
 from benchmarks.longlora_grid import DEPTHS, Grid, GridPrompt, evaluate
-from benchmarks.longlora_in_process import PATTERNS, POSE, ROPES, Budget, InProcess, Row, read_rows
+from benchmarks.longlora_in_process import POSE, Budget, InProcess, Method, Row, read_rows
 from benchmarks.longlora_training import METHODS
 from environments.haystack.tasks.task import Answer
 from environments.haystack.tokens import load_full_tokenizer
@@ -50,8 +51,8 @@ def key(arm: Arm) -> str:
 
 
 def is_pose(method: str) -> bool:
-    """Return whether a method, with its RoPE extension or without, is trained on the short rows."""
-    return method.partition("+")[0] == POSE
+    """Return whether a method, whatever its RoPE extension and what it trains, has the short rows."""
+    return method != BEFORE and Method.of(method).pattern == POSE
 
 
 def longest(rows: Sequence[Row]) -> int:
@@ -238,7 +239,7 @@ def run(
     model: Model,
     rows: Annotated[Path, typer.Option(help="Folder of longlora reader-rows, one document a row.")],
     prompts: Annotated[Path, typer.Option(help="File of the command prompts.")],
-    methods: Annotated[str, typer.Option(help="In this order; PATTERN+ROPE, too; pose; before: untrained.")] = EVERY,
+    methods: Annotated[str, typer.Option(help="In this order; PATTERN+ROPE:lora or :all; before: untrained.")] = EVERY,
     short_rows: Annotated[Path | None, typer.Option(help="For pose: of reader-rows --pose.")] = None,
     train_seconds: Annotated[float, typer.Option(min=0.1, help="Of each training.")] = 40.0,
     equal: Annotated[str, typer.Option(help="Of trainings: seconds, steps or both.")] = ",".join(EQUAL),
@@ -250,16 +251,10 @@ def run(
     began = time.perf_counter()
     with exit_on_error(option):
         chosen = methods.split(",")
-        able = {BEFORE, *PATTERNS, *(f"{pattern}+{rope}" for pattern in PATTERNS for rope in ROPES)}
-        if unknown := sorted(set(chosen) - able):
-            some = ", ".join((BEFORE, *PATTERNS))
-            raise ConfigError(
-                f"methods must be of {some}, or one of these with +{', +'.join(ROPES)} (got {', '.join(unknown)})",
-                setting="methods",
-            )
+        poses = [is_pose(method) for method in chosen]
         if equal == "steps" and "full" not in chosen:
             raise ConfigError("the steps of the others are those of full: add it to methods", setting="methods")
-        if short_rows is None and any(map(is_pose, chosen)):
+        if short_rows is None and any(poses):
             raise ConfigError(
                 "pose needs shorter rows: make some with longlora reader-rows --pose", setting="short_rows"
             )

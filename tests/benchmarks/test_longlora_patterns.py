@@ -104,6 +104,23 @@ def test_a_pattern_is_trained_with_the_extension_behind_its_name(work):
     assert arms(["full", "full+ntk"], [1], ["steps"]) == [("full", "seconds", 1), ("full+ntk", "steps", 1)]
 
 
+@pytest.mark.parametrize("pattern", ["full", "tail_global"])
+def test_what_is_trained_is_what_stands_behind_the_colon(work, pattern):
+    rows = read_rows(work / "rows", "cpu")
+    base = AutoModelForCausalLM.from_pretrained(work / "model", dtype=torch.float32)
+    changed = {}
+    for learns in ("", ":lora", ":all"):
+        trained = InProcess(work / "model", f"{pattern}{learns}", LENGTH, 1).train(rows[:1], Budget(steps=4))
+        pairs = zip(base.named_parameters(), trained.model.parameters(), strict=True)
+        changed[learns] = {name for (name, before), after in pairs if not torch.equal(before, after)}
+        assert not any("lora" in name for name, _ in trained.model.named_parameters())
+    every = {name for name, _ in base.named_parameters()}
+    plain = {name for name in every if "norm" in name or "embed" in name}
+    head = {"lm_head.weight"}  # not tied here
+    assert changed[":all"] == every == changed[""] | head and plain < every
+    assert changed[":lora"] == every - plain - head
+
+
 def test_behind_a_skip_all_of_the_row_is_seen(work):
     """The loss is that of the model whose mask and turned keys are spelt out by hand: nothing is cut at the skip."""
     arm = InProcess(work / "model", "pose", LENGTH, 1)
@@ -221,8 +238,9 @@ def test_several_seeds_are_averaged_with_the_error_over_trainings() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (["--methods", "half"], f"methods must be of before, {', '.join(PATTERNS)}, or one of these with"),
+        (["--methods", "half"], f"methods must be of {', '.join(PATTERNS)}, with +"),
         (["--methods", "full+half"], "(got full+half)"),
+        (["--methods", "full:half"], "(got full:half)"),
         (["--methods", "quarter", "--equal", "steps"], "the steps of the others are those of full"),
         (["--methods", "full+longrope"], "longrope"),
         (["--methods", "full,pose"], "pose needs shorter rows: make some with longlora reader-rows --pose"),
@@ -231,7 +249,7 @@ def test_several_seeds_are_averaged_with_the_error_over_trainings() -> None:
         (["--rows", "nowhere"], "nowhere holds no rows"),
         (["--prompts", "nowhere"], "nowhere holds no prompts"),
     ],
-    ids=["methods", "rope", "no full", "longrope", "pose", "equal", "seeds", "rows", "prompts"],
+    ids=["methods", "rope", "learns", "no full", "longrope", "pose", "equal", "seeds", "rows", "prompts"],
 )
 def test_what_cannot_be_run_ends_in_one_line(work, tmp_path, change, line):
     arguments = ["run", str(tmp_path), "--model", str(work / "model"), "--rows", str(work / "rows")]
