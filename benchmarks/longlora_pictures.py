@@ -1,7 +1,6 @@
 """The picture of docs/longlora.md that is drawn from docs/measurements/longlora: RULER's tasks by reader.
 
-python -m benchmarks.longlora_pictures docs/measurements/longlora docs
-
+python -m benchmarks.longlora_pictures docs/measurements/longlora/ruler.json docs/ruler-readers.png
 """
 
 import json
@@ -49,11 +48,11 @@ def draw(cells: Cells, path: Path) -> None:
 
 
 def run(
-    measured: Annotated[Path, typer.Argument(help="Folder with ruler.json.")],
-    out: Annotated[Path, typer.Argument(help="Folder for ruler-readers.png.")],
+    measured: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="ruler.json.")],
+    picture: Annotated[Path, typer.Argument(help="File to write: .png, .svg or .pdf.")],
 ) -> None:
     """Draw it."""
-    draw(json.loads((measured / "ruler.json").read_text()), out / "ruler-readers.png")
+    draw(json.loads(measured.read_text()), picture)
 
 
 if __name__ == "__main__":

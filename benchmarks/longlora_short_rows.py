@@ -53,7 +53,7 @@ def step(model: Any, ids: Tensor) -> None:
 
 
 def run(
-    model: Annotated[Path | None, typer.Option(help="Folder with the config of a model.")] = None,
+    model: Annotated[Path | None, typer.Option(exists=True, help="Folder with the config of a model.")] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Of the row.")] = 32,
     steps: Annotated[int, typer.Option(min=1, help="Timed of each way, after two.")] = 10,
 ) -> None:

@@ -14,7 +14,7 @@ def test_columns_are_those_that_any_model_was_asked_in_order() -> None:
 
 
 def test_the_picture_is_drawn_from_what_was_measured(tmp_path: Path) -> None:
-    run(MEASURED, tmp_path)
+    run(MEASURED / "ruler.json", tmp_path / "ruler-readers.png")
     assert (tmp_path / "ruler-readers.png").read_bytes().startswith(b"\x89PNG")
 
 
