@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.ruler import TASKS
+from longthread.command_line import App
 
 PALE = (20, 95)  # per cent between which a cell's colour bears black ink
 Cells = dict[str, dict[str, dict[str, Any]]]  # model -> "task length" -> scores
@@ -47,6 +48,10 @@ def draw(cells: Cells, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+app = App(no_args_is_help=True)
+
+
+@app.command()
 def run(
     measured: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="ruler.json.")],
     picture: Annotated[Path, typer.Argument(help="File to write: .png, .svg or .pdf.")],
@@ -56,4 +61,4 @@ def run(
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    app()

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.gpu_timing import seconds
 from benchmarks.longlora_model import checkpointing
+from longthread.command_line import App
 from trainer_configs.longlora.kept_activations import KeptActivations
 
 PLAIN, LAYERS, SELECTIVE, KEPT = (
@@ -52,6 +53,10 @@ def step(model: Any, ids: Tensor) -> None:
     model(input_ids=ids, labels=ids).loss.backward()
 
 
+app = App()
+
+
+@app.command()
 def run(
     model: Annotated[Path | None, typer.Option(exists=True, help="Folder with the config of a model.")] = None,
     tokens: Annotated[int, typer.Option(min=2, help="Of the row.")] = 32,
@@ -73,4 +78,4 @@ def run(
 
 
 if __name__ == "__main__":
-    typer.run(run)
+    app()
