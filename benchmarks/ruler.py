@@ -27,6 +27,7 @@ from longthread.files import write_json
 
 BEYOND = 256  # tokens beyond the window that are let through: lm_eval leaves the chat template out of a length
 REQUESTS = 64  # decoded at a time, where memory holds so many
+PALE = (20, 95)  # per cent between which a cell's colour bears black ink
 Cells = dict[str, dict[str, Any]]  # "task length" -> scores and replies
 
 
@@ -103,21 +104,26 @@ def table(cells: Cells) -> str:
 
 def draw(cells: Cells, path: Path) -> None:
     """Draw lm_eval's scores, tasks by lengths."""
-    from matplotlib.figure import Figure
-
     lengths = sorted({int(key.split()[1]) for key in cells})
     tasks = [task for task in TASKS if any(key.startswith(f"{task} ") for key in cells)]
     grid = [[cells.get(f"{task} {n}", {}).get("lm_eval", float("nan")) * 100 for n in lengths] for task in tasks]
-    figure = Figure(figsize=(2.5 + len(lengths), 1.5 + 0.5 * len(tasks)), layout="constrained")
+    draw_grid(grid, tasks, [f"{n:,}" for n in lengths], path)
+
+
+def draw_grid(grid: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], path: Path) -> None:
+    """Draw per cent in a grid with the names of its rows and columns; NaN is a cell that was not measured."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 + 1.1 * len(columns), 1.6 + 0.45 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(grid, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
-    axes.set(xlabel="length (tokens)", title="RULER by lm_eval, %")
-    axes.set_xticks(range(len(lengths)), [f"{n:,}" for n in lengths])
-    axes.set_yticks(range(len(tasks)), tasks)
+    axes.imshow(grid, vmin=0, vmax=100, cmap="RdYlGn", aspect="auto")
+    axes.set_xticks(range(len(columns)), columns, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_title("RULER by lm_eval, %, by length in tokens")
     for row, values in enumerate(grid):
         for column, value in enumerate(values):
-            axes.text(column, row, f"{value:.0f}" if value == value else "–", ha="center", va="center")
-    figure.colorbar(image)
+            ink = "white" if value < PALE[0] or value > PALE[1] else "black"
+            axes.text(column, row, f"{value:.0f}" if value == value else "–", ha="center", va="center", color=ink)
     figure.savefig(path, dpi=110)
 
 

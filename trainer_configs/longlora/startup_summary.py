@@ -119,9 +119,8 @@ def kept_tokens(cfg: AxolotlConfig, model: CausalLM) -> int:
     if cfg.fsdp_config or cfg.deepspeed or cfg.rl or cfg.lora_dropout:
         return 0
     shape, longest = shape_of(model), (cfg.micro_batch_size or 1) * cfg.sequence_len
-    inputs = (shape.hidden + (0 if recomputed(cfg).attention else shape.width)) * shape.layers
-    allowed = longest * (inputs + kept_numbers(shape.hidden, shape.inner, FUSED))
-    return allowed // (kept_numbers(shape.hidden, shape.inner, EAGER) * shape.layers)
+    allowed = step_bytes(shape, 0, 0, longest, recomputed(cfg), fused=True)
+    return int(allowed // (2 * kept_numbers(shape.hidden, shape.inner, EAGER) * shape.layers))
 
 
 def logit_bytes(tokens: int, vocabulary: int) -> int:

@@ -288,7 +288,7 @@ def statistics(text: str) -> dict[str, float]:
     """
     words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", text.lower())
     if not words:
-        raise ValueError("a text without a word in it cannot be measured: give at least one word")
+        raise ValueError("a text without a word cannot be measured: give at least one word")
     grams = list(zip(*(words[i:] for i in range(5)), strict=False))
     raw = " ".join(text.split()).encode()
     sentences = len(re.findall(r"[.?!]+['\"]?(?=\s|$)", text)) or 1

@@ -75,12 +75,15 @@ def reader_rows(  # noqa: PLR0913 - an option each
     Console().print(table(stats))
     if not file:
         print("no ordinary conversations: give --chat or --chat-rows, or the reader may answer all questions with none")
-    print(
-        f"{out}/data; for Axolotl:\n  datasets: [{{path: {out}, type: {ROWS}}}]\n  sequence_len: {settings.most}\n"
-        "  sample_packing: false"
-        + f"\n  longlora: {{context_extension: {{target_length: {longest}}}}}, or a window as long"
-        * bool(pose)
-    )
+    print(f"{out}/data; for Axolotl:", *_axolotl(out, settings), sep="\n  ")
+
+
+def _axolotl(out: Path, settings: RowSettings) -> list[str]:
+    """Return the lines of a recipe that trains on the rows."""
+    lines = [f"datasets: [{{path: {out}, type: {ROWS}}}]", f"sequence_len: {settings.most}", "sample_packing: false"]
+    if settings.pose:
+        lines.append(f"longlora: {{context_extension: {{target_length: {settings.longest}}}}}, or a window as long")
+    return lines
 
 
 def _names(text: str) -> tuple[str, ...]:
