@@ -1,6 +1,6 @@
 """The picture of docs/longlora.md that is drawn from docs/measurements/longlora: RULER's tasks by reader.
 
-    python -m benchmarks.longlora_pictures docs/measurements/longlora/ruler.json docs/ruler-readers.png
+python -m benchmarks.longlora_pictures docs/measurements/longlora/ruler.json docs/ruler-readers.png
 """
 
 import json
