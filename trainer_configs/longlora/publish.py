@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 TEMPLATE = Path(__file__).with_name("card.jinja")
-CARD, PICTURES = "README.md", ("needles.png", "keys.png", "links.png", "perplexity.png")
+CARD, PICTURES = "README.md", ("needles.png", "keys.png", "links.png", "lexical_gap.png", "perplexity.png")
 TAGS = ("long-context", "longlora", "longthread")
 # Settings that the command of a card states otherwise, which hold a path, or decide nothing of what was trained.
 NOT_STATED = {"model", "recipe", "gradual", "texts", "dpo_recipe", "held_out"}

@@ -38,6 +38,7 @@ class RowSettings:
     conversations: int = 0  # further rows, of conversations alone, which then stand in no other row
     pose: int = 0  # further rows of `pose_length` tokens whose positions skip ahead, as far as the longest reach
     pose_length: int = POSE_LENGTH
+    lexical_gap: float = 0.0  # of the questions in documents: about people whom the question describes in other words
 
     @property
     def rows(self) -> int:
@@ -73,6 +74,7 @@ class RowSettings:
             ("parallel", 0, 1),
             ("ordinary", 0, 1),
             ("registers", 0, 1),
+            ("lexical_gap", 0, 1),
             ("short_texts", 0, None),
             ("conversations", 0, None),
         ):

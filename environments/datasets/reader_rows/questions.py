@@ -27,6 +27,7 @@ WEIGHTS = {"single": 4, "multi_key": 3, "linked": 8, "absent": 7, "order": 1, "c
 WORDINGS = ("train", "environments")
 HOPS = {2: 3, 3: 1, 4: 1}  # facts from the person named to the value, and how often
 ASTRAY = 0.5  # of the questions over links, those with facts beside them that are easily taken for theirs
+GAP_KINDS = ("single", "multi_key", "linked", "absent")  # of which people may be asked for in other words
 LINK_ALONE = {"single": 0.25, "absent": 0.5}  # of these questions, those that ask for a link, where links are asked for
 MATCHES = (1, 4)  # people who meet a condition
 APART = 0.15  # of the document, at least, between two people whose order is asked for
@@ -91,21 +92,25 @@ class FactDraw:
     """Draws facts and questions for the documents of one row.
 
     `across`: half of the chains of links have their facts in any of the documents, the others in one. `wordings`:
-    "train", of which evaluations hold none, or "environments", those in which the environments ask.
+    "train", of which evaluations hold none, or "environments", those in which the environments ask. `lexical_gap`: the
+    share of `GAP_KINDS` whose people the documents describe, by trade, trait and place, and the questions describe in other
+    words; in the environments' wordings such a question shares no content word with what the documents state.
     """
 
     rng: Random
     documents: int = 1
     wordings: str = "train"
     across: bool = False
+    lexical_gap: float = 0.0
     statements: list[Statement] = field(default_factory=list)
     # By name: the person, a document about them, and the relations and links stated.
     _known: dict[str, tuple[Entity, int, set[str]]] = field(default_factory=dict)
     _links_alone: bool = False
+    _gap: bool = False  # in the question being made
     _conditions: set[tuple[str, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._draw = Draw(Options(), SPLIT, self.rng)
+        self._draw = Draw(Options(lexical_gap=bool(self.lexical_gap)), SPLIT, self.rng)
 
     def questions(self, count: int, kinds: Sequence[str]) -> list[ReaderQuestion]:
         """State facts, and return `count` questions of these kinds, in random order."""
@@ -120,11 +125,17 @@ class FactDraw:
         # The environments ask for links on the way to a value alone.
         self._links_alone = "linked" in kinds and self.wordings == SPLIT
         drawn = self.rng.choices(kinds, [WEIGHTS[kind] for kind in kinds], k=count)
-        made = [make[kind]() for kind in drawn]
+        made = []
+        for kind in drawn:
+            self._gap = kind in GAP_KINDS and bool(self.lexical_gap) and self.rng.random() < self.lexical_gap
+            made.append(make[kind]())
         self.rng.shuffle(made)
         return made
 
     # ---- what is stated ----
+
+    def _person(self) -> Entity:
+        return self._draw.person(named=not self._gap)
 
     def _document(self) -> int:
         return self.rng.randrange(self.documents)
@@ -153,25 +164,28 @@ class FactDraw:
 
     # ---- the kinds of questions ----
 
-    def _ask(self, person: str, relation: str) -> str:
+    def _ask(self, person: Entity, relation: str) -> str:
+        return self._ask_of(person.asked, relation, gap=person.told != person.asked)
+
+    def _ask_of(self, asked: str, relation: str, gap: bool) -> str:
         if self.wordings == "environments":
-            return facts.ask(person, relation, gap=False)
-        return question_wordings.ask(person, relation, SPLIT, self.rng)
+            return facts.ask(asked, relation, gap)
+        return question_wordings.ask(asked, relation, SPLIT, self.rng)
 
     def _single(self) -> ReaderQuestion:
-        document, person = self._document(), self._draw.person()
+        document, person = self._document(), self._person()
         if self._asks_link("single"):
-            claim = self._link((person, self._draw.person()), self.rng.choice(LINKS), document)
+            claim = self._link((person, self._person()), self.rng.choice(LINKS), document)
         else:
             claim = self._fact(person, self._relation(), document)
-        return ReaderQuestion("single", self._ask(person.told, claim[1]), claim[2], document, claims=(claim,))
+        return ReaderQuestion("single", self._ask(person, claim[1]), claim[2], document, claims=(claim,))
 
     def _multi_key(self) -> ReaderQuestion:
-        relation, person = self._relation(), self._draw.person()
+        relation, person = self._relation(), self._person()
         pair = [(someone, self._document()) for someone in (person, self._draw.twin(person))]
         claims = [self._fact(someone, relation, document) for someone, document in pair]
         asked = self.rng.randrange(2)
-        text = self._ask(pair[asked][0].told, relation)
+        text = self._ask(pair[asked][0], relation)
         return ReaderQuestion("multi_key", text, claims[asked][2], pair[asked][1], claims=tuple(claims))
 
     def _linked(self) -> ReaderQuestion:
@@ -182,12 +196,12 @@ class FactDraw:
         claims = [self._link(people[i : i + 2], link, places[i]) for i, link in enumerate(links)]
         value = self._fact(people[-1], relation, places[-1])
         self._lead_astray(people, links, relation, places)
-        text = self._ask_chain(people[0].told, links, relation)
+        text = self._ask_chain(people[0], links, relation)
         steps = tuple(person.told for person in people[1:])
         return ReaderQuestion("linked", text, value[2], places[-1], len(people), steps, (*claims, value))
 
     def _chain(self) -> tuple[list[Entity], list[Link], str]:
-        people = [self._draw.person() for _ in range(self.rng.choices([*HOPS], [*HOPS.values()])[0])]
+        people = [self._person() for _ in range(self.rng.choices([*HOPS], [*HOPS.values()])[0])]
         return people, [self.rng.choice(LINKS) for _ in people[1:]], self._relation()
 
     def _link(self, pair: Sequence[Entity], link: Link, document: int) -> Claim:
@@ -206,26 +220,28 @@ class FactDraw:
             return
         fork = self.rng.randrange(len(links))
         kinds = [self.rng.choice([link for link in LINKS if link is not links[fork]]), *links[fork + 1 :]]
-        others = [people[fork], *(self._draw.person() for _ in kinds)]
+        others = [people[fork], *(self._person() for _ in kinds)]
         for i, kind in enumerate(kinds):
             self._link(others[i : i + 2], kind, places[fork])
         self._fact(others[-1], relation, places[fork])
         near = self.rng.randrange(len(links))
-        self._link((self._draw.twin(people[near]), self._draw.person()), links[near], places[near])
+        self._link((self._draw.twin(people[near]), self._person()), links[near], places[near])
 
-    def _ask_chain(self, head: str, links: Sequence[Link], relation: str) -> str:
+    def _ask_chain(self, head: Entity, links: Sequence[Link], relation: str) -> str:
         """Return the question that follows the links from a person: step by step, or in one phrase inside another."""
+        gap = head.told != head.asked
         if self.wordings == "environments":
-            phrases = [link.asked for link in links]
+            phrases = [link.asked_gap if gap else link.asked for link in links]
         else:
             phrases = [self.rng.choice(question_wordings.LINKS[link.name].of(SPLIT)) for link in links]
         if self.wordings == "environments" or self.rng.random() < 0.5:
             steps = [f"Go to {phrase.format(x='that person')}." for phrase in phrases]
-            return " ".join([f"Start with {head}.", *steps, self._ask("the person you have come to", relation)])
-        person = head
+            last = self._ask_of("the person you have come to", relation, gap)
+            return " ".join([f"Start with {head.asked}.", *steps, last])
+        person = head.asked
         for phrase in phrases:
             person = phrase.format(x=person)
-        return self._ask(person, relation)
+        return self._ask_of(person, relation, gap)
 
     def _absent(self) -> ReaderQuestion:
         """Ask of a known person something else, of someone not known, or over links of which one is missing."""
@@ -240,10 +256,10 @@ class FactDraw:
         else:
             document = self._document()
             like = self.rng.choice(known)[0] if known and self.rng.random() < 0.5 else None
-            person = self._draw.twin(like) if like else self._draw.person()
+            person = self._draw.twin(like) if like else self._person()
         name = self.rng.choice(names)
         unsaid = ((person.told, name),)
-        return ReaderQuestion("absent", self._ask(person.told, name), NONE, document, unsaid=unsaid)
+        return ReaderQuestion("absent", self._ask(person, name), NONE, document, unsaid=unsaid)
 
     def _cut_chain(self) -> ReaderQuestion:
         """Ask over links of which one fact is missing; the people passed before it can be named, as in a whole chain."""
@@ -256,13 +272,13 @@ class FactDraw:
         unsaid = ((people[cut].told, links[cut].name if cut < len(links) else relation),)
         passed = tuple(person.told for person in people[1 : cut + 1])
         claims = tuple(claim for i, claim in stated.items() if i < cut)
-        text = self._ask_chain(people[0].told, links, relation)
+        text = self._ask_chain(people[0], links, relation)
         return ReaderQuestion("absent", text, NONE, document, len(people), passed, claims, unsaid)
 
     def _order(self) -> ReaderQuestion:
         document, early = self._document(), self.rng.uniform(INSIDE[0], INSIDE[1] - APART)
         depths = early, self.rng.uniform(early + APART, INSIDE[1])
-        pair = [(self._draw.person(), depth) for depth in depths]
+        pair = [(self._person(), depth) for depth in depths]
         claims = tuple(self._fact(person, self._relation(), document, depth) for person, depth in pair)
         named = tuple(person.told for person, _ in pair)
         a, b = self.rng.sample(named, 2)
@@ -273,9 +289,9 @@ class FactDraw:
         document, count = self._document(), self.rng.randint(*MATCHES)
         event, place = self._condition()
         for _ in range(count):
-            self._tell(sentence(self.rng.choice(event.told), e=self._draw.person().told, p=place), document)
+            self._tell(sentence(self.rng.choice(event.told), e=self._person().told, p=place), document)
         other, elsewhere = self._condition()  # someone who meets another
-        self._tell(sentence(self.rng.choice(other.told), e=self._draw.person().told, p=elsewhere), document)
+        self._tell(sentence(self.rng.choice(other.told), e=self._person().told, p=elsewhere), document)
         text = capitalised(self.rng.choice(COUNTS).format(c=event.asked.format(p=place)))
         return ReaderQuestion("count", text, str(count), document, meet=(event.name, place))
 

@@ -304,7 +304,7 @@ class _Draft:
         A link may lead into another document only where the reply names the people passed: then each of its tokens
         rests on one document, as that of a single fact does.
         """
-        facts = FactDraw(self.rng, len(self.names), settings.wordings, across=self.plan.form == "tags")
+        facts = FactDraw(self.rng, len(self.names), settings.wordings, self.plan.form == "tags", settings.lexical_gap)
         self.questions = facts.questions(number, settings.kinds)
         self.statements = facts.statements
         self.asked_of = [

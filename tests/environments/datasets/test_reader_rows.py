@@ -27,8 +27,10 @@ from environments.datasets.reader_rows.fillers import Fillers, stretch
 from environments.datasets.reader_rows.plan import FORMS, MOST_PIECES, RowPlan, RowSettings, ladder, plan
 from environments.datasets.reader_rows.questions import (
     EDGES,
+    GAP_KINDS,
     MATCHES,
     WEIGHTS,
+    WORDINGS,
     FactDraw,
     ReaderQuestion,
     Statement,
@@ -50,6 +52,7 @@ from lift.tasks import Item, right
 from lift.tasks.reading import read_statements
 from lift.tasks.synthetic_document import unrelated
 from longthread.errors import ConfigError, DataError
+from tests.environments.haystack.tasks.test_linked_wordings import content_words
 from tests.environments.loopback import ChatServer, choice
 from tests.environments.tiny_model import tiny_tokenizer
 from trainer_configs.longlora.attention.parallel_documents import parallel_mask, tails
@@ -488,16 +491,48 @@ def drawn(kind: str, seed: int, documents: int = 3, **options: Any) -> tuple[Fac
     return draw, draw.questions(6, (kind,))
 
 
-@given(seed=st.integers(0, 10_000), kind=st.sampled_from(sorted(WEIGHTS)), across=st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_what_is_drawn_stands_and_without_any_statement_it_does_not(seed: int, kind: str, across: bool) -> None:
-    draw, questions = drawn(kind, seed, across=across)
+@given(
+    seed=st.integers(0, 10_000),
+    kind=st.sampled_from(sorted(WEIGHTS)),
+    across=st.booleans(),
+    wordings=st.sampled_from(WORDINGS),
+    gap=st.sampled_from([0.0, 0.5, 1.0]),
+)
+@settings(max_examples=120, deadline=None)
+def test_what_is_drawn_stands_and_without_any_statement_it_does_not(
+    seed: int, kind: str, across: bool, wordings: str, gap: float
+) -> None:
+    draw, questions = drawn(kind, seed, wordings=wordings, across=across, lexical_gap=gap)
     documents = written(draw)
     assert answers_stand(documents, draw.statements, questions)
     if draw.statements:
         gone = draw.statements[seed % len(draw.statements)]
         cut = [text.replace(gone.text, "") for text in documents]
         assert not answers_stand(cut, draw.statements, questions)
+
+
+@pytest.mark.parametrize("kind", GAP_KINDS)
+def test_with_a_lexical_gap_a_question_shares_no_word_with_what_it_rests_on(kind: str) -> None:
+    """In the environments' wordings; in those of training the person alone is told otherwise."""
+    for seed in range(8):
+        draw, questions = drawn(kind, seed, wordings="environments", lexical_gap=1.0)
+        for question in questions:
+            heads = {person for person, *_ in question.claims or question.unsaid}
+            about = [s.text for s in draw.statements if any(head in s.text for head in heads)]
+            words = content_words(question.text)
+            assert not any(words & content_words(text.replace(question.answer, "")) for text in about)
+            assert all(head.startswith("the ") and in_split(head, "train") for head in heads)
+            assert not any(head in question.text for head in heads)
+
+
+def test_a_share_of_the_questions_has_a_lexical_gap() -> None:
+    def described(share: float, kind: str) -> float:
+        asked = [q for seed in range(20) for q in drawn(kind, seed, lexical_gap=share)[1]]
+        return sum(" by the " in q.text for q in asked) / len(asked)
+
+    assert described(0.0, "single") == 0 and described(1.0, "single") == 1
+    assert 0.2 < described(0.4, "single") < 0.6
+    assert described(1.0, "order") == 0  # whose answer is how the document names somebody
 
 
 def told(name: str, person: str, value: str) -> str:
@@ -735,6 +770,7 @@ def test_a_ladder_ends_at_the_longest() -> None:
         ({"forms": ("tags", "tags")}, "each once"),
         ({"wordings": "eval"}, "wordings must be one of train, environments"),
         ({"questions": 0}, "questions must be from 1 to 256"),
+        ({"lexical_gap": 1.5}, "lexical_gap must be from 0 to 1"),
         ({"short_texts": -1}, "short_texts must be at least 0"),
         ({"conversations": -1}, "conversations must be at least 0"),
         ({"pose": -1}, "pose must be at least 0"),

@@ -48,6 +48,9 @@ def reader_rows(  # noqa: PLR0913 - an option each
         FORMS
     ),
     wordings: Annotated[str, typer.Option(help=f"{' or '.join(WORDINGS)}, which evaluations ask in too.")] = "train",
+    lexical_gap: Annotated[
+        float, typer.Option(help="Share of questions about people whom the text describes and they in other words.")
+    ] = RowSettings.lexical_gap,
     chat: Annotated[str, typer.Option(help="URL, with /v1, of a server whose model answers ordinary questions.")] = "",
     chat_model: Annotated[str, typer.Option(help="Its name there: the base model.")] = "",
     chats: Annotated[int, typer.Option(help="Questions to ask it.")] = 1000,
@@ -65,7 +68,7 @@ def reader_rows(  # noqa: PLR0913 - an option each
 
         settings = RowSettings(
             count, shortest, longest, parallel, ordinary, questions, _names(kinds), _names(forms), wordings, seed, registers,
-            conversations=conversations, pose=pose, pose_length=pose_length,
+            conversations=conversations, pose=pose, pose_length=pose_length, lexical_gap=lexical_gap,
         )  # fmt: skip
         settings.check()
         if conversations and not (chat or chat_rows):

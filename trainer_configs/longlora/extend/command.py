@@ -31,6 +31,9 @@ def extend(  # noqa: PLR0913 - an option each
     texts: Annotated[str, typer.Option(help="Folder of .txt for half of the documents; fiction alone without.")] = "",
     ordinary: Annotated[float, typer.Option(help="Share of rows of plain text.")] = 0.25,
     registers: Annotated[float, typer.Option(help="Share of rows of look-ups among entries of one form.")] = 0.125,
+    lexical_gap: Annotated[
+        float, typer.Option(help="Share of questions about people whom the text describes and they in other words.")
+    ] = 0.0,
     pose: Annotated[
         float, typer.Option(help="Share of the tokens in short rows whose positions skip ahead: cheap steps.")
     ] = 0.0,

@@ -1,5 +1,5 @@
 """What each model of a run is asked: single needles at every depth and length, needles among others of their kind, questions
-over one link, general questions without any text, and perplexity.
+over one link, needles in other words where such are trained on, general questions without any text, and perplexity.
 
 The models are served by the embedded server in this process, and asked by the environments' own `evaluate`, which goes on
 where it was cut. A model that was shown no tags is asked for plain answers: what it finds counts, not the form it knows.
@@ -22,7 +22,13 @@ ASKED: dict[str, JsonObject] = {  # settings of the evaluation of either kind
     "keys": {"tasks": "multi_key", "absent_share": 0.0},
     "links": {"tasks": "chain", "absent_share": 0.0, **LINK},
 }
+GAP: dict[str, JsonObject] = {"lexical_gap": {"tasks": "single", "absent_share": 0.0, "lexical_gap": True}}
 PERPLEXITY_ROWS = 8
+
+
+def kinds_asked(plan: Plan) -> dict[str, JsonObject]:
+    """Return the settings of each kind of questions that the models of a run are asked."""
+    return ASKED | GAP if plan.settings.lexical_gap else ASKED
 
 
 def samples_of(out: Path, kind: str, name: str) -> Path:
@@ -40,7 +46,7 @@ def evaluate(plan: Plan, out: Path, name: str, model: Path, window: int, taught:
     """Ask one model whatever it was not asked yet, at the lengths that its window holds. `taught`: it knows the tags."""
     lengths = [length for length in plan.lengths if length + REPLY_TOKENS <= window]
     # A whole file of samples would not be gone on with: the same evaluation would begin another beside it.
-    todo = {kind: asked for kind, asked in ASKED.items() if not _done(out, kind, name).is_file()}
+    todo = {kind: asked for kind, asked in kinds_asked(plan).items() if not _done(out, kind, name).is_file()}
     asks_general = sum(share.asked for share in general_of(out, name).values()) < len(general_knowledge.questions())
     if not lengths or not (todo or asks_general):
         return

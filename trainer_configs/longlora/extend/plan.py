@@ -56,6 +56,7 @@ class ExtendSettings:
     texts: str = ""
     ordinary: float = 0.25
     registers: float = 0.125
+    lexical_gap: float = 0.0  # of the questions: about people whom the text describes and the question in other words
     pose: float = 0.0  # of an extension's tokens: in short rows whose positions skip ahead
     questions: int = 48
     sft: int = 0  # rows
@@ -144,13 +145,13 @@ class Plan:
                 count, stage.length, stage.length, 0.0, s.ordinary, s.questions, KINDS, ("tags",), "environments",
                 s.seed + stage.number, s.registers, short_texts=_short_texts(stage),
                 conversations=_conversations(stage) if s.has_chats else 0,
-                pose=max(pose, 1) if s.pose else 0, pose_length=self.pose_length,
+                pose=max(pose, 1) if s.pose else 0, pose_length=self.pose_length, lexical_gap=s.lexical_gap,
             )  # fmt: skip
         # Conversations take half of the shortest rows at most.
         shortest = max(2 * LEAST if s.has_chats else LEAST, stage.length // 16)
         return RowSettings(
             stage.rows, shortest, stage.length, 0.0, s.ordinary, s.questions, tuple(WEIGHTS), FORMS, "train",
-            s.seed + stage.number,
+            s.seed + stage.number, lexical_gap=s.lexical_gap,
         )  # fmt: skip
 
 

@@ -13,13 +13,14 @@ from longthread.counts import counted
 from longthread.files import JsonObject, replacing, write_json, write_text
 from longthread.statistics import Share
 from trainer_configs.longlora.by_position import perplexity_of
-from trainer_configs.longlora.extend.evaluation import ASKED, evaluated, general_of
+from trainer_configs.longlora.extend.evaluation import evaluated, general_of, kinds_asked
 from trainer_configs.longlora.extend.plan import Plan
 
 CAPTIONS = {
     "needles": "Single needles by depth and length",
     "keys": "Needles among others of their kind",
     "links": "Questions over one link, by depth of the answer",
+    "lexical_gap": "Needles that share no word with their question",
 }
 CURVES = "perplexity.png"
 
@@ -27,7 +28,7 @@ CURVES = "perplexity.png"
 def write_report(plan: Plan, out: Path, untrained: Sequence[str], stages: Sequence[JsonObject]) -> Path:
     """Write OUT/results.json and OUT/report/: report.html, and its pictures; return the page's path."""
     names = [*untrained, *(stage["name"] for stage in stages)]
-    answers = {kind: evaluated(out, names, kind) for kind in ASKED}
+    answers = {kind: evaluated(out, names, kind) for kind in kinds_asked(plan)}
     curves = {name: json.loads(path.read_text()) for name in names if (path := perplexity_path(out, name)).is_file()}
     results: JsonObject = {
         "settings": json.loads(json.dumps(asdict(plan.settings), default=str)),

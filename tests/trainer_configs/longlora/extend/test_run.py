@@ -53,7 +53,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         ExtendSettings(
             str(folder / "model"), TO, method="yarn", tokens=2 * TO, attention="tail_global", recipe=folder / "recipe.yaml",
             questions=2, held_out=str(folder / "held-out"), lengths=LENGTHS, depths=1, repeats=1, sft=1, pose=0.5,
-            chats=CHATS, dpo=1, dpo_recipe=folder / "recipe.yaml",
+            lexical_gap=0.5, chats=CHATS, dpo=1, dpo_recipe=folder / "recipe.yaml",
         )
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ def test_the_stage_was_trained_by_its_recipe(out: Path, results: JsonObject) -> 
 def test_each_model_was_asked_what_its_window_holds(plan: Plan, out: Path, results: JsonObject) -> None:
     asked = {kind: {name: sorted(by) for name, by in found.items()} for kind, found in results["evaluation"].items()}
     every = {"before": ["1600"], **dict.fromkeys(("untrained", STAGE, SFT), ["1600", "3900"])}
-    assert asked == {"needles": every, "keys": every, "links": every}
+    assert asked == dict.fromkeys(("needles", "keys", "links", "lexical_gap"), every)
     for name, answer_format in (("before", "plain"), (STAGE, "tags")):
         records = list(read_jsonl(evaluation.samples_of(out, "links", name)))
         assert {record["task"] for record in records} == {"chain"}
@@ -136,7 +136,7 @@ def test_the_untrained_model_has_the_weights_of_the_base_and_the_rope_of_the_tra
 
 def test_the_report_shows_the_models_side_by_side(out: Path, results: JsonObject) -> None:
     page = (out / "report" / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 4 and "4,096 tokens by yarn" in page
+    assert page.count("data:image/png;base64") == 5 and "4,096 tokens by yarn" in page
     for shown in ("before", "untrained", STAGE, SFT, "3-dpo-4096: left out, no two replies", "of 7 general questions"):
         assert shown in page
     lines = table(results | {"absent": {"before": {"mean": 0.25, "n": 12}, STAGE: None}}).splitlines()
@@ -144,7 +144,7 @@ def test_the_report_shows_the_models_side_by_side(out: Path, results: JsonObject
         "before 75 % of 12 absent needles told to be absent".split()
     ]
     assert {path.name for path in (out / "report").iterdir()} == {
-        "report.html", "grid.csv", "needles.png", "keys.png", "links.png", "perplexity.png",
+        "report.html", "grid.csv", "needles.png", "keys.png", "links.png", "lexical_gap.png", "perplexity.png",
     }  # fmt: skip
 
 
@@ -233,7 +233,8 @@ def test_what_is_published_is_the_model_with_a_card_made_from_the_run(plan: Plan
         '"rope_type": "yarn"',
         "from 2,048 to 4,096 tokens",
         "![needles.png](needles.png)",
-        "--attention tail_global --ordinary 0.25 --registers 0.125 --pose 0.5 --questions 2 --sft 1 --chats 4 --dpo 1",
+        "--attention tail_global --ordinary 0.25 --registers 0.125 --lexical-gap 0.5",
+        "--pose 0.5 --questions 2 --sft 1 --chats 4 --dpo 1",
         "3 rows, 8,192 tokens at most",
         "50 % of the tokens stand in short rows whose positions skip ahead (PoSE).",
         STAGE,
@@ -244,7 +245,7 @@ def test_what_is_published_is_the_model_with_a_card_made_from_the_run(plan: Plan
     ours, theirs = (AutoModelForCausalLM.from_pretrained(f) for f in (folder, out / SFT / "merged"))
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert {"needles.png", "keys.png", "links.png", "perplexity.png", "tokenizer.json"} <= {
+    assert {"needles.png", "keys.png", "links.png", "lexical_gap.png", "perplexity.png", "tokenizer.json"} <= {
         p.name for p in folder.iterdir()
     }
 
