@@ -1,9 +1,9 @@
 """Facts to state in documents, and questions about them with their answers, all of the training split.
 
     single      one fact of a person, or whom a link leads to
-    multi_key   the same, where someone whose name is easily mistaken has another value
+    multi_key   the same, where people whose names are easily mistaken have other values
     linked      a value two to four facts away from the person named, among others that lead astray
-    absent      what no document says: of a person in it, of someone like them, or behind a missing link
+    absent      what no document says: of a person in it, of someone like people who have just that, or behind a missing link
     order       which of two people is named first
     count       how many people meet a condition
 
@@ -25,6 +25,7 @@ SPLIT = "train"
 # Of the kinds in a row. A small model learns single facts within some hundred rows, links over thousands of questions.
 WEIGHTS = {"single": 4, "multi_key": 3, "linked": 8, "absent": 7, "order": 1, "count": 1}
 WORDINGS = ("train", "environments")
+TWINS = (1, 3)  # people whose names are easily mistaken for that of the person asked about
 HOPS = {2: 3, 3: 1, 4: 1}  # facts from the person named to the value, and how often
 ASTRAY = 0.5  # of the questions over links, those with facts beside them that are easily taken for theirs
 GAP_KINDS = ("single", "multi_key", "linked", "absent")  # of which people may be asked for in other words
@@ -182,11 +183,14 @@ class FactDraw:
 
     def _multi_key(self) -> ReaderQuestion:
         relation, person = self._relation(), self._person()
-        pair = [(someone, self._document()) for someone in (person, self._draw.twin(person))]
-        claims = [self._fact(someone, relation, document) for someone, document in pair]
-        asked = self.rng.randrange(2)
-        text = self._ask(pair[asked][0], relation)
-        return ReaderQuestion("multi_key", text, claims[asked][2], pair[asked][1], claims=tuple(claims))
+        people = [(someone, self._document()) for someone in (person, *self._twins(person))]
+        claims = [self._fact(someone, relation, document) for someone, document in people]
+        asked = self.rng.randrange(len(people))
+        text = self._ask(people[asked][0], relation)
+        return ReaderQuestion("multi_key", text, claims[asked][2], people[asked][1], claims=tuple(claims))
+
+    def _twins(self, person: Entity) -> list[Entity]:
+        return [self._draw.twin(person) for _ in range(self.rng.randint(*TWINS))]
 
     def _linked(self) -> ReaderQuestion:
         people, links, relation = self._chain()
@@ -244,10 +248,14 @@ class FactDraw:
         return self._ask_of(person, relation, gap)
 
     def _absent(self) -> ReaderQuestion:
-        """Ask of a known person something else, of someone not known, or over links of which one is missing."""
-        which = self.rng.randrange(3)
+        """Ask of a known person something else, of someone not known, of whom only others of nearly the same name have what
+        is asked for, or over links of which one is missing.
+        """
+        which = self.rng.randrange(4)
         if which == 2:
             return self._cut_chain()
+        if which == 3:
+            return self._mistaken()
         names = [one.name for one in (LINKS if self._asks_link("absent") else RELATIONS)]
         known = [*self._known.values()]
         if known and which:
@@ -260,6 +268,14 @@ class FactDraw:
         name = self.rng.choice(names)
         unsaid = ((person.told, name),)
         return ReaderQuestion("absent", self._ask(person, name), NONE, document, unsaid=unsaid)
+
+    def _mistaken(self) -> ReaderQuestion:
+        """Ask for the value of someone where people whose names are easily mistaken alone have one."""
+        relation, person, document = self._relation(), self._person(), self._document()
+        for twin in self._twins(person):
+            self._fact(twin, relation, document)
+        unsaid = ((person.told, relation),)
+        return ReaderQuestion("absent", self._ask(person, relation), NONE, document, unsaid=unsaid)
 
     def _cut_chain(self) -> ReaderQuestion:
         """Ask over links of which one fact is missing; the people passed before it can be named, as in a whole chain."""

@@ -605,6 +605,31 @@ def test_half_of_the_chains_have_facts_beside_them_that_lead_astray() -> None:
     assert min(apart, plain, named_alike) > 10
 
 
+def near(person: str, other: str) -> bool:
+    """Whether two different names of as many letters differ in one or two of them."""
+    return len(person) == len(other) and 0 < sum(a != b for a, b in zip(person, other, strict=True)) <= 2
+
+
+def test_people_of_nearly_the_same_name_have_what_is_asked_for() -> None:
+    """Of keys one to three others; of what is absent, in a part of the questions, as in the environments, these alone."""
+    others: Counter[int] = Counter()
+    mistaken: Counter[bool] = Counter()
+    for seed in range(30):
+        _, keys = drawn("multi_key", seed)
+        for question in keys:
+            others[len(question.claims) - 1] += 1
+            assert len({relation for _, relation, _ in question.claims}) == 1
+            assert len({value for *_, value in question.claims}) == len(question.claims)
+        draw, absent = drawn("absent", seed)
+        stated = {fact for text in written(draw) for fact in _read(text)}
+        for question in absent:
+            [(person, name)] = question.unsaid
+            assert not any(head == person and kind == name for head, kind, _ in stated)
+            mistaken[any(near(person, head) and kind == name for head, kind, _ in stated)] += 1
+    assert set(others) == {1, 2, 3} and min(others.values()) > 30
+    assert 0.15 < mistaken[True] / mistaken.total() < 0.4
+
+
 def alike(person: str, other: str) -> bool:
     """Whether two different people share one of two names."""
     return person != other and len(set(person.split()) & set(other.split())) == 1

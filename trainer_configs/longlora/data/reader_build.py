@@ -32,7 +32,7 @@ from longthread.errors import ConfigError, RunError
 from longthread.files import JsonObject, replacing, write_json
 from trainer_configs.longlora.data.run_folder import STATS, Run, begin, check_same, full_disk_explained, shards
 
-VERSION = 11  # of the rows: raised whenever the same command would write others
+VERSION = 12  # of the rows: raised whenever the same command would write others
 Totals = dict[str, dict[str, int]]  # by kind of row: how many rows, their tokens, and the tokens learnt
 
 
