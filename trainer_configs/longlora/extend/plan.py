@@ -7,7 +7,7 @@ how many times longer its window is than the model's own.
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -158,6 +158,8 @@ class Plan:
 def make_plan(settings: ExtendSettings) -> Plan:
     """Return the plan of a run. Raises `ConfigError` for what cannot work, before any work is done."""
     _check_values(settings)
+    if settings.chat_rows:
+        settings = replace(settings, chats=0)  # nothing is asked, so their number makes no other run
     recipe = read_recipe(settings.recipe, "recipe")
     if settings.dpo:
         read_recipe(settings.dpo_recipe, "dpo_recipe")

@@ -205,6 +205,17 @@ def test_conversations_that_a_later_stage_cannot_hold_are_refused_before_anythin
     assert not (tmp_path / "out").exists()
 
 
+def test_where_conversations_are_given_the_number_of_replies_makes_no_other_run(
+    fine_tuning: Plan, tmp_path: Path
+) -> None:
+    (tmp_path / "given.jsonl").write_text("")
+    plans = [
+        make_plan(replace(fine_tuning.settings, chat_rows=tmp_path / "given.jsonl", chats=number)) for number in (0, 8)
+    ]
+    assert plans[0] == plans[1] and all(plan.settings.has_chats for plan in plans)
+    assert all(plan.row_settings(plan.stages[0]).conversations for plan in plans)
+
+
 def test_conversations_that_are_given_stand_in_the_place_of_replies(fine_tuning: Plan, tmp_path: Path) -> None:
     chat = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I say nobody."}]
     (tmp_path / "given.jsonl").write_text(json.dumps({"messages": chat}) + "\n")
