@@ -28,8 +28,8 @@ class Wordings:
 
 
 def described(person: str) -> bool:
-    """Return whether a person is described ("the teacher of X") and not named."""
-    return person.startswith("the ")
+    """Return whether a person is described ("the teacher of X", "whoever taught X") and not named."""
+    return person.startswith(("the ", "whoever "))
 
 
 def _asked(relation: str, train: tuple[str, ...], held_out: tuple[str, ...]) -> Wordings:

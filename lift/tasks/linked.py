@@ -9,6 +9,7 @@ from itertools import chain, zip_longest
 from random import Random
 
 from environments.haystack import question_wordings as wordings
+from environments.haystack.tasks.linked_wordings import LINK
 from lift.document.document import Document
 from lift.tasks.items import Item, Task
 from lift.tasks.reading import StatedFact, Statements, read_statements
@@ -65,7 +66,10 @@ def in_turn(statements: Statements, split: str, rng: Random) -> list[Path]:
 
 
 def chains(statements: Statements) -> Iterator[Path]:
-    """Yield every path from a person over one to `MOST_LINKS` links to a value that meets no person twice."""
+    """Yield every path from a person over one to `MOST_LINKS` links to a value that meets no person twice.
+
+    No mutual link follows itself: it would lead back as well as on.
+    """
     leads, values = defaultdict(list), defaultdict(list)
     for link in statements.links:
         leads[link.subject].append(link)
@@ -78,7 +82,8 @@ def chains(statements: Statements) -> Iterator[Path]:
             yield (*path, fact)
         if len(path) < MOST_LINKS:
             for link in leads[path[-1].value]:
-                if link.value not in met:
+                back = link.name == path[-1].name and LINK[link.name].mutual
+                if link.value not in met and not back:
                     yield from onwards((*path, link))
 
     for link in statements.links:

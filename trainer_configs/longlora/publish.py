@@ -161,6 +161,11 @@ def _data(finished: Finished) -> str:
     )
     if s.get("pose"):  # a run made before there was the setting has none
         said += f" {100 * s['pose']:g} % of the tokens stand in short rows whose positions skip ahead (PoSE)."
+    if s.get("lexical_gap"):
+        said += (
+            f" {100 * s['lexical_gap']:g} % of the questions about facts and links describe their person in other words than "
+            "the text does (lexical gap)."
+        )
     kinds = [stage["kind"] for stage in finished.trained]
     return (
         said

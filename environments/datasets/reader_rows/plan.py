@@ -7,7 +7,7 @@ a small model the same launches whatever its row's length, so a short row by its
 from dataclasses import dataclass, field
 from random import Random
 
-from environments.datasets.reader_rows.questions import WEIGHTS, WORDINGS
+from environments.datasets.reader_rows.questions import GAP_KINDS, WEIGHTS, WORDINGS
 from longthread.errors import ConfigError
 
 FORMS = ("tags", "plain")  # of questions: the environments' and that of `lift ask`
@@ -38,7 +38,7 @@ class RowSettings:
     conversations: int = 0  # further rows, of conversations alone, which then stand in no other row
     pose: int = 0  # further rows of `pose_length` tokens whose positions skip ahead, as far as the longest reach
     pose_length: int = POSE_LENGTH
-    lexical_gap: float = 0.0  # of the questions in documents: about people whom the question describes in other words
+    lexical_gap: float = 0.0  # of the questions about facts and links: about people whom they describe in other words
 
     @property
     def rows(self) -> int:
@@ -79,7 +79,7 @@ class RowSettings:
             ("conversations", 0, None),
         ):
             value = getattr(self, name)
-            if value < low or (high is not None and value > high):
+            if not low <= value or (high is not None and not value <= high):
                 limit = f"at least {low}" if high is None else f"from {low} to {high}"
                 raise ConfigError(f"{name} must be {limit} (got {value})", setting=name)
         if self.count and self.longest < self.shortest:
@@ -100,11 +100,19 @@ class RowSettings:
                 f"parallel {self.parallel:.3g} must be 0 with pose: both say by positions that skip what a row is",
                 setting=("parallel", "pose"),
             )
+        self._check_choices()
+
+    def _check_choices(self) -> None:
         for name, choices in (("kinds", tuple(WEIGHTS)), ("forms", FORMS)):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given) or set(given) - set(choices):
                 got = ", ".join(given)
                 raise ConfigError(f"{name} must be some of {', '.join(choices)}, each once (got {got!r})", setting=name)
+        if self.lexical_gap and not set(self.kinds) & set(GAP_KINDS):
+            raise ConfigError(
+                f"lexical_gap {self.lexical_gap} needs one of the kinds {', '.join(GAP_KINDS)}: add one, or leave it out",
+                setting=("lexical_gap", "kinds"),
+            )
         if self.wordings not in WORDINGS:
             raise ConfigError(
                 f"wordings must be one of {', '.join(WORDINGS)} (got {self.wordings!r})", setting="wordings"

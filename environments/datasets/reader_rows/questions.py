@@ -17,7 +17,7 @@ from random import Random
 from environments.haystack import facts, question_wordings
 from environments.haystack.facts import PLACES, RELATIONS, Entity, Fact, state
 from environments.haystack.options import Options
-from environments.haystack.tasks.linked_wordings import EVENTS, LINKS, Event, Link, readers
+from environments.haystack.tasks.linked_wordings import EVENTS, LINKS, Event, Link, draw_links, readers
 from environments.haystack.tasks.task import NONE, Draw
 from environments.haystack.wording import capitalised, sentence
 
@@ -29,7 +29,8 @@ TWINS = (1, 3)  # people whose names are easily mistaken for that of the person 
 HOPS = {2: 3, 3: 1, 4: 1}  # facts from the person named to the value, and how often
 ASTRAY = 0.5  # of the questions over links, those with facts beside them that are easily taken for theirs
 GAP_KINDS = ("single", "multi_key", "linked", "absent")  # of which people may be asked for in other words
-LINK_ALONE = {"single": 0.25, "absent": 0.5}  # of these questions, those that ask for a link, where links are asked for
+# Where links are asked for: of single questions, and of absent ones for a fact of one person, those that ask for a link.
+LINK_ALONE = {"single": 0.25, "absent": 0.5}
 MATCHES = (1, 4)  # people who meet a condition
 APART = 0.15  # of the document, at least, between two people whose order is asked for
 ORDERS = (
@@ -95,7 +96,7 @@ class FactDraw:
     `across`: half of the chains of links have their facts in any of the documents, the others in one. `wordings`:
     "train", of which evaluations hold none, or "environments", those in which the environments ask. `lexical_gap`: the
     share of `GAP_KINDS` whose people the documents describe, by trade, trait and place, and the questions describe in other
-    words; in the environments' wordings such a question shares no content word with what the documents state.
+    words; in the environments' wordings such a question shares no content word with the wording of what it rests on.
     """
 
     rng: Random
@@ -106,6 +107,8 @@ class FactDraw:
     statements: list[Statement] = field(default_factory=list)
     # By name: the person, a document about them, and the relations and links stated.
     _known: dict[str, tuple[Entity, int, set[str]]] = field(default_factory=dict)
+    # By name: the mutual links that hold for them because they hold for another.
+    _held_back: dict[str, set[str]] = field(default_factory=dict)
     _links_alone: bool = False
     _gap: bool = False  # in the question being made
     _conditions: set[tuple[str, str]] = field(default_factory=set)
@@ -166,9 +169,9 @@ class FactDraw:
     # ---- the kinds of questions ----
 
     def _ask(self, person: Entity, relation: str) -> str:
-        return self._ask_of(person.asked, relation, gap=person.told != person.asked)
+        return self._worded(person.asked, relation, gap=person.told != person.asked)
 
-    def _ask_of(self, asked: str, relation: str, gap: bool) -> str:
+    def _worded(self, asked: str, relation: str, gap: bool) -> str:
         if self.wordings == "environments":
             return facts.ask(asked, relation, gap)
         return question_wordings.ask(asked, relation, SPLIT, self.rng)
@@ -206,10 +209,12 @@ class FactDraw:
 
     def _chain(self) -> tuple[list[Entity], list[Link], str]:
         people = [self._person() for _ in range(self.rng.choices([*HOPS], [*HOPS.values()])[0])]
-        return people, [self.rng.choice(LINKS) for _ in people[1:]], self._relation()
+        return people, draw_links(len(people) - 1, self.rng), self._relation()
 
     def _link(self, pair: Sequence[Entity], link: Link, document: int) -> Claim:
         self._tell(sentence(self.rng.choice(link.told), e=pair[0].told, v=pair[1].told), document)
+        if link.mutual:
+            self._held_back.setdefault(pair[1].told, set()).add(link.name)
         return self._stated(pair[0], link.name, pair[1].told, document)
 
     def _lead_astray(
@@ -240,34 +245,35 @@ class FactDraw:
             phrases = [self.rng.choice(question_wordings.LINKS[link.name].of(SPLIT)) for link in links]
         if self.wordings == "environments" or self.rng.random() < 0.5:
             steps = [f"Go to {phrase.format(x='that person')}." for phrase in phrases]
-            last = self._ask_of("the person you have come to", relation, gap)
+            last = self._worded("the person you have come to", relation, gap)
             return " ".join([f"Start with {head.asked}.", *steps, last])
         person = head.asked
         for phrase in phrases:
             person = phrase.format(x=person)
-        return self._ask_of(person, relation, gap)
+        return self._worded(person, relation, gap)
 
     def _absent(self) -> ReaderQuestion:
-        """Ask of a known person something else, of someone not known, of whom only others of nearly the same name have what
-        is asked for, or over links of which one is missing.
-        """
-        which = self.rng.randrange(4)
-        if which == 2:
-            return self._cut_chain()
-        if which == 3:
-            return self._mistaken()
-        names = [one.name for one in (LINKS if self._asks_link("absent") else RELATIONS)]
+        ways = (self._of_someone_else, self._of_something_else, self._cut_chain, self._mistaken)
+        return self.rng.choice(ways)()
+
+    def _of_someone_else(self) -> ReaderQuestion:
+        """Ask about someone of whom no document says anything, half of them of nearly the name of someone known."""
         known = [*self._known.values()]
-        if known and which:
-            person, document, stated = self.rng.choice(known)
-            names = [name for name in names if name not in stated]
-        else:
-            document = self._document()
-            like = self.rng.choice(known)[0] if known and self.rng.random() < 0.5 else None
-            person = self._draw.twin(like) if like else self._person()
-        name = self.rng.choice(names)
-        unsaid = ((person.told, name),)
-        return ReaderQuestion("absent", self._ask(person, name), NONE, document, unsaid=unsaid)
+        like = self.rng.choice(known)[0] if known and self.rng.random() < 0.5 else None
+        person = self._draw.twin(like) if like else self._person()
+        return self._unanswered(person, self._document(), set())
+
+    def _of_something_else(self) -> ReaderQuestion:
+        """Ask for what no document says of someone of whom one says something else."""
+        if not self._known:
+            return self._of_someone_else()
+        return self._unanswered(*self.rng.choice([*self._known.values()]))
+
+    def _unanswered(self, person: Entity, document: int, stated: set[str]) -> ReaderQuestion:
+        names = [one.name for one in (LINKS if self._asks_link("absent") else RELATIONS)]
+        stated = stated | self._held_back.get(person.told, set())
+        name = self.rng.choice([name for name in names if name not in stated])
+        return ReaderQuestion("absent", self._ask(person, name), NONE, document, unsaid=((person.told, name),))
 
     def _mistaken(self) -> ReaderQuestion:
         """Ask for the value of someone where people whose names are easily mistaken alone have one."""

@@ -15,12 +15,16 @@ from environments.haystack.wording import reader
 
 @dataclass(frozen=True)
 class Link:
-    """An edge from one person to another. `asked` and `asked_gap` name the target: "the person for whom {x} works"."""
+    """An edge from one person to another. `asked` and `asked_gap` name the target: "the person for whom {x} works".
+
+    `mutual`: it holds the other way, too.
+    """
 
     name: str
     told: tuple[str, ...]
     asked: str
     asked_gap: str
+    mutual: bool = False
 
 
 LINKS = (
@@ -29,19 +33,30 @@ LINKS = (
     Link("creditor", ("Some money is still owed by {e} to {v}.", "Every month {e} pays back a debt to {v}."),
          "the person to whom {x} still owes money", "the lender of {x}"),
     Link("neighbour", ("The garden next to that of {e} belongs to {v}.", "Next door to {e} lives {v}."),
-         "the person who lives next door to {x}", "the neighbour of {x}"),
+         "the person who lives next door to {x}", "the neighbour of {x}", mutual=True),
     Link("employer", ("These days {e} takes orders from {v}.", "The wages of {e} are paid by {v}."),
          "the person who pays the wages of {x}", "the employer of {x}"),
     Link("letters", ("Every letter from {e} goes to {v}.", "Once a week {e} sends a letter to {v}."),
          "the person to whom {x} sends letters", "the correspondent of {x}"),
     Link("cousin", ("Through the mother {e} is a cousin of {v}.", "The only cousin of {e} is {v}."),
-         "the cousin of {x}", "the relative of {x}"),
+         "the cousin of {x}", "the relative of {x}", mutual=True),
     Link("landlord", ("The rent of {e} goes to {v}.", "For the lodgings {e} pays rent to {v}."),
          "the person to whom {x} pays rent", "the landlord of {x}"),
     Link("election", ("At the last election {e} lost to {v}.", "The vote for mayor went against {e} and for {v}."),
          "the person to whom {x} lost the election", "the victor over {x} at the polls"),
 )  # fmt: skip
 LINK = {link.name: link for link in LINKS}
+
+
+def draw_links(n: int, rng: Random) -> list[Link]:
+    """Draw the links of a chain; no mutual one follows itself, since it would lead back as well as on."""
+    links: list[Link] = []
+    for _ in range(n):
+        link = rng.choice(LINKS)
+        while link.mutual and links and link is links[-1]:
+            link = rng.choice(LINKS)
+        links.append(link)
+    return links
 
 
 @dataclass(frozen=True)

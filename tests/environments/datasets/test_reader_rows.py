@@ -610,14 +610,32 @@ def near(person: str, other: str) -> bool:
     return len(person) == len(other) and 0 < sum(a != b for a, b in zip(person, other, strict=True)) <= 2
 
 
+def test_a_link_that_holds_both_ways_is_never_what_the_documents_leave_out() -> None:
+    """Whose neighbour someone is, is theirs: nothing is said to be absent, and no chain goes there and back."""
+    seen = 0
+    for seed in range(60):
+        draw, questions = FactDraw(Random(seed), 1), []
+        questions = draw.questions(24, ("linked", "absent"))
+        stated = {fact for text in written(draw) for fact in _read(text)}
+        back = {(value, name) for _, name, value in stated if name in LINK and LINK[name].mutual}
+        assert not back & {unsaid for question in questions for unsaid in question.unsaid}
+        for question in questions:
+            names = [claim[1] for claim in question.claims] + [name for _, name in question.unsaid]
+            assert not any(a == b and LINK[a].mutual for a, b in pairwise(names) if a in LINK)
+        seen += len(back)
+    assert seen > 60
+
+
 def test_people_of_nearly_the_same_name_have_what_is_asked_for() -> None:
     """Of keys one to three others; of what is absent, in a part of the questions, as in the environments, these alone."""
     others: Counter[int] = Counter()
+    asked: Counter[int] = Counter()
     mistaken: Counter[bool] = Counter()
     for seed in range(30):
         _, keys = drawn("multi_key", seed)
         for question in keys:
             others[len(question.claims) - 1] += 1
+            asked[[value for *_, value in question.claims].index(question.answer)] += 1
             assert len({relation for _, relation, _ in question.claims}) == 1
             assert len({value for *_, value in question.claims}) == len(question.claims)
         draw, absent = drawn("absent", seed)
@@ -627,6 +645,7 @@ def test_people_of_nearly_the_same_name_have_what_is_asked_for() -> None:
             assert not any(head == person and kind == name for head, kind, _ in stated)
             mistaken[any(near(person, head) and kind == name for head, kind, _ in stated)] += 1
     assert set(others) == {1, 2, 3} and min(others.values()) > 30
+    assert set(asked) == {0, 1, 2, 3} and asked[0] < asked.total() / 2
     assert 0.15 < mistaken[True] / mistaken.total() < 0.4
 
 
@@ -796,6 +815,9 @@ def test_a_ladder_ends_at_the_longest() -> None:
         ({"wordings": "eval"}, "wordings must be one of train, environments"),
         ({"questions": 0}, "questions must be from 1 to 256"),
         ({"lexical_gap": 1.5}, "lexical_gap must be from 0 to 1"),
+        ({"lexical_gap": float("nan")}, "lexical_gap must be from 0 to 1"),
+        ({"registers": float("nan")}, "registers must be from 0 to 1"),
+        ({"lexical_gap": 0.5, "kinds": ("order", "count")}, "needs one of the kinds single, multi_key"),
         ({"short_texts": -1}, "short_texts must be at least 0"),
         ({"conversations": -1}, "conversations must be at least 0"),
         ({"pose": -1}, "pose must be at least 0"),

@@ -31,9 +31,12 @@ def begin(out: Path, state: Path, run: Run) -> None:
 
 
 def check_same(out: Path, stored: Run, run: Run) -> None:
-    """Raise `ConfigError`, which names the first setting that differs, unless both runs have the same settings."""
-    if different := sorted(name for name in stored.keys() | run.keys() if stored.get(name) != run.get(name)):
-        name = different[0]
+    """Raise `ConfigError`, which names the first setting that differs, unless both runs have the same settings.
+
+    One that both have is named first: of a run of an older version that is its version, where it has one.
+    """
+    if different := [name for name in stored.keys() | run.keys() if stored.get(name) != run.get(name)]:
+        name = min(different, key=lambda name: (name not in stored or name not in run, name))
         was, now = (json.dumps(settings.get(name))[:80] for settings in (stored, run))
         raise ConfigError(
             f"{out} holds a run with another {name} ({was}, not {now}): give another folder, or delete this one"

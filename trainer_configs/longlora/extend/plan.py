@@ -56,7 +56,7 @@ class ExtendSettings:
     texts: str = ""
     ordinary: float = 0.25
     registers: float = 0.125
-    lexical_gap: float = 0.0  # of the questions: about people whom the text describes and the question in other words
+    lexical_gap: float = 0.0  # of the questions about facts and links: about people whom they describe in other words
     pose: float = 0.0  # of an extension's tokens: in short rows whose positions skip ahead
     questions: int = 48
     sft: int = 0  # rows

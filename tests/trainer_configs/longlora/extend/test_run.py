@@ -248,6 +248,7 @@ def test_what_is_published_is_the_model_with_a_card_made_from_the_run(plan: Plan
         "--pose 0.5 --questions 2 --sft 1 --chats 4 --dpo 1",
         "3 rows, 8,192 tokens at most",
         "50 % of the tokens stand in short rows whose positions skip ahead (PoSE).",
+        "50 % of the questions about facts and links describe their person in other words than the text does (lexical gap).",
         STAGE,
     ):
         assert said in card.text, said
