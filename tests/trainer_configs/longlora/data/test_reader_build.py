@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,19 @@ def test_a_finished_run_is_left_as_it_is_and_another_is_refused(made: Path, mode
     assert result.exit_code == 2 and "holds a run with another seed (0, not 1)" in result.output
     result = run(made, model)
     assert result.exit_code == 2 and "another chats" in result.output
+
+
+def test_a_run_of_an_older_version_is_named_so_and_not_by_a_setting_that_it_did_not_know(
+    made: Path, model: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "old"
+    shutil.copytree(made, copy)
+    stats = json.loads((copy / "stats.json").read_text())
+    del stats["config"]["lexical_gap"]
+    stats["config"]["reader_rows"] -= 1
+    (copy / "stats.json").write_text(json.dumps(stats))
+    result = run(copy, model, *chats_of(made))
+    assert result.exit_code == 2 and "holds a run with another reader_rows (" in result.output
 
 
 def test_processes_and_a_cut_change_no_byte(made: Path, model: Path, tmp_path: Path) -> None:
