@@ -17,7 +17,7 @@ from random import Random
 from environments.haystack import facts, question_wordings
 from environments.haystack.facts import PLACES, RELATIONS, Entity, Fact, state
 from environments.haystack.options import Options
-from environments.haystack.tasks.linked_wordings import EVENTS, LINKS, Event, Link, draw_links, readers
+from environments.haystack.tasks.linked_wordings import EVENTS, LINKS, Event, Link, readers
 from environments.haystack.tasks.task import NONE, Draw
 from environments.haystack.wording import capitalised, sentence
 
@@ -324,6 +324,17 @@ class FactDraw:
             if (event.name, place) not in self._conditions:
                 self._conditions.add((event.name, place))
                 return event, place
+
+
+def draw_links(n: int, rng: Random) -> list[Link]:
+    """Draw the links of a chain; no mutual one follows itself, since it would lead back as well as on."""
+    links: list[Link] = []
+    for _ in range(n):
+        link = rng.choice(LINKS)
+        while link.mutual and links and link is links[-1]:
+            link = rng.choice(LINKS)
+        links.append(link)
+    return links
 
 
 # ---- reading back ----

@@ -48,17 +48,6 @@ LINKS = (
 LINK = {link.name: link for link in LINKS}
 
 
-def draw_links(n: int, rng: Random) -> list[Link]:
-    """Draw the links of a chain; no mutual one follows itself, since it would lead back as well as on."""
-    links: list[Link] = []
-    for _ in range(n):
-        link = rng.choice(LINKS)
-        while link.mutual and links and link is links[-1]:
-            link = rng.choice(LINKS)
-        links.append(link)
-    return links
-
-
 @dataclass(frozen=True)
 class Event:
     """Something a person did at a place. `{p}` is the place, `{d}` a date where there is one."""
