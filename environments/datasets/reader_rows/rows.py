@@ -12,10 +12,11 @@ from random import Random
 
 import numpy as np
 
+from environments.datasets.reader_rows.answers import answers_stand
 from environments.datasets.reader_rows.encoding import Row, RowEncoder, Turn, joined, skipping
 from environments.datasets.reader_rows.fillers import Fillers, stretch
 from environments.datasets.reader_rows.plan import RowPlan, RowSettings
-from environments.datasets.reader_rows.questions import FactDraw, ReaderQuestion, Statement, answers_stand
+from environments.datasets.reader_rows.questions import FactDraw, ReaderQuestion, Statement
 from environments.datasets.reader_rows.registers import FOLLOW, Register
 from environments.haystack.document_prompt import behind_text, request
 from environments.haystack.facts import WORDS

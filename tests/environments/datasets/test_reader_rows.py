@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from environments.datasets.other_prompts import general_prompts
 from environments.datasets.reader_rows import rows
+from environments.datasets.reader_rows.answers import _read, answers_stand
 from environments.datasets.reader_rows.chats import ask, prompts, read_chats
 from environments.datasets.reader_rows.encoding import IGNORED, Row, RowEncoder, Turn, joined, skipped_positions
 from environments.datasets.reader_rows.fillers import Fillers, stretch
@@ -34,8 +35,6 @@ from environments.datasets.reader_rows.questions import (
     FactDraw,
     ReaderQuestion,
     Statement,
-    _read,
-    answers_stand,
 )
 from environments.datasets.reader_rows.rows import ROOM, SHORT_TOKENS, RowMaker
 from environments.haystack import question_wordings
