@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.longlora_grid import GridPrompt, evaluate, load
+from benchmarks.longlora_grid import GridPrompt, evaluate, load, prompt_of
 from environments.datasets.reader_rows.plan import RowSettings
 from environments.haystack import facts
 from environments.haystack.sample import Haystacks, Options
@@ -51,14 +51,8 @@ def only_half(half: str) -> Iterator[None]:
 
 def prompts(haystacks: Haystacks, task: str, half: str, length: int, count: int) -> list[GridPrompt]:
     """Return so many prompts of exactly `length` tokens, with people of this half."""
-    made = []
     with only_half(half):
-        for number in range(count):
-            sample = haystacks.sample(number, "eval", task, length)
-            ids = haystacks.tokens.encode_prompt(haystacks.tokens.render(sample.messages), length)
-            depth = next(needle.depth for needle in sample.needles if needle.role == "answer")
-            made.append(GridPrompt(length, depth, "prose", ids, sample.answer, "tags", task))
-    return made
+        return [prompt_of(haystacks, number, task, length) for number in range(count)]
 
 
 app = App(no_args_is_help=True)

@@ -32,6 +32,17 @@ class GridPrompt:
     task: str = "single"
 
 
+def prompt_of(  # noqa: PLR0913 - what a sample is made of
+    haystacks: Haystacks, seed: int, task: str, length: int, filler: str = "prose", depth: float | None = None
+) -> GridPrompt:
+    """Return a prompt of the evaluation split; its depth is that asked for, or that of the fact that holds the answer."""
+    sample = haystacks.sample(seed, "eval", task, length, None if depth is None else [depth])
+    if depth is None:
+        depth = next(needle.depth for needle in sample.needles if needle.role == "answer")
+    ids = haystacks.tokens.encode_prompt(haystacks.tokens.render(sample.messages), length)
+    return GridPrompt(length, depth, filler, ids, sample.answer, haystacks.options.answer_format, task)
+
+
 class Grid:
     """The same questions for every model: half in fiction, half in the held-out novels."""
 
@@ -52,9 +63,7 @@ class Grid:
             haystacks = haystacks.variant(replace(haystacks.options, answer_format=answer_format))
             for i, depth in enumerate(self.depths):
                 seed = first_seed + number * len(self.depths) + i
-                sample = haystacks.sample(seed, "eval", "single", length, [depth])
-                ids = haystacks.tokens.encode_prompt(haystacks.tokens.render(sample.messages), length)
-                prompts.append(GridPrompt(length, depth, filler, ids, sample.answer, answer_format))
+                prompts.append(prompt_of(haystacks, seed, "single", length, filler, depth))
         return prompts
 
     def two_hops(self, length: int, count: int, first_seed: int = 0) -> list[GridPrompt]:
@@ -67,10 +76,7 @@ class Grid:
             filler = FILLERS[number % 2]
             haystacks = self.haystacks[filler]
             haystacks = haystacks.variant(replace(haystacks.options, hops="2", decoys=0))
-            sample = haystacks.sample(first_seed + number, "eval", "chain", length)
-            ids = haystacks.tokens.encode_prompt(haystacks.tokens.render(sample.messages), length)
-            depth = next(needle.depth for needle in sample.needles if needle.role == "answer")
-            prompts.append(GridPrompt(length, depth, filler, ids, sample.answer, "tags", "chain"))
+            prompts.append(prompt_of(haystacks, first_seed + number, "chain", length, filler))
         return prompts
 
 

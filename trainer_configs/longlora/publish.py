@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 TEMPLATE = Path(__file__).with_name("card.jinja")
-CARD, PICTURES = "README.md", ("needles.png", "keys.png", "links.png", "lexical_gap.png", "perplexity.png")
+CARD = "README.md"
 TAGS = ("long-context", "longlora", "longthread")
 # Settings that the command of a card states otherwise, which hold a path, or decide nothing of what was trained.
 NOT_STATED = {"model", "recipe", "gradual", "texts", "dpo_recipe", "held_out"}
@@ -108,7 +108,11 @@ def publish(run: Path, out: Path, name: str, base_model: str = "", license_name:
 
 def pictures(finished: Finished) -> list[str]:
     """Return the names of the pictures that the run's report has."""
-    return [name for name in PICTURES if (finished.run / "report" / name).is_file()]
+    from trainer_configs.longlora.extend.report import CAPTIONS, CURVES
+
+    return [
+        name for name in (*(f"{kind}.png" for kind in CAPTIONS), CURVES) if (finished.run / "report" / name).is_file()
+    ]
 
 
 def card(finished: Finished, name: str, base_model: str = "", license_name: str = "") -> "ModelCard":

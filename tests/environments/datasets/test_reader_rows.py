@@ -613,7 +613,7 @@ def test_a_link_that_holds_both_ways_is_never_what_the_documents_leave_out() -> 
     """Whose neighbour someone is, is theirs: nothing is said to be absent, and no chain goes there and back."""
     seen = 0
     for seed in range(60):
-        draw, questions = FactDraw(Random(seed), 1), []
+        draw = FactDraw(Random(seed), 1)
         questions = draw.questions(24, ("linked", "absent"))
         stated = {fact for text in written(draw) for fact in _read(text)}
         back = {(value, name) for _, name, value in stated if name in LINK and LINK[name].mutual}

@@ -49,10 +49,7 @@ def reader_rows(  # noqa: PLR0913 - an option each
     ),
     wordings: Annotated[str, typer.Option(help=f"{' or '.join(WORDINGS)}, which evaluations ask in too.")] = "train",
     lexical_gap: Annotated[
-        float,
-        typer.Option(
-            help="Share of questions about facts and links that describe people in other words than the text."
-        ),
+        float, typer.Option(help="Share of questions about facts and links that describe people in other words.")
     ] = RowSettings.lexical_gap,
     chat: Annotated[str, typer.Option(help="URL, with /v1, of a server whose model answers ordinary questions.")] = "",
     chat_model: Annotated[str, typer.Option(help="Its name there: the base model.")] = "",

@@ -32,10 +32,7 @@ def extend(  # noqa: PLR0913 - an option each
     ordinary: Annotated[float, typer.Option(help="Share of rows of plain text.")] = 0.25,
     registers: Annotated[float, typer.Option(help="Share of rows of look-ups among entries of one form.")] = 0.125,
     lexical_gap: Annotated[
-        float,
-        typer.Option(
-            help="Share of questions about facts and links that describe people in other words than the text."
-        ),
+        float, typer.Option(help="Share of questions about facts and links that describe people in other words.")
     ] = 0.0,
     pose: Annotated[
         float, typer.Option(help="Share of the tokens in short rows whose positions skip ahead: cheap steps.")
